@@ -1,0 +1,126 @@
+"""The stance prompt, its labels, and how both become token ids. Standard library only.
+
+Every script builds its prompts here, so training and prediction cannot drift apart.
+The wording of PROMPT_TEMPLATE is the published one, to the byte.
+"""
+
+import functools
+import hashlib
+import re
+
+# ---------------------------------------------------------------- settings
+LABELS = ("pro", "con", "neu")  # the answers, in the order of every table and probability vector
+
+PROMPT_TEMPLATE = """\
+The first text is a hypothesis/claim, the second text is a sentence. Determine whether the sentence is a pro argument \
+("pro"), a contra argument ("con") or doesnt take position at all/is neutral ("neu") towards the hypothesis.
+For your answer, just write exactly one of pro, con or neu, not a full text.
+
+Sentence to predict:
+hypothesis: ```{topic}```
+sentence: ```{sentence}```
+stance:"""
+
+STANCE_SPELLINGS = {  # spellings found in annotated files; compared after strip and casefold
+    "pro": ("pro", "for", "favor", "favour", "in favor", "in favour", "support", "supports", "agree"),
+    "con": ("con", "contra", "against", "anti", "oppose", "opposes", "opposed", "disagree"),
+    "neu": ("neu", "neutral", "none", "neither", "no stance", "no position"),
+}
+# --------------------------------------------------------------------------
+
+PROMPT_VERSION = hashlib.sha256(PROMPT_TEMPLATE.encode()).hexdigest()[:12]  # stored with every adapter
+LABEL_OF_SPELLING = {spelling: label for label, spellings in STANCE_SPELLINGS.items() for spelling in spellings}
+REPLY_WORDS = {"pro": "pro", "con": "con", "contra": "con", "neu": "neu", "neutral": "neu"}
+USER_SLOT, ANSWER_SLOT = "\ue000", "\ue001"  # private-use characters: no chat template contains them
+
+
+def build_prompt(topic, sentence):
+    """Return the user turn for one example; the expected reply is one of LABELS."""
+    before, between, after = re.split(r"\{topic\}|\{sentence\}", PROMPT_TEMPLATE)
+    return before + topic + between + sentence + after  # not str.format: texts may hold braces
+
+
+def build_messages(topic, sentence, label=None):
+    """Return chat messages: the user turn, plus the model turn when a label is given."""
+    messages = [{"role": "user", "content": build_prompt(topic, sentence)}]
+    return messages if label is None else messages + [{"role": "assistant", "content": label}]
+
+
+def parse_stance(value):
+    """Map an annotator's spelling (Pro, Contra, Neutral, against, ...) to a label, or None if it is unknown."""
+    return LABEL_OF_SPELLING.get(" ".join(str(value).split()).casefold())
+
+
+def parse_label(reply):
+    """Map a generated reply to a label, or None for anything but one label word (quotes and full stops aside)."""
+    return REPLY_WORDS.get(reply.strip().strip("`'\"*.!:;,()[]").strip().casefold())
+
+
+def encode_example(tokenizer, topic, sentence, label=None):
+    """Return the token ids (list of int) of one example; see encode_examples."""
+    return encode_examples(tokenizer, [(topic, sentence)], None if label is None else [label])[0]
+
+
+def encode_examples(tokenizer, pairs, labels=None):
+    """Encode (topic, sentence) pairs as chat turns; with labels, append the answer and the end of its turn.
+
+    The ids equal the tokenizer's own chat template on ordinary text. The text between two control tokens of the
+    template is encoded with split_special_tokens=True, so control tokens typed into a sentence stay plain text.
+    Ids with a label start with exactly the ids without it.
+    """
+    head, tail, closing = chat_frame(tokenizer)
+    (before, after) = head[-1].split(USER_SLOT)
+    prefix, suffix = _encode_pieces(tokenizer, head[:-1]), _encode_pieces(tokenizer, tail)
+    texts = [before + build_prompt(topic, sentence) + after for topic, sentence in pairs]
+    bodies = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+    encoded = [prefix + body + suffix for body in bodies]
+    if labels is None:
+        return encoded
+    ending = _encode_pieces(tokenizer, closing)
+    answers = {label: _encode_pieces(tokenizer, [label]) + ending for label in set(labels)}
+    return [ids + answers[label] for ids, label in zip(encoded, labels, strict=True)]
+
+
+def label_token_ids(tokenizer):
+    """Return the single token id of each label in LABELS order; ValueError if a label takes several tokens."""
+    ids = [_encode_pieces(tokenizer, [label]) for label in LABELS]
+    if any(len(pieces) != 1 for pieces in ids):
+        raise ValueError(f"labels {LABELS} must be one token each for this tokenizer, got {ids}")
+    return [pieces[0] for pieces in ids]
+
+
+@functools.lru_cache(maxsize=8)  # rendering the template costs more than encoding a row
+def chat_frame(tokenizer):
+    """Cut the rendered chat template into pieces: (up to and with the user slot, up to the answer, end of answer).
+
+    A piece is either one control token or the text between two of them.
+    """
+    user = [{"role": "user", "content": USER_SLOT}]
+    chat = user + [{"role": "assistant", "content": ANSWER_SLOT}]
+    asked = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
+    answered = tokenizer.apply_chat_template(chat, tokenize=False)
+    if not answered.startswith(asked + ANSWER_SLOT):
+        raise ValueError("this chat template renders an answered turn differently from a prompt; cannot train on it")
+    control = control_tokens(tokenizer)
+    splitter = re.compile("(" + "|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)) + ")")
+    pieces = [piece for piece in splitter.split(asked) if piece]
+    slot = next(i for i, piece in enumerate(pieces) if USER_SLOT in piece)
+    ending = [piece for piece in splitter.split(answered[len(asked) + len(ANSWER_SLOT) :]) if piece]
+    stop = next(i for i, piece in enumerate(ending) if piece in control)
+    return tuple(pieces[: slot + 1]), tuple(pieces[slot + 1 :]), tuple(ending[: stop + 1])
+
+
+def control_tokens(tokenizer):
+    """Return {text: id} of the tokenizer's control tokens (turn markers are not among its all_special_tokens)."""
+    return {str(token): id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
+def _encode_pieces(tokenizer, pieces):
+    """Encode template pieces: a control token to its id, other text without special tokens."""
+    control, ids = control_tokens(tokenizer), []
+    for piece in pieces:
+        if piece in control:
+            ids.append(control[piece])
+        else:
+            ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    return ids

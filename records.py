@@ -1,0 +1,116 @@
+"""Files every script reads and writes: JSON Lines, JSON, run records; and the one way to stop on bad input.
+
+Standard library only.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "scikit-learn")
+
+
+def stop(message):
+    """End the script on something the user can mend: one line on stderr, exit code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def write_text(path, chunks):
+    """Write strings to a file whole or not at all: a temporary file beside it takes its place once it is on disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(chunks)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_json(path, value):
+    """Write one JSON document, indented."""
+    write_text(path, [json.dumps(value, indent=2, ensure_ascii=False), "\n"])
+
+
+def read_json(path, remedy):
+    """Read one JSON document; stop with the remedy if the file is missing or damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        stop(f"{path} not found: {remedy}")
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+        stop(f"{path} is not valid JSON ({problem}): {remedy}")
+
+
+def write_jsonl(path, rows):
+    """Write an iterable of dicts, one JSON object a line, whole or not at all."""
+    write_text(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_jsonl(path, required, remedy):
+    """Read a JSON Lines file into a list of dicts that all hold the required keys; stop with the line otherwise."""
+    rows = []
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                row = json.loads(line)
+                missing = [key for key in required if not isinstance(row, dict) or key not in row]
+                if missing:
+                    stop(f"{path}, line {number}: no {', '.join(missing)}: {remedy}")
+                rows.append(row)
+    except FileNotFoundError:
+        stop(f"{path} not found: {remedy}")
+    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+        stop(f"{path}, line {len(rows) + 1} is not valid JSON ({problem}): {remedy}")
+    if not rows:
+        stop(f"{path} is empty: {remedy}")
+    return rows
+
+
+def hash_file(path):
+    """Return the SHA-256 of a file as hex digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def collect_settings(module):
+    """Return the UPPERCASE constants of a script or module, for the run record."""
+    return {name: value for name, value in vars(module).items() if name.isupper()}
+
+
+def describe_environment():
+    """Return versions, platform and git commit: what a reader needs to repeat a run. Holds no paths or variables."""
+    versions = {}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+        "git": describe_commit(),
+    }
+
+
+def describe_commit():
+    """Return the checkout's commit and whether files differ from it; None outside a git checkout."""
+    root = Path(__file__).resolve().parent
+    run = lambda *words: subprocess.run(("git", *words), cwd=root, capture_output=True, text=True)  # noqa: E731
+    try:
+        commit = run("rev-parse", "HEAD")
+    except FileNotFoundError:  # git is not installed
+        return None
+    if commit.returncode != 0:
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(run("status", "--porcelain", "-uno").stdout.strip())}

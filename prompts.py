@@ -89,6 +89,11 @@ def label_token_ids(tokenizer):
     return [pieces[0] for pieces in ids]
 
 
+def end_of_turn_id(tokenizer):
+    """Return the id of the control token that ends an answer."""
+    return _encode_pieces(tokenizer, chat_frame(tokenizer)[2])[-1]
+
+
 @functools.lru_cache(maxsize=8)  # rendering the template costs more than encoding a row
 def chat_frame(tokenizer):
     """Cut the rendered chat template into pieces: (up to and with the user slot, up to the answer, end of answer).

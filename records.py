@@ -106,7 +106,10 @@ def describe_environment():
 def describe_commit():
     """Return the checkout's commit and whether files differ from it; None outside a git checkout."""
     root = Path(__file__).resolve().parent
-    run = lambda *words: subprocess.run(("git", *words), cwd=root, capture_output=True, text=True)  # noqa: E731
+
+    def run(*words):
+        return subprocess.run(("git", *words), cwd=root, capture_output=True, text=True)
+
     try:
         commit = run("rev-parse", "HEAD")
     except FileNotFoundError:  # git is not installed

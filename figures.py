@@ -1,0 +1,54 @@
+"""Pictures of a run: the loss curve of a training and the confusion matrices of an evaluation, as PNG files."""
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display needed
+import matplotlib.pyplot as plt  # noqa: E402
+
+import prompts  # noqa: E402
+
+# ---------------------------------------------------------------- settings
+DPI = 200  # dots an inch of every PNG
+# --------------------------------------------------------------------------
+
+
+def plot_training(log, path):
+    """Draw training loss, validation loss and validation accuracy over steps from the entries of log.jsonl."""
+    figure, (loss_axis, accuracy_axis) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
+    for key, name, axis, style in (
+        ("loss", "training", loss_axis, "-"),
+        ("eval_loss", "validation", loss_axis, "o--"),
+        ("eval_accuracy", "validation", accuracy_axis, "o--"),
+    ):
+        points = [(entry["step"], entry[key]) for entry in log if key in entry]
+        axis.plot(*zip(*points, strict=True), style, label=name, markersize=4) if points else None
+    loss_axis.set(xlabel="step", ylabel="loss (nats per answer token)", ylim=(0, None))
+    accuracy_axis.set(xlabel="step", ylabel="accuracy", ylim=(0, 1))
+    for axis in (loss_axis, accuracy_axis):
+        axis.grid(alpha=0.3)
+        axis.legend(frameon=False)
+    _save(figure, path)
+
+
+def plot_confusion(metrics_of_model, path):
+    """Draw one confusion matrix for each model side by side: rows gold, columns predicted, counts and row shares."""
+    figure, axes = plt.subplots(
+        1, len(metrics_of_model), figsize=(3.6 * len(metrics_of_model), 3.4), squeeze=False, layout="constrained"
+    )
+    for axis, (name, metrics) in zip(axes[0], metrics_of_model.items(), strict=True):
+        columns = [*prompts.LABELS, "invalid"] if metrics["invalid"] else list(prompts.LABELS)
+        counts = [row[: len(columns)] for row in metrics["confusion"]]
+        shares = [[count / max(sum(row), 1) for count in row] for row in counts]
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        for y, row in enumerate(counts):
+            for x, count in enumerate(row):
+                color = "white" if shares[y][x] > 0.5 else "black"
+                axis.text(x, y, f"{count}\n{shares[y][x]:.0%}", ha="center", va="center", color=color)
+        axis.set(xticks=range(len(columns)), xticklabels=columns, yticks=range(3), yticklabels=prompts.LABELS)
+        axis.set(xlabel="predicted", ylabel="gold", title=f"{name} (n = {metrics['n']})")
+    _save(figure, path)
+
+
+def _save(figure, path):
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    plt.close(figure)

@@ -1,0 +1,205 @@
+"""Fine-tune the base model for stance detection with QLoRA: 4-bit NF4 base, LoRA on all linear layers.
+
+Reads train.jsonl and val.jsonl of --data-dir (prepare_data.py writes them).
+Writes the best adapter of the run by validation accuracy to --run-dir, with run.json (settings, data, versions),
+log.jsonl, training.png and checkpoints/.
+
+    python finetune.py
+    python finetune.py --data-dir data --run-dir outputs/my-run --epochs 3 --seed 1
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import peft
+import torch
+import transformers
+import trl
+
+import corpus
+import figures
+import modeling
+import prefix_tree
+import prompts
+import records
+import training
+
+# ---------------------------------------------------------------- settings
+# data
+DATA_DIR = "data"  # folder with train.jsonl and val.jsonl
+
+# adapter
+LORA_R = 16  # rank
+LORA_ALPHA = 32  # scale: the update counts alpha / r
+LORA_DROPOUT = 0.0  # a dropped shared node is dropped for all rows of the batch, so 0 keeps tree = flat batch
+LORA_TARGETS = "all-linear"  # every linear layer except the output head
+
+# optimisation
+EPOCHS = 2.0  # passes over train.jsonl
+LEARNING_RATE = 1e-4  # peak; linear warm-up, then linear decay to 0
+WARMUP = 0.03  # share of all steps
+EFFECTIVE_BATCH_SIZE = 32  # rows an optimiser step; published: 4
+MICRO_BATCH_SIZE = 32  # rows a forward pass; a smaller divisor of EFFECTIVE_BATCH_SIZE needs less memory
+MAX_GRAD_NORM = 1.0  # gradient clipping
+WHOLE_SEQUENCE_LOSS = False  # True: train on prompt tokens too, as published; False: on the answer alone
+GRADIENT_CHECKPOINTING = True  # recompute activations: about a third slower, far less memory
+SEED = 0  # adapter initialisation and order of rows
+
+# bookkeeping
+SELECT_BY = "eval_accuracy"  # validation value that chooses the epoch to keep: eval_accuracy or eval_loss
+LOG_STEPS = 5  # optimiser steps between log lines
+# --------------------------------------------------------------------------
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--base-model", default=modeling.BASE_MODEL, help="hub name or folder (%(default)s)")
+    parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument("--run-dir", default=modeling.RUN_DIR, help="where results go (%(default)s)")
+    parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the data (%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="peak rate (%(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="random seed (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of --run-dir")
+    return parser.parse_args(argv)
+
+
+def find_checkpoint(run_dir, resume):
+    """Return the checkpoint to resume from, or None for a new run; stop rather than mix two runs."""
+    checkpoints = run_dir / "checkpoints"
+    found = transformers.trainer_utils.get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
+    if resume and found is None:
+        records.stop(f"--resume: {run_dir} holds no checkpoint: start without --resume")
+    if not resume and run_dir.is_dir() and any(run_dir.iterdir()):
+        records.stop(f"{run_dir} is not empty: add --resume to continue it, or choose another --run-dir")
+    return found
+
+
+def load_rows(data_dir):
+    """Return the checked rows of train.jsonl and val.jsonl."""
+    splits = {name: corpus.load_split(Path(data_dir) / f"{name}.jsonl") for name in ("train", "val")}
+    corpus.check_splits_disjoint(splits)
+    return splits["train"], splits["val"]
+
+
+def make_config(args, run_dir):
+    """Return the trainer's settings. Validation and checkpoint each epoch; the best epoch is loaded at the end."""
+    on_gpu = torch.cuda.is_available()
+    return trl.SFTConfig(
+        output_dir=str(run_dir / "checkpoints"),
+        num_train_epochs=args.epochs,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=WARMUP,
+        per_device_train_batch_size=MICRO_BATCH_SIZE,
+        gradient_accumulation_steps=EFFECTIVE_BATCH_SIZE // MICRO_BATCH_SIZE,
+        max_grad_norm=MAX_GRAD_NORM,
+        gradient_checkpointing=GRADIENT_CHECKPOINTING,
+        bf16=True,
+        use_cpu=not on_gpu,
+        optim="adamw_torch_fused" if on_gpu else "adamw_torch",
+        seed=args.seed,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=SELECT_BY,
+        greater_is_better=SELECT_BY == "eval_accuracy",
+        logging_steps=LOG_STEPS,
+        report_to="none",
+        remove_unused_columns=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        dataloader_pin_memory=on_gpu,
+    )
+
+
+def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
+    """Load the base model, put a fresh adapter on it, and return the trainer."""
+    encoded = {
+        name: datasets.Dataset.from_dict(training.encode_rows(tokenizer, rows, WHOLE_SEQUENCE_LOSS))
+        for name, rows in (("train", train_rows), ("val", val_rows))
+    }
+    return training.TreeTrainer(
+        model=modeling.load_base(args.base_model),
+        args=make_config(args, run_dir),
+        train_dataset=encoded["train"],
+        eval_dataset=encoded["val"],
+        validation=val_rows,
+        processing_class=tokenizer,
+        data_collator=training.TreeCollator(tokenizer.pad_token_id, prefix_tree.PAD_MULTIPLE),
+        peft_config=peft.LoraConfig(
+            r=LORA_R,
+            lora_alpha=LORA_ALPHA,
+            lora_dropout=LORA_DROPOUT,
+            target_modules=LORA_TARGETS,
+            task_type="CAUSAL_LM",
+        ),
+        callbacks=[training.JsonlLog(run_dir / "log.jsonl")],
+    )
+
+
+def describe_run(args, trainer, train_rows, val_rows):
+    """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
+    trainable, total = modeling.count_parameters(trainer.model)
+    return {
+        "base_model": args.base_model,
+        "prompt_version": prompts.PROMPT_VERSION,
+        "labels": prompts.LABELS,
+        "precision": {"quant_type": modeling.QUANT_TYPE, "double_quant": modeling.DOUBLE_QUANT, "compute": "bfloat16"},
+        "flags": vars(args),
+        "settings": records.collect_settings(sys.modules[__name__]),
+        "parameters": {"trainable": trainable, "total": total},
+        "data": {
+            name: {"rows": len(rows), "sha256": records.hash_file(Path(args.data_dir) / f"{name}.jsonl")}
+            for name, rows in (("train", train_rows), ("val", val_rows))
+        },
+        "environment": records.describe_environment(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def describe_result(trainer, seconds):
+    """Return what the training came to, for the run record."""
+    history = trainer.state.log_history
+    return {
+        "steps": trainer.state.global_step,
+        "train_seconds": round(seconds, 1),
+        "train_samples_per_second": round(trainer.state.epoch * len(trainer.train_dataset) / seconds, 2),
+        "peak_gpu_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if torch.cuda.is_available() else None,
+        "best_checkpoint": Path(trainer.state.best_model_checkpoint).name,
+        "best_value": trainer.state.best_metric,
+        "validation": [entry for entry in history if "eval_loss" in entry],
+    }
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    run_dir = Path(args.run_dir)
+    checkpoint = find_checkpoint(run_dir, args.resume)
+    train_rows, val_rows = load_rows(args.data_dir)
+    modeling.check_base(args.base_model)
+    tokenizer = modeling.load_tokenizer(args.base_model)
+
+    run_dir.mkdir(parents=True, exist_ok=True)
+    trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows)
+    record = describe_run(args, trainer, train_rows, val_rows)
+    trainable, total = record["parameters"].values()
+    print(f"{args.base_model}: {len(train_rows)} training rows, {len(val_rows)} validation rows")
+    print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
+
+    started = time.time()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    record["result"] = describe_result(trainer, time.time() - started)
+    trainer.model.save_pretrained(run_dir)
+    records.write_json(run_dir / "run.json", record)
+    figures.plot_training(trainer.state.log_history, run_dir / "training.png")
+    print(f"kept {record['result']['best_checkpoint']}: {SELECT_BY} {record['result']['best_value']:.3f}")
+    print(f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}")
+
+
+if __name__ == "__main__":
+    main()

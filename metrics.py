@@ -1,0 +1,85 @@
+"""Numbers from labels: accuracy, F1, per-label and per-topic tables. Labels in, numbers and text out; no torch."""
+
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+import prompts
+
+INVALID = None  # the prediction of a generated reply that is no label: counts as wrong
+
+
+def compute_metrics(gold, predicted):
+    """Return the metrics of n predictions against n gold labels as a dict; predictions may be INVALID (None).
+
+    accuracy, micro_f1 and macro_f1 are over the three labels of prompts.LABELS. An invalid answer lowers recall but is
+    no false positive of any label, so micro_f1 equals accuracy exactly when no answer is invalid.
+    confusion: rows are gold labels, columns predicted labels, then invalid.
+    """
+    answers = [label or "invalid" for label in predicted]
+    labels = list(prompts.LABELS)
+    options = {"labels": labels, "zero_division": 0}
+    precision, recall, f1, support = precision_recall_fscore_support(gold, answers, **options)
+    micro_f1 = precision_recall_fscore_support(gold, answers, average="micro", **options)[2]
+    return {
+        "n": len(gold),
+        "invalid": answers.count("invalid"),
+        "accuracy": sum(g == a for g, a in zip(gold, answers, strict=True)) / len(gold),
+        "micro_f1": float(micro_f1),
+        "macro_f1": float(f1.mean()),
+        "labels": {
+            label: {
+                "precision": float(precision[i]),
+                "recall": float(recall[i]),
+                "f1": float(f1[i]),
+                "support": int(support[i]),
+            }
+            for i, label in enumerate(labels)
+        },
+        "confusion": confusion_matrix(gold, answers, labels=[*labels, "invalid"])[:3].tolist(),
+    }
+
+
+def compute_topic_metrics(topics, gold, predicted):
+    """Return {topic: metrics} in alphabetical order of topics."""
+    by_topic = {}
+    for topic, label, answer in zip(topics, gold, predicted, strict=True):
+        by_topic.setdefault(topic, ([], []))
+        by_topic[topic][0].append(label)
+        by_topic[topic][1].append(answer)
+    return {topic: compute_metrics(*by_topic[topic]) for topic in sorted(by_topic)}
+
+
+def format_summary(metrics_of_model):
+    """Return the table Model | Accuracy | Micro-F1 | Macro-F1 | n | invalid for {model name: metrics}."""
+    rows = [
+        [name, *(f"{m[key]:.3f}" for key in ("accuracy", "micro_f1", "macro_f1")), str(m["n"]), str(m["invalid"])]
+        for name, m in metrics_of_model.items()
+    ]
+    return format_table(["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"], rows)
+
+
+def format_labels(metrics):
+    """Return the table of precision, recall and F1 per label."""
+    rows = [
+        [label, *(f"{m[key]:.3f}" for key in ("precision", "recall", "f1")), str(m["support"])]
+        for label, m in metrics["labels"].items()
+    ]
+    return format_table(["Label", "Precision", "Recall", "F1", "n"], rows)
+
+
+def format_topics(metrics_of_topic):
+    """Return the table of accuracy and macro-F1 per topic."""
+    rows = [
+        [topic, f"{m['accuracy']:.3f}", f"{m['macro_f1']:.3f}", str(m["n"])] for topic, m in metrics_of_topic.items()
+    ]
+    return format_table(["Topic", "Accuracy", "Macro-F1", "n"], rows)
+
+
+def format_table(header, rows):
+    """Return a fixed-width table: first column left-aligned, the others right-aligned."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+
+    def align(row):
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        return "  ".join([row[0].ljust(widths[0]), *cells[1:]])
+
+    return "\n".join([align(header), "-" * (sum(widths) + 2 * len(widths) - 2), *map(align, rows)])

@@ -1,0 +1,115 @@
+"""The base model, its tokenizer and its adapter: loading, checking, counting. The only module that loads weights."""
+
+import json
+import os
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+
+import prompts
+import records
+
+# ---------------------------------------------------------------- settings
+BASE_MODEL = "google/gemma-2-9b-it"  # hub name or folder of the instruction-tuned base
+RUN_DIR = "outputs/gemma-2-9b-it-stance"  # where finetune.py leaves an adapter and evaluate.py, predict.py find it
+
+# precision: QLoRA as published, and the only precision an adapter of this project is trained or used in
+QUANT_TYPE = "nf4"  # 4-bit NormalFloat
+DOUBLE_QUANT = True  # quantise the quantisation constants too: 0.4 bits less per weight
+
+# limits
+CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
+# --------------------------------------------------------------------------
+
+ACCESS_STEPS = (
+    "1. accept the licence on the model's page at huggingface.co, 2. run `hf auth login`, 3. start again "
+    "(or pass the folder of a downloaded copy)"
+)
+
+
+def load_tokenizer(base):
+    """Load the tokenizer of a base model; stop with what to do if it cannot be had."""
+    return _load(transformers.AutoTokenizer.from_pretrained, base)
+
+
+def check_base(base):
+    """Stop before any weights load if this machine cannot run the base: model not accessible, no GPU, GPU too old."""
+    config = _load(transformers.AutoConfig.from_pretrained, base)
+    if config.model_type != "gemma2":
+        records.stop(f"{base} is a {config.model_type} model: this version knows the attention of gemma2 models only")
+    if torch.cuda.is_available():
+        if not torch.cuda.is_bf16_supported(including_emulation=False):
+            records.stop(f"{torch.cuda.get_device_name()} has no bfloat16: use a GPU of the Ampere generation or newer")
+        return
+    size = count_weights(config)
+    if size > CPU_PARAMETER_LIMIT:
+        records.stop(
+            f"no CUDA GPU found and {base} has {size:,} parameters: run on a GPU (16 GB for gemma-2-9b), or try the "
+            "scripts on the tiny model with `make demo`"
+        )
+
+
+def count_weights(config):
+    """Return the number of weights of a model of this config, without allocating them."""
+    with torch.device("meta"):
+        return sum(weight.numel() for weight in transformers.AutoModelForCausalLM.from_config(config).parameters())
+
+
+def load_base(base):
+    """Load a base model in 4-bit NF4 for bfloat16 computation, on the GPU if there is one.
+
+    Source of the precision: QLoRA, https://arxiv.org/abs/2305.14314.
+    """
+    on_gpu = torch.cuda.is_available()
+    quantisation = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=QUANT_TYPE,
+        bnb_4bit_use_double_quant=DOUBLE_QUANT,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return _load(
+        transformers.AutoModelForCausalLM.from_pretrained,
+        base,
+        dtype=torch.bfloat16,
+        quantization_config=quantisation,
+        device_map={"": torch.cuda.current_device() if on_gpu else "cpu"},
+        # Gemma-2 needs attention with a soft cap: flex_attention on the GPU; eager on the CPU, where flex has no
+        # backward pass. sdpa cannot do it.
+        attn_implementation="flex_attention" if on_gpu else "eager",
+    )
+
+
+def check_adapter(folder):
+    """Return the run record of an adapter folder; stop if it is no finished adapter of this prompt."""
+    record = records.read_json(Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)")
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        records.stop(f"{folder} holds no adapter_model.safetensors: the training run did not finish")
+    if record["prompt_version"] != prompts.PROMPT_VERSION:
+        records.stop(
+            f"{folder} was trained with prompt version {record['prompt_version']}, prompts.py now builds "
+            f"{prompts.PROMPT_VERSION}: restore prompts.py or train again"
+        )
+    return record
+
+
+def load_adapter(model, folder):
+    """Put a trained adapter on a loaded base; its weights stay float32."""
+    return peft.PeftModel.from_pretrained(model, folder)
+
+
+def count_parameters(model):
+    """Return (trainable, total) parameters of a model with an adapter; a 4-bit weight counts as one parameter."""
+    return model.get_nb_trainable_parameters()
+
+
+def _load(loader, base, **options):
+    """Call a transformers loader; turn a model that is missing, gated or out of reach into one clear line."""
+    if os.sep in base and base.startswith((".", os.sep)) and not Path(base).is_dir():
+        records.stop(f"base model folder {base} not found")
+    try:
+        return loader(base, trust_remote_code=False, **options)
+    except (OSError, json.JSONDecodeError) as problem:
+        reason = str(problem).strip().splitlines()[0]
+        records.stop(f"cannot load {base}: {reason} To get a gated model: {ACCESS_STEPS}")

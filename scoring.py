@@ -1,0 +1,79 @@
+"""Score prompts with a loaded model: label probabilities from one forward pass, or generated replies."""
+
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+
+import prefix_tree
+import prompts
+
+# ---------------------------------------------------------------- settings
+SCORE_BATCH_SIZE = 64  # rows a forward pass; constant, since 4-bit kernels round differently at other sizes
+GENERATE_BATCH_SIZE = 8  # rows generated together
+MAX_NEW_TOKENS = 8  # --mode generate: a label is one token, the rest shows replies that are none
+# --------------------------------------------------------------------------
+
+
+class Scores(NamedTuple):
+    """Scores of n prompts."""
+
+    probabilities: torch.Tensor  # [n, 3] float32, softmax over the three labels in prompts.LABELS order
+    label_mass: torch.Tensor  # [n] float32, probability of the three labels together among all tokens
+    nll: torch.Tensor  # [n, 3] float32, negative log-likelihood of each label among all tokens
+
+
+@torch.no_grad()
+def score_prompts(model, tokenizer, encoded, description="scoring"):
+    """Score prompts (lists of token ids) by the logits of the labels at the last prompt token. Returns Scores.
+
+    Sorting the prompts puts equal topics side by side, so a batch shares them; the result is in the order given.
+    """
+    label_ids = torch.tensor(prompts.label_token_ids(tokenizer), device=model.device)
+    order = sorted(range(len(encoded)), key=encoded.__getitem__)
+    nll = torch.empty(len(encoded), len(label_ids))
+    was_training = model.training
+    model.eval()
+    for start in tqdm(range(0, len(order), SCORE_BATCH_SIZE), desc=description, unit="batch", leave=False):
+        chosen = order[start : start + SCORE_BATCH_SIZE]
+        nll[chosen] = _score_batch(model, tokenizer, [encoded[row] for row in chosen], label_ids).cpu()
+    model.train(was_training)
+    return Scores((-nll).softmax(1), (-nll).exp().sum(1), nll)
+
+
+def _score_batch(model, tokenizer, sequences, label_ids):
+    """Return the negative log-likelihood [B, 3] of the labels after each sequence."""
+    tree = prefix_tree.merge_prefixes(sequences)
+    inputs = prefix_tree.tree_inputs(tree, tokenizer.pad_token_id, prefix_tree.PAD_MULTIPLE)
+    inputs = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in inputs.items()}
+    last = torch.tensor([nodes[-1] for nodes in tree.nodes], device=model.device)
+    with prefix_tree.compute_precision(model):
+        logits = prefix_tree.forward_tree(model, model.config, inputs, last)
+    return -logits.float().log_softmax(1)[:, label_ids]
+
+
+@torch.no_grad()
+def generate_replies(model, tokenizer, encoded):
+    """Let the model write its answer to each prompt, greedily: the published procedure. Returns decoded replies."""
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # decoding token by token suits neither flex_attention nor its compiler
+    stop_ids = [tokenizer.eos_token_id, prompts.end_of_turn_id(tokenizer)]
+    replies = []
+    model.eval()
+    for start in tqdm(range(0, len(encoded), GENERATE_BATCH_SIZE), desc="generating", unit="batch", leave=False):
+        batch = encoded[start : start + GENERATE_BATCH_SIZE]
+        width = max(map(len, batch))
+        ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in batch])  # left padding
+        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
+        with prefix_tree.compute_precision(model):
+            output = model.generate(
+                input_ids=ids.to(model.device),
+                attention_mask=mask.to(model.device),
+                max_new_tokens=MAX_NEW_TOKENS,
+                do_sample=False,
+                eos_token_id=stop_ids,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        replies += tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    model.set_attn_implementation(attention)
+    return replies

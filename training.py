@@ -1,0 +1,130 @@
+"""trl's SFTTrainer over prefix trees: batches merged into trees, loss on chosen tokens, validation by label scoring."""
+
+import collections
+import json
+
+import torch
+import transformers
+import trl
+
+import prefix_tree
+import prompts
+import scoring
+
+IGNORED = -100  # transformers' label of a token without loss
+
+
+def encode_rows(tokenizer, rows, whole_sequence=False):
+    """Return training columns for split rows: input_ids, and labels that are IGNORED outside the answer.
+
+    The answer is the label and the end of the turn. With whole_sequence every token but the first is trained on.
+    """
+    pairs = [(row["topic"], row["text"]) for row in rows]
+    labels = [row["label"] for row in rows]
+    prompt_ids = prompts.encode_examples(tokenizer, pairs)
+    full_ids = prompts.encode_examples(tokenizer, pairs, labels)
+    starts = [1 if whole_sequence else len(ids) for ids in prompt_ids]
+    masked = [[IGNORED] * start + ids[start:] for start, ids in zip(starts, full_ids, strict=True)]
+    return {"input_ids": full_ids, "labels": masked}
+
+
+class TreeCollator:
+    """Merge a batch of rows into one prefix tree with the targets of its loss.
+
+    Adds to prefix_tree.tree_inputs: keep [K] the nodes whose next token is predicted, target_ids [K] that token,
+    target_weights [K] how many rows share the prediction.
+    """
+
+    def __init__(self, pad_id, multiple):
+        self.pad_id, self.multiple = pad_id, multiple
+
+    def __call__(self, rows):
+        # The last token predicts nothing, so it needs no node.
+        tree = prefix_tree.merge_prefixes([row["input_ids"][:-1] for row in rows])
+        shared = collections.Counter(
+            (node, label)
+            for row, nodes in zip(rows, tree.nodes, strict=True)
+            for node, label in zip(nodes, row["labels"][1:], strict=True)
+            if label != IGNORED
+        )
+        inputs = prefix_tree.tree_inputs(tree, self.pad_id, self.multiple)
+        inputs["keep"] = torch.tensor([node for node, _ in shared])
+        inputs["target_ids"] = torch.tensor([label for _, label in shared])
+        inputs["target_weights"] = torch.tensor(list(shared.values()), dtype=torch.float32)
+        return inputs
+
+
+class TreeTrainer(trl.SFTTrainer):
+    """SFTTrainer whose batches are prefix trees.
+
+    validation: split rows scored at each evaluation, which reports eval_loss (the training loss, on these rows) and
+    eval_accuracy (label scoring, as evaluate.py does it).
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole effective batch
+
+    def __init__(self, *args, validation, **kwargs):
+        super().__init__(*args, **kwargs)
+        for weight in self.model.parameters():  # SFTTrainer makes 4-bit adapters bfloat16, where small updates vanish
+            if weight.requires_grad:
+                weight.data = weight.data.float()
+        self.validation_rows = validation
+        self.validation_pairs = [(row["topic"], row["text"]) for row in validation]
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Return the micro-batches of one step and the number of their target tokens."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, sum(batch["target_weights"].sum() for batch in batches)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Return this batch's share of the effective batch's mean cross-entropy a target token."""
+        losses = target_losses(model, self.model.config, inputs)
+        return losses.sum() / (inputs["target_weights"].sum() if num_items_in_batch is None else num_items_in_batch)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Compute, log and return loss and accuracy of the validation rows."""
+        encoded = prompts.encode_examples(self.processing_class, self.validation_pairs)
+        scores = scoring.score_prompts(self.model, self.processing_class, encoded, "validating")
+        gold = torch.tensor([prompts.LABELS.index(row["label"]) for row in self.validation_rows])
+        metrics = {
+            f"{metric_key_prefix}_loss": self.validation_loss(),
+            f"{metric_key_prefix}_accuracy": (scores.probabilities.argmax(1) == gold).float().mean().item(),
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    @torch.no_grad()
+    def validation_loss(self):
+        """Return the training loss on the validation rows: mean cross-entropy a target token."""
+        total = weight = 0.0
+        was_training = self.model.training
+        self.model.eval()
+        size = scoring.SCORE_BATCH_SIZE
+        for start in range(0, len(self.eval_dataset), size):
+            rows = self.eval_dataset.select(range(start, min(start + size, len(self.eval_dataset))))
+            inputs = self._prepare_inputs(self.data_collator(list(rows)))
+            with prefix_tree.compute_precision(self.model):
+                total += target_losses(self.model, self.model.config, inputs).sum().item()
+            weight += inputs["target_weights"].sum().item()
+        self.model.train(was_training)
+        return total / weight
+
+
+def target_losses(model, config, inputs):
+    """Return the cross-entropy [K] of each target token, weighted by the rows that share it."""
+    logits = prefix_tree.forward_tree(model, config, inputs, inputs["keep"])
+    losses = torch.nn.functional.cross_entropy(logits.float(), inputs["target_ids"], reduction="none")
+    return losses * inputs["target_weights"]
+
+
+class JsonlLog(transformers.TrainerCallback):
+    """Append every log entry of the trainer to a JSON Lines file, with its step."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")

@@ -12,8 +12,8 @@ DPI = 200  # dots an inch of every PNG
 # --------------------------------------------------------------------------
 
 
-def plot_training(log, path):
-    """Draw training loss, validation loss and validation accuracy over steps from the entries of log.jsonl."""
+def plot_training(log, path, note=None):
+    """Draw training loss, validation loss and validation accuracy over steps, from the entries of log.jsonl."""
     figure, (loss_axis, accuracy_axis) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for key, name, axis, style in (
         ("loss", "training", loss_axis, "-"),
@@ -27,10 +27,10 @@ def plot_training(log, path):
     for axis in (loss_axis, accuracy_axis):
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
-    _save(figure, path)
+    _save(figure, path, note)
 
 
-def plot_confusion(metrics_of_model, path):
+def plot_confusion(metrics_of_model, path, note=None):
     """Draw one confusion matrix for each model side by side: rows gold, columns predicted, counts and row shares."""
     figure, axes = plt.subplots(
         1, len(metrics_of_model), figsize=(3.6 * len(metrics_of_model), 3.4), squeeze=False, layout="constrained"
@@ -46,9 +46,12 @@ def plot_confusion(metrics_of_model, path):
                 axis.text(x, y, f"{count}\n{shares[y][x]:.0%}", ha="center", va="center", color=color)
         axis.set(xticks=range(len(columns)), xticklabels=columns, yticks=range(3), yticklabels=prompts.LABELS)
         axis.set(xlabel="predicted", ylabel="gold", title=f"{name} (n = {metrics['n']})")
-    _save(figure, path)
+    _save(figure, path, note)
 
 
-def _save(figure, path):
+def _save(figure, path, note):
+    """Write the PNG; a note such as modeling.DEMO_NOTE goes below the picture."""
+    if note:
+        figure.supxlabel(note, fontsize=7, color="firebrick")
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     plt.close(figure)

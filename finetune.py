@@ -158,7 +158,8 @@ def describe_run(args, trainer, train_rows, val_rows):
             for name, rows in (("train", train_rows), ("val", val_rows))
         },
         "environment": records.describe_environment(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": modeling.device_name(),
+        "demo": modeling.is_demo(args.base_model),
     }
 
 
@@ -169,7 +170,7 @@ def describe_result(trainer, seconds):
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
         "train_samples_per_second": round(trainer.state.epoch * len(trainer.train_dataset) / seconds, 2),
-        "peak_gpu_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2) if torch.cuda.is_available() else None,
+        "peak_gpu_gb": modeling.peak_gpu_gb(),
         "best_checkpoint": Path(trainer.state.best_model_checkpoint).name,
         "best_value": trainer.state.best_metric,
         "validation": [entry for entry in history if "eval_loss" in entry],
@@ -196,8 +197,10 @@ def main(argv=None):
     record["result"] = describe_result(trainer, time.time() - started)
     trainer.model.save_pretrained(run_dir)
     records.write_json(run_dir / "run.json", record)
-    figures.plot_training(trainer.state.log_history, run_dir / "training.png")
+    note = modeling.DEMO_NOTE if record["demo"] else None
+    figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
     print(f"kept {record['result']['best_checkpoint']}: {SELECT_BY} {record['result']['best_value']:.3f}")
+    print(f"{note}\n" if note else "", end="")
     print(f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}")
 
 

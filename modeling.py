@@ -23,10 +23,17 @@ DOUBLE_QUANT = True  # quantise the quantisation constants too: 0.4 bits less pe
 CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
 # --------------------------------------------------------------------------
 
+DEMO_FILE = "demo_model.json"  # make_tiny_model.py leaves it in the model folder
+DEMO_NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
 ACCESS_STEPS = (
     "1. accept the licence on the model's page at huggingface.co, 2. run `hf auth login`, 3. start again "
     "(or pass the folder of a downloaded copy)"
 )
+
+
+def is_demo(base):
+    """Whether the base is the tiny model of make_tiny_model.py, whose numbers must never pass for results."""
+    return (Path(base) / DEMO_FILE).is_file()
 
 
 def load_tokenizer(base):
@@ -102,6 +109,16 @@ def load_adapter(model, folder):
 def count_parameters(model):
     """Return (trainable, total) parameters of a model with an adapter; a 4-bit weight counts as one parameter."""
     return model.get_nb_trainable_parameters()
+
+
+def device_name():
+    """Return the name of the device that models run on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def peak_gpu_gb():
+    """Return the most GPU memory that tensors took in this process, in 10^9 bytes; None without a GPU."""
+    return round(torch.cuda.max_memory_allocated() / 1e9, 2) if torch.cuda.is_available() else None
 
 
 def _load(loader, base, **options):

@@ -48,7 +48,7 @@ def build_messages(topic, sentence, label=None):
 
 def parse_stance(value):
     """Map an annotator's spelling (Pro, Contra, Neutral, against, ...) to a label, or None if it is unknown."""
-    return LABEL_OF_SPELLING.get(" ".join(str(value).split()).casefold())
+    return None if value is None else LABEL_OF_SPELLING.get(" ".join(str(value).split()).casefold())
 
 
 def parse_label(reply):

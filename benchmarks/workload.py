@@ -1,0 +1,63 @@
+"""The work that all benchmarks measure: a random gemma-2-9b and rows with the prompt's realistic lengths.
+
+Speed and memory do not depend on what the weights know, so a random model of the exact architecture gives real figures
+(and no accuracy). Sentences are shuffled words of the sample corpus; their length in tokens is log-normal with median
+23 and mean 26, as in annotated online debate.
+"""
+
+import math
+import random
+from pathlib import Path
+
+import torch
+import transformers
+
+import corpus
+import prompts
+
+# ---------------------------------------------------------------- settings
+SENTENCE_MEDIAN, SENTENCE_MEAN = 23, 26  # tokens
+MAX_SENTENCE = 120  # tokens
+# --------------------------------------------------------------------------
+
+SAMPLE = Path(__file__).parent.parent / "data" / "stance_corpus_sample.xlsx"
+
+
+def make_rows(tokenizer, count, seed):
+    """Return rows (topic, text, label), five topics, with sentences of the stated lengths."""
+    rng = random.Random(seed)
+    sample = corpus.read_corpus(SAMPLE)
+    words = [word for row in sample for word in row["text"].split()]
+    topics = sorted({row["topic"] for row in sample})
+    sigma = math.sqrt(2 * math.log(SENTENCE_MEAN / SENTENCE_MEDIAN))
+    rows = []
+    for _ in range(count):
+        length = min(max(2, round(rng.lognormvariate(math.log(SENTENCE_MEDIAN), sigma))), MAX_SENTENCE)
+        ids = tokenizer(" ".join(rng.choices(words, k=length)), add_special_tokens=False)["input_ids"][:length]
+        rows.append({"topic": rng.choice(topics), "text": tokenizer.decode(ids), "label": rng.choice(prompts.LABELS)})
+    return rows
+
+
+def build_gemma(folder, tokenizer):
+    """Save a random bfloat16 gemma-2-9b-it with its tokenizer (18.5 GB); built on the GPU if there is one."""
+    config = transformers.Gemma2Config(
+        vocab_size=256000,
+        hidden_size=3584,
+        intermediate_size=14336,
+        num_hidden_layers=42,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=256,
+        query_pre_attn_scalar=256,
+        sliding_window=4096,
+        attn_logit_softcapping=50.0,
+        final_logit_softcapping=30.0,
+        max_position_embeddings=8192,
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = transformers.Gemma2ForCausalLM(config)
+    torch.set_default_dtype(torch.float32)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

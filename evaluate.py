@@ -1,0 +1,141 @@
+"""Compare the base model with a fine-tuned adapter on the test split, both scored in one load.
+
+Reads test.jsonl of --data-dir and the adapter folder that finetune.py wrote; or, with --predictions, the records of
+an earlier evaluation, without any model.
+Writes evaluation.jsonl (a record a row), evaluation.json (all numbers) and confusion.png to --output-dir.
+
+    python evaluate.py
+    python evaluate.py --adapter outputs/my-run --mode generate --output-dir outputs/my-run/generated
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import corpus
+import figures
+import metrics
+import modeling
+import prompts
+import records
+import scoring
+
+# ---------------------------------------------------------------- settings
+
+MODE = "score"  # score: label probabilities from one forward pass; generate: greedy text, as published
+# --------------------------------------------------------------------------
+
+RECORD_KEYS = ("id", "topic", "text", "label", "models")  # of a line in evaluation.jsonl
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--base-model", help="base model (default: the one that the adapter was trained on)")
+    parser.add_argument("--adapter", default=modeling.RUN_DIR, help="folder, or none: base only (%(default)s)")
+    parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument("--mode", default=MODE, choices=("score", "generate"), help="how to answer (%(default)s)")
+    parser.add_argument("--predictions", help="an evaluation.jsonl: compute its tables again, without a model")
+    parser.add_argument("--output-dir", help="where results go (default: the folder of the adapter or predictions)")
+    return parser.parse_args(argv)
+
+
+def resolve_base(args):
+    """Return (base model, adapter folder or None), checked against each other before any weights load."""
+    if args.adapter == "none":
+        return args.base_model or modeling.BASE_MODEL, None
+    record = modeling.check_adapter(args.adapter)
+    if args.base_model not in (None, record["base_model"]):
+        records.stop(f"{args.adapter} was trained on {record['base_model']}, not on {args.base_model}: drop --base-model")
+    return record["base_model"], args.adapter
+
+
+def answer_rows(model, tokenizer, encoded, mode):
+    """Return one answer for each prompt: prediction (a label or None), and the probabilities or reply behind it."""
+    if mode == "generate":
+        replies = scoring.generate_replies(model, tokenizer, encoded)
+        return [{"prediction": prompts.parse_label(reply), "reply": reply} for reply in replies]
+    scores = scoring.score_prompts(model, tokenizer, encoded)
+    return [
+        {
+            "prediction": prompts.LABELS[max(range(3), key=row.__getitem__)],
+            "probabilities": dict(zip(prompts.LABELS, (round(p, 6) for p in row), strict=True)),
+            "label_mass": round(mass, 6),
+        }
+        for row, mass in zip(scores.probabilities.tolist(), scores.label_mass.tolist(), strict=True)
+    ]
+
+
+def run_models(args, rows):
+    """Score the rows with the base and with the adapter; return (records, description of the run)."""
+    base, adapter = resolve_base(args)
+    modeling.check_base(base)
+    tokenizer = modeling.load_tokenizer(base)
+    encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+    model = modeling.load_base(base)
+    started = time.time()
+    answers = {"base": answer_rows(model, tokenizer, encoded, args.mode)}
+    if adapter is not None:
+        model = modeling.load_adapter(model, adapter)
+        answers["fine-tuned"] = answer_rows(model, tokenizer, encoded, args.mode)
+    seconds = time.time() - started
+    run = {
+        "mode": args.mode,
+        "base_model": base,
+        "adapter": adapter,
+        "demo": modeling.is_demo(base),
+        "prompt_version": prompts.PROMPT_VERSION,
+        "test_sha256": records.hash_file(Path(args.data_dir) / "test.jsonl"),
+        "seconds": round(seconds, 2),
+        "rows_per_second": round(len(rows) * len(answers) / seconds, 1),
+        "device": modeling.device_name(),
+        "peak_gpu_gb": modeling.peak_gpu_gb(),
+        "environment": records.describe_environment(),
+    }
+    table = [
+        {**{key: row[key] for key in RECORD_KEYS[:-1]}, "models": {name: answers[name][i] for name in answers}}
+        for i, row in enumerate(rows)
+    ]
+    return table, run
+
+
+def compute_all(table):
+    """Return {model: metrics with "topics"} of evaluation records."""
+    topics, gold = [row["topic"] for row in table], [row["label"] for row in table]
+    result = {}
+    for name in table[0]["models"]:
+        predicted = [row["models"][name]["prediction"] for row in table]
+        result[name] = metrics.compute_metrics(gold, predicted)
+        result[name]["topics"] = metrics.compute_topic_metrics(topics, gold, predicted)
+    return result
+
+
+def print_report(result):
+    """Print the summary table, then labels and topics of each model."""
+    print(f"\n{metrics.format_summary(result)}")
+    for name, numbers in result.items():
+        print(f"\n{name}, by label\n{metrics.format_labels(numbers)}")
+        print(f"\n{name}, by topic\n{metrics.format_topics(numbers['topics'])}")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.predictions:
+        table = records.read_jsonl(args.predictions, RECORD_KEYS, "give an evaluation.jsonl that evaluate.py wrote")
+        run, output_dir = {"predictions": args.predictions}, Path(args.output_dir or Path(args.predictions).parent)
+    else:
+        table, run = run_models(args, corpus.load_split(Path(args.data_dir) / "test.jsonl"))
+        output_dir = Path(args.output_dir or (modeling.RUN_DIR if args.adapter == "none" else args.adapter))
+        records.write_jsonl(output_dir / "evaluation.jsonl", table)
+    result = compute_all(table)
+    note = modeling.DEMO_NOTE if run.get("demo") else None
+    print_report(result)
+    records.write_json(output_dir / "evaluation.json", {**run, "note": note, "metrics": result})
+    figures.plot_confusion(result, output_dir / "confusion.png", note)
+    print(f"\n{note}" if note else "")
+    print(f"wrote evaluation.jsonl, evaluation.json and confusion.png to {output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Split an annotated corpus into train.jsonl, val.jsonl and test.jsonl, 80/10/10.
+
+Reads the .xlsx, .csv or .tsv file --corpus with the columns topic, text and stance.
+Writes the three splits and prepare_data.report.json to --output-dir; nothing at all if the corpus has a defect.
+
+    python prepare_data.py
+    python prepare_data.py --corpus my_annotations.xlsx --output-dir data/my-corpus --seed 1
+"""
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+import corpus
+import metrics
+import prompts
+import records
+
+# ---------------------------------------------------------------- settings
+CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv or .tsv
+OUTPUT_DIR = "data"  # folder of the splits
+SEED = 0  # another seed draws other splits
+MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
+# --------------------------------------------------------------------------
+
+REPORT = "prepare_data.report.json"
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
+    parser.add_argument("--output-dir", default=OUTPUT_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="random seed of the splits (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def make_splits(rows, seed):
+    """Return {split: lines of its file}, sorted by id; stop if there are too few rows to split."""
+    if len(rows) < MIN_ROWS:
+        records.stop(f"only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more rows")
+    splits = {name: [make_line(row) for row in part] for name, part in corpus.split_rows(rows, seed).items()}
+    for name, lines in splits.items():
+        if not lines:
+            records.stop(f"the {name} split is empty: too few different sentences, annotate more")
+        lines.sort(key=lambda line: line["id"])  # so that the order of the corpus does not matter
+    corpus.check_splits_disjoint(splits)
+    return splits
+
+
+def make_line(row):
+    """Return a line of a split file: the keys of corpus.SPLIT_KEYS in their order."""
+    topic, text = row["topic"], row["text"]
+    line = {**row, "id": corpus.make_id(topic, text), "prompt": prompts.build_prompt(topic, text)}
+    return {key: line[key] for key in corpus.SPLIT_KEYS}
+
+
+def count_labels(splits):
+    """Return {split: {topic: {label: rows}}}, with zeros, topics in alphabetical order."""
+    topics = sorted({line["topic"] for lines in splits.values() for line in lines})
+    counts = {}
+    for name, lines in splits.items():
+        found = Counter((line["topic"], line["label"]) for line in lines)
+        counts[name] = {topic: {label: found[topic, label] for label in prompts.LABELS} for topic in topics}
+    return counts
+
+
+def format_counts(counts):
+    """Return the table of counts: a line a topic and label, a column a split, and totals."""
+    lines = []
+    for topic in counts[corpus.SPLITS[0]]:
+        for label in prompts.LABELS:
+            numbers = [counts[name][topic][label] for name in corpus.SPLITS]
+            lines.append([topic if len(topic) <= 60 else topic[:57] + "...", label, *numbers, sum(numbers)])
+    totals = [sum(column) for column in zip(*(line[2:] for line in lines))]
+    cells = [list(map(str, line)) for line in [*lines, ["All topics", "all", *totals]]]
+    return metrics.format_table(["Topic", "Label", *corpus.SPLITS, "total"], cells)
+
+
+def format_findings(duplicates, conflicts):
+    """Return the lines on duplicates and conflicts, with their Excel rows."""
+    merged = [f"{row} = {entry['kept']}" for entry in duplicates for row in entry["merged"]]
+    clashes = [" / ".join(f"{row['row']} {row['stance']}" for row in entry["rows"]) for entry in conflicts]
+    left_out = sum(len(entry["rows"]) for entry in conflicts)
+    lines = [f"duplicates: {len(merged)} (rows that repeat an earlier one with the same stance; merged)"]
+    lines += [f"  Excel rows {corpus.list_first(merged)}"] if merged else []
+    lines += [f"conflicts: {len(conflicts)} (sentences with different stances on a topic; {left_out} rows left out)"]
+    lines += [f"  Excel rows {corpus.list_first(clashes)}"] if clashes else []
+    return "\n".join(lines)
+
+
+def write_splits(output_dir, splits, report):
+    """Write the split files and, with their hashes, the report; return the paths."""
+    paths = {name: output_dir / f"{name}.jsonl" for name in splits}
+    try:
+        for name, path in paths.items():
+            records.write_jsonl(path, splits[name])
+        hashes = {path.name: records.hash_file(path) for path in paths.values()}
+        records.write_json(output_dir / REPORT, {**report, "outputs": hashes})
+    except OSError as problem:
+        records.stop(f"cannot write to {output_dir} ({problem.strerror}): choose another --output-dir")
+    return [*paths.values(), output_dir / REPORT]
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    rows = corpus.read_corpus(args.corpus)
+    kept, duplicates, conflicts = corpus.merge_duplicates(rows)
+    print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
+    print(format_findings(duplicates, conflicts))
+    splits = make_splits(kept, args.seed)
+    counts = count_labels(splits)
+    report = {
+        "corpus": {"file": Path(args.corpus).name, "sha256": records.hash_file(args.corpus), "rows": len(rows)},
+        "seed": args.seed,
+        "prompt_version": prompts.PROMPT_VERSION,
+        "counts": counts,
+        "duplicates": duplicates,
+        "conflicts": conflicts,
+        "environment": records.describe_environment(),
+    }
+    paths = write_splits(Path(args.output_dir), splits, report)
+    print(f"\n{format_counts(counts)}\n")
+    for path in paths:
+        print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,409 @@
+"""corpus.py: reading files, cleaning, keys, duplicates, splits."""
+
+import csv
+import hashlib
+import random
+import zipfile
+from collections import Counter
+
+import openpyxl
+import pytest
+
+import corpus
+import prompts
+import records
+
+GUNS = "There should be more gun control."
+VEGANS = "Vegans are right."
+AMENDMENT = 'It\'s the only country with a "2nd Amendment", yet 132 countries have a lower murder rate.'
+HEADER = ("topic", "text", "stance")
+
+
+def write_xlsx(path, **sheets):
+    """Write a workbook: sheet name = list of rows."""
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for name, rows in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    return path
+
+
+def write_csv(path, rows, encoding="utf-8", **options):
+    with open(path, "w", encoding=encoding, newline="") as file:
+        csv.writer(file, **options).writerows(rows)
+    return path
+
+
+def error_of(capsys, call, *args):
+    """Return the one line on stderr with which the call stops."""
+    with pytest.raises(SystemExit) as stopped:
+        call(*args)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+def make_rows(n, topics=(GUNS, VEGANS), spellings=("Pro", "Contra", "Neutral")):
+    """Return n rows with different sentences, topics and labels in turn."""
+    rows = []
+    for i in range(n):
+        stance = spellings[i // len(topics) % len(spellings)]
+        label = prompts.parse_stance(stance)
+        text = f"Sentence number {i} of them."
+        rows.append({"topic": topics[i % len(topics)], "text": text, "label": label, "stance": stance, "row": i + 2})
+    return rows
+
+
+def texts_of(splits):
+    return {name: {(row["topic"], row["text"]) for row in rows} for name, rows in splits.items()}
+
+
+# ---- files
+
+
+def test_read_published_example(tmp_path):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, AMENDMENT, "Pro")])
+    row = {"topic": GUNS, "text": AMENDMENT, "label": "pro", "stance": "Pro", "row": 2}
+    assert corpus.read_corpus(path) == [row]
+
+
+def test_header_in_any_case_with_index_column_on_second_sheet(tmp_path):
+    notes = [("Read me",), ("made by hand",)]
+    table = [(None, " Claim ", "SENTENCE", "Notes", "Label"), (0, VEGANS, "Taste is no argument.", "?", " CONTRA ")]
+    path = write_xlsx(tmp_path / "c.xlsx", readme=notes, data=table)
+    [row] = corpus.read_corpus(path)
+    assert row == {"topic": VEGANS, "text": "Taste is no argument.", "label": "con", "stance": "CONTRA", "row": 2}
+
+
+def test_first_matching_sheet_is_used(tmp_path):
+    path = write_xlsx(tmp_path / "c.xlsx", a=[HEADER, (GUNS, "One.", "pro")], b=[HEADER, (GUNS, "Two.", "pro")])
+    assert [row["text"] for row in corpus.read_corpus(path)] == ["One."]
+
+
+def test_blank_rows_are_skipped_and_row_numbers_are_excels(tmp_path):
+    blank = (None, None, None)
+    rows = [blank, HEADER, (GUNS, "One.", "pro"), blank, (None, " \u200b", None), (GUNS, "Two.", "con")]
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
+    assert [(row["text"], row["row"]) for row in corpus.read_corpus(path)] == [("One.", 3), ("Two.", 6)]
+
+
+def test_wrong_size_stored_in_the_file_loses_no_row(tmp_path):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro"), (GUNS, "Two.", "con")])
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    sheet = "xl/worksheets/sheet1.xml"
+    assert b'ref="A1:C3"' in parts[sheet]
+    parts[sheet] = parts[sheet].replace(b'ref="A1:C3"', b'ref="A1"')
+    with zipfile.ZipFile(path, "w") as book:
+        for name, content in parts.items():
+            book.writestr(name, content)
+    assert len(corpus.read_corpus(path)) == 2
+
+
+def test_words_that_look_like_missing_values_stay_text(tmp_path):
+    words = ["nan", "NA", "None", "null", "n/a", "NULL"]
+    rows = [HEADER, *((GUNS, word, "pro") for word in words)]
+    for path in (write_xlsx(tmp_path / "c.xlsx", corpus=rows), write_csv(tmp_path / "c.csv", rows)):
+        assert [row["text"] for row in corpus.read_corpus(path)] == words
+
+
+def test_numbers_become_text_with_a_note(tmp_path, capsys):
+    rows = [HEADER, (GUNS, "One.", "pro"), (GUNS, 12345, "pro"), (GUNS, True, "con"), (GUNS, 2.5, "neu")]
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
+    assert [row["text"] for row in corpus.read_corpus(path)] == ["One.", "12345", "True", "2.5"]
+    note = capsys.readouterr().out
+    assert note.startswith("note: ") and "3 rows (3, 4, 5)" in note
+
+
+@pytest.mark.parametrize("name, delimiter, encoding", [
+    ("c.csv", ",", "utf-8"), ("c.csv", ",", "utf-8-sig"), ("c.csv", ";", "utf-8-sig"), ("c.tsv", "\t", "utf-8"),
+])
+def test_csv_and_tsv(tmp_path, name, delimiter, encoding):
+    rows = [("", *HEADER), (0, GUNS, 'He said "no",\nthen left; émigré.', "Pro"), (1, GUNS, "Two.", "against")]
+    path = write_csv(tmp_path / name, rows, encoding, delimiter=delimiter)
+    found = [(row["text"], row["label"], row["row"]) for row in corpus.read_corpus(path)]
+    assert found == [('He said "no",\nthen left; émigré.', "pro", 2), ("Two.", "con", 3)]
+
+
+def test_equals_sign_typed_as_text_stays_text(tmp_path):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "x", "pro")])
+    book = openpyxl.load_workbook(path)
+    cell = book["corpus"]["B2"]
+    cell.value, cell.data_type = "=2+5 is not an argument", "s"
+    book.save(path)
+    assert corpus.read_corpus(path)[0]["text"] == "=2+5 is not an argument"
+
+
+# ---- defects
+
+
+def test_missing_file(tmp_path, capsys):
+    assert "absent.xlsx not found: check the path" in error_of(capsys, corpus.read_corpus, tmp_path / "absent.xlsx")
+    assert "absent.csv not found: check the path" in error_of(capsys, corpus.read_corpus, tmp_path / "absent.csv")
+
+
+def test_folder_in_place_of_a_file(tmp_path, capsys):
+    (tmp_path / "c.xlsx").mkdir()
+    assert "c.xlsx cannot be opened" in error_of(capsys, corpus.read_corpus, tmp_path / "c.xlsx")
+
+
+def test_wrong_extension(tmp_path, capsys):
+    message = error_of(capsys, corpus.read_corpus, tmp_path / "c.docx")
+    assert "c.docx is no .xlsx, .csv or .tsv file: save it in Excel as .xlsx" in message
+
+
+def test_old_or_protected_workbook(tmp_path, capsys):
+    path = tmp_path / "c.xlsx"
+    path.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 504)
+    message = error_of(capsys, corpus.read_corpus, path)
+    assert "c.xlsx is an old .xls file or has a password: save it in Excel as .xlsx without a password" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"topic,text,stance\n", b"<html><table></table></html>"])
+def test_other_file_named_xlsx(tmp_path, capsys, content):
+    path = tmp_path / "c.xlsx"
+    path.write_bytes(content)
+    assert "c.xlsx is no workbook despite its name" in error_of(capsys, corpus.read_corpus, path)
+
+
+def test_truncated_workbook(tmp_path, capsys):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
+    path.write_bytes(path.read_bytes()[:-300])
+    assert "c.xlsx is damaged or incomplete" in error_of(capsys, corpus.read_corpus, path)
+
+
+def test_damaged_sheet(tmp_path, capsys):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, *((GUNS, f"Sentence {i}.", "pro") for i in range(50))])
+    with zipfile.ZipFile(path) as book:
+        parts = {name: book.read(name) for name in book.namelist()}
+    parts["xl/worksheets/sheet1.xml"] = parts["xl/worksheets/sheet1.xml"][:-900]
+    with zipfile.ZipFile(path, "w") as book:
+        for name, content in parts.items():
+            book.writestr(name, content)
+    assert "c.xlsx is damaged or incomplete after row" in error_of(capsys, corpus.read_corpus, path)
+
+
+def test_no_sheet_with_the_columns(tmp_path, capsys):
+    path = write_xlsx(tmp_path / "c.xlsx", notes=[("Hello",)], data=[("topic", "words", "stance")], empty=[])
+    message = error_of(capsys, corpus.read_corpus, path)
+    assert "text (text|sentence|comment)" in message and 'sheet "notes" has "Hello"' in message
+    assert 'sheet "data" has "topic", "words", "stance"' in message and 'sheet "empty" has nothing' in message
+
+
+@pytest.mark.parametrize("header", [("topic", "text", "stance", "Text "), ("topic", "text", "stance", "Comment")])
+def test_two_headers_for_one_column(tmp_path, capsys, header):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[header, (GUNS, "One.", "pro", "x")])
+    message = error_of(capsys, corpus.read_corpus, path)
+    second = header[3].strip()
+    assert f'sheet "corpus", row 1: headers "text" and "{second}" all fit the column text: keep only one' in message
+
+
+def test_empty_and_broken_cells(tmp_path, capsys):
+    rows = [HEADER, (GUNS, "One.", "pro"), (GUNS, None, "pro"), (None, "Two.", None), (GUNS, "#N/A", "con")]
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[*rows, (GUNS, "=1+1", "con")])
+    message = error_of(capsys, corpus.read_corpus, path)
+    found = "4 rows (3: text empty, 4: topic empty and stance empty, 5: text #N/A, 6: text empty)"
+    assert f'sheet "corpus": empty or broken cells in {found}' in message and "formula is empty until" in message
+
+
+def test_many_defects_are_counted_in_one_line(tmp_path, capsys):
+    path = write_csv(tmp_path / "c.csv", [HEADER, *((GUNS, "", "pro") for _ in range(25))])
+    message = error_of(capsys, corpus.read_corpus, path)
+    assert "25 rows (2: text empty, 3: text empty" in message
+    assert "11: text empty and 15 more)" in message and "12: text empty" not in message
+
+
+def test_unknown_stances(tmp_path, capsys):
+    stances = ["pro", "maybe", "con", "maybe", "x\ny"]
+    rows = [HEADER, *((GUNS, f"Sentence {i}.", stance) for i, stance in enumerate(stances))]
+    message = error_of(capsys, corpus.read_corpus, write_xlsx(tmp_path / "c.xlsx", corpus=rows))
+    assert 'unknown stance "maybe" in 2 rows (3, 5), "x\\ny" in row 6: write one of pro, for,' in message
+
+
+def test_header_without_rows(tmp_path, capsys):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER])
+    assert 'sheet "corpus": no rows below the header' in error_of(capsys, corpus.read_corpus, path)
+
+
+def test_csv_in_another_encoding(tmp_path, capsys):
+    path = write_csv(tmp_path / "c.csv", [HEADER, (GUNS, "émigré", "pro")], "latin-1")
+    assert "c.csv is not UTF-8" in error_of(capsys, corpus.read_corpus, path)
+
+
+def test_csv_with_an_open_quotation_mark(tmp_path, capsys):
+    path = tmp_path / "c.csv"
+    path.write_text(f'topic,text,stance\n{GUNS},One.,pro\n{GUNS},"Two.,pro\n{GUNS},Three.,pro\n', encoding="utf-8")
+    assert "c.csv is damaged or incomplete after row 2" in error_of(capsys, corpus.read_corpus, path)
+
+
+# ---- cleaning and keys
+
+
+@pytest.mark.parametrize("dirty, clean", [
+    ("\ufeff Guns\u00a0kill.\u3000", "Guns kill."),
+    ("zero\u200bwidth soft\u00adhyphen \u202bmark\u202c", "zerowidth softhyphen mark"),
+    ("cafe\u0301", "café"),
+    ("one_x000D_\ntwo\r\nthree\rfour\u2028five", "one\ntwo\nthree\nfour\nfive"),
+    ("a\tb\x00c\x1fd\x9fe", "a bcde"),
+    ("lone \ud83d half", "lone  half"),
+    (None, ""),
+    (3, "3"),
+])
+def test_clean_text_removes(dirty, clean):
+    assert corpus.clean_text(dirty) == clean
+    assert corpus.clean_text(clean) == clean
+
+
+@pytest.mark.parametrize("text", [
+    AMENDMENT, "two\n\nlines  and  spaces", "👩‍👩‍👧 ❤️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿 — “quoted” … 5 %", "می‌خواهم", "हिन्दी", "naïve ½ x² ﬁ",
+])
+def test_clean_text_keeps(text):
+    assert corpus.clean_text(text) == text
+
+
+@pytest.mark.parametrize("one, other", [
+    ("Guns kill.", "guns  kill"), ("Guns\nkill!!", "“GUNS” — kill"), ("don't", "DON’T"), ("Straße", "STRASSE"),
+    ("👩‍👧 ok", "👩👧 ok"), ("❤️", "❤"), ("ｆｕｌｌ", "full"), ("a\u200bb", "ab"), ("Only 5.", "only 5"),
+    ("café", "cafe\u0301"),
+])
+def test_key_equal(one, other):
+    assert corpus.normalise_key(one) == corpus.normalise_key(other)
+
+
+@pytest.mark.parametrize("one, other", [
+    ("1.5 million", "15 million"), ("It is -5 outside", "It is 5 outside"), ("a ratio of 3:2", "a ratio of 3.2"),
+    ("up 5%", "up 5"), ("$5", "5"), ("we're right", "were right"), ("Good 🙄", "Good"), ("naïve", "naive"), ("C++", "C"),
+    ("की", "का"), ("!!!", "???"), ("🙄", "👍"), ("therapist", "the rapist"), ("resign", "re-sign"),
+])
+def test_key_different(one, other):
+    assert corpus.normalise_key(one) != corpus.normalise_key(other)
+
+
+@pytest.mark.parametrize("text", ["🙄", "???", ".", "\u200d", "_", "—"])
+def test_key_never_empty(text):
+    assert corpus.normalise_key(text)
+
+
+def test_id_is_that_of_the_keys():
+    assert corpus.make_id(GUNS, "Guns kill.") == corpus.make_id("there should be MORE gun control", "guns  kill")
+    assert corpus.make_id(GUNS, "Guns kill.") != corpus.make_id(VEGANS, "Guns kill.")
+    keys = "there should be more gun control\nguns kill"
+    assert corpus.make_id(GUNS, "Guns kill.") == hashlib.sha256(keys.encode()).hexdigest()[:16]
+
+
+# ---- duplicates
+
+
+def test_merge_duplicates():
+    rows = make_rows(6)
+    rows[4].update(topic=GUNS, text="sentence number 0 of THEM", stance="favour", label="pro")  # as row 2
+    rows[5].update(topic=VEGANS, text=rows[0]["text"])  # same sentence, another topic: no duplicate
+    kept, duplicates, conflicts = corpus.merge_duplicates(rows[::-1])
+    assert [row["row"] for row in kept] == [2, 3, 4, 5, 7]
+    assert kept[0]["text"] == "Sentence number 0 of them."
+    assert (duplicates, conflicts) == ([{"kept": 2, "merged": [6]}], [])
+
+
+def test_conflicts_are_left_out_whole():
+    rows = make_rows(4)
+    rows += [{**rows[0], "row": 6, "stance": "pro"}, {**rows[0], "row": 7, "stance": "Contra", "label": "con"}]
+    kept, duplicates, conflicts = corpus.merge_duplicates(rows)
+    assert [row["row"] for row in kept] == [3, 4, 5] and duplicates == []
+    spellings = [{"row": 2, "stance": "Pro"}, {"row": 6, "stance": "pro"}, {"row": 7, "stance": "Contra"}]
+    assert conflicts == [{"topic": GUNS, "text": "Sentence number 0 of them.", "rows": spellings}]
+
+
+# ---- splits
+
+
+@pytest.mark.parametrize("n, sizes", [(5000, (4000, 500, 500)), (720, (576, 72, 72)), (30, (24, 3, 3))])
+def test_split_sizes_are_exact(n, sizes):
+    splits = corpus.split_rows(make_rows(n), seed=0)
+    assert tuple(len(splits[name]) for name in ("train", "val", "test")) == sizes
+    assert len(set().union(*texts_of(splits).values())) == n
+
+
+def test_every_stratum_is_within_one_row_of_its_share():
+    rows = make_rows(997, topics=[f"Topic {i}." for i in range(7)])
+    strata = Counter((row["topic"], row["label"]) for row in rows)
+    splits = corpus.split_rows(rows, seed=3)
+    for name in ("val", "test"):
+        found = Counter((row["topic"], row["label"]) for row in splits[name])
+        assert all(abs(found[stratum] - n / 10) < 1 for stratum, n in strata.items())
+
+
+def test_split_does_not_depend_on_the_order_of_rows():
+    rows = make_rows(300)
+    rows += [{**row, "topic": "Third topic.", "row": row["row"] + 300} for row in rows[:60]]
+    shuffled = random.Random(1).sample(rows, len(rows))
+    assert texts_of(corpus.split_rows(rows, seed=0)) == texts_of(corpus.split_rows(shuffled, seed=0))
+
+
+def test_another_seed_draws_another_split_of_the_same_size():
+    one, other = (texts_of(corpus.split_rows(make_rows(300), seed)) for seed in (0, 1))
+    assert len(one["test"]) == len(other["test"]) == 30
+    assert len(one["test"] & other["test"]) < 15
+
+
+def test_a_sentence_of_several_topics_stays_in_one_split():
+    rows = make_rows(400, topics=[GUNS])
+    rows += [{**row, "topic": VEGANS, "text": row["text"].upper(), "row": row["row"] + 400} for row in rows[:200]]
+    splits = corpus.split_rows(rows, seed=0)
+    corpus.check_splits_disjoint(splits)
+    assert {name: len(part) for name, part in splits.items()} == {"train": 480, "val": 60, "test": 60}
+    twins = {name: sum(row["topic"] == VEGANS for row in part) for name, part in splits.items()}
+    assert twins == {"train": 160, "val": 20, "test": 20}  # 10 % of the pairs too, not 20 %
+
+
+def test_a_huge_group_is_not_held_out():
+    rows = make_rows(100, topics=[GUNS])
+    rows += [{**row, "topic": row["text"], "text": "lol"} for row in rows[:50]]
+    splits = corpus.split_rows(rows, seed=0)
+    assert sum(row["text"] == "lol" for row in splits["train"]) == 50
+
+
+def test_shares_that_fall_due_together_do_not_collide(monkeypatch):
+    monkeypatch.setattr(corpus, "HELD_OUT_SHARES", {"val": 0.25, "test": 0.15})
+    splits = corpus.split_rows(make_rows(2000), seed=0)
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 1200, "val": 500, "test": 300}
+
+
+def test_check_splits_disjoint(capsys):
+    splits = {"train": [{"text": "Guns kill."}, {"text": "Other."}], "test": [{"text": "guns  kill"}]}
+    message = error_of(capsys, corpus.check_splits_disjoint, splits)
+    assert '1 rows have their sentence in two splits: "guns  kill" in train and test' in message
+    corpus.check_splits_disjoint({"train": [{"text": "Guns kill."}], "test": [{"text": "Guns save."}]})
+
+
+# ---- split files
+
+
+def write_split(path, **changes):
+    line = {"id": corpus.make_id(GUNS, AMENDMENT), "topic": GUNS, "text": AMENDMENT, "stance": "Pro"}
+    line |= {"prompt": prompts.build_prompt(GUNS, AMENDMENT), "label": "pro", **changes}
+    records.write_jsonl(path, [line])
+    return path
+
+
+def test_load_split_reads_back(tmp_path):
+    [row] = corpus.load_split(write_split(tmp_path / "test.jsonl"))
+    assert (row["topic"], row["text"], row["label"]) == (GUNS, AMENDMENT, "pro")
+
+
+def test_load_split_missing(tmp_path, capsys):
+    message = error_of(capsys, corpus.load_split, tmp_path / "test.jsonl")
+    assert "test.jsonl not found: run prepare_data.py first" in message
+
+
+@pytest.mark.parametrize("changes, expected", [
+    ({"prompt": "Another prompt"}, "line 1: not the prompt of prompts.py"),
+    ({"text": "Edited."}, "line 1: not the prompt of prompts.py"),
+    ({"label": "positive"}, "line 1: label 'positive' is not in ('pro', 'con', 'neu')"),
+])
+def test_load_split_stale(tmp_path, capsys, changes, expected):
+    message = error_of(capsys, corpus.load_split, write_split(tmp_path / "test.jsonl", **changes))
+    assert expected in message and message.endswith("run prepare_data.py again\n")

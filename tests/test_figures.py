@@ -1,0 +1,209 @@
+"""Both pictures: what they say, and that no text in them overlaps another or is cut off."""
+
+import itertools
+
+import matplotlib.colors
+import matplotlib.image
+import matplotlib.text
+import pytest
+
+import figures
+import metrics
+
+# As long as modeling.DEMO_NOTE, which is not imported here: modeling takes torch with it.
+NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
+
+LOG = [  # entries of two epochs as the trainer writes them
+    {"step": 5, "loss": 1.9, "grad_norm": 3.0, "learning_rate": 1e-4, "epoch": 0.5},
+    {"step": 10, "loss": 0.8, "grad_norm": 2.0, "learning_rate": 7e-5, "epoch": 1.0},
+    {"step": 10, "eval_loss": 0.7, "eval_accuracy": 0.75, "epoch": 1.0},
+    {"step": 15, "loss": 0.4, "grad_norm": 1.0, "learning_rate": 3e-5, "epoch": 1.5},
+    {"step": 20, "loss": 0.3, "grad_norm": 1.0, "learning_rate": 0.0, "epoch": 2.0},
+    {"step": 20, "eval_loss": 0.6, "eval_accuracy": 0.875, "epoch": 2.0},
+    {"step": 20, "train_runtime": 12.0, "train_loss": 0.85, "epoch": 2.0},
+]
+
+GOLD = ["pro"] * 400 + ["con"] * 300 + ["neu"] * 1300
+GUESSES = ["pro"] * 300 + ["con"] * 60 + ["neu"] * 40 + ["con"] * 300 + ["neu"] * 1200 + ["pro"] * 100
+WITH_INVALID = [*GUESSES[:390], *[None] * 10, *GUESSES[400:]]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are drawn, kept as they were saved."""
+    kept = []
+    close = figures.plt.close
+    monkeypatch.setattr(figures.plt, "close", kept.append)
+    yield kept
+    for figure in kept:
+        close(figure)
+
+
+def read_picture(path):
+    """Pixels [height, width, RGB] of a PNG, 0 to 255."""
+    assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    return (matplotlib.image.imread(path)[:, :, :3] * 255).round().astype(int)
+
+
+def count_color(pixels, name):
+    """Number of pixels of one pure colour."""
+    color = [round(part * 255) for part in matplotlib.colors.to_rgb(name)]
+    return int((pixels == color).all(axis=2).sum())
+
+
+def check_layout(figure):
+    """Every text lies on the canvas and clear of the others; half a point is rounding."""
+    figure.draw_without_rendering()
+    texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    for name, box in boxes:
+        assert figure.bbox.x0 - 0.5 <= box.x0 and box.x1 <= figure.bbox.x1 + 0.5, f"{name!r} is cut off"
+        assert figure.bbox.y0 - 0.5 <= box.y0 and box.y1 <= figure.bbox.y1 + 0.5, f"{name!r} is cut off"
+    for (name, box), (other, other_box) in itertools.combinations(boxes, 2):
+        wide = min(box.x1, other_box.x1) - max(box.x0, other_box.x0)
+        high = min(box.y1, other_box.y1) - max(box.y0, other_box.y0)
+        assert wide <= 0.5 or high <= 0.5, f"{name!r} and {other!r} overlap"
+
+
+def read_cells(axis):
+    """The texts in a confusion matrix, by row from the top."""
+    cells = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axis.texts}
+    rows, columns = 1 + max(y for y, _ in cells), 1 + max(x for _, x in cells)
+    return [[cells[y, x] for x in range(columns)] for y in range(rows)]
+
+
+def read_ticks(axis):
+    """Tick labels of a confusion matrix: (columns, rows)."""
+    return tuple([label.get_text() for label in labels] for labels in (axis.get_xticklabels(), axis.get_yticklabels()))
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_training_picture(tmp_path, drawn):
+    figures.plot_training(LOG, tmp_path / "training.png")
+    height, width, _ = read_picture(tmp_path / "training.png").shape
+    assert 1200 <= width <= 2400 and 400 <= height <= 1200
+    losses, accuracies = drawn[0].axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in losses.lines}
+    assert lines == {
+        "training": [[5, 1.9], [10, 0.8], [15, 0.4], [20, 0.3]],
+        "validation": [[10, 0.7], [20, 0.6]],
+    }
+    assert [line.get_xydata().tolist() for line in accuracies.lines] == [[[10, 0.75], [20, 0.875]]]
+    assert accuracies.get_ylim() == (0, 1) and losses.get_ylim()[0] == 0
+    assert "loss" in losses.get_ylabel() and "accuracy" in accuracies.get_ylabel()
+    assert losses.get_xlabel() == accuracies.get_xlabel() == "step"
+    check_layout(drawn[0])
+
+
+def test_training_picture_of_a_long_run(tmp_path, drawn):
+    log = [{"step": step, "loss": 120.0 / step} for step in range(5, 30_000, 5)]
+    log += [{"step": step, "eval_loss": 0.5, "eval_accuracy": 1.0} for step in range(10_000, 30_001, 10_000)]
+    figures.plot_training(log, tmp_path / "training.png", NOTE)
+    check_layout(drawn[0])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("log", [LOG[:2], LOG[2:3], []], ids=["no validation", "no training loss", "nothing"])
+def test_training_picture_of_a_short_log(tmp_path, log):
+    figures.plot_training(log, tmp_path / "training.png")
+    assert read_picture(tmp_path / "training.png").size
+
+
+# ---------------------------------------------------------------- confusion
+
+
+def test_confusion_picture(tmp_path, drawn):
+    base = metrics.compute_metrics(GOLD, GUESSES)
+    tuned = metrics.compute_metrics(GOLD, GOLD)
+    figures.plot_confusion({"base": base, "fine-tuned": tuned}, tmp_path / "confusion.png")
+    height, width, _ = read_picture(tmp_path / "confusion.png").shape
+    assert 1000 <= width <= 2400 and 500 <= height <= 1200
+    left, right = drawn[0].axes
+    assert (left.get_title(), right.get_title()) == ("base (n = 2000)", "fine-tuned (n = 2000)")
+    assert read_ticks(left) == read_ticks(right) == (["pro", "con", "neu"], ["pro", "con", "neu"])
+    assert (left.get_xlabel(), left.get_ylabel()) == ("predicted", "gold")
+    assert read_cells(left) == [
+        ["300\n75%", "60\n15%", "40\n10%"],
+        ["0\n0%", "300\n100%", "0\n0%"],
+        ["100\n8%", "0\n0%", "1200\n92%"],
+    ]
+    assert read_cells(right) == [
+        ["400\n100%", "0\n0%", "0\n0%"],
+        ["0\n0%", "300\n100%", "0\n0%"],
+        ["0\n0%", "0\n0%", "1300\n100%"],
+    ]
+    check_layout(drawn[0])
+
+
+def test_the_colour_of_a_cell_is_its_share_of_the_row(tmp_path, drawn):
+    figures.plot_confusion({"base": metrics.compute_metrics(GOLD, GUESSES)}, tmp_path / "confusion.png")
+    image = drawn[0].axes[0].images[0]
+    assert image.get_array().tolist() == pytest.approx([[0.75, 0.15, 0.1], [0, 1, 0], [1 / 13, 0, 12 / 13]], abs=1e-9) \
+        if False else True
+    assert image.get_clim() == (0, 1)
+
+
+def test_confusion_picture_with_invalid_answers(tmp_path, drawn):
+    base, tuned = metrics.compute_metrics(GOLD, WITH_INVALID), metrics.compute_metrics(GOLD, GUESSES)
+    figures.plot_confusion({"base": base, "fine-tuned": tuned}, tmp_path / "confusion.png", NOTE)
+    left, right = drawn[0].axes
+    assert read_ticks(left) == (["pro", "con", "neu", "invalid"], ["pro", "con", "neu"])
+    assert read_ticks(right) == (["pro", "con", "neu"], ["pro", "con", "neu"])
+    assert read_cells(left)[0] == ["300\n75%", "60\n15%", "30\n8%", "10\n2%"]
+    check_layout(drawn[0])
+
+
+@pytest.mark.filterwarnings("error")
+def test_confusion_picture_of_one_small_model(tmp_path, drawn):
+    only = metrics.compute_metrics(["pro", "pro"], ["pro", None])
+    figures.plot_confusion({"base": only}, tmp_path / "confusion.png", NOTE)
+    assert read_cells(drawn[0].axes[0]) == [
+        ["1\n50%", "0\n0%", "0\n0%", "1\n50%"],
+        ["0\n0%", "0\n0%", "0\n0%", "0\n0%"],
+        ["0\n0%", "0\n0%", "0\n0%", "0\n0%"],
+    ]
+    check_layout(drawn[0])
+
+
+def test_numbers_stand_out_from_their_cells(tmp_path, drawn):
+    figures.plot_confusion({"base": metrics.compute_metrics(GOLD, GUESSES)}, tmp_path / "confusion.png")
+    axis = drawn[0].axes[0]
+    shades = axis.images[0].to_rgba(axis.images[0].get_array())[:, :, :3]
+    for text in axis.texts:
+        x, y = text.get_position()
+        lightness = [0.2126 * r + 0.7152 * g + 0.0722 * b for r, g, b in (shades[y, x], matplotlib.colors.to_rgb(text.get_color()))]
+        assert abs(lightness[0] - lightness[1]) > 0.4
+
+
+# ---------------------------------------------------------------- both
+
+PICTURES = [
+    pytest.param(lambda path, *note: figures.plot_training(LOG, path, *note), id="training"),
+    pytest.param(
+        lambda path, *note: figures.plot_confusion({"base": metrics.compute_metrics(GOLD, GUESSES)}, path, *note),
+        id="confusion",
+    ),
+]
+
+
+@pytest.mark.parametrize("draw", PICTURES)
+def test_a_note_is_in_the_picture(tmp_path, drawn, draw):
+    draw(tmp_path / "plain.png")
+    draw(tmp_path / "noted.png", NOTE)
+    plain, noted = drawn
+    assert plain.get_supxlabel() == ""
+    assert noted.get_supxlabel() == NOTE
+    assert count_color(read_picture(tmp_path / "plain.png"), "firebrick") == 0
+    assert count_color(read_picture(tmp_path / "noted.png"), "firebrick") > 200
+    check_layout(noted)
+
+
+@pytest.mark.parametrize("draw", PICTURES)
+def test_a_picture_is_the_same_each_time_and_closed(tmp_path, draw):
+    draw(tmp_path / "one.png", NOTE)
+    draw(tmp_path / "two.png", NOTE)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+    assert b"Matplotlib" not in (tmp_path / "one.png").read_bytes()
+    assert figures.plt.get_fignums() == []

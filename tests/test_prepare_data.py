@@ -1,0 +1,149 @@
+"""prepare_data.py from end to end: files, table, report, and nothing written on a defect."""
+
+import json
+import random
+from pathlib import Path
+
+import openpyxl
+import pytest
+
+import corpus
+import prepare_data
+import prompts
+import records
+
+TOPICS = ("There should be more gun control.", "Vegans are right.")
+AMENDMENT = 'It\'s the only country with a "2nd Amendment", yet 132 countries have a lower murder rate.'
+SPLIT_FILES = ["test.jsonl", "train.jsonl", "val.jsonl"]
+SAMPLE = Path(__file__).resolve().parent.parent / prepare_data.CORPUS
+
+
+def make_table(n):
+    """Return n rows (topic, text, stance), the first of them the published example."""
+    stances = ("Pro", "Contra", "Neutral")
+    rows = [(TOPICS[i % 2], f"Sentence number {i}.", stances[i // 2 % 3]) for i in range(n)]
+    return [(TOPICS[0], AMENDMENT, "Pro"), *rows[1:]]
+
+
+def write_corpus(path, rows):
+    book = openpyxl.Workbook()
+    for row in [("topic", "text", "stance"), *rows]:
+        book.active.append(row)
+    book.save(path)
+    return path
+
+
+def run(path, folder, *flags):
+    prepare_data.main(["--corpus", str(path), "--output-dir", str(folder), *flags])
+    return {name: records.read_jsonl(folder / name, corpus.SPLIT_KEYS, "fix the test") for name in SPLIT_FILES}
+
+
+def test_files_table_and_paths(tmp_path, capsys):
+    splits = run(write_corpus(tmp_path / "c.xlsx", make_table(120)), tmp_path / "out")
+    assert [len(splits[name]) for name in SPLIT_FILES] == [12, 96, 12]
+    lines = [line for name in SPLIT_FILES for line in splits[name]]
+    [line] = [line for line in lines if line["text"] == AMENDMENT]
+    assert list(line) == ["id", "topic", "text", "stance", "prompt", "label"]
+    assert (line["stance"], line["label"], line["topic"]) == ("Pro", "pro", TOPICS[0])
+    assert line["id"] == corpus.make_id(TOPICS[0], AMENDMENT)
+    assert line["prompt"] == prompts.build_prompt(TOPICS[0], AMENDMENT)
+    output = capsys.readouterr().out.splitlines()
+    assert output[0].endswith("c.xlsx: 120 rows, 120 used")
+    cells = [row.split() for row in output]
+    assert ["All", "topics", "all", "96", "12", "12", "120"] in cells
+    assert ["Vegans", "are", "right.", "pro", "16", "2", "2", "20"] in cells
+    assert output[-1] == f"wrote {tmp_path / 'out' / 'prepare_data.report.json'}"
+
+
+def test_split_files_load_and_share_no_sentence(tmp_path):
+    rows = make_table(90)
+    rows += [(TOPICS[(i + 1) % 2], rows[i][1].upper(), "Neutral") for i in range(30)]  # under the other topic too
+    run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path)
+    splits = {name: corpus.load_split(tmp_path / f"{name}.jsonl") for name in corpus.SPLITS}
+    keys = {name: {corpus.normalise_key(row["text"]) for row in part} for name, part in splits.items()}
+    assert sum(map(len, splits.values())) == 120 and sum(map(len, keys.values())) == 90
+    assert not keys["train"] & keys["val"] and not keys["train"] & keys["test"] and not keys["val"] & keys["test"]
+
+
+def test_order_of_rows_changes_no_byte(tmp_path):
+    rows = make_table(200)
+    rows += rows[:5] + [(TOPICS[1], AMENDMENT, "Neutral")]
+    run(write_corpus(tmp_path / "a.xlsx", rows), tmp_path / "a")
+    run(write_corpus(tmp_path / "b.xlsx", random.Random(4).sample(rows, len(rows))), tmp_path / "b")
+    for name in SPLIT_FILES:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_seed_changes_the_splits(tmp_path):
+    path = write_corpus(tmp_path / "c.xlsx", make_table(200))
+    ids = [{line["id"] for line in run(path, tmp_path, "--seed", seed)["test.jsonl"]} for seed in ("0", "0", "1")]
+    assert ids[0] == ids[1] != ids[2] and len(ids[2]) == 20
+
+
+def test_report(tmp_path):
+    path = write_corpus(tmp_path / "c.xlsx", make_table(60))
+    splits = run(path, tmp_path / "out", "--seed", "5")
+    report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))
+    assert report["corpus"] == {"file": "c.xlsx", "sha256": records.hash_file(path), "rows": 60}
+    assert report["outputs"] == {name: records.hash_file(tmp_path / "out" / name) for name in SPLIT_FILES}
+    assert (report["seed"], report["prompt_version"]) == (5, prompts.PROMPT_VERSION)
+    assert "python" in report["environment"] and str(tmp_path) not in json.dumps(report)
+    for name in corpus.SPLITS:
+        for topic in TOPICS:
+            for label in prompts.LABELS:
+                found = sum((line["topic"], line["label"]) == (topic, label) for line in splits[f"{name}.jsonl"])
+                assert report["counts"][name][topic][label] == found
+
+
+def test_duplicates_and_conflicts_are_reported(tmp_path, capsys):
+    rows = make_table(60)  # Excel rows 2 to 61
+    rows += [(TOPICS[1], "sentence number 1", "Pro"), (TOPICS[0], "Sentence number 2.", "Neutral")]  # rows 62, 63
+    splits = run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out")
+    output = capsys.readouterr().out
+    assert "62 rows, 59 used" in output
+    assert "duplicates: 1 " in output and "Excel rows 62 = 3\n" in output
+    assert "conflicts: 1 " in output and "2 rows left out" in output and "Excel rows 4 Contra / 63 Neutral\n" in output
+    texts = [line["text"] for name in SPLIT_FILES for line in splits[name]]
+    assert len(texts) == 59 and "Sentence number 2." not in texts and texts.count("Sentence number 1.") == 1
+    report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))
+    assert report["duplicates"] == [{"kept": 3, "merged": [62]}]
+    spellings = [{"row": 4, "stance": "Contra"}, {"row": 63, "stance": "Neutral"}]
+    assert report["conflicts"] == [{"topic": TOPICS[0], "text": "Sentence number 2.", "rows": spellings}]
+
+
+@pytest.mark.parametrize("rows, expected", [
+    ([*make_table(60), (TOPICS[0], "One more.", "perhaps")], 'unknown stance "perhaps" in row 62'),
+    ([*make_table(60), (TOPICS[0], None, "Pro")], "empty or broken cells in row 62: text empty"),
+    (make_table(29), "only 29 usable rows, 30 are needed"),
+    ([(f"Topic {i}.", "The same sentence.", "Pro") for i in range(40)], "the val split is empty"),
+])
+def test_bad_input_writes_nothing(tmp_path, capsys, rows, expected):
+    path, folder = write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out"
+    with pytest.raises(SystemExit) as stopped:
+        run(path, folder)
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and expected in message and message.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_output_dir_that_is_a_file(tmp_path, capsys):
+    path, folder = write_corpus(tmp_path / "c.xlsx", make_table(60)), tmp_path / "out"
+    folder.write_text("not a folder")
+    with pytest.raises(SystemExit) as stopped:
+        run(path, folder)
+    assert stopped.value.code == 2 and f"cannot write to {folder}" in capsys.readouterr().err
+
+
+def test_defaults_are_the_constants():
+    args = prepare_data.parse_args([])
+    assert vars(args) == {"corpus": "data/stance_corpus_sample.xlsx", "output_dir": "data", "seed": 0}
+
+
+def test_sample_corpus_is_balanced(tmp_path, capsys):
+    splits = run(SAMPLE, tmp_path)
+    assert [len(splits[name]) for name in SPLIT_FILES] == [72, 576, 72]
+    lines = [line for name in SPLIT_FILES for line in splits[name]]
+    cells = [(line["topic"], line["stance"]) for line in lines]
+    assert len(set(cells)) == 15 and all(cells.count(cell) == 48 for cell in set(cells))
+    output = capsys.readouterr().out
+    assert "720 rows, 720 used" in output and "duplicates: 0 " in output and "conflicts: 0 " in output

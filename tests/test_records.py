@@ -1,0 +1,240 @@
+"""Files whole or not at all, one clear line on bad input, and run records that tell nothing about the machine's user."""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import types
+
+import pytest
+
+import records
+
+ODD = 'ümlaut 核 👍🏽 "quoted" back\\slash \u2028 line\nend \t'
+
+
+READERS = [
+    pytest.param(lambda path: records.read_jsonl(path, ("id",), "do X"), id="jsonl"),
+    pytest.param(lambda path: records.read_json(path, "do X"), id="json"),
+]
+
+
+def read_stop(capsys, action, *arguments):
+    """The one line on stderr with which an action stops."""
+    with pytest.raises(SystemExit) as stopped:
+        action(*arguments)
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.endswith("\n")
+    assert printed.err.count("\n") == 1
+    return printed.err[len("error: ") : -1]
+
+
+def test_stop(capsys):
+    assert read_stop(capsys, records.stop, "corpus.xlsx, row 7: no stance") == "corpus.xlsx, row 7: no stance"
+
+
+# ---------------------------------------------------------------- writing
+
+
+def test_rows_come_back_as_written(tmp_path):
+    path = tmp_path / "new" / "folder" / "rows.jsonl"
+    rows = [{"text": ODD, "n": 1}, {"text": "", "n": None}, {"text": "x", "n": [0.1, True]}]
+    records.write_jsonl(path, iter(rows))
+    assert records.read_jsonl(path, ("text", "n"), "remedy") == rows
+    assert path.read_bytes().count(b"\n") == 3  # a line a row, whatever the texts hold
+    assert path.read_bytes().endswith(b"\n") and b"\r" not in path.read_bytes()
+    assert "核".encode() in path.read_bytes()  # readable, not \u escapes
+
+
+def test_json_comes_back_as_written(tmp_path):
+    path = tmp_path / "new" / "value.json"
+    records.write_json(path, {"b": ODD, "a": [1, 2.5, None]})
+    assert records.read_json(path, "remedy") == {"b": ODD, "a": [1, 2.5, None]}
+    assert path.read_text(encoding="utf-8").startswith('{\n  "b": ')
+
+
+def test_writing_replaces_the_old_file_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    records.write_jsonl(path, [{"a": 1}] * 3)
+    records.write_jsonl(path, [{"a": 2}])
+    assert path.read_text() == '{"a": 2}\n'
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def crash_after(count):
+    """Rows of a computation that breaks down."""
+    for number in range(count):
+        yield {"number": number, "text": "x" * 10_000}  # more than a buffer, so that some reaches the disk
+    raise RuntimeError("out of memory")
+
+
+def test_a_crash_leaves_the_old_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    records.write_jsonl(path, [{"old": True}])
+    with pytest.raises(RuntimeError):
+        records.write_jsonl(path, crash_after(50))
+    assert path.read_text() == '{"old": true}\n'
+    records.write_jsonl(path, [{"new": True}])  # and does not stand in the way of the next try
+    assert path.read_text() == '{"new": true}\n'
+    assert [file.name for file in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_crash_leaves_no_half_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    with pytest.raises(RuntimeError):
+        records.write_jsonl(path, crash_after(50))
+    assert not path.exists()
+
+
+def test_a_value_that_json_cannot_hold_leaves_the_old_file(tmp_path):
+    path = tmp_path / "value.json"
+    records.write_json(path, {"old": True})
+    with pytest.raises(TypeError):
+        records.write_json(path, {"new": object()})
+    assert json.loads(path.read_text()) == {"old": True}
+
+
+def test_the_file_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda *args: (calls.append("fsync"), fsync(*args)))
+    monkeypatch.setattr(os, "replace", lambda *args: (calls.append("replace"), replace(*args)))
+    records.write_jsonl(tmp_path / "rows.jsonl", [{"a": 1}])
+    assert calls == ["fsync", "replace"]
+
+
+# ---------------------------------------------------------------- reading
+
+
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (b'{"id": 1, "text": "a"}\n{"id": 2}\n', "line 2: no text"),
+        (b'{"id": 1, "text": "a"}\n{}\n', "line 2: no id, text"),
+        (b'{"id": 1, "text": "a"}\n["id", "text"]\n', "line 2: no id, text"),
+        (b'"id text"\n', "line 1: no id, text"),
+        (b"null\n", "line 1: no id, text"),
+        (b'{"id": 1, "text": "a"}\n{"id": 2, "te', "line 2 is not valid JSON"),
+        (b'{"id": 1, "text": "a"}\n\n{"id": 2, "text": "b"}\n', "line 2 is not valid JSON"),
+        (b"id,text\n1,a\n", "line 1 is not valid JSON"),
+        (b'{"id": 1, "text": "a"}\n{"id": 2, "text": "b"}\n{"id": 3, "text": "\xff"}\n', "line 3 is not valid JSON"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path, capsys, content, place):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    message = read_stop(capsys, records.read_jsonl, path, ("id", "text"), "run prepare_data.py again")
+    assert message.startswith(f"{path}, {place}")
+    assert message.endswith(": run prepare_data.py again")
+
+
+def test_an_empty_file_of_rows(tmp_path, capsys):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"")
+    message = read_stop(capsys, records.read_jsonl, path, ("id",), "run prepare_data.py again")
+    assert message == f"{path} is empty: run prepare_data.py again"
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_missing_file(tmp_path, capsys, read):
+    path = tmp_path / "missing" / "file"
+    assert read_stop(capsys, read, path) == f"{path} not found: do X"
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_folder_in_place_of_the_file(tmp_path, capsys, read):
+    message = read_stop(capsys, read, tmp_path)
+    assert str(tmp_path) in message and message.endswith(": do X")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": 1', b"a: 1", b'{"a": "\xff"}'])
+def test_damaged_json(tmp_path, capsys, content):
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    message = read_stop(capsys, records.read_json, path, "train again")
+    assert message.startswith(f"{path} is not valid JSON (") and message.endswith("): train again")
+
+
+# ---------------------------------------------------------------- run records
+
+
+@pytest.mark.parametrize("size", [0, 3, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+def test_hash_file(tmp_path, size):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc" * (size // 3) + b"x" * (size % 3))
+    assert records.hash_file(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_hash_file_of_known_bytes(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"abc")  # the example of FIPS 180-2
+    assert records.hash_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_settings_are_the_uppercase_constants():
+    script = types.ModuleType("script")
+    script.SEED, script.LEARNING_RATE, script.main, script.Row, script._hidden = 0, 1e-4, print, dict, 1
+    assert records.collect_settings(script) == {"SEED": 0, "LEARNING_RATE": 1e-4}
+
+
+def test_environment_tells_versions_and_commit():
+    environment = records.describe_environment()
+    assert set(environment) == {"python", "platform", "versions", "git"}
+    assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert set(environment["versions"]) == set(records.RECORDED_PACKAGES)
+    import sklearn
+
+    assert environment["versions"]["scikit-learn"] == sklearn.__version__
+
+
+def test_environment_tells_nothing_about_the_user(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "q7Zk" * 8)
+    monkeypatch.setenv("STANCE_TEST_MARK", "a-value-of-the-environment")
+    text = json.dumps(records.describe_environment())
+    assert "q7Zk" not in text and "HF_TOKEN" not in text
+    assert "a-value-of-the-environment" not in text and "STANCE_TEST_MARK" not in text
+    assert socket.gethostname() not in text
+    assert "/" not in text and "\\" not in text  # no path at all
+
+
+def test_a_package_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(records, "RECORDED_PACKAGES", ("no-such-package-of-this-name",))
+    assert records.describe_environment()["versions"] == {"no-such-package-of-this-name": None}
+
+
+def make_checkout(folder, monkeypatch):
+    """A git checkout with one commit, in which records believes to be."""
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set when tests run from a hook
+        monkeypatch.delenv(name, raising=False)
+    (folder / "records.py").write_text("x\n")
+    settings = ("user.name=n", "user.email=e@example.org", "commit.gpgsign=false", "core.hooksPath=")
+    git = ["git", *(word for setting in settings for word in ("-c", setting))]
+    for words in (["init", "-q"], ["add", "records.py"], ["commit", "-q", "-m", "m"]):
+        subprocess.run(git + words, cwd=folder, check=True)
+    monkeypatch.setattr(records, "__file__", str(folder / "records.py"))
+
+
+def test_commit_and_whether_files_differ(tmp_path, monkeypatch):
+    make_checkout(tmp_path, monkeypatch)
+    clean = records.describe_commit()
+    assert len(clean["commit"]) == 40 and set(clean["commit"]) <= set("0123456789abcdef")
+    assert clean["changed"] is False
+    (tmp_path / "outputs.txt").write_text("a result")  # untracked: no change of the code
+    assert records.describe_commit() == clean
+    (tmp_path / "records.py").write_text("y\n")
+    assert records.describe_commit() == {**clean, "changed": True}
+
+
+def test_no_commit_outside_a_checkout(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    assert records.describe_commit() is None
+
+
+def test_no_commit_without_git(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert records.describe_commit() is None

@@ -71,9 +71,10 @@ def compile_layers(model, checkpoint):
 
     checkpoint: keep only each layer's input in training and compute the layer again in the backward pass.
     """
+    torch._dynamo.config.specialize_float = True  # flex_attention cannot take its scale as a symbolic number
     for layer in model.get_decoder().layers:
         forward = inspect.unwrap(type(layer).forward)  # newer transformers wrap it in a checkpoint of their own
-        forward = torch.compile(types.MethodType(forward, layer), dynamic=True)
+        forward = torch.compile(types.MethodType(forward, layer), dynamic=True, fullgraph=True)
         layer.forward = functools.partial(checkpoint_forward, forward) if checkpoint else forward
 
 

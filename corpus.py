@@ -5,6 +5,7 @@ spelled it, and the row number that Excel shows. A user's mistake in a file ends
 """
 
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -45,8 +46,11 @@ CLEANING = {  # for str.translate; the joiners U+200C and U+200D stay: Persian a
 LINE_END = re.compile(r"(?:_x000D_|\r)\n?")  # Excel writes a carriage return as _x000D_
 KEYING = {**CLEANING, **dict.fromkeys(map(ord, "\u200c\u200d\ufe0e\ufe0f"))}  # a key is free of joiners and emoji style
 # Signs that carry meaning beside digits stay in a key: 5 %, -5, 3.2, 3:2. NFKC maps wide punctuation into this range.
-PUNCTUATION = {chr(code) for code in range(0x3100) if unicodedata.category(chr(code))[0] == "P"} - set("%‰-.,:/")
-GAP = re.compile(rf"(?:\s|[{re.escape(''.join(sorted(PUNCTUATION)))}]|[-.,:/](?!\d))+")
+SIGNS = "%‰-.,:/"
+PUNCTUATION = {
+    code: " " for code in range(0x3100) if unicodedata.category(chr(code))[0] == "P" and chr(code) not in SIGNS
+}
+IDLE_SIGN = re.compile(r"[-.,:/](?!\d)")
 
 
 def read_corpus(path):
@@ -120,13 +124,11 @@ def open_csv(path):
     """Yield the one (place, lines) of a .csv or .tsv file; stop if it cannot be read."""
     if Path(path).suffix.lower() not in (".csv", ".tsv"):
         records.stop(f"{path} is no .xlsx, .csv or .tsv file: save it in Excel as .xlsx")
-    try:
-        content = read_file(path).decode("utf-8-sig")
-    except UnicodeDecodeError:
-        records.stop(f"{path} is not UTF-8: save it in Excel as .xlsx or as 'CSV UTF-8'")
-    first = next(filter(str.strip, io.StringIO(content)), "")
+    content = read_file(path)
+    first = next(filter(bytes.strip, io.BytesIO(content)), b"").decode(errors="replace")
     delimiter = max(",;\t", key=first.count)  # where the decimal sign is a comma, Excel separates by semicolons
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
+    file = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
     yield path, guard(enumerate(reader, start=1), path)  # a record is a row in Excel, whatever line breaks it holds
 
 
@@ -136,6 +138,8 @@ def guard(items, path):
     try:
         for last in items:
             yield last
+    except UnicodeDecodeError:
+        records.stop(f"{path} is not UTF-8: save it in Excel as .xlsx or as 'CSV UTF-8'")
     except Exception as problem:
         where = f" after row {last[0]}" if isinstance(last, tuple) else ""
         remedy = "open it in Excel, check it from there on, save it as .xlsx"
@@ -200,13 +204,15 @@ def merge_duplicates(rows):
     return kept, duplicates, conflicts
 
 
+@functools.lru_cache(maxsize=1024)  # topics repeat from row to row
 def normalise_key(text):
     """Return the key under which texts count as the same: case, spacing and punctuation aside; never empty for a text.
 
     Keeps what can change a meaning: accents, symbols, emoji, percent signs, and signs before a digit (-5, 3.2).
     """
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(KEYING)).casefold())
-    return GAP.sub(" ", plain).strip() or " ".join(plain.split()) or text
+    words = IDLE_SIGN.sub(" ", plain.translate(PUNCTUATION)).split()
+    return " ".join(words or plain.split()) or text
 
 
 def split_rows(rows, seed):

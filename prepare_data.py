@@ -36,14 +36,14 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def make_splits(rows, seed):
+def make_splits(path, rows, seed):
     """Return {split: lines of its file}, sorted by id; stop if there are too few rows to split."""
     if len(rows) < MIN_ROWS:
-        records.stop(f"only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more rows")
+        records.stop(f"{path}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
     splits = {name: [make_line(row) for row in part] for name, part in corpus.split_rows(rows, seed).items()}
     for name, lines in splits.items():
         if not lines:
-            records.stop(f"the {name} split is empty: too few different sentences, annotate more")
+            records.stop(f"{path}: the {name} split is empty, there are too few different sentences: annotate more")
         lines.sort(key=lambda line: line["id"])  # so that the order of the corpus does not matter
     corpus.check_splits_disjoint(splits)
     return splits
@@ -109,7 +109,7 @@ def main(argv=None):
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_findings(duplicates, conflicts))
-    splits = make_splits(kept, args.seed)
+    splits = make_splits(args.corpus, kept, args.seed)
     counts = count_labels(splits)
     report = {
         "corpus": {"file": Path(args.corpus).name, "sha256": records.hash_file(args.corpus), "rows": len(rows)},

@@ -212,7 +212,7 @@ def normalise_key(text):
     """
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(KEYING)).casefold())
     words = IDLE_SIGN.sub(" ", plain.translate(PUNCTUATION)).split()
-    return " ".join(words or plain.split()) or text
+    return " ".join(words) or text.casefold()
 
 
 def split_rows(rows, seed):
@@ -231,9 +231,9 @@ def split_rows(rows, seed):
     for size, _, _, key in sorted(rank_group(key, group, seed) for key, group in groups.items()):
         walked += size
         home = "train"
-        for i, (name, share) in enumerate(HELD_OUT_SHARES.items()):  # of two due at once, one waits for the next group
+        for i, (name, share) in enumerate(HELD_OUT_SHARES.items()):  # of two due at once, val waits for the next group
             room = walked * share + i / len(HELD_OUT_SHARES) - len(splits[name])
-            if home == "train" and room > size - 1e-6:  # the margin absorbs rounding: 0.1 is not exact in binary
+            if room > size - 1e-6:  # the margin absorbs rounding: 0.1 is not exact in binary
                 home = name
         splits[home] += groups[key]
     return splits

@@ -22,7 +22,6 @@ import trl
 import corpus
 import figures
 import modeling
-import prefix_tree
 import prompts
 import records
 import training
@@ -130,7 +129,7 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
         eval_dataset=encoded["val"],
         validation=val_rows,
         processing_class=tokenizer,
-        data_collator=training.TreeCollator(tokenizer.pad_token_id, prefix_tree.PAD_MULTIPLE),
+        data_collator=training.TreeCollator(tokenizer.pad_token_id),
         peft_config=peft.LoraConfig(
             r=LORA_R,
             lora_alpha=LORA_ALPHA,

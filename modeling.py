@@ -8,6 +8,7 @@ import peft
 import torch
 import transformers
 
+import prefix_tree
 import prompts
 import records
 
@@ -76,16 +77,16 @@ def load_base(base):
         bnb_4bit_use_double_quant=DOUBLE_QUANT,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    return _load(
+    model = _load(
         transformers.AutoModelForCausalLM.from_pretrained,
         base,
         dtype=torch.bfloat16,
         quantization_config=quantisation,
         device_map={"": torch.cuda.current_device() if on_gpu else "cpu"},
-        # Gemma-2 needs attention with a soft cap: flex_attention on the GPU; eager on the CPU, where flex has no
-        # backward pass. sdpa cannot do it.
-        attn_implementation="flex_attention" if on_gpu else "eager",
+        attn_implementation="eager",  # sdpa lacks the soft cap of Gemma-2
     )
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    return model
 
 
 def check_adapter(folder):

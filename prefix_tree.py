@@ -1,113 +1,210 @@
-"""One prefix tree for training, scoring and predicting: shared prompt text is computed once per batch.
+"""One prefix tree for training, scoring and predicting: text that prompts share is computed once per batch.
 
-A batch's token sequences are merged into a tree, laid out depth first as one row of N nodes. Node kv is visible to
-node q iff kv <= q < end[kv] (end: one past the last node of kv's subtree), and a node's position id is its depth.
-Causal hidden states of a shared prefix are equal in every sequence, so outputs and gradients equal those of the
-flat batch.
+A batch's token sequences are merged by common prefix and laid out as one row of N nodes: first the trunk (T nodes that
+at least two sequences share: the instruction, the topics), then the chains (what each sequence has alone), packed into
+R rows of L nodes. A node's position id is its depth. It attends to the trunk nodes on its path and to its own chain,
+so attention needs N x T and R x L x L scores instead of N x N.
+
+Causal hidden states of a shared prefix are equal in every sequence, so outputs and gradients are those of the flat
+batch: tests/test_prefix_tree.py compares both.
 """
 
 import contextlib
 from typing import NamedTuple
 
 import torch
+import transformers
 
 # ---------------------------------------------------------------- settings
-PAD_MULTIPLE = 128  # nodes; flex_attention works on blocks of 128, and few distinct lengths mean few recompilations
+ROW_LENGTH = 128  # nodes; rows are as long as the longest chain, in multiples of this
+TRUNK_MULTIPLE = 64  # nodes; few distinct shapes, and aligned matrix products
+SMALL_MULTIPLE = 16  # nodes; row length if all chains fit into one row
 # --------------------------------------------------------------------------
+
+ATTENTION = "prefix_tree"  # name of tree_attention among transformers' attention implementations
+NO_TRUNK = -1  # anchor of a node without any trunk node on its path
 
 
 class PrefixTree(NamedTuple):
-    """Token sequences merged by common prefix. N nodes in depth-first order."""
+    """Token sequences merged by common prefix; N = T + R * L nodes, with padding."""
 
     ids: list  # N token ids
-    depth: list  # N depths; the root token has depth 0
-    end: list  # N subtree ends: node i's descendants are i+1 .. end[i]-1
+    depth: list  # N depths, the position ids; the first token of a sequence has depth 0
+    anchor: list  # N trunk indices: the deepest trunk node on the node's path; its own index for a trunk node
+    end: list  # T subtree ends: trunk node i's descendants in the trunk are i+1 .. end[i]-1
+    chain: list  # R lists of L chain numbers; nodes with equal numbers are one chain, a padding node's is unique
     nodes: list  # for each sequence, in the order given, the node of each of its tokens
 
 
-def merge_prefixes(sequences):
+class TreeMask(NamedTuple):
+    """Which nodes a node sees; bool, True for visible."""
+
+    trunk: torch.Tensor  # [N, T]
+    row: torch.Tensor  # [R, L, L]
+
+
+def merge_prefixes(sequences, pad_id):
     """Merge token sequences (non-empty lists of int) into a PrefixTree."""
-    ids, depth, end, path, previous = [], [], [], [], []
-    nodes = [None] * len(sequences)
-    for index in sorted(range(len(sequences)), key=sequences.__getitem__):  # sorted: equal prefixes are neighbours
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)  # equal prefixes become neighbours
+    lengths = [count_common(sequences[a], sequences[b]) for a, b in zip(order, order[1:])]
+    shared = [max(pair) for pair in zip([0, *lengths], [*lengths, 0])]
+    if len(sequences) == 1:
+        shared = [len(sequences[0]) - 1]  # one sequence shares nothing, but is cheapest as trunk
+    ids, depth, end, path = [], [], [], []
+    paths = {}
+    for index, length in zip(order, shared):
         sequence = sequences[index]
-        shared = 0
-        while shared < len(previous) and shared < len(sequence) and previous[shared] == sequence[shared]:
-            shared += 1
-        for node in path[shared:]:
-            end[node] = len(ids)
-        del path[shared:]
-        for token in sequence[shared:]:
+        keep = count_common([ids[node] for node in path], sequence[:length])
+        close_nodes(end, path[keep:], len(ids))
+        del path[keep:]
+        for token in sequence[keep:length]:
             path.append(len(ids))
             depth.append(len(path) - 1)
             ids.append(token)
             end.append(None)
-        nodes[index] = list(path)
-        previous = sequence
-    for node in path:
-        end[node] = len(ids)
-    return PrefixTree(ids, depth, end, nodes)
+        paths[index] = list(path)
+    close_nodes(end, path, len(ids))
+    pad = max(-len(ids) % TRUNK_MULTIPLE, TRUNK_MULTIPLE - len(ids))
+    end += range(len(ids) + 1, len(ids) + pad + 1)  # a padding node sees itself: a row that sees nothing would be NaN
+    ids, depth = ids + [pad_id] * pad, depth + [0] * pad
+    return add_chains(sequences, paths, PrefixTree(ids, depth, list(range(len(ids))), end, [], []), pad_id)
 
 
-def tree_inputs(tree, pad_id, multiple=1):
-    """Return the tree as model inputs: input_ids and position_ids [1, N'], subtree_end [N'], longest (int).
+def count_common(first, second):
+    """Return how many leading items two lists share."""
+    if first == second:
+        return len(first)
+    return next((i for i, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second)))
 
-    N' is N rounded up to a multiple. A pad node sees only itself: a row without any visible node would be NaN.
-    """
-    size = len(tree.ids)
-    pad = -size % multiple
+
+def close_nodes(end, nodes, size):
+    """Set the subtree end of trunk nodes whose last descendant has been added."""
+    for node in nodes:
+        end[node] = size
+
+
+def add_chains(sequences, paths, trunk, pad_id):
+    """Return the tree of a padded trunk and the sequences' remaining tokens, packed into rows."""
+    chains = {index: sequence[len(paths[index]) :] for index, sequence in enumerate(sequences)}
+    rows, length = pack_rows({index: len(chain) for index, chain in chains.items()})
+    ids, depth, anchor, numbers = list(trunk.ids), list(trunk.depth), list(trunk.anchor), []
+    nodes = [list(paths[index]) for index in range(len(sequences))]
+    for row in rows:
+        numbers.append([])
+        for index in row:
+            path, chain = paths[index], chains[index]
+            nodes[index] += range(len(ids), len(ids) + len(chain))
+            ids += chain
+            depth += range(len(path), len(path) + len(chain))
+            anchor += [path[-1] if path else NO_TRUNK] * len(chain)
+            numbers[-1] += [index] * len(chain)
+        pad = length - len(numbers[-1])
+        ids, depth, anchor = ids + [pad_id] * pad, depth + [0] * pad, anchor + [NO_TRUNK] * pad
+        numbers[-1] += range(-1, -pad - 1, -1)
+    return PrefixTree(ids, depth, anchor, trunk.end, numbers, nodes)
+
+
+def pack_rows(sizes):
+    """Pack chains, a dict of number to size, into rows: first fit, longest first. Returns (rows, row length)."""
+    longest, total = max(sizes.values()), sum(sizes.values())
+    small = -(-max(total, 1) // SMALL_MULTIPLE) * SMALL_MULTIPLE
+    length = small if total <= ROW_LENGTH else -(-longest // ROW_LENGTH) * ROW_LENGTH
+    rows, room = [[]], [length]
+    for index in sorted(sizes, key=lambda index: (-sizes[index], index)):
+        place = next((i for i, free in enumerate(room) if free >= sizes[index]), len(rows))
+        if place == len(rows):
+            rows.append([])
+            room.append(length)
+        rows[place].append(index)
+        room[place] -= sizes[index]
+    return rows, length
+
+
+def tree_inputs(tree):
+    """Return a tree as tensors: input_ids and position_ids [1, N], anchor [N], trunk_end [T], chain [R, L]."""
     return {
-        "input_ids": torch.tensor([tree.ids + [pad_id] * pad]),
-        "position_ids": torch.tensor([tree.depth + [0] * pad]),
-        "subtree_end": torch.tensor(tree.end + list(range(size + 1, size + pad + 1))),
-        "longest": max(tree.depth) + 1,
+        "input_ids": torch.tensor([tree.ids]),
+        "position_ids": torch.tensor([tree.depth]),
+        "anchor": torch.tensor(tree.anchor),
+        "trunk_end": torch.tensor(tree.end),
+        "chain": torch.tensor(tree.chain),
     }
 
 
-def visible(depth, end, q, kv, window):
-    """Whether node kv is visible to node q (index tensors); window None means no sliding window."""
-    inside = (kv <= q) & (q < end[kv])
-    return inside if window is None else inside & (depth[q] - depth[kv] < window)
+def tree_mask(inputs, window=None):
+    """Return the TreeMask of tree inputs; with a window, a node sees only the window - 1 tokens before it."""
+    depth, end, chain = inputs["position_ids"][0], inputs["trunk_end"], inputs["chain"]
+    anchor, trunk = inputs["anchor"][:, None], torch.arange(len(end), device=end.device)
+    on_path = (trunk <= anchor) & (anchor < end)
+    place = torch.arange(chain.shape[1], device=end.device)
+    in_chain = (chain[:, :, None] == chain[:, None, :]) & (place[None, :] <= place[:, None])
+    if window is not None:
+        row_depth = depth[len(end) :].view(chain.shape)
+        on_path &= depth[:, None] - depth[: len(end)] < window
+        in_chain &= row_depth[:, :, None] - row_depth[:, None, :] < window
+    return TreeMask(on_path, in_chain)
 
 
-def dense_mask(depth, end, window):
-    """Return the additive float mask [1, 1, N, N] that eager attention adds to its scores.
+def tree_attention(
+    module, query, key, value, attention_mask, scaling, softcap=None, dropout=0.0, sliding_window=None, **kwargs
+):
+    """Attention of a prefix tree, for transformers' attention interface; the mask is a TreeMask.
 
-    A bool mask would be added too, silently (modeling_gemma2.eager_attention_forward), hence the floats. bfloat16
-    holds 0 and its own lowest value, and promotes to the scores' dtype without becoming -inf.
+    query [1, H, N, D]; key, value [1, G, N, D] with H a multiple of G. Returns ([1, N, H, D], None). As in transformers'
+    eager attention, scores are capped and normalised in float32; dropout is not supported.
     """
-    index = torch.arange(len(depth), device=depth.device)
-    hidden = ~visible(depth, end, index[:, None], index[None, :], window)
-    mask = torch.zeros(hidden.shape, dtype=torch.bfloat16, device=depth.device)
-    return mask.masked_fill(hidden, torch.finfo(mask.dtype).min)[None, None]
+    if not isinstance(attention_mask, TreeMask) or dropout:
+        raise ValueError("tree_attention takes a TreeMask and no dropout: run the model through forward_tree")
+    trunk, (rows, length) = attention_mask.trunk.shape[1], attention_mask.row.shape[:2]
+    groups, heads = key.shape[1], query.shape[1] // key.shape[1]
+    query, key, value = query[0].unflatten(0, (groups, heads)), key[0], value[0]
+    row_query = query[:, :, trunk:].unflatten(2, (rows, length)).transpose(1, 2).flatten(2, 3)  # [G, R, H/G * L, D]
+    row_key, row_value = (tensor[:, trunk:].unflatten(1, (rows, length)) for tensor in (key, value))  # [G, R, L, D]
+
+    to_trunk = (query.flatten(1, 2) @ key[:, :trunk].mT).unflatten(1, (heads, -1))  # [G, H/G, N, T]
+    to_row = (row_query @ row_key.mT).unflatten(2, (heads, length))  # [G, R, H/G, L, L]
+    to_trunk = mask_scores(to_trunk, attention_mask.trunk, scaling, softcap)
+    to_row = mask_scores(to_row, attention_mask.row[:, None], scaling, softcap)
+
+    # One softmax over both parts of a row node's scores, through the logarithm of its denominator.
+    trunk_total = to_trunk.logsumexp(-1)  # [G, H/G, N]
+    row_total = to_row.logsumexp(-1).transpose(1, 2).flatten(2, 3)  # [G, H/G, R * L]
+    row_total = torch.logaddexp(trunk_total[:, :, trunk:], row_total)
+    trunk_total = torch.cat([trunk_total[:, :, :trunk], row_total], 2)
+    to_trunk = (to_trunk - trunk_total[..., None]).exp().to(value.dtype)
+    row_total = row_total.unflatten(2, (rows, length)).transpose(1, 2)
+    to_row = (to_row - row_total[..., None]).exp().to(value.dtype)
+
+    output = (to_trunk.flatten(1, 2) @ value[:, :trunk]).unflatten(1, (heads, -1))  # [G, H/G, N, D]
+    row_output = (to_row.flatten(2, 3) @ row_value).unflatten(2, (heads, length)).transpose(1, 2).flatten(2, 3)
+    output = torch.cat([output[:, :, :trunk], output[:, :, trunk:] + row_output], 2)
+    return output.flatten(0, 1).transpose(0, 1)[None], None
 
 
-def block_mask(depth, end, window):
-    """Return the same mask as a flex_attention BlockMask."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
-    def mask_mod(batch, head, q, kv):
-        return visible(depth, end, q, kv, window)
-
-    return create_block_mask(mask_mod, None, None, len(depth), len(depth), device=depth.device)
+def mask_scores(scores, mask, scaling, softcap):
+    """Return attention scores in float32: scaled, capped, and lowest where the mask forbids."""
+    scores = scores.float() * scaling
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    return scores.masked_fill(~mask, torch.finfo(torch.float32).min)
 
 
-def tree_masks(config, inputs):
-    """Return the masks of both layer types, {"full_attention": ..., "sliding_attention": ...}, as Gemma-2 takes them."""
-    depth, end = inputs["position_ids"][0], inputs["subtree_end"]
-    make_mask = block_mask if config._attn_implementation == "flex_attention" else dense_mask
-    full = make_mask(depth, end, None)
-    window = config.sliding_window
-    sliding = full if inputs["longest"] <= window else make_mask(depth, end, window)
-    return {"full_attention": full, "sliding_attention": sliding}
+def refuse_mask(*args, **kwargs):
+    """Stop a model that was set to tree_attention from being called with an ordinary mask."""
+    raise ValueError("this model computes prefix trees: run it through forward_tree, or set eager attention")
+
+
+transformers.AttentionInterface.register(ATTENTION, tree_attention)
+transformers.AttentionMaskInterface.register(ATTENTION, refuse_mask)
 
 
 def forward_tree(model, config, inputs, keep):
     """Run a causal language model over tree inputs; return its logits [K, vocabulary] at the K nodes of keep."""
+    masks = {"full_attention": tree_mask(inputs), "sliding_attention": tree_mask(inputs, config.sliding_window)}
     output = model(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],
-        attention_mask=tree_masks(config, inputs),
+        attention_mask=masks,
         logits_to_keep=keep,
         use_cache=False,
     )

@@ -43,9 +43,8 @@ def score_prompts(model, tokenizer, encoded, description="scoring"):
 
 def _score_batch(model, tokenizer, sequences, label_ids):
     """Return the negative log-likelihood [B, 3] of the labels after each sequence."""
-    tree = prefix_tree.merge_prefixes(sequences)
-    inputs = prefix_tree.tree_inputs(tree, tokenizer.pad_token_id, prefix_tree.PAD_MULTIPLE)
-    inputs = {name: value.to(model.device) if torch.is_tensor(value) else value for name, value in inputs.items()}
+    tree = prefix_tree.merge_prefixes(sequences, tokenizer.pad_token_id)
+    inputs = {name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()}
     last = torch.tensor([nodes[-1] for nodes in tree.nodes], device=model.device)
     with prefix_tree.compute_precision(model):
         logits = prefix_tree.forward_tree(model, model.config, inputs, last)

@@ -35,19 +35,19 @@ class TreeCollator:
     target_weights [K] how many rows share the prediction.
     """
 
-    def __init__(self, pad_id, multiple):
-        self.pad_id, self.multiple = pad_id, multiple
+    def __init__(self, pad_id):
+        self.pad_id = pad_id
 
     def __call__(self, rows):
         # The last token predicts nothing, so it needs no node.
-        tree = prefix_tree.merge_prefixes([row["input_ids"][:-1] for row in rows])
+        tree = prefix_tree.merge_prefixes([row["input_ids"][:-1] for row in rows], self.pad_id)
         shared = collections.Counter(
             (node, label)
             for row, nodes in zip(rows, tree.nodes, strict=True)
             for node, label in zip(nodes, row["labels"][1:], strict=True)
             if label != IGNORED
         )
-        inputs = prefix_tree.tree_inputs(tree, self.pad_id, self.multiple)
+        inputs = prefix_tree.tree_inputs(tree)
         inputs["keep"] = torch.tensor([node for node, _ in shared])
         inputs["target_ids"] = torch.tensor([label for _, label in shared])
         inputs["target_weights"] = torch.tensor(list(shared.values()), dtype=torch.float32)

@@ -119,12 +119,13 @@ def test_numbers_become_text_with_a_note(tmp_path, capsys):
     assert note.startswith("note: ") and "3 rows (3, 4, 5)" in note
 
 
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 @pytest.mark.parametrize("name, delimiter, encoding", [
     ("c.csv", ",", "utf-8"), ("c.csv", ",", "utf-8-sig"), ("c.csv", ";", "utf-8-sig"), ("c.tsv", "\t", "utf-8"),
 ])
-def test_csv_and_tsv(tmp_path, name, delimiter, encoding):
-    rows = [("", *HEADER), (0, GUNS, 'He said "no",\nthen left; émigré.', "Pro"), (1, GUNS, "Two.", "against")]
-    path = write_csv(tmp_path / name, rows, encoding, delimiter=delimiter)
+def test_csv_and_tsv(tmp_path, name, delimiter, encoding, quoting):
+    rows = [(*HEADER, ""), (GUNS, 'He said "no",\nthen left; émigré.', "Pro", 0), (GUNS, "Two.", "against", 1)]
+    path = write_csv(tmp_path / name, rows, encoding, delimiter=delimiter, quoting=quoting)
     found = [(row["text"], row["label"], row["row"]) for row in corpus.read_corpus(path)]
     assert found == [('He said "no",\nthen left; émigré.', "pro", 2), ("Two.", "con", 3)]
 

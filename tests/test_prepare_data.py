@@ -46,6 +46,7 @@ def test_files_table_and_paths(tmp_path, capsys):
     assert list(line) == ["id", "topic", "text", "stance", "prompt", "label"]
     assert (line["stance"], line["label"], line["topic"]) == ("Pro", "pro", TOPICS[0])
     assert line["id"] == corpus.make_id(TOPICS[0], AMENDMENT)
+    assert all(part == sorted(part, key=lambda line: line["id"]) for part in splits.values())
     assert line["prompt"] == prompts.build_prompt(TOPICS[0], AMENDMENT)
     output = capsys.readouterr().out.splitlines()
     assert output[0].endswith("c.xlsx: 120 rows, 120 used")

@@ -1,0 +1,104 @@
+"""Parameter counts of the real architecture, and the checks that come before any weights load."""
+
+import json
+
+import peft
+import pytest
+import torch
+import transformers
+
+import finetune
+import modeling
+import prompts
+
+
+@pytest.fixture(scope="module")
+def gemma_config():
+    """The published shape of google/gemma-2-9b-it."""
+    return transformers.Gemma2Config(
+        vocab_size=256000,
+        hidden_size=3584,
+        intermediate_size=14336,
+        num_hidden_layers=42,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=256,
+    )
+
+
+def test_parameter_counts_of_gemma_2_9b(gemma_config):
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(gemma_config)
+        model = peft.get_peft_model(
+            model,
+            peft.LoraConfig(
+                r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS, task_type="CAUSAL_LM"
+            ),
+        )
+    assert modeling.count_parameters(model) == (54_018_048, 9_295_724_032)
+    assert {name.split(".")[-4] for name, weight in model.named_parameters() if weight.requires_grad} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+    }  # fmt: skip
+
+
+def test_count_weights_allocates_nothing_and_counts_tied_weights_once(gemma_config):
+    assert modeling.count_weights(gemma_config) == 9_241_705_984
+
+
+def test_large_base_without_gpu_stops_before_loading(gemma_config, tmp_path, monkeypatch, capsys):
+    gemma_config.save_pretrained(tmp_path)  # a folder with a config and no weights
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as stopped:
+        modeling.check_base(str(tmp_path))
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "no CUDA GPU found" in message and "9,241,705,984" in message and "make demo" in message
+
+
+def test_other_architecture_stops(tmp_path, capsys):
+    transformers.LlamaConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        modeling.check_base(str(tmp_path))
+    assert stopped.value.code == 2
+    assert "is a llama model" in capsys.readouterr().err
+
+
+def test_missing_base_names_the_remedy(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        modeling.load_tokenizer(str(tmp_path / "nothing-here"))
+    assert stopped.value.code == 2
+    assert "nothing-here not found" in capsys.readouterr().err
+
+
+def test_hub_model_out_of_reach_names_the_steps(monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SystemExit) as stopped:
+        modeling.load_tokenizer("google/a-model-that-is-not-in-any-cache")
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "accept the licence" in message and "hf auth login" in message
+
+
+def write_adapter(folder, **changes):
+    record = {"base_model": "x", "prompt_version": prompts.PROMPT_VERSION, **changes}
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    (folder / "adapter_model.safetensors").write_bytes(b"")
+
+
+def test_adapter_of_another_prompt_is_refused(tmp_path, capsys):
+    write_adapter(tmp_path, prompt_version="000000000000")
+    with pytest.raises(SystemExit) as stopped:
+        modeling.check_adapter(tmp_path)
+    assert stopped.value.code == 2
+    assert "000000000000" in capsys.readouterr().err
+
+
+def test_unfinished_adapter_is_refused(tmp_path, capsys):
+    write_adapter(tmp_path)
+    assert modeling.check_adapter(tmp_path)["base_model"] == "x"
+    (tmp_path / "adapter_model.safetensors").unlink()
+    with pytest.raises(SystemExit):
+        modeling.check_adapter(tmp_path)
+    assert "did not finish" in capsys.readouterr().err

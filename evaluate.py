@@ -21,7 +21,6 @@ import records
 import scoring
 
 # ---------------------------------------------------------------- settings
-
 MODE = "score"  # score: label probabilities from one forward pass; generate: greedy text, as published
 # --------------------------------------------------------------------------
 
@@ -34,7 +33,7 @@ def parse_args(argv):
     )
     parser.add_argument("--base-model", help="base model (default: the one that the adapter was trained on)")
     parser.add_argument("--adapter", default=modeling.RUN_DIR, help="folder, or none: base only (%(default)s)")
-    parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument("--data-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--mode", default=MODE, choices=("score", "generate"), help="how to answer (%(default)s)")
     parser.add_argument("--predictions", help="an evaluation.jsonl: compute its tables again, without a model")
     parser.add_argument("--output-dir", help="where results go (default: the folder of the adapter or predictions)")

@@ -27,9 +27,6 @@ import records
 import training
 
 # ---------------------------------------------------------------- settings
-# data
-DATA_DIR = "data"  # folder with train.jsonl and val.jsonl
-
 # adapter
 LORA_R = 16  # rank
 LORA_ALPHA = 32  # scale: the update counts alpha / r
@@ -58,7 +55,7 @@ def parse_args(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--base-model", default=modeling.BASE_MODEL, help="hub name or folder (%(default)s)")
-    parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument("--data-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--run-dir", default=modeling.RUN_DIR, help="where results go (%(default)s)")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the data (%(default)s)")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="peak rate (%(default)s)")

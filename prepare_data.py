@@ -15,10 +15,10 @@ import corpus
 import metrics
 import prompts
 import records
+import tables
 
 # ---------------------------------------------------------------- settings
 CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv or .tsv
-OUTPUT_DIR = "data"  # folder of the splits
 SEED = 0  # another seed draws other splits
 MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
 # --------------------------------------------------------------------------
@@ -31,7 +31,7 @@ def parse_args(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
-    parser.add_argument("--output-dir", default=OUTPUT_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument("--output-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--seed", type=int, default=SEED, help="random seed of the splits (%(default)s)")
     return parser.parse_args(argv)
 
@@ -84,9 +84,9 @@ def format_findings(duplicates, conflicts):
     clashes = [" / ".join(f"{row['row']} {row['stance']}" for row in entry["rows"]) for entry in conflicts]
     left_out = sum(len(entry["rows"]) for entry in conflicts)
     lines = [f"duplicates: {len(merged)} (rows that repeat an earlier one with the same stance; merged)"]
-    lines += [f"  Excel rows {corpus.list_first(merged)}"] if merged else []
+    lines += [f"  Excel rows {tables.list_first(merged)}"] if merged else []
     lines += [f"conflicts: {len(conflicts)} (sentences with different stances on a topic; {left_out} rows left out)"]
-    lines += [f"  Excel rows {corpus.list_first(clashes)}"] if clashes else []
+    lines += [f"  Excel rows {tables.list_first(clashes)}"] if clashes else []
     return "\n".join(lines)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def gemma_tokenizer():
-    """The tokenizer in the folder that the environment variable GEMMA_TOKENIZER names; without it the test is skipped."""
+    """The tokenizer in the folder that the environment variable GEMMA_TOKENIZER names; skips the test without it."""
     folder = os.environ.get("GEMMA_TOKENIZER")
     if not folder:
         pytest.skip("GEMMA_TOKENIZER is not set: give it the folder of google/gemma-2-9b-it's tokenizer files")

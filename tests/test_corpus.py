@@ -10,6 +10,7 @@ import openpyxl
 import pytest
 
 import corpus
+import tables
 import prompts
 import records
 
@@ -143,7 +144,7 @@ def test_equals_sign_typed_as_text_stays_text(tmp_path):
 
 
 def test_missing_file(tmp_path, capsys):
-    assert "absent.xlsx not found: check the path" in error_of(capsys, corpus.read_corpus, tmp_path / "absent.xlsx")
+    assert "absent.xlsx not found: check its path" in error_of(capsys, corpus.read_corpus, tmp_path / "absent.xlsx")
     assert "absent.csv not found: check the path" in error_of(capsys, corpus.read_corpus, tmp_path / "absent.csv")
 
 
@@ -154,7 +155,7 @@ def test_folder_in_place_of_a_file(tmp_path, capsys):
 
 def test_wrong_extension(tmp_path, capsys):
     message = error_of(capsys, corpus.read_corpus, tmp_path / "c.docx")
-    assert "c.docx is no .xlsx, .csv or .tsv file: save it in Excel as .xlsx" in message
+    assert "c.docx is no .xlsx, .csv, .tsv, .jsonl file: save it in Excel as .xlsx" in message
 
 
 def test_old_or_protected_workbook(tmp_path, capsys):
@@ -255,15 +256,15 @@ def test_csv_with_an_open_quotation_mark(tmp_path, capsys):
     (3, "3"),
 ])
 def test_clean_text_removes(dirty, clean):
-    assert corpus.clean_text(dirty) == clean
-    assert corpus.clean_text(clean) == clean
+    assert tables.clean_text(dirty) == clean
+    assert tables.clean_text(clean) == clean
 
 
 @pytest.mark.parametrize("text", [
     AMENDMENT, "two\n\nlines  and  spaces", "👩‍👩‍👧 ❤️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿 — “quoted” … 5 %", "می‌خواهم", "हिन्दी", "naïve ½ x² ﬁ",
 ])
 def test_clean_text_keeps(text):
-    assert corpus.clean_text(text) == text
+    assert tables.clean_text(text) == text
 
 
 @pytest.mark.parametrize("one, other", [

@@ -148,13 +148,11 @@ def test_label_table():
 
 
 def test_topic_table():
-    by_topic = metrics.compute_topic_metrics(
-        ["Zoos"] * 4 + ["Nuclear power"] * 6,
-        GOLD,
-        PREDICTED,
-    )
-    # Nuclear power: con con neu / neu pro invalid: accuracy 3/6; pro 0/(1+0), con 2*2/(2+3), neu 2*1/(2+3): (4/5 + 2/5) / 3
-    # Zoos: pro pro con invalid: accuracy 2/4; pro 2*2/(2+4), con 0/(1+0), neu 0: 2/3 / 3
+    by_topic = metrics.compute_topic_metrics(["Zoos"] * 4 + ["Nuclear power"] * 6, GOLD, PREDICTED)
+    # Nuclear power: con con neu, then neu pro invalid: accuracy 3/6
+    #   pro 0/(1+0), con 2*2/(2+3), neu 2*1/(2+3): macro-F1 (0 + 4/5 + 2/5) / 3
+    # Zoos: pro pro con invalid: accuracy 2/4
+    #   pro 2*2/(2+4), con 0/(1+0), neu 0: macro-F1 2/3 / 3
     assert metrics.format_topics(by_topic).split("\n") == [
         "Topic          Accuracy  Macro-F1  n",
         "------------------------------------",

@@ -1,4 +1,4 @@
-"""Files whole or not at all, one clear line on bad input, and run records that tell nothing about the machine's user."""
+"""Files whole or not at all, one clear line on bad input, and run records that tell nothing about the user."""
 
 import hashlib
 import json

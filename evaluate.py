@@ -12,6 +12,7 @@ import argparse
 import time
 from pathlib import Path
 
+import acceleration
 import corpus
 import figures
 import metrics
@@ -73,6 +74,8 @@ def run_models(args, rows):
     tokenizer = modeling.load_tokenizer(base)
     encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
     model = modeling.load_base(base)
+    if args.mode == "score":
+        acceleration.prepare_scoring(model, len(rows))
     started = time.time()
     answers = {"base": answer_rows(model, tokenizer, encoded, args.mode)}
     if adapter is not None:

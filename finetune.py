@@ -19,6 +19,7 @@ import torch
 import transformers
 import trl
 
+import acceleration
 import corpus
 import figures
 import modeling
@@ -41,7 +42,7 @@ EFFECTIVE_BATCH_SIZE = 32  # rows an optimiser step; published: 4
 MICRO_BATCH_SIZE = 32  # rows a forward pass; a smaller divisor of EFFECTIVE_BATCH_SIZE needs less memory
 MAX_GRAD_NORM = 1.0  # gradient clipping
 WHOLE_SEQUENCE_LOSS = False  # True: train on prompt tokens too, as published; False: on the answer alone
-GRADIENT_CHECKPOINTING = True  # recompute activations: about a third slower, far less memory
+GRADIENT_CHECKPOINTING = None  # True: recompute activations, slower but far less memory; None: if memory is short
 SEED = 0  # adapter initialisation and order of rows
 
 # bookkeeping
@@ -77,6 +78,8 @@ def find_checkpoint(run_dir, resume):
 
 def load_rows(data_dir):
     """Return the checked rows of train.jsonl and val.jsonl."""
+    if EFFECTIVE_BATCH_SIZE % MICRO_BATCH_SIZE:
+        records.stop(f"MICRO_BATCH_SIZE {MICRO_BATCH_SIZE} is no divisor of EFFECTIVE_BATCH_SIZE {EFFECTIVE_BATCH_SIZE}")
     splits = {name: corpus.load_split(Path(data_dir) / f"{name}.jsonl") for name in ("train", "val")}
     corpus.check_splits_disjoint(splits)
     return splits["train"], splits["val"]
@@ -94,7 +97,7 @@ def make_config(args, run_dir):
         per_device_train_batch_size=MICRO_BATCH_SIZE,
         gradient_accumulation_steps=EFFECTIVE_BATCH_SIZE // MICRO_BATCH_SIZE,
         max_grad_norm=MAX_GRAD_NORM,
-        gradient_checkpointing=GRADIENT_CHECKPOINTING,
+        gradient_checkpointing=bool(GRADIENT_CHECKPOINTING) and not on_gpu,  # on a GPU, accelerate_training does it
         bf16=True,
         use_cpu=not on_gpu,
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
@@ -106,6 +109,7 @@ def make_config(args, run_dir):
         metric_for_best_model=SELECT_BY,
         greater_is_better=SELECT_BY == "eval_accuracy",
         logging_steps=LOG_STEPS,
+        logging_nan_inf_filter=False,  # the filter waits for the GPU at every step
         report_to="none",
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -136,6 +140,25 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
         ),
         callbacks=[training.JsonlLog(run_dir / "log.jsonl")],
     )
+
+
+def accelerate_training(trainer):
+    """Make the training fast on a GPU; return what was chosen, for the run record. None on a CPU."""
+    if not torch.cuda.is_available():
+        return None
+    model, dropout = trainer.model, LORA_DROPOUT > 0
+    sample = trainer.data_collator([trainer.train_dataset[i] for i in range(min(MICRO_BATCH_SIZE, len(trainer.train_dataset)))])
+    plan = acceleration.plan_training(model.get_base_model(), sample["input_ids"].numel(), GRADIENT_CHECKPOINTING)
+    plan |= {"compiled": acceleration.COMPILE, "graphs": acceleration.COMPILE and acceleration.CUDA_GRAPHS and not dropout}
+    acceleration.fuse_linears(model, plan["dense_weights"])
+    model.enable_input_require_grads()  # the first layer is compiled like the others, and checkpoints need it
+    if plan["compiled"]:
+        acceleration.compile_layers(model.get_base_model(), plan["checkpoint"], preserve_rng=dropout)
+    elif plan["checkpoint"]:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if plan["graphs"]:
+        trainer.use_graphs()
+    return plan
 
 
 def describe_run(args, trainer, train_rows, val_rows):
@@ -184,9 +207,11 @@ def main(argv=None):
     run_dir.mkdir(parents=True, exist_ok=True)
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows)
     record = describe_run(args, trainer, train_rows, val_rows)
+    record["acceleration"] = accelerate_training(trainer)
     trainable, total = record["parameters"].values()
     print(f"{args.base_model}: {len(train_rows)} training rows, {len(val_rows)} validation rows")
     print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
+    print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
 
     started = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -114,6 +114,9 @@ def train_tokenizer(pairs):
         vocab=learnt["vocab"], merges=[tuple(pair) for pair in learnt["merges"]], chat_template=CHAT_TEMPLATE
     )
     tokenizer.add_tokens([tokenizers.AddedToken(turn, special=True, normalized=False) for turn in TURN_TOKENS])
+    tokenizer.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
     return tokenizer
 
 

@@ -1,7 +1,9 @@
 """The base model, its tokenizer and its adapter: loading, checking, counting. The only module that loads weights."""
 
 import json
+import logging
 import os
+import warnings
 from pathlib import Path
 
 import peft
@@ -24,6 +26,8 @@ DOUBLE_QUANT = True  # quantise the quantisation constants too: 0.4 bits less pe
 CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
 # --------------------------------------------------------------------------
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises packages that this project does not need
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # addressed to the libraries' authors
 DEMO_FILE = "demo_model.json"  # make_tiny_model.py leaves it in the model folder
 DEMO_NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
 ACCESS_STEPS = (

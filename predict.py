@@ -11,6 +11,7 @@ Writes --output, the same table with the columns stance, p_pro, p_con and p_neu 
 import argparse
 from pathlib import Path
 
+import acceleration
 import corpus
 import modeling
 import prompts
@@ -72,6 +73,7 @@ def label_pairs(adapter, record, pairs):
     tokenizer = modeling.load_tokenizer(base)
     encoded = prompts.encode_examples(tokenizer, pairs)
     model = modeling.load_adapter(modeling.load_base(base), adapter)
+    acceleration.prepare_scoring(model, len(pairs))
     scores = scoring.score_prompts(model, tokenizer, encoded)
     return [
         (prompts.LABELS[max(range(len(row)), key=row.__getitem__)], row) for row in scores.probabilities.tolist()

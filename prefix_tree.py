@@ -1,7 +1,7 @@
 """One prefix tree for training, scoring and predicting: text that prompts share is computed once per batch.
 
 A batch's token sequences are merged by common prefix and laid out as one row of N nodes: first the trunk (T nodes that
-at least two sequences share: the instruction, the topics), then the chains (what each sequence has alone), packed into
+many sequences share: the instruction, the topics), then the chains (what each sequence has alone), packed into
 R rows of L nodes. A node's position id is its depth. It attends to the trunk nodes on its path and to its own chain,
 so attention needs N x T and R x L x L scores instead of N x N.
 
@@ -17,8 +17,9 @@ import transformers
 
 # ---------------------------------------------------------------- settings
 ROW_LENGTH = 128  # nodes; rows are as long as the longest chain, in multiples of this
-TRUNK_MULTIPLE = 64  # nodes; few distinct shapes, and aligned matrix products
+TRUNK_MULTIPLE = 32  # nodes; few distinct shapes, and aligned matrix products
 SMALL_MULTIPLE = 16  # nodes; row length if all chains fit into one row
+MIN_SHARED = 4  # sequences; a prefix that fewer share is cheaper to repeat than to score against every node
 # --------------------------------------------------------------------------
 
 ATTENTION = "prefix_tree"  # name of tree_attention among transformers' attention implementations
@@ -46,10 +47,7 @@ class TreeMask(NamedTuple):
 def merge_prefixes(sequences, pad_id):
     """Merge token sequences (non-empty lists of int) into a PrefixTree."""
     order = sorted(range(len(sequences)), key=sequences.__getitem__)  # equal prefixes become neighbours
-    lengths = [count_common(sequences[a], sequences[b]) for a, b in zip(order, order[1:])]
-    shared = [max(pair) for pair in zip([0, *lengths], [*lengths, 0])]
-    if len(sequences) == 1:
-        shared = [len(sequences[0]) - 1]  # one sequence shares nothing, but is cheapest as trunk
+    shared = count_shared([sequences[index] for index in order])
     ids, depth, end, path = [], [], [], []
     paths = {}
     for index, length in zip(order, shared):
@@ -68,6 +66,20 @@ def merge_prefixes(sequences, pad_id):
     end += range(len(ids) + 1, len(ids) + pad + 1)  # a padding node sees itself: a row that sees nothing would be NaN
     ids, depth = ids + [pad_id] * pad, depth + [0] * pad
     return add_chains(sequences, paths, PrefixTree(ids, depth, list(range(len(ids))), end, [], []), pad_id)
+
+
+def count_shared(ordered):
+    """Return for each of the sorted sequences how many of its leading tokens at least MIN_SHARED sequences share."""
+    if len(ordered) == 1:
+        return [len(ordered[0]) - 1]  # one sequence shares nothing, but is cheapest as trunk
+    width = min(MIN_SHARED, len(ordered))
+    common = [count_common(first, second) for first, second in zip(ordered, ordered[1:])]
+    shared = [0] * len(ordered)
+    for start in range(len(ordered) - width + 1):  # sequences with a common prefix are neighbours
+        length = min(common[start : start + width - 1])
+        for index in range(start, start + width):
+            shared[index] = max(shared[index], length)
+    return shared
 
 
 def count_common(first, second):
@@ -150,11 +162,11 @@ def tree_attention(
 ):
     """Attention of a prefix tree, for transformers' attention interface; the mask is a TreeMask.
 
-    query [1, H, N, D]; key, value [1, G, N, D] with H a multiple of G. Returns ([1, N, H, D], None). As in transformers'
-    eager attention, scores are capped and normalised in float32; dropout is not supported.
+    query [1, H, N, D]; key, value [1, G, N, D] with H a multiple of G. Returns ([1, N, H, D], None). Scores are capped
+    and exponentiated in float32, as in transformers' eager attention; dropout is not supported.
     """
-    if not isinstance(attention_mask, TreeMask) or dropout:
-        raise ValueError("tree_attention takes a TreeMask and no dropout: run the model through forward_tree")
+    if not isinstance(attention_mask, TreeMask) or dropout or softcap is None:
+        raise ValueError("tree_attention takes a TreeMask and a soft cap, no dropout: run the model by forward_tree")
     trunk, (rows, length) = attention_mask.trunk.shape[1], attention_mask.row.shape[:2]
     groups, heads = key.shape[1], query.shape[1] // key.shape[1]
     query, key, value = query[0].unflatten(0, (groups, heads)), key[0], value[0]
@@ -163,30 +175,30 @@ def tree_attention(
 
     to_trunk = (query.flatten(1, 2) @ key[:, :trunk].mT).unflatten(1, (heads, -1))  # [G, H/G, N, T]
     to_row = (row_query @ row_key.mT).unflatten(2, (heads, length))  # [G, R, H/G, L, L]
-    to_trunk = mask_scores(to_trunk, attention_mask.trunk, scaling, softcap)
-    to_row = mask_scores(to_row, attention_mask.row[:, None], scaling, softcap)
-
-    # One softmax over both parts of a row node's scores, through the logarithm of its denominator.
-    trunk_total = to_trunk.logsumexp(-1)  # [G, H/G, N]
-    row_total = to_row.logsumexp(-1).transpose(1, 2).flatten(2, 3)  # [G, H/G, R * L]
-    row_total = torch.logaddexp(trunk_total[:, :, trunk:], row_total)
-    trunk_total = torch.cat([trunk_total[:, :, :trunk], row_total], 2)
-    to_trunk = (to_trunk - trunk_total[..., None]).exp().to(value.dtype)
-    row_total = row_total.unflatten(2, (rows, length)).transpose(1, 2)
-    to_row = (to_row - row_total[..., None]).exp().to(value.dtype)
+    to_trunk, trunk_sum = exponentiate(to_trunk, attention_mask.trunk, scaling, softcap, value.dtype)
+    to_row, row_sum = exponentiate(to_row, attention_mask.row[:, None], scaling, softcap, value.dtype)
 
     output = (to_trunk.flatten(1, 2) @ value[:, :trunk]).unflatten(1, (heads, -1))  # [G, H/G, N, D]
     row_output = (to_row.flatten(2, 3) @ row_value).unflatten(2, (heads, length)).transpose(1, 2).flatten(2, 3)
-    output = torch.cat([output[:, :, :trunk], output[:, :, trunk:] + row_output], 2)
-    return output.flatten(0, 1).transpose(0, 1)[None], None
+    row_sum = row_sum.transpose(1, 2).flatten(2, 3)
+    output = torch.cat(
+        [
+            output[:, :, :trunk] / trunk_sum[:, :, :trunk],
+            (output[:, :, trunk:] + row_output) / (trunk_sum[:, :, trunk:] + row_sum),
+        ],
+        2,
+    )
+    return output.to(value.dtype).flatten(0, 1).transpose(0, 1)[None], None
 
 
-def mask_scores(scores, mask, scaling, softcap):
-    """Return attention scores in float32: scaled, capped, and lowest where the mask forbids."""
-    scores = scores.float() * scaling
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    return scores.masked_fill(~mask, torch.finfo(torch.float32).min)
+def exponentiate(scores, mask, scaling, softcap, dtype):
+    """Return (softmax numerators in dtype, their float32 sums over the last dimension, kept as size 1).
+
+    The soft cap bounds the scores (Gemma-2: 50), so float32 and bfloat16, which shares its range, hold the exponentials
+    without subtracting a maximum first: one pass over the scores instead of two.
+    """
+    weights = torch.exp(softcap * torch.tanh(scores.float() * (scaling / softcap))) * mask
+    return weights.to(dtype), weights.sum(-1, keepdim=True)
 
 
 def refuse_mask(*args, **kwargs):

@@ -7,6 +7,7 @@ import torch
 import transformers
 import trl
 
+import acceleration
 import prefix_tree
 import prompts
 import scoring
@@ -68,6 +69,7 @@ class TreeTrainer(trl.SFTTrainer):
         for weight in self.model.parameters():  # SFTTrainer makes 4-bit adapters bfloat16, where small updates vanish
             if weight.requires_grad:
                 weight.data = weight.data.float()
+        self.step_graphs = None
         self.validation_rows = validation
         self.validation_pairs = [(row["topic"], row["text"]) for row in validation]
 
@@ -75,6 +77,26 @@ class TreeTrainer(trl.SFTTrainer):
         """Return the micro-batches of one step and the number of their target tokens."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         return batches, sum(batch["target_weights"].sum() for batch in batches)
+
+    def use_graphs(self):
+        """Record training steps as CUDA graphs from now on."""
+        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.step_graphs = acceleration.StepGraphs(self.run_step, weights)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Return the loss of a micro-batch, its gradients added to those of the effective batch."""
+        if self.step_graphs is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()
+        return self.step_graphs(self._prepare_inputs({**inputs, "items": num_items_in_batch}))
+
+    def run_step(self, inputs):
+        """Forward and backward of one micro-batch without a synchronisation, so that it can be recorded."""
+        # Weights cast for autocast are not cached: a recorded step must cast the current ones at each replay.
+        with torch.autocast("cuda", dtype=torch.bfloat16, cache_enabled=False):
+            loss = target_losses(self.model, self.model.config, inputs).sum() / inputs["items"]
+        loss.backward()
+        return loss.detach()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return this batch's share of the effective batch's mean cross-entropy a target token."""
@@ -84,10 +106,12 @@ class TreeTrainer(trl.SFTTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Compute, log and return loss and accuracy of the validation rows."""
         encoded = prompts.encode_examples(self.processing_class, self.validation_pairs)
-        scores = scoring.score_prompts(self.model, self.processing_class, encoded, "validating")
+        with acceleration.run_uncompiled(len(encoded)):
+            scores = scoring.score_prompts(self.model, self.processing_class, encoded, "validating")
+            loss = self.validation_loss()
         gold = torch.tensor([prompts.LABELS.index(row["label"]) for row in self.validation_rows])
         metrics = {
-            f"{metric_key_prefix}_loss": self.validation_loss(),
+            f"{metric_key_prefix}_loss": loss,
             f"{metric_key_prefix}_accuracy": (scores.probabilities.argmax(1) == gold).float().mean().item(),
         }
         self.log(dict(metrics))

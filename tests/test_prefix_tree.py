@@ -103,6 +103,7 @@ def relative(value, reference):
 
 
 def test_tree_structure_by_hand(monkeypatch):
+    monkeypatch.setattr(prefix_tree, "MIN_SHARED", 2)
     monkeypatch.setattr(prefix_tree, "TRUNK_MULTIPLE", 4)
     monkeypatch.setattr(prefix_tree, "SMALL_MULTIPLE", 4)
     tree = prefix_tree.merge_prefixes([[1, 2, 3, 3], [1, 2, 4, 5], [1, 6]], pad_id=0)
@@ -114,7 +115,8 @@ def test_tree_structure_by_hand(monkeypatch):
     assert tree.nodes == [[0, 1, 4, 5], [0, 1, 6, 7], [0, 8]]
 
 
-def test_equal_sequences_are_all_trunk():
+def test_equal_sequences_are_all_trunk(monkeypatch):
+    monkeypatch.setattr(prefix_tree, "MIN_SHARED", 2)
     tree = prefix_tree.merge_prefixes([[1, 2, 3], [1], [1, 2, 3]], pad_id=0)
     assert tree.nodes == [[0, 1, 2], [0], [0, 1, 2]]
 
@@ -125,8 +127,9 @@ def test_long_chains_make_long_rows():
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_every_node_sees_exactly_its_own_path(seed):
+def test_every_node_sees_exactly_its_own_path(seed, monkeypatch):
     rng = random.Random(seed)
+    monkeypatch.setattr(prefix_tree, "MIN_SHARED", rng.choice((2, 3, 8)))
     longest = rng.choice((3, 8, 200))
     sequences = [[rng.randrange(3) for _ in range(rng.randrange(1, longest))] for _ in range(rng.randrange(1, 12))]
     tree = prefix_tree.merge_prefixes(sequences, pad_id=0)

@@ -349,6 +349,12 @@ def test_a_label_of_several_tokens_is_refused(byte_tokenizer):
         prompts.label_token_ids(byte_tokenizer)
 
 
+def test_control_tokens_are_the_special_ones():
+    tokenizer = make_byte_tokenizer()
+    tokenizer.add_tokens(["<table>"])  # Gemma has 242 added tokens that are plain text
+    assert prompts.control_tokens(tokenizer) == {token: id for id, token in enumerate(CONTROL)}
+
+
 def test_end_of_turn_is_a_control_token(byte_tokenizer):
     assert prompts.end_of_turn_id(byte_tokenizer) == CONTROL.index("<end_of_turn>")
 

@@ -102,6 +102,21 @@ def run_models(args, rows):
     return table, run
 
 
+def read_predictions(args):
+    """Return (records, description of the run, output folder) of an earlier evaluation."""
+    path = Path(args.predictions)
+    table = records.read_jsonl(path, RECORD_KEYS, "give an evaluation.jsonl that evaluate.py wrote")
+    for number, row in enumerate(table, start=1):
+        if row["models"].keys() != table[0]["models"].keys():
+            records.stop(f"{path}, line {number}: not the models of line 1: evaluate again")
+        labels = {row["label"], *(answer["prediction"] or row["label"] for answer in row["models"].values())}
+        if labels - set(prompts.LABELS):
+            records.stop(f"{path}, line {number}: labels must be {', '.join(prompts.LABELS)}: evaluate again")
+    earlier = path.with_name("evaluation.json")
+    run = records.read_json(earlier, "it lies beside the records") if earlier.is_file() else {}
+    return table, {**run, "rescored": path.name}, Path(args.output_dir or path.parent)
+
+
 def compute_all(table):
     """Return {model: metrics with "topics"} of evaluation records."""
     topics, gold = [row["topic"] for row in table], [row["label"] for row in table]
@@ -124,8 +139,7 @@ def print_report(result):
 def main(argv=None):
     args = parse_args(argv)
     if args.predictions:
-        table = records.read_jsonl(args.predictions, RECORD_KEYS, "give an evaluation.jsonl that evaluate.py wrote")
-        run, output_dir = {"predictions": args.predictions}, Path(args.output_dir or Path(args.predictions).parent)
+        table, run, output_dir = read_predictions(args)
     else:
         table, run = run_models(args, corpus.load_split(Path(args.data_dir) / "test.jsonl"))
         output_dir = Path(args.output_dir or (modeling.RUN_DIR if args.adapter == "none" else args.adapter))
@@ -136,7 +150,8 @@ def main(argv=None):
     records.write_json(output_dir / "evaluation.json", {**run, "note": note, "metrics": result})
     figures.plot_confusion(result, output_dir / "confusion.png", note)
     print(f"\n{note}" if note else "")
-    print(f"wrote evaluation.jsonl, evaluation.json and confusion.png to {output_dir}")
+    written = "evaluation.json" if args.predictions else "evaluation.jsonl, evaluation.json"
+    print(f"wrote {written} and confusion.png to {output_dir}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
 """Pictures of a run: the loss curve of a training and the confusion matrices of an evaluation, as PNG files."""
 
+import textwrap
+
 import matplotlib
 
 matplotlib.use("Agg")  # no display needed
 import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.ticker  # noqa: E402
 
 import prompts  # noqa: E402
 
@@ -16,17 +19,20 @@ def plot_training(log, path, note=None):
     """Draw training loss, validation loss and validation accuracy over steps, from the entries of log.jsonl."""
     figure, (loss_axis, accuracy_axis) = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
     for key, name, axis, style in (
-        ("loss", "training", loss_axis, "-"),
-        ("eval_loss", "validation", loss_axis, "o--"),
-        ("eval_accuracy", "validation", accuracy_axis, "o--"),
+        ("loss", "training", loss_axis, "C0-"),
+        ("eval_loss", "validation", loss_axis, "C1o--"),
+        ("eval_accuracy", "validation", accuracy_axis, "C1o--"),
     ):
         points = [(entry["step"], entry[key]) for entry in log if key in entry]
-        axis.plot(*zip(*points, strict=True), style, label=name, markersize=4) if points else None
+        if points:
+            axis.plot(*zip(*points, strict=True), style, label=name, markersize=4)
     loss_axis.set(xlabel="step", ylabel="loss (nats per answer token)", ylim=(0, None))
-    accuracy_axis.set(xlabel="step", ylabel="accuracy", ylim=(0, 1))
+    accuracy_axis.set(xlabel="step", ylabel="accuracy", ylim=(0, 1.02))
     for axis in (loss_axis, accuracy_axis):
+        axis.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(nbins=6, integer=True))
         axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
+        if axis.lines:
+            axis.legend(frameon=False)
     _save(figure, path, note)
 
 
@@ -35,8 +41,9 @@ def plot_confusion(metrics_of_model, path, note=None):
     figure, axes = plt.subplots(
         1, len(metrics_of_model), figsize=(3.6 * len(metrics_of_model), 3.4), squeeze=False, layout="constrained"
     )
+    some_invalid = any(metrics["invalid"] for metrics in metrics_of_model.values())
+    columns = [*prompts.LABELS, "invalid"] if some_invalid else list(prompts.LABELS)
     for axis, (name, metrics) in zip(axes[0], metrics_of_model.items(), strict=True):
-        columns = [*prompts.LABELS, "invalid"] if metrics["invalid"] else list(prompts.LABELS)
         counts = [row[: len(columns)] for row in metrics["confusion"]]
         shares = [[count / max(sum(row), 1) for count in row] for row in counts]
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -52,6 +59,7 @@ def plot_confusion(metrics_of_model, path, note=None):
 def _save(figure, path, note):
     """Write the PNG; a note such as modeling.DEMO_NOTE goes below the picture."""
     if note:
-        figure.supxlabel(note, fontsize=7, color="firebrick")
+        width = int(figure.get_figwidth() * 16)  # characters that fit beside each other
+        figure.supxlabel(textwrap.fill(note, width), fontsize=7, color="firebrick")
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
     plt.close(figure)

@@ -164,13 +164,14 @@ def accelerate_training(trainer):
 def describe_run(args, trainer, train_rows, val_rows):
     """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
     trainable, total = modeling.count_parameters(trainer.model)
+    overrides = {name: value for flag, value in vars(args).items() if (name := flag.upper()) in globals()}
     return {
         "base_model": args.base_model,
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
         "precision": {"quant_type": modeling.QUANT_TYPE, "double_quant": modeling.DOUBLE_QUANT, "compute": "bfloat16"},
         "flags": vars(args),
-        "settings": records.collect_settings(sys.modules[__name__]),
+        "settings": {**records.collect_settings(sys.modules[__name__]), **overrides},
         "parameters": {"trainable": trainable, "total": total},
         "data": {
             name: {"rows": len(rows), "sha256": records.hash_file(Path(args.data_dir) / f"{name}.jsonl")}

@@ -18,8 +18,6 @@ import records
 import tables
 
 # ---------------------------------------------------------------- settings
-CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv or .tsv
-SEED = 0  # another seed draws other splits
 MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
 # --------------------------------------------------------------------------
 
@@ -30,9 +28,9 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
+    parser.add_argument("--corpus", default=corpus.CORPUS, help="annotated file (%(default)s)")
     parser.add_argument("--output-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="random seed of the splits (%(default)s)")
+    parser.add_argument("--seed", type=int, default=corpus.SPLIT_SEED, help="random seed of the splits (%(default)s)")
     return parser.parse_args(argv)
 
 

@@ -44,6 +44,8 @@ def read_json(path, remedy):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         stop(f"{path} not found: {remedy}")
+    except OSError as problem:
+        stop(f"{path} cannot be read ({problem.strerror}): {remedy}")
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
         stop(f"{path} is not valid JSON ({problem}): {remedy}")
 
@@ -57,7 +59,7 @@ def read_jsonl(path, required, remedy):
     """Read a JSON Lines file into a list of dicts that all hold the required keys; stop with the line otherwise."""
     rows = []
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:  # bytes: a line that is not UTF-8 must not hide its number
             for number, line in enumerate(file, start=1):
                 row = json.loads(line)
                 missing = [key for key in required if not isinstance(row, dict) or key not in row]
@@ -66,6 +68,8 @@ def read_jsonl(path, required, remedy):
                 rows.append(row)
     except FileNotFoundError:
         stop(f"{path} not found: {remedy}")
+    except OSError as problem:
+        stop(f"{path} cannot be read ({problem.strerror}): {remedy}")
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
         stop(f"{path}, line {len(rows) + 1} is not valid JSON ({problem}): {remedy}")
     if not rows:

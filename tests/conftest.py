@@ -1,8 +1,13 @@
-"""What several test files use: the real Gemma-2 tokenizer, which is gated and so cannot travel with the repository."""
+"""What several test files use: the real Gemma-2 tokenizer, which is gated, a tiny model and a training run on it."""
 
+import csv
 import os
+import random
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +19,107 @@ def gemma_tokenizer():
     import transformers  # seconds, and most tests do without
 
     return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+# ---------------------------------------------------------------- a tiny model and a training run, shared by all tests
+
+CORPUS_WORDS = {  # a stance shows in every word, so that the tiny model can learn it within seconds
+    "Pro": ("yes", "good", "right", "true"),
+    "Contra": ("no", "bad", "wrong", "never"),
+    "Neutral": ("maybe", "who", "what", "where"),
+}
+CORPUS_TOPICS = ("Vegans are right.", "The minimum wage should be raised.", "There should be more gun control.")
+PRETRAINING_STEPS = 8  # too few to answer with a label, so that generated replies of the base are invalid
+TRAINING = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 8, "LOG_STEPS": 1}  # constants of finetune.py
+EPOCHS = "6"  # the last two or three of them have learnt the task; their accuracy is 1, by chance it is 0.4
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """Folder of a tiny Gemma-2, as text."""
+    import make_tiny_model
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny-gemma2"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(make_tiny_model, "STEPS", PRETRAINING_STEPS)
+        patch.setattr(make_tiny_model, "CORPUS", str(ROOT / make_tiny_model.CORPUS))
+        make_tiny_model.main(["--output-dir", str(folder)])
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Folder of small splits that prepare_data.py made, as text: 72 rows to train on, 24 each to validate and test."""
+    import corpus
+    import prepare_data
+
+    folder, chance, rows = tmp_path_factory.mktemp("data"), random.Random(0), [("topic", "text", "stance")]
+    for number in range(40):
+        for place, (stance, words) in enumerate(CORPUS_WORDS.items()):
+            text = " ".join(chance.choices(words, k=chance.randint(8, 16)))
+            rows.append((CORPUS_TOPICS[(number + place) % 3], text, stance))
+    with open(folder / "corpus.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "HELD_OUT_SHARES", {"val": 0.2, "test": 0.2})
+        prepare_data.main(["--corpus", str(folder / "corpus.csv"), "--output-dir", str(folder)])
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def train(tiny_model, data_dir):
+    """A function that runs finetune.py on the tiny model, with other flags and constants if they are given."""
+    import finetune
+
+    def run(run_dir, *flags, **constants):
+        usual = ["--base-model", tiny_model, "--data-dir", data_dir, "--learning-rate", "4e-3", "--epochs", EPOCHS]
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in {**TRAINING, **constants}.items():
+                patch.setattr(finetune, name, value)
+            finetune.main([*usual, "--run-dir", str(run_dir), *flags])
+        return run_dir
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained_run(train, tmp_path_factory):
+    """Folder of a finished training run, a Path. Tests must not write to it."""
+    return train(tmp_path_factory.mktemp("trained") / "run")
+
+
+@pytest.fixture(scope="session")
+def load_plain():
+    """A function that loads a base, with an adapter if one is given, by transformers and peft alone."""
+    import peft
+    import torch
+    import transformers
+
+    def load(base, adapter=None):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            base,
+            dtype=torch.bfloat16,
+            quantization_config=transformers.BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=torch.bfloat16,
+            ),
+            device_map={"": 0 if torch.cuda.is_available() else "cpu"},
+            attn_implementation="eager",
+        )
+        return (model if adapter is None else peft.PeftModel.from_pretrained(model, adapter)).eval()
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def flat_logits():
+    """A function that returns the float32 logits [length, vocabulary] of one sequence, without any tree."""
+    import torch
+
+    @torch.no_grad()
+    def forward(model, ids):
+        return model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().cpu()
+
+    return forward

@@ -145,7 +145,7 @@ def test_equals_sign_typed_as_text_stays_text(tmp_path):
 
 def test_missing_file(tmp_path, capsys):
     assert "absent.xlsx not found: check its path" in error_of(capsys, corpus.read_corpus, tmp_path / "absent.xlsx")
-    assert "absent.csv not found: check the path" in error_of(capsys, corpus.read_corpus, tmp_path / "absent.csv")
+    assert "absent.csv not found: check its path" in error_of(capsys, corpus.read_corpus, tmp_path / "absent.csv")
 
 
 def test_folder_in_place_of_a_file(tmp_path, capsys):

@@ -106,7 +106,7 @@ def test_training_picture(tmp_path, drawn):
         "validation": [[10, 0.7], [20, 0.6]],
     }
     assert [line.get_xydata().tolist() for line in accuracies.lines] == [[[10, 0.75], [20, 0.875]]]
-    assert accuracies.get_ylim() == (0, 1) and losses.get_ylim()[0] == 0
+    assert accuracies.get_ylim() == (0, 1.02) and losses.get_ylim()[0] == 0
     assert "loss" in losses.get_ylabel() and "accuracy" in accuracies.get_ylabel()
     assert losses.get_xlabel() == accuracies.get_xlabel() == "step"
     check_layout(drawn[0])
@@ -165,8 +165,8 @@ def test_confusion_picture_with_invalid_answers(tmp_path, drawn):
     base, tuned = metrics.compute_metrics(GOLD, WITH_INVALID), metrics.compute_metrics(GOLD, GUESSES)
     figures.plot_confusion({"base": base, "fine-tuned": tuned}, tmp_path / "confusion.png", NOTE)
     left, right = drawn[0].axes
-    assert read_ticks(left) == (["pro", "con", "neu", "invalid"], ["pro", "con", "neu"])
-    assert read_ticks(right) == (["pro", "con", "neu"], ["pro", "con", "neu"])
+    # The same columns in both, so that the cells line up.
+    assert read_ticks(left) == read_ticks(right) == (["pro", "con", "neu", "invalid"], ["pro", "con", "neu"])
     assert read_cells(left)[0] == ["300\n75%", "60\n15%", "30\n8%", "10\n2%"]
     check_layout(drawn[0])
 
@@ -211,7 +211,7 @@ def test_a_note_is_in_the_picture(tmp_path, drawn, draw):
     draw(tmp_path / "noted.png", NOTE)
     plain, noted = drawn
     assert plain.get_supxlabel() == ""
-    assert noted.get_supxlabel() == NOTE
+    assert " ".join(noted.get_supxlabel().split()) == NOTE  # over several lines where the picture is narrow
     assert count_color(read_picture(tmp_path / "plain.png"), "firebrick") == 0
     assert count_color(read_picture(tmp_path / "noted.png"), "firebrick") > 200
     check_layout(noted)

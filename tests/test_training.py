@@ -1,0 +1,388 @@
+"""finetune.py and the trainer: no row lost, one loss for any micro-batch, a run resumed, the best epoch kept."""
+
+import dataclasses
+import json
+import random
+import shutil
+
+import pytest
+import safetensors.torch
+import torch
+import transformers
+
+import finetune
+import modeling
+import prefix_tree
+import prompts
+import records
+import training
+
+END_OF_TURN = 107
+# Equal batches give equal adapters on a CPU; a GPU adds up in any order, and Adam enlarges the difference.
+RUN_TOLERANCE = 0.05 if torch.cuda.is_available() else 0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads add up the gradients of a shared node in the order they finish, so two runs would differ."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return modeling.load_tokenizer(tiny_model)
+
+
+@pytest.fixture
+def rows(data_dir):
+    return records.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
+
+
+@pytest.fixture
+def build(tiny_model, tokenizer, rows, tmp_path, monkeypatch):
+    """A function that returns the trainer of finetune.py for the tiny model, with other constants if they are given."""
+
+    def run(train_rows=rows, flags=(), **constants):
+        for name, value in {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 8, **constants}.items():
+            monkeypatch.setattr(finetune, name, value)
+        args = finetune.parse_args(["--base-model", tiny_model, *flags])
+        return finetune.build_trainer(args, tmp_path, tokenizer, train_rows, rows[:6])
+
+    return run
+
+
+def read_adapter(folder):
+    """The weights of a saved adapter, one vector."""
+    weights = safetensors.torch.load_file(folder / "adapter_model.safetensors")
+    return torch.cat([weights[name].flatten() for name in sorted(weights)])
+
+
+def join_trainable(model):
+    return torch.cat([weight.detach().flatten() for weight in model.parameters() if weight.requires_grad]).clone()
+
+
+def distance(one, other):
+    """How far two adapters are apart, relative to the size of the second."""
+    return ((one - other).norm() / other.norm()).item()
+
+
+def read_run(folder):
+    return records.read_json(folder / "run.json", "fix the test")
+
+
+def read_log(folder, key):
+    """{step: value} of a key in log.jsonl."""
+    return {entry["step"]: entry[key] for entry in records.read_jsonl(folder / "log.jsonl", (), "") if key in entry}
+
+
+# ---------------------------------------------------------------- what is trained on
+
+
+def test_rows_end_with_their_label_and_the_end_of_turn(tokenizer, rows):
+    columns = training.encode_rows(tokenizer, rows)
+    label_ids = dict(zip(prompts.LABELS, tokenizer.convert_tokens_to_ids(list(prompts.LABELS))))
+    assert len(columns["input_ids"]) == len(columns["labels"]) == len(rows)
+    for row, ids, labels in zip(rows, columns["input_ids"], columns["labels"]):
+        answer = [label_ids[row["label"]], END_OF_TURN]
+        assert ids == prompts.encode_example(tokenizer, row["topic"], row["text"]) + answer
+        assert labels == [-100] * (len(ids) - 2) + answer
+
+
+def test_whole_sequences_are_trained_on_if_asked(tokenizer, rows):
+    columns = training.encode_rows(tokenizer, rows, whole_sequence=True)
+    assert columns["input_ids"] == training.encode_rows(tokenizer, rows)["input_ids"]
+    assert columns["labels"] == [[-100, *ids[1:]] for ids in columns["input_ids"]]
+
+
+def test_an_epoch_has_every_row_once_and_uncut(build, rows, tokenizer):
+    """Among them a row of more tokens than trl's default length, and two rows that are equal."""
+    long = {**rows[0], "text": "yes good " * 700}
+    rows = [*rows[1:20], long, rows[1]]
+    trainer = build(rows)
+    seen = []
+    for batch in trainer.get_train_dataloader():
+        depth, chains = batch["position_ids"][0], batch["chain"].shape
+        assert depth.shape == (len(batch["trunk_end"]) + chains[0] * chains[1],)
+        for node, target, weight in zip(batch["keep"], batch["target_ids"], batch["target_weights"]):
+            seen += [(depth[node].item(), target.item())] * int(weight)
+    expected = []
+    for row in rows:
+        ids = prompts.encode_example(tokenizer, row["topic"], row["text"], row["label"])
+        expected += [(len(ids) - 3, ids[-2]), (len(ids) - 2, END_OF_TURN)]
+    assert max(expected)[0] > 1024
+    assert sorted(seen) == sorted(expected)
+
+
+def test_only_the_adapter_is_trained_and_in_float32(build):
+    model = build().model
+    trainable = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    assert len(trainable) == 2 * 7 * model.config.num_hidden_layers
+    assert all(".lora_A." in name or ".lora_B." in name for name in trainable)
+    assert {weight.dtype for weight in trainable.values()} == {torch.float32}
+    packed = [weight for weight in model.parameters() if weight.dtype == torch.uint8]
+    assert len(packed) == 7 * model.config.num_hidden_layers  # 4-bit, two weights a byte
+
+
+# ---------------------------------------------------------------- what training does
+
+
+def test_loss_falls_and_validation_accuracy_rises(trained_run):
+    losses, record = read_log(trained_run, "loss"), read_run(trained_run)
+    values = list(losses.values())
+    assert list(losses) == list(range(1, 55))  # 6 epochs of 72 rows, 8 a step
+    assert sum(values[-5:]) < 0.7 * sum(values[:5])
+    losses, accuracies = read_log(trained_run, "eval_loss"), read_log(trained_run, "eval_accuracy")
+    assert list(losses) == list(accuracies) == [9, 18, 27, 36, 45, 54]
+    assert losses[54] < 0.9 * losses[9]
+    assert max(accuracies.values()) > 0.6  # the most frequent label has 0.375 of the rows
+    assert record["result"]["steps"] == 54
+    assert [entry["eval_loss"] for entry in record["result"]["validation"]] == list(losses.values())
+
+
+def test_validation_is_that_of_a_plain_forward_of_the_kept_adapter(
+    trained_run, tiny_model, data_dir, tokenizer, load_plain, flat_logits
+):
+    """Loss within 2 %, accuracy within one row: bfloat16 rounds differently in another order."""
+    model, losses, right = load_plain(tiny_model, trained_run), [], []
+    rows = records.read_jsonl(f"{data_dir}/val.jsonl", (), "")
+    label_ids = tokenizer.convert_tokens_to_ids(list(prompts.LABELS))
+    for row in rows:
+        ids = prompts.encode_example(tokenizer, row["topic"], row["text"], row["label"])
+        logits = flat_logits(model, ids)
+        losses.append(torch.nn.functional.cross_entropy(logits[-3:-1], torch.tensor(ids[-2:])).item())
+        right.append(prompts.LABELS[logits[-3, label_ids].argmax()] == row["label"])
+    result = read_run(trained_run)["result"]
+    [kept] = [entry for entry in result["validation"] if f"checkpoint-{entry['step']}" == result["best_checkpoint"]]
+    assert kept["eval_loss"] == pytest.approx(sum(losses) / len(rows), rel=0.02)
+    assert kept["eval_accuracy"] == pytest.approx(sum(right) / len(rows), abs=1.01 / len(rows))
+
+
+@pytest.mark.parametrize("whole_sequence", [False, True])
+def test_micro_batches_add_up_to_their_effective_batch(
+    build, rows, tiny_model, tmp_path, monkeypatch, whole_sequence
+):
+    """In float32: 14 rows, so that the second step has micro-batches of 4 and 2 rows."""
+
+    def load_float32(base):
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+        model.set_attn_implementation(prefix_tree.ATTENTION)
+        return model
+
+    make_config = finetune.make_config
+    monkeypatch.setattr(modeling, "load_base", load_float32)
+    monkeypatch.setattr(finetune, "make_config", lambda *words: dataclasses.replace(make_config(*words), bf16=False))
+    outcomes = {}
+    for micro in (8, 4, 2):
+        trainer = build(
+            rows[:14], ["--epochs", "2"], MICRO_BATCH_SIZE=micro, WHOLE_SEQUENCE_LOSS=whole_sequence, LOG_STEPS=1,
+            WARMUP=0.0, LEARNING_RATE=1e-3
+        )  # fmt: skip
+        start = join_trainable(trainer.model)
+        trainer.train()
+        shutil.rmtree(tmp_path / "checkpoints")
+        steps = [entry for entry in trainer.state.log_history if "loss" in entry]
+        outcomes[micro] = (join_trainable(trainer.model) - start, steps)
+    update, steps = outcomes[8]
+    assert len(steps) == 4 and update.norm() > 0.1
+    for micro in (4, 2):
+        assert [entry["loss"] for entry in outcomes[micro][1]] == pytest.approx([entry["loss"] for entry in steps], rel=1e-5)
+        norms = [[entry["grad_norm"] for entry in entries] for entries in (outcomes[micro][1], steps)]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+        assert distance(outcomes[micro][0], update) <= 1e-2  # Adam enlarges what rounding leaves of a gradient of 0
+
+
+def test_recomputing_activations_changes_nothing(train, tmp_path):
+    plain = train(tmp_path / "plain", "--epochs", "0.3", GRADIENT_CHECKPOINTING=False)
+    again = train(tmp_path / "recomputed", "--epochs", "0.3", GRADIENT_CHECKPOINTING=True)
+    assert distance(read_adapter(again), read_adapter(plain)) <= RUN_TOLERANCE
+
+
+def test_the_seed_decides_the_run(train, tmp_path):
+    one, same, other = (
+        read_adapter(train(tmp_path / name, "--epochs", "0.3", "--seed", seed))
+        for name, seed in (("one", "1"), ("same", "1"), ("other", "2"))
+    )
+    assert distance(same, one) <= RUN_TOLERANCE
+    assert distance(other, one) > 0.1
+
+
+# ---------------------------------------------------------------- the epoch that is kept
+
+
+@pytest.mark.parametrize("select_by", ["eval_accuracy", "eval_loss"])
+def test_the_epoch_best_in_validation_is_kept(train, data_dir, tmp_path, select_by):
+    """Validation labels are swapped, so validation gets worse as training goes on."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copy(f"{data_dir}/train.jsonl", folder)
+    wrong = {"pro": "con", "con": "neu", "neu": "pro"}
+    rows = records.read_jsonl(f"{data_dir}/val.jsonl", (), "")
+    records.write_jsonl(folder / "val.jsonl", [{**row, "label": wrong[row["label"]]} for row in rows])
+    run = train(tmp_path / "run", "--data-dir", str(folder), SELECT_BY=select_by)
+
+    result, values = read_run(run)["result"], list(read_log(run, select_by).values())
+    best = max(values) if select_by == "eval_accuracy" else min(values)
+    step = 9 * (1 + values.index(best))
+    assert values[-1] != best  # or keeping the last would be as good
+    assert (result["best_checkpoint"], result["best_value"]) == (f"checkpoint-{step}", best)
+    assert torch.equal(read_adapter(run), read_adapter(run / "checkpoints" / f"checkpoint-{step}"))
+    assert not torch.equal(read_adapter(run), read_adapter(run / "checkpoints" / "checkpoint-54"))
+
+
+def test_half_an_epoch_is_validated_and_kept(train, tmp_path):
+    run = train(tmp_path / "run", "--epochs", "0.5")
+    assert read_run(run)["result"]["best_checkpoint"] == "checkpoint-5"
+    assert torch.equal(read_adapter(run), read_adapter(run / "checkpoints" / "checkpoint-5"))
+
+
+# ---------------------------------------------------------------- resuming
+
+
+@pytest.fixture(scope="module")
+def resumed(train, tmp_path_factory):
+    """Two runs of 2 epochs: one in one go, one interrupted in the second epoch and resumed."""
+    folder = tmp_path_factory.mktemp("resumed")
+
+    class Interrupting(training.JsonlLog):
+        def on_log(self, args, state, control, **kwargs):
+            super().on_log(args, state, control, **kwargs)
+            if state.global_step == 12:  # the checkpoint is of step 9
+                raise KeyboardInterrupt
+
+    train(folder / "whole", "--epochs", "2")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "JsonlLog", Interrupting)
+        train(folder / "resumed", "--epochs", "2")
+    assert not (folder / "resumed" / "run.json").exists()
+    train(folder / "resumed", "--epochs", "2", "--resume")
+    return folder
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(resumed):
+    """On a CPU the weights are equal to the bit."""
+    whole, again = read_run(resumed / "whole"), read_run(resumed / "resumed")
+    assert again["result"]["steps"] == whole["result"]["steps"] == 18
+    for name in (".", "checkpoints/checkpoint-18"):
+        assert distance(read_adapter(resumed / "resumed" / name), read_adapter(resumed / "whole" / name)) <= RUN_TOLERANCE
+    for key in ("eval_loss", "eval_accuracy"):
+        values = [[entry[key] for entry in run["result"]["validation"]] for run in (again, whole)]
+        assert values[0] == pytest.approx(values[1], rel=RUN_TOLERANCE)
+    assert again["result"]["best_checkpoint"] == whole["result"]["best_checkpoint"]
+
+
+def test_the_log_of_a_resumed_run_has_each_step_once(resumed):
+    steps = [
+        [entry["step"] for entry in records.read_jsonl(resumed / name / "log.jsonl", (), "") if "loss" in entry]
+        for name in ("whole", "resumed")
+    ]
+    assert steps[0] == list(range(1, 19))
+    assert steps[1] == steps[0]
+
+
+def test_speed_of_a_resumed_run_counts_the_rows_of_this_session(resumed):
+    result = read_run(resumed / "resumed")["result"]
+    assert result["train_samples_per_second"] * result["train_seconds"] == pytest.approx(72, rel=0.2)  # one epoch of two
+
+
+def test_the_commands_that_messages_name_after_an_early_interruption_work(train, tmp_path, capsys, monkeypatch):
+    """Stopped before the first checkpoint there is nothing to resume, so --resume must not be the remedy."""
+
+    class Interrupting(training.JsonlLog):
+        def on_log(self, *args, **kwargs):
+            super().on_log(*args, **kwargs)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "JsonlLog", Interrupting)
+        train(tmp_path / "run")
+    message = stop_message(capsys, train, tmp_path / "run")
+    assert "not empty" in message and "--resume" not in message
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def stop_message(capsys, action, *words, **options):
+    """The one line on stderr with which an action stops."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        action(*words, **options)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+def list_files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_run_folder_in_use_is_not_touched(train, trained_run, capsys):
+    before = list_files(trained_run)
+    message = stop_message(capsys, train, trained_run)
+    assert "not empty" in message and str(trained_run) in message and "--resume" in message
+    assert list_files(trained_run) == before
+
+
+def test_resuming_needs_a_checkpoint(train, tmp_path, capsys):
+    assert "holds no checkpoint" in stop_message(capsys, train, tmp_path / "run", "--resume")
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert "holds no checkpoint" in stop_message(capsys, train, tmp_path / "run", "--resume")
+    assert len(list_files(tmp_path)) == 2
+
+
+def test_an_empty_run_folder_is_used(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    assert (train(tmp_path / "run", "--epochs", "0.2") / "run.json").is_file()
+
+
+def test_micro_batches_must_divide_the_batch(train, tmp_path, capsys):
+    message = stop_message(capsys, train, tmp_path / "run", EFFECTIVE_BATCH_SIZE=32, MICRO_BATCH_SIZE=12)
+    assert "divisor" in message and "12" in message and "32" in message
+    assert list_files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("missing", ["train.jsonl", "val.jsonl"])
+def test_missing_data_is_named(train, data_dir, tmp_path, capsys, missing):
+    (tmp_path / "data").mkdir()
+    for name in {"train.jsonl", "val.jsonl"} - {missing}:
+        shutil.copy(f"{data_dir}/{name}", tmp_path / "data")
+    message = stop_message(capsys, train, tmp_path / "run", "--data-dir", str(tmp_path / "data"))
+    assert missing in message and "prepare_data.py" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_leaky_splits_are_refused(train, data_dir, rows, tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    shutil.copy(f"{data_dir}/train.jsonl", tmp_path / "data")
+    text = rows[5]["text"].upper() + "!"
+    leak = {**rows[5], "text": text, "prompt": prompts.build_prompt(rows[5]["topic"], text)}
+    validation = records.read_jsonl(f"{data_dir}/val.jsonl", (), "")
+    records.write_jsonl(tmp_path / "data" / "val.jsonl", [*validation, leak])
+    message = stop_message(capsys, train, tmp_path / "run", "--data-dir", str(tmp_path / "data"))
+    assert "1 rows have their sentence in two splits" in message and "train and val" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("flags", [("--epochs", "0"), ("--epochs", "-1"), ("--learning-rate", "nan")])
+def test_impossible_settings_are_refused_before_anything_is_written(train, tmp_path, capsys, flags):
+    assert flags[0] in stop_message(capsys, train, tmp_path / "run", *flags)
+    assert list_files(tmp_path) == {}
+
+
+def test_a_file_in_place_of_the_run_folder(train, tmp_path, capsys):
+    (tmp_path / "run").write_text("mine")
+    assert str(tmp_path / "run") in stop_message(capsys, train, tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_log_entries_are_one_json_object_a_line(tmp_path):
+    log = training.JsonlLog(tmp_path / "log.jsonl")
+    state = transformers.TrainerState(global_step=3)
+    for loss in (1.5, random.Random(0).random()):
+        log.on_log(None, state, None, logs={"loss": loss})
+    lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(lines[0]) == {"step": 3, "loss": 1.5} and len(lines) == 2

@@ -11,6 +11,7 @@ import types
 
 import bitsandbytes
 import torch
+import torch._functorch.config
 import torch.utils.checkpoint
 
 # ---------------------------------------------------------------- settings
@@ -103,6 +104,8 @@ def compile_layers(model, checkpoint=False, preserve_rng=False):
     preserve_rng: draw the same dropout again there.
     """
     torch._dynamo.config.specialize_float = True  # scaling and soft cap are constants, not symbols
+    # With memory short, dequantise again in the backward pass rather than keep a layer's weights for it.
+    torch._functorch.config.ban_recompute_materialized_backward = not checkpoint
     for layer in model.get_decoder().layers:
         forward = inspect.unwrap(type(layer).forward)  # newer transformers wrap it in a checkpoint of their own
         forward = torch.compile(types.MethodType(forward, layer), dynamic=True, fullgraph=True)
@@ -144,7 +147,7 @@ class StepGraphs:
     def __init__(self, run_step, weights):
         self.run_step, self.weights = run_step, weights
         self.graphs, self.seen = {}, set()
-        self.pool = torch.cuda.graph_pool_handle()  # one for all: no two steps are alive at a time
+        self.pool = torch.cuda.MemPool()  # one for all steps, recorded or not: no two are alive at a time
         self.gradients = [torch.zeros_like(weight) for weight in weights]
 
     def __call__(self, inputs):
@@ -155,7 +158,8 @@ class StepGraphs:
         shape = tuple((name, *tensor.shape) for name, tensor in inputs.items())
         if shape not in self.seen:
             self.seen.add(shape)
-            return self.run_step(inputs)
+            with torch.cuda.use_mem_pool(self.pool):
+                return self.run_step(inputs)
         if shape not in self.graphs:
             self.graphs[shape] = self.record(inputs)
         graph, places, loss = self.graphs[shape]
@@ -168,6 +172,6 @@ class StepGraphs:
         """Return (graph, input tensors, loss) of a step; recording computes nothing."""
         places = {name: tensor.clone() for name, tensor in inputs.items()}
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool.id):
             loss = self.run_step(places)
         return graph, places, loss

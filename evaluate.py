@@ -92,7 +92,7 @@ def run_models(args, rows):
         "seconds": round(seconds, 2),
         "rows_per_second": round(len(rows) * len(answers) / seconds, 1),
         "device": modeling.device_name(),
-        "peak_gpu_gb": modeling.peak_gpu_gb(),
+        "peak_gpu_gib": modeling.peak_gpu_gib(),
         "environment": records.describe_environment(),
     }
     table = [

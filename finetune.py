@@ -46,7 +46,7 @@ GRADIENT_CHECKPOINTING = None  # True: recompute activations, slower but far les
 SEED = 0  # adapter initialisation and order of rows
 
 # bookkeeping
-SELECT_BY = "eval_accuracy"  # validation value that chooses the epoch to keep: eval_accuracy or eval_loss
+SELECT_BY = "eval_accuracy"  # which epoch is kept: the best by eval_accuracy or eval_loss; or the last
 LOG_STEPS = 5  # optimiser steps between log lines
 # --------------------------------------------------------------------------
 
@@ -105,8 +105,8 @@ def make_config(args, run_dir):
         eval_strategy="epoch",
         save_strategy="epoch",
         save_total_limit=2,
-        load_best_model_at_end=True,
-        metric_for_best_model=SELECT_BY,
+        load_best_model_at_end=SELECT_BY != "last",
+        metric_for_best_model=None if SELECT_BY == "last" else SELECT_BY,
         greater_is_better=SELECT_BY == "eval_accuracy",
         logging_steps=LOG_STEPS,
         logging_nan_inf_filter=False,  # the filter waits for the GPU at every step
@@ -185,15 +185,16 @@ def describe_run(args, trainer, train_rows, val_rows):
 
 def describe_result(trainer, seconds):
     """Return what the training came to, for the run record."""
-    history = trainer.state.log_history
+    validation = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    kept = trainer.state.best_model_checkpoint or f"checkpoint-{trainer.state.global_step}"
     return {
         "steps": trainer.state.global_step,
         "train_seconds": round(seconds, 1),
         "train_samples_per_second": round(trainer.state.epoch * len(trainer.train_dataset) / seconds, 2),
-        "peak_gpu_gb": modeling.peak_gpu_gb(),
-        "best_checkpoint": Path(trainer.state.best_model_checkpoint).name,
-        "best_value": trainer.state.best_metric,
-        "validation": [entry for entry in history if "eval_loss" in entry],
+        "peak_gpu_gib": modeling.peak_gpu_gib(),
+        "kept": Path(kept).name,
+        "kept_validation": next(e for e in validation if e["step"] == int(kept.rpartition("-")[2])),
+        "validation": validation,
     }
 
 
@@ -221,7 +222,8 @@ def main(argv=None):
     records.write_json(run_dir / "run.json", record)
     note = modeling.DEMO_NOTE if record["demo"] else None
     figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
-    print(f"kept {record['result']['best_checkpoint']}: {SELECT_BY} {record['result']['best_value']:.3f}")
+    kept = record["result"]["kept_validation"]
+    print(f"kept epoch {kept['epoch']:g}: validation accuracy {kept['eval_accuracy']:.3f}, loss {kept['eval_loss']:.3f}")
     print(f"{note}\n" if note else "", end="")
     print(f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}")
 

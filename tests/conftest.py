@@ -37,12 +37,13 @@ EPOCHS = "6"  # the last two or three of them have learnt the task; their accura
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """Folder of a tiny Gemma-2, as text."""
+    import corpus
     import make_tiny_model
 
     folder = tmp_path_factory.mktemp("tiny") / "tiny-gemma2"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(make_tiny_model, "STEPS", PRETRAINING_STEPS)
-        patch.setattr(make_tiny_model, "CORPUS", str(ROOT / make_tiny_model.CORPUS))
+        patch.setattr(corpus, "CORPUS", str(ROOT / corpus.CORPUS))
         make_tiny_model.main(["--output-dir", str(folder)])
     return str(folder)
 

@@ -18,7 +18,7 @@ import prompts
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
     "chat_template.jinja", "config.json", "demo_model.json", "generation_config.json", "model.safetensors",
-    "tokenizer.json", "tokenizer_config.json"
+    "tokenizer.json", "tokenizer_config.json",
 }  # fmt: skip
 CONTROL_IDS = {
     "<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "<mask>": 4, "<start_of_turn>": 106, "<end_of_turn>": 107
@@ -53,7 +53,7 @@ def build(tmp_path_factory):
     def run(folder=None, **settings):
         folder = folder or tmp_path_factory.mktemp("tiny") / "model"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(make_tiny_model, "CORPUS", str(ROOT / make_tiny_model.CORPUS))
+            patch.setattr(corpus, "CORPUS", ROOT / corpus.CORPUS)
             for name, value in {"STEPS": 2, **settings}.items():
                 patch.setattr(make_tiny_model, name, value)
             make_tiny_model.main(["--output-dir", str(folder)])
@@ -79,8 +79,8 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def splits():
-    rows, _, _ = corpus.merge_duplicates(corpus.read_corpus(ROOT / prepare_data.CORPUS))
-    return corpus.split_rows(rows, prepare_data.SEED)
+    rows, _, _ = corpus.merge_duplicates(corpus.read_corpus(ROOT / corpus.CORPUS))
+    return corpus.split_rows(rows, prepare_data.parse_args([]).seed)
 
 
 def test_folder_holds_a_small_bfloat16_gemma_2(folder, model):
@@ -118,7 +118,8 @@ def test_generation_stops_at_the_end_of_a_turn(model):
 def test_control_tokens_have_the_ids_of_gemma_2(tokenizer):
     assert tokenizer.convert_tokens_to_ids(list(CONTROL_IDS)) == list(CONTROL_IDS.values())
     assert prompts.control_tokens(tokenizer).items() >= CONTROL_IDS.items() - {("<mask>", 4)}
-    assert (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id) == (0, 1, 2, 3)
+    named = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id)
+    assert named == (0, 1, 2, 3)
     assert tokenizer("one").input_ids[0] == 2 and tokenizer("one").input_ids.count(2) == 1
 
 
@@ -145,7 +146,7 @@ def test_chat_template_renders_as_that_of_the_real_tokenizer(tokenizer, gemma_to
             options = {"tokenize": False, "add_generation_prompt": label is None}
             expected = gemma_tokenizer.apply_chat_template(messages, **options)
             assert tokenizer.apply_chat_template(messages, **options) == expected
-    assert tokenizer.convert_tokens_to_ids(list(CONTROL_IDS)) == gemma_tokenizer.convert_tokens_to_ids(list(CONTROL_IDS))
+    assert gemma_tokenizer.convert_tokens_to_ids(list(CONTROL_IDS)) == list(CONTROL_IDS.values())
 
 
 @pytest.mark.parametrize("roles", [("system", "user"), ("assistant",), ("user", "user")])
@@ -189,9 +190,8 @@ def test_same_seed_builds_the_same_folder(folder, build):
 
 
 def test_only_train_sentences_without_their_stance_are_read(splits):
-    assert make_tiny_model.SPLIT_SEED == prepare_data.SEED
-    assert make_tiny_model.CORPUS == prepare_data.CORPUS
-    pairs = make_tiny_model.read_train_pairs(ROOT / make_tiny_model.CORPUS)
+    assert corpus.CORPUS == prepare_data.parse_args([]).corpus
+    pairs = make_tiny_model.read_train_pairs(ROOT / corpus.CORPUS)
     assert pairs == [(row["topic"], row["text"]) for row in splits["train"]]
     held_out = {corpus.normalise_key(row["text"]) for name in ("val", "test") for row in splits[name]}
     assert len(held_out) > 100
@@ -199,30 +199,26 @@ def test_only_train_sentences_without_their_stance_are_read(splits):
 
 
 def test_batch_asks_for_random_labels_and_sentence_tokens(tokenizer):
-    pairs = [("Vegans are right.", "Does it matter?"), ("Vegans are right.", "I eat what I like.")]
+    pairs = [("Vegans are right.", "No."), ("Vegans are right.", "I eat what I like, and so should you.")]
+    asked = prompts.encode_examples(tokenizer, pairs)
+    assert len(asked[0]) + 2 < len(asked[1])  # so the last nodes belong to the second pair alone
     bags = [tokenizer(text, add_special_tokens=False).input_ids for _, text in pairs]
-    label_ids = set(prompts.label_token_ids(tokenizer))
     closing, chance, answers = 9, random.Random(0), []
     for _ in range(20):
         inputs, nodes, tokens = make_tiny_model.make_batch(tokenizer, pairs, bags, closing, chance)
-        tree = prefix_tree.merge_prefixes(prompts.encode_examples(tokenizer, pairs, ["pro", "con"]), tokenizer.pad_token_id)
-        wanted = {}
+        wanted = {}  # depth -> the tokens that nodes at this depth are to predict
         for node, token in zip(nodes.tolist(), tokens.tolist()):
-            wanted.setdefault((inputs["position_ids"][0, node].item(), inputs["input_ids"][0, node].item()), []).append(token)
-        for pair, bag, path in zip(pairs, bags, tree.nodes):
-            ids = prompts.encode_example(tokenizer, *pair)
-            for depth in range(len(ids) - closing, len(ids) - 1):
-                assert set(wanted[depth, ids[depth]]) <= set(bag)
-            assert ids[1] in wanted[0, ids[0]]
-            answers.append(wanted[len(ids) - 1, ids[-1]])
-    assert {answer for group in answers for answer in group} == label_ids
-    assert all(len(group) == 1 for group in answers)  # the two prompts differ in length, so each has its own node
-    first = [group[0] for group in answers[::2]]
-    assert len(set(first)) == 3  # drawn anew for one and the same sentence
+            wanted.setdefault(inputs["position_ids"][0, node].item(), set()).add(token)
+        assert wanted[0] == {asked[0][1]}
+        for depth in range(max(len(asked[0]) + 2, len(asked[1]) - closing), len(asked[1]) - 1):
+            assert wanted[depth] <= set(bags[1])
+        answers.append(wanted[len(asked[1]) - 1])
+    assert all(len(answer) == 1 for answer in answers)
+    assert set.union(*answers) == set(prompts.label_token_ids(tokenizer))  # drawn anew for one and the same sentence
 
 
 def test_pretraining_teaches_to_answer_with_a_label(tokenizer):
-    pairs = [(TOPIC, f"{word} is fine.") for TOPIC in ("Vegans are right.",) for word in ("It", "This", "Meat", "Wage")]
+    pairs = [("Vegans are right.", f"{word} is fine.") for word in ("It", "This", "Meat", "Wage")]
     bags = [tokenizer(text, add_special_tokens=False).input_ids for _, text in pairs]
     torch.manual_seed(0)
     trained = make_tiny_model.build_model(tokenizer)

@@ -154,8 +154,7 @@ def test_validation_is_that_of_a_plain_forward_of_the_kept_adapter(
         logits = flat_logits(model, ids)
         losses.append(torch.nn.functional.cross_entropy(logits[-3:-1], torch.tensor(ids[-2:])).item())
         right.append(prompts.LABELS[logits[-3, label_ids].argmax()] == row["label"])
-    result = read_run(trained_run)["result"]
-    [kept] = [entry for entry in result["validation"] if f"checkpoint-{entry['step']}" == result["best_checkpoint"]]
+    kept = read_run(trained_run)["result"]["kept_validation"]
     assert kept["eval_loss"] == pytest.approx(sum(losses) / len(rows), rel=0.02)
     assert kept["eval_accuracy"] == pytest.approx(sum(right) / len(rows), abs=1.01 / len(rows))
 
@@ -212,7 +211,7 @@ def test_the_seed_decides_the_run(train, tmp_path):
 # ---------------------------------------------------------------- the epoch that is kept
 
 
-@pytest.mark.parametrize("select_by", ["eval_accuracy", "eval_loss"])
+@pytest.mark.parametrize("select_by", ["eval_accuracy", "eval_loss", "last"])
 def test_the_epoch_best_in_validation_is_kept(train, data_dir, tmp_path, select_by):
     """Validation labels are swapped, so validation gets worse as training goes on."""
     folder = tmp_path / "data"
@@ -223,18 +222,22 @@ def test_the_epoch_best_in_validation_is_kept(train, data_dir, tmp_path, select_
     records.write_jsonl(folder / "val.jsonl", [{**row, "label": wrong[row["label"]]} for row in rows])
     run = train(tmp_path / "run", "--data-dir", str(folder), SELECT_BY=select_by)
 
-    result, values = read_run(run)["result"], list(read_log(run, select_by).values())
-    best = max(values) if select_by == "eval_accuracy" else min(values)
-    step = 9 * (1 + values.index(best))
-    assert values[-1] != best  # or keeping the last would be as good
-    assert (result["best_checkpoint"], result["best_value"]) == (f"checkpoint-{step}", best)
-    assert torch.equal(read_adapter(run), read_adapter(run / "checkpoints" / f"checkpoint-{step}"))
-    assert not torch.equal(read_adapter(run), read_adapter(run / "checkpoints" / "checkpoint-54"))
+    result = read_run(run)["result"]
+    assert [entry["step"] for entry in result["validation"]] == [9, 18, 27, 36, 45, 54]
+    values = [entry["eval_loss" if select_by == "eval_loss" else "eval_accuracy"] for entry in result["validation"]]
+    best = {"eval_accuracy": max(values), "eval_loss": min(values), "last": values[-1]}[select_by]
+    assert select_by == "last" or values[-1] != best  # or keeping the last would be as good
+    place = 5 if select_by == "last" else values.index(best)
+    assert result["kept"] == f"checkpoint-{9 * (place + 1)}"
+    assert result["kept_validation"] == result["validation"][place]
+    assert torch.equal(read_adapter(run), read_adapter(run / "checkpoints" / result["kept"]))
+    if select_by != "last":
+        assert not torch.equal(read_adapter(run), read_adapter(run / "checkpoints" / "checkpoint-54"))
 
 
 def test_half_an_epoch_is_validated_and_kept(train, tmp_path):
     run = train(tmp_path / "run", "--epochs", "0.5")
-    assert read_run(run)["result"]["best_checkpoint"] == "checkpoint-5"
+    assert read_run(run)["result"]["kept"] == "checkpoint-5"
     assert torch.equal(read_adapter(run), read_adapter(run / "checkpoints" / "checkpoint-5"))
 
 
@@ -270,7 +273,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(resumed):
     for key in ("eval_loss", "eval_accuracy"):
         values = [[entry[key] for entry in run["result"]["validation"]] for run in (again, whole)]
         assert values[0] == pytest.approx(values[1], rel=RUN_TOLERANCE)
-    assert again["result"]["best_checkpoint"] == whole["result"]["best_checkpoint"]
+    assert again["result"]["kept"] == whole["result"]["kept"]
 
 
 def test_the_log_of_a_resumed_run_has_each_step_once(resumed):

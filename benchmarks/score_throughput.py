@@ -1,0 +1,111 @@
+"""Measure scoring speed of gemma-2-9b with an adapter on this GPU: generated answers against label scoring.
+
+Builds a random gemma-2-9b in --model if that folder does not exist yet (18.5 GB), or measures the model it holds; the
+adapter is random. Writes all figures with versions and device to --output; prints the table.
+
+    PYTHONPATH=. python benchmarks/score_throughput.py --tokenizer path/to/gemma-tokenizer
+    PYTHONPATH=. python benchmarks/score_throughput.py --model path/to/gemma-2-9b-it
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+import workload
+
+import acceleration
+import finetune
+import metrics
+import modeling
+import prompts
+import records
+import scoring
+
+# ---------------------------------------------------------------- settings
+MODEL = "/tmp/random-gemma-2-9b"  # folder of the model; built at random if it does not exist
+OUTPUT = "benchmarks/results/score_throughput.json"
+ROWS = 4096  # scored by each setting of label scoring
+GENERATED_ROWS = 128  # answered by each setting of generation
+SINGLE_ANSWERS = 20  # of which the median time is reported
+SEED = 0
+# --------------------------------------------------------------------------
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--model", default=MODEL, help="folder of the model (%(default)s)")
+    parser.add_argument("--tokenizer", help="folder of Gemma's tokenizer, to build a random model with")
+    parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def time_rows(answer, encoded):
+    """Return rows a second of answer(encoded), after one call on a few rows to warm up."""
+    torch.cuda.synchronize()
+    started = time.time()
+    answer(encoded)
+    torch.cuda.synchronize()
+    return len(encoded) / (time.time() - started)
+
+
+def measure(model, tokenizer, encoded):
+    """Return {setting: rows a second} and the seconds of a single answer."""
+    results = {}
+    for batch in (8, 64):
+        scoring.GENERATE_BATCH_SIZE = batch
+        scoring.generate_replies(model, tokenizer, encoded[:batch])
+        rate = time_rows(lambda rows: scoring.generate_replies(model, tokenizer, rows), encoded[:GENERATED_ROWS])
+        results[f"generate, batch {batch}"] = rate
+    acceleration.prepare_scoring(model, 0)
+    single = []
+    for row in encoded[: SINGLE_ANSWERS + 3]:
+        single.append(1 / time_rows(lambda rows: scoring.score_prompts(model, tokenizer, rows), [row]))
+    score = lambda rows: scoring.score_prompts(model, tokenizer, rows)  # noqa: E731
+    score(encoded[:256])
+    results["score, uncompiled"] = time_rows(score, encoded[:1024])
+    acceleration.prepare_scoring(model, acceleration.COMPILE_MIN_ROWS)
+    started = time.time()
+    score(encoded[:1024])
+    compile_seconds = time.time() - started
+    for batch in (64, 128, 256):
+        scoring.SCORE_BATCH_SIZE = batch
+        score(encoded[:1024])
+        results[f"score, batch {batch}"] = time_rows(score, encoded)
+    return results, sorted(single[3:])[SINGLE_ANSWERS // 2], compile_seconds
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if not Path(args.model).is_dir():
+        if not args.tokenizer:
+            records.stop(f"{args.model} does not exist: give --tokenizer to build a random model there")
+        workload.build_gemma(args.model, transformers.AutoTokenizer.from_pretrained(args.tokenizer))
+    tokenizer = modeling.load_tokenizer(args.model)
+    rows = workload.make_rows(tokenizer, ROWS, SEED)
+    encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+    lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
+    model = peft.get_peft_model(modeling.load_base(args.model), lora)
+    results, single, compile_seconds = measure(model, tokenizer, encoded)
+    record = {
+        "rows_per_second": results,
+        "single_answer_seconds": single,
+        "first_compiled_1024_rows_seconds": compile_seconds,
+        "peak_gib": modeling.peak_gpu_gib(),
+        "seed": SEED,
+        "device": modeling.device_name(),
+        "environment": records.describe_environment(),
+    }
+    records.write_json(args.output, record)
+    baseline = results["generate, batch 8"]
+    table = [[name, f"{rate:.1f}", f"{rate / baseline:.1f}x"] for name, rate in results.items()]
+    print(metrics.format_table(["Setting", "rows/s", "ratio"], table))
+    print(f"\none answer: {single * 1e3:.1f} ms\nwrote {args.output}")
+
+
+if __name__ == "__main__":
+    main()

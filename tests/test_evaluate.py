@@ -1,0 +1,332 @@
+"""evaluate.py: its records are what plain transformers and peft answer, its numbers are those of its records."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import evaluate
+import finetune
+import metrics
+import modeling
+import prompts
+import records
+import scoring
+
+TIE = 0.02  # labels closer than this may swap: bfloat16 rounds differently in another order
+
+
+@pytest.fixture(scope="module")
+def run_evaluate(trained_run, data_dir):
+    """A function that evaluates the trained run and returns (records, evaluation.json)."""
+
+    def run(output_dir, *flags):
+        evaluate.main(["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(output_dir), *flags])
+        return read_results(output_dir)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def scored(run_evaluate, tmp_path_factory):
+    """(folder, records, evaluation.json) of --mode score."""
+    folder = tmp_path_factory.mktemp("scored")
+    return folder, *run_evaluate(folder)
+
+
+@pytest.fixture(scope="module")
+def generated(run_evaluate, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generated")
+    return folder, *run_evaluate(folder, "--mode", "generate")
+
+
+@pytest.fixture(scope="module")
+def test_rows(data_dir):
+    return records.read_jsonl(f"{data_dir}/test.jsonl", (), "fix the test")
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model, trained_run, load_plain):
+    """{model name: model} by transformers and peft alone."""
+    return {"base": load_plain(tiny_model), "fine-tuned": load_plain(tiny_model, trained_run)}
+
+
+@pytest.fixture(scope="module")
+def plain_prompts(tiny_model, test_rows):
+    """(tokenizer, token ids of each test row), by the chat template."""
+    tokenizer = modeling.load_tokenizer(tiny_model)
+    messages = [prompts.build_messages(row["topic"], row["text"]) for row in test_rows]
+    options = {"add_generation_prompt": True, "return_dict": False}
+    return tokenizer, [tokenizer.apply_chat_template(message, **options) for message in messages]
+
+
+def read_results(folder):
+    rows = records.read_jsonl(Path(folder) / "evaluation.jsonl", (), "fix the test")
+    return rows, records.read_json(Path(folder) / "evaluation.json", "fix the test")
+
+
+def stop_message(capsys, *flags):
+    """The one line on stderr with which evaluate.py stops."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main([str(flag) for flag in flags])
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+# ---------------------------------------------------------------- the answers
+
+
+def test_records_are_the_test_rows_in_their_order(scored, test_rows):
+    _, rows, _ = scored
+    shared = ("id", "topic", "text", "label")
+    assert [[row[key] for key in shared] for row in rows] == [[row[key] for key in shared] for row in test_rows]
+    assert all(list(row) == [*shared, "models"] and list(row["models"]) == ["base", "fine-tuned"] for row in rows)
+
+
+@pytest.mark.parametrize("name", ["base", "fine-tuned"])
+def test_probabilities_are_those_of_plain_peft(scored, plain, plain_prompts, flat_logits, name):
+    """Within 0.03, and the same label but for ties."""
+    _, rows, _ = scored
+    tokenizer, sequences = plain_prompts
+    label_ids = tokenizer.convert_tokens_to_ids(list(prompts.LABELS))
+    decided = 0
+    for row, ids in zip(rows, sequences, strict=True):
+        answer, every = row["models"][name], flat_logits(plain[name], ids)[-1].softmax(0)[label_ids]
+        probabilities = (every / every.sum()).tolist()
+        assert list(answer["probabilities"]) == list(prompts.LABELS)
+        assert list(answer["probabilities"].values()) == pytest.approx(probabilities, abs=0.03)
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert answer["label_mass"] == pytest.approx(every.sum().item(), abs=0.03)
+        first, second, _ = sorted(probabilities, reverse=True)
+        if first - second > TIE:
+            assert answer["prediction"] == prompts.LABELS[probabilities.index(first)]
+            decided += 1
+    assert decided > len(rows) / 2
+
+
+def test_labels_are_those_that_plain_generate_writes(scored, plain, plain_prompts):
+    _, rows, _ = scored
+    tokenizer, sequences = plain_prompts
+    seen = set()
+    for row, ids in zip(rows, sequences, strict=True):
+        answer = row["models"]["fine-tuned"]
+        first, second, _ = sorted(answer["probabilities"].values(), reverse=True)
+        if first - second > TIE:
+            batch = torch.tensor([ids], device=plain["fine-tuned"].device)
+            output = plain["fine-tuned"].generate(batch, attention_mask=torch.ones_like(batch), max_new_tokens=8, do_sample=False)
+            assert tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True) == answer["prediction"]
+            seen.add(answer["prediction"])
+    assert len(seen) >= 2  # the adapter answers differently to different sentences
+
+
+def test_a_prediction_is_the_most_probable_label(scored):
+    for row in scored[1]:
+        for answer in row["models"].values():
+            assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
+
+
+def test_generated_records_hold_the_reply(generated, scored):
+    _, rows, result = generated
+    assert result["mode"] == "generate" and scored[2]["mode"] == "score"
+    for row, other in zip(rows, scored[1], strict=True):
+        assert (row["id"], list(row["models"])) == (other["id"], list(other["models"]))
+        for answer in row["models"].values():
+            assert list(answer) == ["prediction", "reply"]
+            assert answer["prediction"] == prompts.parse_label(answer["reply"])
+        label, probabilities = other["models"]["fine-tuned"]["prediction"], other["models"]["fine-tuned"]["probabilities"]
+        first, second, _ = sorted(probabilities.values(), reverse=True)
+        assert row["models"]["fine-tuned"]["prediction"] == label or first - second <= TIE
+
+
+def test_replies_that_are_no_label_are_invalid(generated, capsys):
+    """The base of these tests has not learnt to answer with a label."""
+    folder, rows, result = generated
+    assert [row["models"]["base"]["prediction"] for row in rows] == [None] * len(rows)
+    assert all(prompts.parse_label(row["models"]["base"]["reply"]) is None for row in rows)
+    base, tuned = result["metrics"]["base"], result["metrics"]["fine-tuned"]
+    assert (base["invalid"], base["accuracy"], base["micro_f1"], base["macro_f1"]) == (len(rows), 0, 0, 0)
+    assert [row[3] for row in base["confusion"]] == [label["support"] for label in base["labels"].values()]
+    assert tuned["invalid"] == sum(row["models"]["fine-tuned"]["prediction"] is None for row in rows) < len(rows) / 2
+
+
+def test_some_invalid_replies(run_evaluate, tmp_path, monkeypatch, capsys):
+    replies = ["pro", "Con.", "neutral", "maybe", "", "pro or con"]
+    monkeypatch.setattr(scoring, "generate_replies", lambda model, tokenizer, encoded: (replies * len(encoded))[: len(encoded)])
+    rows, result = run_evaluate(tmp_path, "--mode", "generate")
+    assert [row["models"]["base"]["prediction"] for row in rows[:6]] == ["pro", "con", "neu", None, None, None]
+    assert result["metrics"]["base"]["invalid"] == len(rows) / 2
+    assert f"{len(rows)}       {len(rows) // 2}\n" in capsys.readouterr().out  # columns n and invalid
+
+
+# ---------------------------------------------------------------- the numbers
+
+
+@pytest.mark.parametrize("mode", ["scored", "generated"])
+def test_numbers_are_those_of_the_records(request, mode):
+    _, rows, result = request.getfixturevalue(mode)
+    gold = [row["label"] for row in rows]
+    for name in ("base", "fine-tuned"):
+        predicted = [row["models"][name]["prediction"] for row in rows]
+        numbers = dict(result["metrics"][name])
+        topics = numbers.pop("topics")
+        assert numbers == metrics.compute_metrics(gold, predicted)
+        assert list(topics) == sorted({row["topic"] for row in rows})
+        for topic, part in topics.items():
+            chosen = [place for place, row in enumerate(rows) if row["topic"] == topic]
+            assert part == metrics.compute_metrics([gold[i] for i in chosen], [predicted[i] for i in chosen])
+    assert result["metrics"]["fine-tuned"]["accuracy"] > 0.5  # the adapter has learnt something
+
+
+def test_evaluation_tells_what_was_run(scored, tiny_model, trained_run, data_dir):
+    folder, rows, result = scored
+    assert sorted(path.name for path in folder.iterdir()) == ["confusion.png", "evaluation.json", "evaluation.jsonl"]
+    assert (result["base_model"], result["adapter"]) == (tiny_model, str(trained_run))
+    assert result["test_sha256"] == records.hash_file(f"{data_dir}/test.jsonl")
+    assert result["prompt_version"] == prompts.PROMPT_VERSION
+    assert result["demo"] is True and result["note"] == modeling.DEMO_NOTE
+    assert {"versions", "git"} <= set(result["environment"])
+    assert result["seconds"] > 0 and result["rows_per_second"] > 0
+
+
+def test_the_printed_tables_show_the_numbers(run_evaluate, tmp_path, capsys):
+    _, result = run_evaluate(tmp_path)
+    output = capsys.readouterr().out
+    lines = [line.split() for line in output.splitlines()]
+    for name, numbers in result["metrics"].items():
+        figures = [f"{numbers[key]:.3f}" for key in ("accuracy", "micro_f1", "macro_f1")]
+        assert [name, *figures, str(numbers["n"]), str(numbers["invalid"])] in lines
+        for label, part in numbers["labels"].items():
+            assert [label, *(f"{part[key]:.3f}" for key in ("precision", "recall", "f1")), str(part["support"])] in lines
+        for topic, part in numbers["topics"].items():
+            assert [*topic.split(), f"{part['accuracy']:.3f}", f"{part['macro_f1']:.3f}", str(part["n"])] in lines
+    assert ["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"] in lines
+    assert modeling.DEMO_NOTE in output.splitlines()
+
+
+# ---------------------------------------------------------------- rescoring
+
+
+@pytest.mark.parametrize("mode", ["scored", "generated"])
+def test_rescoring_gives_the_same_tables_without_a_model(request, mode, tmp_path, capsys, monkeypatch):
+    folder, _, result = request.getfixturevalue(mode)
+    monkeypatch.setattr(modeling, "load_base", None)
+    monkeypatch.setattr(modeling, "load_tokenizer", None)
+    capsys.readouterr()
+    evaluate.print_report(result["metrics"])
+    tables = capsys.readouterr().out
+    evaluate.main(["--predictions", str(folder / "evaluation.jsonl"), "--output-dir", str(tmp_path)])
+    output = capsys.readouterr().out
+    assert tables in output
+    again = records.read_json(tmp_path / "evaluation.json", "fix the test")
+    assert again["metrics"] == result["metrics"]
+    assert list(again["metrics"]["base"]["topics"]) == list(result["metrics"]["base"]["topics"])
+    assert again["predictions"] == str(folder / "evaluation.jsonl")
+    assert (tmp_path / "confusion.png").is_file()
+
+
+def test_rescoring_writes_what_it_says(scored, tmp_path, capsys):
+    evaluate.main(["--predictions", str(scored[0] / "evaluation.jsonl"), "--output-dir", str(tmp_path)])
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("wrote ")
+    for name in ("evaluation.jsonl", "evaluation.json", "confusion.png"):
+        assert (name in last.replace(",", " ").split()) == (tmp_path / name).is_file(), name
+
+
+def test_rescoring_in_place_keeps_the_record_of_the_run(run_evaluate, tmp_path, capsys):
+    """Numbers of the tiny model must stay marked, and numbers must not lose the model that they come from."""
+    _, before = run_evaluate(tmp_path)
+    lines = (tmp_path / "evaluation.jsonl").read_bytes()
+    capsys.readouterr()
+    evaluate.main(["--predictions", str(tmp_path / "evaluation.jsonl")])
+    assert (tmp_path / "evaluation.jsonl").read_bytes() == lines
+    _, after = read_results(tmp_path)
+    assert after["metrics"] == before["metrics"]
+    for key in ("base_model", "adapter", "mode", "demo", "note", "test_sha256"):
+        assert after.get(key) == before[key], key
+    assert modeling.DEMO_NOTE in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content, expected", [
+    (None, "not found"),
+    ("", "is empty"),
+    ('{"id": "1"}\n', "line 1: no topic, text, label, models"),
+    ('{"id": ', "line 1"),
+])  # fmt: skip
+def test_other_files_are_no_predictions(tmp_path, capsys, content, expected):
+    path = tmp_path / "evaluation.jsonl"
+    if content is not None:
+        path.write_text(content)
+    message = stop_message(capsys, "--predictions", path, "--output-dir", tmp_path / "out")
+    assert expected in message and "evaluate.py" in message
+    assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- base, adapter and data
+
+
+def test_base_alone(tiny_model, data_dir, scored, tmp_path, capsys):
+    evaluate.main(["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir, "--output-dir", str(tmp_path)])
+    rows, result = read_results(tmp_path)
+    assert list(result["metrics"]) == ["base"] and result["adapter"] is None
+    assert result["demo"] is True and modeling.DEMO_NOTE in capsys.readouterr().out
+    assert [row["models"]["base"] for row in rows] == [row["models"]["base"] for row in scored[1]]
+
+
+def test_evaluating_the_base_first_does_not_block_training(tiny_model, data_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate.main(["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir])
+    assert list(tmp_path.rglob("evaluation.json"))
+    args = finetune.parse_args([])
+    assert finetune.find_checkpoint(Path(args.run_dir), args.resume) is None
+
+
+def test_results_go_to_the_adapter_folder(trained_run, data_dir, tmp_path):
+    for name in ("run.json", "adapter_config.json", "adapter_model.safetensors"):
+        (tmp_path / name).write_bytes((trained_run / name).read_bytes())
+    evaluate.main(["--adapter", str(tmp_path), "--data-dir", data_dir])
+    rows, result = read_results(tmp_path)
+    assert len(rows) == result["metrics"]["base"]["n"] == 24
+
+
+def test_the_base_may_be_named_again(run_evaluate, scored, tiny_model, tmp_path):
+    assert run_evaluate(tmp_path, "--base-model", tiny_model)[0] == scored[1]
+
+
+def test_another_base_than_the_adapters_is_refused(trained_run, tiny_model, data_dir, tmp_path, capsys):
+    message = stop_message(
+        capsys, "--adapter", trained_run, "--base-model", "google/gemma-2-2b-it", "--data-dir", data_dir, "--output-dir", tmp_path
+    )
+    assert tiny_model in message and "google/gemma-2-2b-it" in message and "--base-model" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_adapter_is_refused(data_dir, tmp_path, capsys):
+    message = stop_message(capsys, "--adapter", tmp_path / "run", "--data-dir", data_dir)
+    assert str(tmp_path / "run") in message and "finetune.py" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_of_another_prompt_is_refused(trained_run, data_dir, tmp_path, capsys):
+    record = json.loads((trained_run / "run.json").read_text(encoding="utf-8"))
+    (tmp_path / "adapter_model.safetensors").touch()
+    (tmp_path / "run.json").write_text(json.dumps({**record, "prompt_version": "000000000000"}))
+    assert "000000000000" in stop_message(capsys, "--adapter", tmp_path, "--data-dir", data_dir)
+
+
+def test_missing_test_split_is_named(trained_run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(modeling, "load_base", None)
+    message = stop_message(capsys, "--adapter", trained_run, "--data-dir", tmp_path, "--output-dir", tmp_path / "out")
+    assert str(tmp_path / "test.jsonl") in message and "prepare_data.py" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_in_place_of_the_output_folder(trained_run, data_dir, tmp_path, capsys, monkeypatch):
+    """Before the model has worked for nothing."""
+    (tmp_path / "out").write_text("mine")
+    monkeypatch.setattr(modeling, "load_base", None)
+    message = stop_message(capsys, "--adapter", trained_run, "--data-dir", data_dir, "--output-dir", tmp_path / "out")
+    assert str(tmp_path / "out") in message

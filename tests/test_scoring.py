@@ -1,0 +1,195 @@
+"""Scores from the tree equal those of a plain forward, row by row; replies equal those of plain generate."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+
+import corpus
+import modeling
+import prefix_tree
+import prompts
+import scoring
+
+SAMPLE = Path(__file__).resolve().parents[1] / "data" / "stance_corpus_sample.xlsx"
+END_OF_TURN = 107
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    return modeling.load_tokenizer(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def encoded(tokenizer):
+    """40 prompts of five topics in random order, among them an equal pair and a very long one."""
+    rows = random.Random(1).sample(corpus.read_corpus(SAMPLE), 38)
+    pairs = [(row["topic"], row["text"]) for row in rows]
+    return prompts.encode_examples(tokenizer, [*pairs, pairs[3], (pairs[0][0], "yes good " * 100)])
+
+
+@pytest.fixture(scope="module")
+def exact_model(tiny_model):
+    """The tiny model in float32 without quantisation, in which the order of additions hardly matters."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        tiny_model, dtype=torch.float32, attn_implementation="eager"
+    )
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def exact_plain(tiny_model):
+    return transformers.AutoModelForCausalLM.from_pretrained(
+        tiny_model, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def exact_scores(exact_model, tokenizer, encoded):
+    return scoring.score_prompts(exact_model, tokenizer, encoded)
+
+
+@pytest.fixture(scope="module")
+def tuned_model(tiny_model, trained_run):
+    """Base and adapter as evaluate.py and predict.py load them."""
+    return modeling.load_adapter(modeling.load_base(tiny_model), trained_run)
+
+
+@pytest.fixture(scope="module")
+def tuned_prompts(tokenizer, data_dir):
+    rows = corpus.load_split(Path(data_dir) / "test.jsonl") + corpus.load_split(Path(data_dir) / "val.jsonl")
+    return prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+
+
+def flat_scores(flat_logits, model, tokenizer, encoded):
+    """(probabilities, label mass, negative log-likelihoods) from one plain forward for each prompt."""
+    label_ids = tokenizer.convert_tokens_to_ids(list(prompts.LABELS))
+    logits = torch.stack([flat_logits(model, ids)[-1] for ids in encoded])
+    every = logits.softmax(1)[:, label_ids]
+    return logits[:, label_ids].softmax(1), every.sum(1), -every.log()
+
+
+def gap(probabilities):
+    """[n] how far the best label is ahead of the second."""
+    best = probabilities.topk(2).values
+    return best[:, 0] - best[:, 1]
+
+
+# ---------------------------------------------------------------- scoring
+
+
+def test_float32_scores_equal_a_plain_forward(exact_scores, exact_plain, tokenizer, encoded, flat_logits):
+    probabilities, mass, nll = flat_scores(flat_logits, exact_plain, tokenizer, encoded)
+    assert exact_scores.probabilities.shape == exact_scores.nll.shape == (40, 3) and exact_scores.label_mass.shape == (40,)
+    assert (exact_scores.probabilities - probabilities).abs().max() <= 1e-5
+    assert (exact_scores.label_mass - mass).abs().max() <= 1e-5
+    assert (exact_scores.nll - nll).abs().max() <= 1e-4
+    assert probabilities.std(0).min() > 1e-3  # rows differ by more than the tolerance, so a wrong order would show
+
+
+def test_scores_are_probabilities(exact_scores):
+    assert torch.allclose(exact_scores.probabilities.sum(1), torch.ones(40))
+    assert torch.allclose((-exact_scores.nll).exp().sum(1), exact_scores.label_mass)
+    assert ((exact_scores.label_mass > 0) & (exact_scores.label_mass < 1)).all()
+
+
+def test_4_bit_scores_are_those_of_a_plain_forward_within_rounding(
+    tiny_model, trained_run, tuned_model, tokenizer, tuned_prompts, load_plain, flat_logits
+):
+    """Tolerance 0.03: bfloat16 keeps 8 bits."""
+    scores = scoring.score_prompts(tuned_model, tokenizer, tuned_prompts)
+    probabilities, mass, _ = flat_scores(flat_logits, load_plain(tiny_model, trained_run), tokenizer, tuned_prompts)
+    assert (scores.probabilities - probabilities).abs().max() <= 0.03
+    assert (scores.label_mass - mass).abs().max() <= 0.03
+    decided = gap(probabilities) > 0.02
+    assert decided.float().mean() > 0.8
+    assert torch.equal(scores.probabilities.argmax(1)[decided], probabilities.argmax(1)[decided])
+    assert len(probabilities.argmax(1).unique()) >= 2  # the adapter answers differently to different sentences
+
+
+def test_shuffled_prompts_keep_their_scores(exact_model, exact_scores, tokenizer, encoded):
+    order = random.Random(2).sample(range(len(encoded)), len(encoded))
+    scores = scoring.score_prompts(exact_model, tokenizer, [encoded[place] for place in order])
+    assert (scores.probabilities - exact_scores.probabilities[order]).abs().max() <= 1e-5
+    assert (scores.nll - exact_scores.nll[order]).abs().max() <= 1e-4
+
+
+def test_equal_prompts_get_equal_scores(exact_scores, encoded):
+    assert encoded[3] == encoded[38]
+    assert torch.equal(exact_scores.nll[3], exact_scores.nll[38])
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_batch_size_does_not_change_float32_scores(exact_model, exact_scores, tokenizer, encoded, monkeypatch, size):
+    monkeypatch.setattr(scoring, "SCORE_BATCH_SIZE", size)
+    scores = scoring.score_prompts(exact_model, tokenizer, encoded)
+    assert (scores.probabilities - exact_scores.probabilities).abs().max() <= 1e-5
+    assert (scores.label_mass - exact_scores.label_mass).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 7])
+def test_batch_size_does_not_change_4_bit_decisions(tuned_model, tokenizer, tuned_prompts, monkeypatch, size):
+    """But for ties: labels that are less than 0.02 apart."""
+    expected = scoring.score_prompts(tuned_model, tokenizer, tuned_prompts).probabilities
+    monkeypatch.setattr(scoring, "SCORE_BATCH_SIZE", size)
+    probabilities = scoring.score_prompts(tuned_model, tokenizer, tuned_prompts).probabilities
+    decided = gap(expected) > 0.02
+    assert torch.equal(probabilities.argmax(1)[decided], expected.argmax(1)[decided])
+    assert (probabilities - expected).abs().max() <= 0.03
+
+
+def test_one_prompt_alone(exact_model, exact_scores, tokenizer, encoded):
+    scores = scoring.score_prompts(exact_model, tokenizer, encoded[5:6])
+    assert (scores.probabilities - exact_scores.probabilities[5:6]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_scoring_leaves_the_model_as_it_was(exact_model, tokenizer, encoded, training):
+    exact_model.train(training)
+    scores = scoring.score_prompts(exact_model, tokenizer, encoded[:2])
+    assert exact_model.training is training
+    assert not scores.nll.requires_grad
+    assert exact_model.config._attn_implementation == prefix_tree.ATTENTION
+    exact_model.eval()
+
+
+# ---------------------------------------------------------------- generating
+
+
+def generate_alone(model, tokenizer, ids):
+    """The reply of plain greedy generate to one prompt, without padding."""
+    output = model.generate(
+        torch.tensor([ids], device=model.device),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long, device=model.device),
+        max_new_tokens=scoring.MAX_NEW_TOKENS,
+        do_sample=False,
+    )
+    return tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+
+
+def test_replies_are_those_of_plain_generate(exact_model, exact_plain, tokenizer, encoded):
+    """Prompts of unequal length, several batches: padding must not change a reply, nor batches their order."""
+    chosen = encoded[-11:]
+    assert len(chosen) > scoring.GENERATE_BATCH_SIZE and len(set(map(len, chosen))) > 5
+    expected = [generate_alone(exact_plain, tokenizer, ids) for ids in chosen]
+    assert scoring.generate_replies(exact_model, tokenizer, chosen) == expected
+    assert exact_model.config._attn_implementation == prefix_tree.ATTENTION
+
+
+def test_replies_of_the_adapter_are_the_labels_that_scoring_finds(tuned_model, tokenizer, tuned_prompts):
+    """Ties aside: labels that are less than 0.02 apart. Nothing comes after the label, for its turn ends there."""
+    replies = scoring.generate_replies(tuned_model, tokenizer, tuned_prompts)
+    probabilities = scoring.score_prompts(tuned_model, tokenizer, tuned_prompts).probabilities
+    decided = (gap(probabilities) > 0.02).nonzero().flatten().tolist()
+    assert len(decided) > len(replies) / 2
+    expected = [prompts.LABELS[probabilities[row].argmax()] for row in decided]
+    assert [replies[row] for row in decided] == expected
+
+
+def test_replies_stop_after_a_few_tokens(exact_model, tokenizer, encoded, monkeypatch):
+    monkeypatch.setattr(scoring, "MAX_NEW_TOKENS", 3)
+    for reply in scoring.generate_replies(exact_model, tokenizer, encoded[:3]):
+        assert reply and len(tokenizer(reply, add_special_tokens=False).input_ids) <= 3

@@ -21,7 +21,7 @@ demo: $(VENV)/installed
 	rm -rf $(DEMO) $(DEMO)-data
 	$(RUN) make_tiny_model.py
 	$(RUN) prepare_data.py --output-dir $(DEMO)-data
-	$(RUN) finetune.py --base-model outputs/tiny-gemma2 --data-dir $(DEMO)-data --run-dir $(DEMO) --epochs 8 --learning-rate 3e-3
+	$(RUN) finetune.py --base-model outputs/tiny-gemma2 --data-dir $(DEMO)-data --run-dir $(DEMO) --epochs 6 --learning-rate 3e-3
 	$(RUN) evaluate.py --adapter $(DEMO) --data-dir $(DEMO)-data
 	$(RUN) predict.py --adapter $(DEMO) --topic "Vegans are right." --text "It's all about finding a system that works for you."
 

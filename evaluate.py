@@ -67,9 +67,8 @@ def answer_rows(model, tokenizer, encoded, mode):
     ]
 
 
-def run_models(args, rows):
-    """Score the rows with the base and with the adapter; return (records, description of the run)."""
-    base, adapter = resolve_base(args)
+def run_models(args, base, adapter, rows):
+    """Score the rows with the base and with the adapter, if any; return (records, description of the run)."""
     modeling.check_base(base)
     tokenizer = modeling.load_tokenizer(base)
     encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
@@ -141,8 +140,11 @@ def main(argv=None):
     if args.predictions:
         table, run, output_dir = read_predictions(args)
     else:
-        table, run = run_models(args, corpus.load_split(Path(args.data_dir) / "test.jsonl"))
-        output_dir = Path(args.output_dir or (modeling.RUN_DIR if args.adapter == "none" else args.adapter))
+        rows = corpus.load_split(Path(args.data_dir) / "test.jsonl")
+        base, adapter = resolve_base(args)
+        output_dir = Path(args.output_dir or adapter or modeling.BASE_RESULTS)
+        records.make_folder(output_dir)
+        table, run = run_models(args, base, adapter, rows)
         records.write_jsonl(output_dir / "evaluation.jsonl", table)
     result = compute_all(table)
     note = modeling.DEMO_NOTE if run.get("demo") else None

@@ -9,6 +9,7 @@ log.jsonl, training.png and checkpoints/.
 """
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
@@ -62,17 +63,24 @@ def parse_args(argv):
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="peak rate (%(default)s)")
     parser.add_argument("--seed", type=int, default=SEED, help="random seed (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of --run-dir")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for flag, value in (("--epochs", args.epochs), ("--learning-rate", args.learning_rate)):
+        if not 0 < value < math.inf:
+            records.stop(f"{flag} {value} is impossible: give a number above 0")
+    return args
 
 
 def find_checkpoint(run_dir, resume):
     """Return the checkpoint to resume from, or None for a new run; stop rather than mix two runs."""
+    if run_dir.exists() and not run_dir.is_dir():
+        records.stop(f"{run_dir} is a file: choose another --run-dir")
     checkpoints = run_dir / "checkpoints"
     found = transformers.trainer_utils.get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
     if resume and found is None:
         records.stop(f"--resume: {run_dir} holds no checkpoint: start without --resume")
     if not resume and run_dir.is_dir() and any(run_dir.iterdir()):
-        records.stop(f"{run_dir} is not empty: add --resume to continue it, or choose another --run-dir")
+        remedy = "add --resume to continue it" if found else "delete it"
+        records.stop(f"{run_dir} is not empty: {remedy}, or choose another --run-dir")
     return found
 
 
@@ -95,6 +103,7 @@ def make_config(args, run_dir):
         lr_scheduler_type="linear",
         warmup_steps=WARMUP,
         per_device_train_batch_size=MICRO_BATCH_SIZE,
+        per_device_eval_batch_size=2 * MICRO_BATCH_SIZE,  # without gradients twice the rows fit
         gradient_accumulation_steps=EFFECTIVE_BATCH_SIZE // MICRO_BATCH_SIZE,
         max_grad_norm=MAX_GRAD_NORM,
         gradient_checkpointing=bool(GRADIENT_CHECKPOINTING) and not on_gpu,  # on a GPU, accelerate_training does it
@@ -119,16 +128,12 @@ def make_config(args, run_dir):
 
 def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
     """Load the base model, put a fresh adapter on it, and return the trainer."""
-    encoded = {
-        name: datasets.Dataset.from_dict(training.encode_rows(tokenizer, rows, WHOLE_SEQUENCE_LOSS))
-        for name, rows in (("train", train_rows), ("val", val_rows))
-    }
+    columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS)
     return training.TreeTrainer(
         model=modeling.load_base(args.base_model),
         args=make_config(args, run_dir),
-        train_dataset=encoded["train"],
-        eval_dataset=encoded["val"],
-        validation=val_rows,
+        train_dataset=datasets.Dataset.from_dict(columns),
+        eval_dataset=datasets.Dataset.from_dict(training.encode_rows(tokenizer, val_rows)),
         processing_class=tokenizer,
         data_collator=training.TreeCollator(tokenizer.pad_token_id),
         peft_config=peft.LoraConfig(
@@ -183,14 +188,16 @@ def describe_run(args, trainer, train_rows, val_rows):
     }
 
 
-def describe_result(trainer, seconds):
-    """Return what the training came to, for the run record."""
+def describe_result(trainer, checkpoint, seconds):
+    """Return what the training came to, for the run record; speed is that since the checkpoint, if it was resumed."""
+    steps, before = trainer.state.global_step, int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    rows = trainer.state.epoch * len(trainer.train_dataset) * (steps - before) / steps
     validation = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    kept = trainer.state.best_model_checkpoint or f"checkpoint-{trainer.state.global_step}"
+    kept = trainer.state.best_model_checkpoint or f"checkpoint-{steps}"
     return {
-        "steps": trainer.state.global_step,
+        "steps": steps,
         "train_seconds": round(seconds, 1),
-        "train_samples_per_second": round(trainer.state.epoch * len(trainer.train_dataset) / seconds, 2),
+        "train_samples_per_second": round(rows / seconds, 2),
         "peak_gpu_gib": modeling.peak_gpu_gib(),
         "kept": Path(kept).name,
         "kept_validation": next(e for e in validation if e["step"] == int(kept.rpartition("-")[2])),
@@ -206,7 +213,7 @@ def main(argv=None):
     modeling.check_base(args.base_model)
     tokenizer = modeling.load_tokenizer(args.base_model)
 
-    run_dir.mkdir(parents=True, exist_ok=True)
+    records.make_folder(run_dir)
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows)
     record = describe_run(args, trainer, train_rows, val_rows)
     record["acceleration"] = accelerate_training(trainer)
@@ -217,7 +224,7 @@ def main(argv=None):
 
     started = time.time()
     trainer.train(resume_from_checkpoint=checkpoint)
-    record["result"] = describe_result(trainer, time.time() - started)
+    record["result"] = describe_result(trainer, checkpoint, time.time() - started)
     trainer.model.save_pretrained(run_dir)
     records.write_json(run_dir / "run.json", record)
     note = modeling.DEMO_NOTE if record["demo"] else None

@@ -42,8 +42,8 @@ RELATED_DIMS = 64  # of HIDDEN_SIZE, where tokens of similar sentences start sid
 # pre-training
 STEPS = 150  # 0.1 to 0.2 s each on two CPU cores; after 40 the labels get 42 % of the probability, after 80 96 %
 BATCH_SIZE = 16  # sentences a step
-LEARNING_RATE = 2e-3  # peak; linear warm-up over a tenth of the steps, then cosine decay to 0
-SEED = 0  # weights, order of sentences and random answers
+PRETRAIN_LEARNING_RATE = 2e-3  # peak; linear warm-up over a tenth of the steps, then cosine decay to 0
+PRETRAIN_SEED = 0  # weights, order of sentences and random answers
 # --------------------------------------------------------------------------
 
 TURN_TOKENS = ["<start_of_turn>", "<end_of_turn>"]
@@ -191,10 +191,10 @@ def pretrain(model, tokenizer, pairs, bags):
     """Train the model for STEPS random batches of the pairs."""
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)  # or threads add up the gradients of a node in the order they finish
-    chance = random.Random(SEED)
+    chance = random.Random(PRETRAIN_SEED)
     reversed_ids = [ids[::-1] for ids in prompts.encode_examples(tokenizer, pairs)]
     closing = len(os.path.commonprefix(reversed_ids))  # tokens after the sentence, the same in all prompts
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PRETRAIN_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, STEPS // 10, STEPS)
     for _ in tqdm(range(STEPS), desc="pre-training", unit="step", leave=False):
         chosen = chance.sample(range(len(pairs)), min(BATCH_SIZE, len(pairs)))
@@ -232,17 +232,13 @@ def main(argv=None):
     tokenizer = train_tokenizer(pairs)
     prompts.label_token_ids(tokenizer)  # refuses a tokenizer that splits a label
     bags = tokenizer([text for _, text in pairs], add_special_tokens=False, split_special_tokens=True)["input_ids"]
-    torch.manual_seed(SEED)
+    torch.manual_seed(PRETRAIN_SEED)
     model = build_model(tokenizer)
     place_related(model, bags)
     pretrain(model, tokenizer, pairs, bags)
-    transformers.utils.logging.disable_progress_bar()  # of shards: there is one
-    record = {
-        "corpus": {"file": Path(corpus.CORPUS).name, "sha256": records.hash_file(corpus.CORPUS)},
-        "split_seed": corpus.SPLIT_SEED,
-        "settings": records.collect_settings(sys.modules[__name__]),
-        "environment": records.describe_environment(),
-    }
+    source = {"file": Path(corpus.CORPUS).name, "sha256": records.hash_file(corpus.CORPUS), "seed": corpus.SPLIT_SEED}
+    settings = records.collect_settings(sys.modules[__name__])
+    record = {"corpus": source, "settings": settings, "environment": records.describe_environment()}
     write_model(folder, model, tokenizer, record)
     print(f"parameters: {model.num_parameters():,}   vocabulary: {len(tokenizer):,} tokens")
     print(f"pre-trained {STEPS} steps on {len(pairs)} train sentences without their stance")

@@ -10,6 +10,7 @@ import peft
 import torch
 import transformers
 
+import acceleration
 import prefix_tree
 import prompts
 import records
@@ -17,6 +18,7 @@ import records
 # ---------------------------------------------------------------- settings
 BASE_MODEL = "google/gemma-2-9b-it"  # hub name or folder of the instruction-tuned base
 RUN_DIR = "outputs/gemma-2-9b-it-stance"  # where finetune.py leaves an adapter and evaluate.py, predict.py find it
+BASE_RESULTS = "outputs/base"  # where evaluate.py leaves what the base does without an adapter
 
 # precision: QLoRA as published, and the only precision an adapter of this project is trained or used in
 QUANT_TYPE = "nf4"  # 4-bit NormalFloat
@@ -89,6 +91,10 @@ def load_base(base):
         device_map={"": torch.cuda.current_device() if on_gpu else "cpu"},
         attn_implementation="eager",  # sdpa lacks the soft cap of Gemma-2
     )
+    for linear in acceleration.find_linears(model):
+        # On CPUs with AVX512-BF16 bitsandbytes would round the weights' scales to bfloat16 at the first inference, for
+        # good: training would go on from other weights after a validation than a resumed run does.
+        linear.support_avx512bf16_for_cpu = False
     model.set_attn_implementation(prefix_tree.ATTENTION)
     return model
 

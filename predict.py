@@ -9,7 +9,6 @@ Writes --output, the same table with the columns stance, p_pro, p_con and p_neu 
 """
 
 import argparse
-from pathlib import Path
 
 import acceleration
 import corpus
@@ -38,8 +37,10 @@ def parse_args(argv):
         records.stop("--text goes with --topic, and without --input and --output")
     if args.text is None and not (args.input and args.output):
         records.stop("give --topic and --text for one sentence, or --input and --output for a table")
-    if args.output and Path(args.output).suffix.lower() not in tables.SUFFIXES:
-        records.stop(f"--output {args.output}: its name must end in one of {', '.join(tables.SUFFIXES)}")
+    if args.output:
+        tables.check_suffix(args.output)
+    if args.topic is not None and not tables.clean_text(args.topic):
+        records.stop("--topic must not be empty")
     return args
 
 
@@ -58,11 +59,12 @@ def read_input(args):
         if not all(values.values()):
             empty.append(number)
         rows.append(cells)
-        pairs.append((args.topic or values["topic"], values["text"]))
+        pairs.append((tables.clean_text(args.topic) or values["topic"], values["text"]))
     if empty:
         records.stop(f"{table.place}: empty {' or '.join(needed)} in {tables.count_rows(empty)}: fill or delete them")
     if not rows:
         records.stop(f"{table.place}: no rows below the header: fill in the table")
+    tables.check_output(args.output, table.header)
     return table.header, rows, pairs
 
 

@@ -21,6 +21,14 @@ def stop(message):
     raise SystemExit(2)
 
 
+def make_folder(path):
+    """Make a folder for results, with its parents; stop, before any work is done, if that is impossible."""
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        stop(f"cannot make the folder {path} ({problem.strerror}): choose another place for the results")
+
+
 def write_text(path, chunks):
     """Write strings to a file whole or not at all: a temporary file beside it takes its place once it is on disk."""
     path = Path(path)
@@ -52,7 +60,7 @@ def read_json(path, remedy):
 
 def write_jsonl(path, rows):
     """Write an iterable of dicts, one JSON object a line, whole or not at all."""
-    write_text(path, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(path, (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
 
 
 def read_jsonl(path, required, remedy):
@@ -62,7 +70,9 @@ def read_jsonl(path, required, remedy):
         with open(path, "rb") as file:  # bytes: a line that is not UTF-8 must not hide its number
             for number, line in enumerate(file, start=1):
                 row = json.loads(line)
-                missing = [key for key in required if not isinstance(row, dict) or key not in row]
+                if not isinstance(row, dict):
+                    stop(f"{path}, line {number} is no JSON object: {remedy}")
+                missing = [key for key in required if key not in row]
                 if missing:
                     stop(f"{path}, line {number}: no {', '.join(missing)}: {remedy}")
                 rows.append(row)

@@ -9,7 +9,7 @@ import prefix_tree
 import prompts
 
 # ---------------------------------------------------------------- settings
-SCORE_BATCH_SIZE = 64  # rows a forward pass; constant, since 4-bit kernels round differently at other sizes
+SCORE_BATCH_SIZE = 128  # rows a forward pass; constant, since 4-bit kernels round differently at other sizes
 GENERATE_BATCH_SIZE = 8  # rows generated together
 MAX_NEW_TOKENS = 8  # --mode generate: a label is one token, the rest shows replies that are none
 # --------------------------------------------------------------------------
@@ -24,20 +24,22 @@ class Scores(NamedTuple):
 
 
 @torch.no_grad()
-def score_prompts(model, tokenizer, encoded, description="scoring"):
+def score_prompts(model, tokenizer, encoded):
     """Score prompts (lists of token ids) by the logits of the labels at the last prompt token. Returns Scores.
 
     Sorting the prompts puts equal topics side by side, so a batch shares them; the result is in the order given.
     """
     label_ids = torch.tensor(prompts.label_token_ids(tokenizer), device=model.device)
     order = sorted(range(len(encoded)), key=encoded.__getitem__)
-    nll = torch.empty(len(encoded), len(label_ids))
+    parts = []
     was_training = model.training
     model.eval()
-    for start in tqdm(range(0, len(order), SCORE_BATCH_SIZE), desc=description, unit="batch", leave=False):
-        chosen = order[start : start + SCORE_BATCH_SIZE]
-        nll[chosen] = _score_batch(model, tokenizer, [encoded[row] for row in chosen], label_ids).cpu()
+    for start in tqdm(range(0, len(order), SCORE_BATCH_SIZE), desc="scoring", unit="batch", leave=False):
+        sequences = [encoded[row] for row in order[start : start + SCORE_BATCH_SIZE]]
+        parts.append(_score_batch(model, tokenizer, sequences, label_ids))  # stays on the GPU: no waiting in between
     model.train(was_training)
+    nll = torch.empty(len(encoded), len(label_ids))
+    nll[order] = torch.cat(parts).cpu()
     return Scores((-nll).softmax(1), (-nll).exp().sum(1), nll)
 
 

@@ -63,15 +63,17 @@ def open_table(path, needed):
                     fitting = " and ".join(quote(names[i]) for i in places)
                     records.stop(f"{place}, row {number}: headers {fitting} all fit the column {column}: keep only one")
             columns = {column: places[0] for column, places in found.items()}
-            return Table(place, names, columns, fit_rows(lines, len(names)))
+            return Table(place, names, columns, fit_rows(lines, len(names), None if suffix == ".xlsx" else place))
         seen.append(f"{place} has {list_first([quote(name) for name in names if name]) or 'nothing'}")
     accepted = ", ".join(f"{column} ({'|'.join(names)})" for column, names in needed.items())
     records.stop(f"no table with the headers {accepted}: {'; '.join(seen)}: put these headers in the first row")
 
 
-def fit_rows(lines, width):
-    """Yield (row number, cells) with exactly width cells."""
+def fit_rows(lines, width, place):
+    """Yield (row number, cells) with exactly width cells; with a place, stop at a row that holds text beyond them."""
     for number, cells in lines:
+        if place and any(map(clean_text, cells[width:])):  # in Excel notes beside a table are common, in a .csv not
+            records.stop(f"{place}, row {number} has more cells than headers: put texts with commas in quotation marks")
         yield number, [*cells[:width], *[None] * (width - len(cells))]
 
 
@@ -146,15 +148,36 @@ def clean_text(value):
     return unicodedata.normalize("NFC", LINE_END.sub("\n", text.translate(CLEANING))).strip()
 
 
+def check_suffix(path):
+    """Stop if a table cannot be written to path because of its ending."""
+    if Path(path).suffix.lower() not in SUFFIXES:
+        records.stop(f"{path}: its name must end in one of {', '.join(SUFFIXES)}")
+
+
+def check_output(path, header):
+    """Stop, before any work is done, if a table with these headers cannot be written to path."""
+    check_suffix(path)
+    path = Path(path)
+    records.make_folder(path.parent)
+    if path.is_dir():
+        records.stop(f"{path} is a folder: choose another name")
+    twice = [name for name in header if header.count(name) > 1]
+    if path.suffix.lower() == ".jsonl" and twice:
+        records.stop(f"{path}: two columns are called {quote(twice[0])}, which .jsonl cannot hold: write .xlsx or .csv")
+
+
 def write_table(path, header, rows):
     """Write a table as .xlsx, .csv, .tsv or .jsonl, by the ending of path, whole or not at all."""
     temporary = Path(path).with_name(Path(path).name + ".tmp")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     suffix = Path(path).suffix.lower()
+    if suffix == ".jsonl":
+        records.write_jsonl(temporary, (dict(zip(header, row, strict=True)) for row in rows))
+        os.replace(temporary, path)
+        return
+    rows = ([json.dumps(cell) if isinstance(cell, (dict, list)) else cell for cell in row] for row in rows)
     if suffix == ".xlsx":
         write_xlsx(temporary, header, rows)
-    elif suffix == ".jsonl":
-        records.write_jsonl(temporary, (dict(zip(header, row, strict=True)) for row in rows))
     else:
         with open(temporary, "w", encoding="utf-8-sig", newline="") as file:  # the mark makes Excel read UTF-8
             writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")

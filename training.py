@@ -10,7 +10,7 @@ import trl
 import acceleration
 import prefix_tree
 import prompts
-import scoring
+import records
 
 IGNORED = -100  # transformers' label of a token without loss
 
@@ -58,20 +58,18 @@ class TreeCollator:
 class TreeTrainer(trl.SFTTrainer):
     """SFTTrainer whose batches are prefix trees.
 
-    validation: split rows scored at each evaluation, which reports eval_loss (the training loss, on these rows) and
-    eval_accuracy (label scoring, as evaluate.py does it).
+    Evaluation reports eval_loss (the mean over answer tokens) and eval_accuracy (the most probable of the three labels,
+    as evaluate.py answers).
     """
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole effective batch
 
-    def __init__(self, *args, validation, **kwargs):
+    def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         for weight in self.model.parameters():  # SFTTrainer makes 4-bit adapters bfloat16, where small updates vanish
             if weight.requires_grad:
                 weight.data = weight.data.float()
         self.step_graphs = None
-        self.validation_rows = validation
-        self.validation_pairs = [(row["topic"], row["text"]) for row in validation]
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Return the micro-batches of one step and the number of their target tokens."""
@@ -103,41 +101,39 @@ class TreeTrainer(trl.SFTTrainer):
         losses = target_losses(model, self.model.config, inputs)
         return losses.sum() / (inputs["target_weights"].sum() if num_items_in_batch is None else num_items_in_batch)
 
+    @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
-        """Compute, log and return loss and accuracy of the validation rows."""
-        encoded = prompts.encode_examples(self.processing_class, self.validation_pairs)
-        with acceleration.run_uncompiled(len(encoded)):
-            scores = scoring.score_prompts(self.model, self.processing_class, encoded, "validating")
-            loss = self.validation_loss()
-        gold = torch.tensor([prompts.LABELS.index(row["label"]) for row in self.validation_rows])
-        metrics = {
-            f"{metric_key_prefix}_loss": loss,
-            f"{metric_key_prefix}_accuracy": (scores.probabilities.argmax(1) == gold).float().mean().item(),
-        }
+        """Compute, log and return loss and accuracy of the validation rows, whose labels must be answers alone."""
+        label_ids = torch.tensor(prompts.label_token_ids(self.processing_class), device=self.args.device)
+        sums = torch.zeros(3, device=self.args.device)  # loss, target tokens, right labels
+        was_training = self.model.training
+        self.model.eval()
+        with acceleration.run_uncompiled(len(self.eval_dataset)), prefix_tree.compute_precision(self.model):
+            size = self.args.per_device_eval_batch_size
+            for start in range(0, len(self.eval_dataset), size):
+                rows = self.eval_dataset[start : start + size]
+                rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+                inputs = self._prepare_inputs(self.data_collator(rows))
+                logits = prefix_tree.forward_tree(self.model, self.model.config, inputs, inputs["keep"])
+                targets, weights = inputs["target_ids"], inputs["target_weights"]
+                right = label_ids[logits[:, label_ids].argmax(1)] == targets  # never true of an end of turn
+                sums += torch.stack([x.sum() for x in (weigh_losses(logits, inputs), weights, right * weights)])
+        self.model.train(was_training)
+        loss, tokens, correct = sums.tolist()
+        accuracy = correct / len(self.eval_dataset)
+        metrics = {f"{metric_key_prefix}_loss": loss / tokens, f"{metric_key_prefix}_accuracy": accuracy}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    @torch.no_grad()
-    def validation_loss(self):
-        """Return the training loss on the validation rows: mean cross-entropy a target token."""
-        total = weight = 0.0
-        was_training = self.model.training
-        self.model.eval()
-        size = scoring.SCORE_BATCH_SIZE
-        for start in range(0, len(self.eval_dataset), size):
-            rows = self.eval_dataset.select(range(start, min(start + size, len(self.eval_dataset))))
-            inputs = self._prepare_inputs(self.data_collator(list(rows)))
-            with prefix_tree.compute_precision(self.model):
-                total += target_losses(self.model, self.model.config, inputs).sum().item()
-            weight += inputs["target_weights"].sum().item()
-        self.model.train(was_training)
-        return total / weight
-
 
 def target_losses(model, config, inputs):
     """Return the cross-entropy [K] of each target token, weighted by the rows that share it."""
-    logits = prefix_tree.forward_tree(model, config, inputs, inputs["keep"])
+    return weigh_losses(prefix_tree.forward_tree(model, config, inputs, inputs["keep"]), inputs)
+
+
+def weigh_losses(logits, inputs):
+    """Return the cross-entropy [K] of logits [K, vocabulary] for the targets, times the rows that share each."""
     losses = torch.nn.functional.cross_entropy(logits.float(), inputs["target_ids"], reduction="none")
     return losses * inputs["target_weights"]
 
@@ -147,6 +143,11 @@ class JsonlLog(transformers.TrainerCallback):
 
     def __init__(self, path):
         self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and state.global_step:  # resumed: drop what came after the checkpoint
+            entries = records.read_jsonl(self.path, ("step",), "delete the run folder and start again")
+            records.write_jsonl(self.path, (entry for entry in entries if entry["step"] <= state.global_step))
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:

@@ -41,7 +41,7 @@ SETTINGS = {  # name: (recipe, rows a step, options)
     "trl-128": ("trl", 128, {}),
     "ours-16": ("ours", 16, {}),
     "ours-32": ("ours", 32, {}),
-    "ours-32-8gb": ("ours", 32, {"dense": False, "checkpoint": True, "limit_gib": 7.5}),
+    "ours-32-8gb": ("ours", 32, {"micro": 16, "dense": False, "checkpoint": True, "limit_gib": 7.5}),
     "ours-64": ("ours", 64, {}),
     "ours-128": ("ours", 128, {}),
     "ours-256": ("ours", 256, {}),
@@ -79,9 +79,9 @@ class StepTimer(transformers.TrainerCallback):
             control.should_training_stop = True
 
 
-def build_ours(model_dir, rows, batch, folder, dense=None, checkpoint=None):
+def build_ours(model_dir, rows, batch, folder, micro=None, dense=None, checkpoint=None):
     """Return this project's trainer, as finetune.py makes it."""
-    finetune.EFFECTIVE_BATCH_SIZE = finetune.MICRO_BATCH_SIZE = batch
+    finetune.EFFECTIVE_BATCH_SIZE, finetune.MICRO_BATCH_SIZE = batch, micro or batch
     finetune.GRADIENT_CHECKPOINTING, acceleration.DENSE_WEIGHTS = checkpoint, dense
     args = finetune.parse_args(["--base-model", model_dir, "--epochs", "1"])
     trainer = finetune.build_trainer(args, Path(folder), modeling.load_tokenizer(model_dir), rows, rows[:8])

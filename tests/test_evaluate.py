@@ -14,6 +14,7 @@ import prompts
 import records
 import scoring
 
+RECORD = '{"id": "1", "topic": "t", "text": "s", "label": "%s", "models": {%s}}\n'
 TIE = 0.02  # labels closer than this may swap: bfloat16 rounds differently in another order
 
 
@@ -105,7 +106,7 @@ def test_probabilities_are_those_of_plain_peft(scored, plain, plain_prompts, fla
         if first - second > TIE:
             assert answer["prediction"] == prompts.LABELS[probabilities.index(first)]
             decided += 1
-    assert decided > len(rows) / 2
+    assert decided > len(rows) / 2 or name == "base"  # which has learnt no difference between labels
 
 
 def test_labels_are_those_that_plain_generate_writes(scored, plain, plain_prompts):
@@ -117,7 +118,8 @@ def test_labels_are_those_that_plain_generate_writes(scored, plain, plain_prompt
         first, second, _ = sorted(answer["probabilities"].values(), reverse=True)
         if first - second > TIE:
             batch = torch.tensor([ids], device=plain["fine-tuned"].device)
-            output = plain["fine-tuned"].generate(batch, attention_mask=torch.ones_like(batch), max_new_tokens=8, do_sample=False)
+            options = {"attention_mask": torch.ones_like(batch), "max_new_tokens": 8, "do_sample": False}
+            output = plain["fine-tuned"].generate(batch, **options)
             assert tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True) == answer["prediction"]
             seen.add(answer["prediction"])
     assert len(seen) >= 2  # the adapter answers differently to different sentences
@@ -137,9 +139,9 @@ def test_generated_records_hold_the_reply(generated, scored):
         for answer in row["models"].values():
             assert list(answer) == ["prediction", "reply"]
             assert answer["prediction"] == prompts.parse_label(answer["reply"])
-        label, probabilities = other["models"]["fine-tuned"]["prediction"], other["models"]["fine-tuned"]["probabilities"]
-        first, second, _ = sorted(probabilities.values(), reverse=True)
-        assert row["models"]["fine-tuned"]["prediction"] == label or first - second <= TIE
+        answer = other["models"]["fine-tuned"]
+        first, second, _ = sorted(answer["probabilities"].values(), reverse=True)
+        assert row["models"]["fine-tuned"]["prediction"] == answer["prediction"] or first - second <= TIE
 
 
 def test_replies_that_are_no_label_are_invalid(generated, capsys):
@@ -155,7 +157,7 @@ def test_replies_that_are_no_label_are_invalid(generated, capsys):
 
 def test_some_invalid_replies(run_evaluate, tmp_path, monkeypatch, capsys):
     replies = ["pro", "Con.", "neutral", "maybe", "", "pro or con"]
-    monkeypatch.setattr(scoring, "generate_replies", lambda model, tokenizer, encoded: (replies * len(encoded))[: len(encoded)])
+    monkeypatch.setattr(scoring, "generate_replies", lambda model, tokenizer, encoded: (replies * 9)[: len(encoded)])
     rows, result = run_evaluate(tmp_path, "--mode", "generate")
     assert [row["models"]["base"]["prediction"] for row in rows[:6]] == ["pro", "con", "neu", None, None, None]
     assert result["metrics"]["base"]["invalid"] == len(rows) / 2
@@ -200,7 +202,8 @@ def test_the_printed_tables_show_the_numbers(run_evaluate, tmp_path, capsys):
         figures = [f"{numbers[key]:.3f}" for key in ("accuracy", "micro_f1", "macro_f1")]
         assert [name, *figures, str(numbers["n"]), str(numbers["invalid"])] in lines
         for label, part in numbers["labels"].items():
-            assert [label, *(f"{part[key]:.3f}" for key in ("precision", "recall", "f1")), str(part["support"])] in lines
+            figures = [f"{part[key]:.3f}" for key in ("precision", "recall", "f1")]
+            assert [label, *figures, str(part["support"])] in lines
         for topic, part in numbers["topics"].items():
             assert [*topic.split(), f"{part['accuracy']:.3f}", f"{part['macro_f1']:.3f}", str(part["n"])] in lines
     assert ["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"] in lines
@@ -224,7 +227,8 @@ def test_rescoring_gives_the_same_tables_without_a_model(request, mode, tmp_path
     again = records.read_json(tmp_path / "evaluation.json", "fix the test")
     assert again["metrics"] == result["metrics"]
     assert list(again["metrics"]["base"]["topics"]) == list(result["metrics"]["base"]["topics"])
-    assert again["predictions"] == str(folder / "evaluation.jsonl")
+    assert again["rescored"] == "evaluation.jsonl"
+    assert {key: again[key] for key in ("base_model", "mode", "note")}.items() <= result.items()
     assert (tmp_path / "confusion.png").is_file()
 
 
@@ -255,13 +259,16 @@ def test_rescoring_in_place_keeps_the_record_of_the_run(run_evaluate, tmp_path, 
     ("", "is empty"),
     ('{"id": "1"}\n', "line 1: no topic, text, label, models"),
     ('{"id": ', "line 1"),
+    (RECORD % ("pro", '"base": {"prediction": null}') + RECORD % ("pro", '"mine": {"prediction": null}'), "line 2"),
+    (RECORD % ("pro", '"base": {"prediction": null}') + RECORD % ("Pro", '"base": {"prediction": null}'), "line 2"),
+    (RECORD % ("pro", '"base": {"prediction": "contra"}'), "line 1"),
 ])  # fmt: skip
 def test_other_files_are_no_predictions(tmp_path, capsys, content, expected):
     path = tmp_path / "evaluation.jsonl"
     if content is not None:
         path.write_text(content)
     message = stop_message(capsys, "--predictions", path, "--output-dir", tmp_path / "out")
-    assert expected in message and "evaluate.py" in message
+    assert expected in message and ("evaluate.py" in message or "evaluate again" in message)
     assert not (tmp_path / "out").exists()
 
 
@@ -269,7 +276,8 @@ def test_other_files_are_no_predictions(tmp_path, capsys, content, expected):
 
 
 def test_base_alone(tiny_model, data_dir, scored, tmp_path, capsys):
-    evaluate.main(["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir, "--output-dir", str(tmp_path)])
+    flags = ["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir]
+    evaluate.main([*flags, "--output-dir", str(tmp_path)])
     rows, result = read_results(tmp_path)
     assert list(result["metrics"]) == ["base"] and result["adapter"] is None
     assert result["demo"] is True and modeling.DEMO_NOTE in capsys.readouterr().out
@@ -297,9 +305,8 @@ def test_the_base_may_be_named_again(run_evaluate, scored, tiny_model, tmp_path)
 
 
 def test_another_base_than_the_adapters_is_refused(trained_run, tiny_model, data_dir, tmp_path, capsys):
-    message = stop_message(
-        capsys, "--adapter", trained_run, "--base-model", "google/gemma-2-2b-it", "--data-dir", data_dir, "--output-dir", tmp_path
-    )
+    other = ("--base-model", "google/gemma-2-2b-it")
+    message = stop_message(capsys, "--adapter", trained_run, *other, "--data-dir", data_dir, "--output-dir", tmp_path)
     assert tiny_model in message and "google/gemma-2-2b-it" in message and "--base-model" in message
     assert list(tmp_path.iterdir()) == []
 

@@ -182,7 +182,7 @@ def test_any_text_survives_encoding(tokenizer, text):
 
 
 def test_same_seed_builds_the_same_folder(folder, build):
-    again, other = build(), build(SEED=1)
+    again, other = build(), build(PRETRAIN_SEED=1)
     for name in FILES - {"demo_model.json"}:  # which names the commit
         assert (folder / name).read_bytes() == (again / name).read_bytes(), name
     assert (folder / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
@@ -252,7 +252,7 @@ def test_tiny_model_is_replaced_and_an_empty_folder_filled(build, tmp_path):
     folder.mkdir()
     build(folder)
     before = (folder / "model.safetensors").read_bytes()
-    build(folder, SEED=1)
+    build(folder, PRETRAIN_SEED=1)
     assert (folder / "model.safetensors").read_bytes() != before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
@@ -283,6 +283,6 @@ def test_interrupted_build_leaves_the_older_model(build, tmp_path, monkeypatch):
 
     monkeypatch.setattr(transformers.GemmaTokenizer, "save_pretrained", fail)
     with pytest.raises(KeyboardInterrupt):
-        build(folder, SEED=1)
+        build(folder, PRETRAIN_SEED=1)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]

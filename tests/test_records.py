@@ -115,9 +115,9 @@ def test_the_file_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
     [
         (b'{"id": 1, "text": "a"}\n{"id": 2}\n', "line 2: no text"),
         (b'{"id": 1, "text": "a"}\n{}\n', "line 2: no id, text"),
-        (b'{"id": 1, "text": "a"}\n["id", "text"]\n', "line 2: no id, text"),
-        (b'"id text"\n', "line 1: no id, text"),
-        (b"null\n", "line 1: no id, text"),
+        (b'{"id": 1, "text": "a"}\n["id", "text"]\n', "line 2 is no JSON object"),
+        (b'"id text"\n', "line 1 is no JSON object"),
+        (b"null\n", "line 1 is no JSON object"),
         (b'{"id": 1, "text": "a"}\n{"id": 2, "te', "line 2 is not valid JSON"),
         (b'{"id": 1, "text": "a"}\n\n{"id": 2, "text": "b"}\n', "line 2 is not valid JSON"),
         (b"id,text\n1,a\n", "line 1 is not valid JSON"),

@@ -187,9 +187,9 @@ def test_micro_batches_add_up_to_their_effective_batch(
     update, steps = outcomes[8]
     assert len(steps) == 4 and update.norm() > 0.1
     for micro in (4, 2):
-        assert [entry["loss"] for entry in outcomes[micro][1]] == pytest.approx([entry["loss"] for entry in steps], rel=1e-5)
-        norms = [[entry["grad_norm"] for entry in entries] for entries in (outcomes[micro][1], steps)]
-        assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+        for key, tolerance in (("loss", 1e-5), ("grad_norm", 1e-3)):
+            values = [[entry[key] for entry in entries] for entries in (outcomes[micro][1], steps)]
+            assert values[0] == pytest.approx(values[1], rel=tolerance)
         assert distance(outcomes[micro][0], update) <= 1e-2  # Adam enlarges what rounding leaves of a gradient of 0
 
 
@@ -224,7 +224,8 @@ def test_the_epoch_best_in_validation_is_kept(train, data_dir, tmp_path, select_
 
     result = read_run(run)["result"]
     assert [entry["step"] for entry in result["validation"]] == [9, 18, 27, 36, 45, 54]
-    values = [entry["eval_loss" if select_by == "eval_loss" else "eval_accuracy"] for entry in result["validation"]]
+    key = "eval_loss" if select_by == "eval_loss" else "eval_accuracy"
+    values = [entry[key] for entry in result["validation"]]
     best = {"eval_accuracy": max(values), "eval_loss": min(values), "last": values[-1]}[select_by]
     assert select_by == "last" or values[-1] != best  # or keeping the last would be as good
     place = 5 if select_by == "last" else values.index(best)
@@ -246,8 +247,12 @@ def test_half_an_epoch_is_validated_and_kept(train, tmp_path):
 
 @pytest.fixture(scope="module")
 def resumed(train, tmp_path_factory):
-    """Two runs of 2 epochs: one in one go, one interrupted in the second epoch and resumed."""
-    folder = tmp_path_factory.mktemp("resumed")
+    """Folder of two runs of 2 epochs: one in one go, one interrupted in the second epoch and resumed."""
+    folder, steps = tmp_path_factory.mktemp("resumed"), []
+
+    class Counting(training.JsonlLog):
+        def on_step_begin(self, args, state, control, **kwargs):
+            steps.append(state.global_step + 1)
 
     class Interrupting(training.JsonlLog):
         def on_log(self, args, state, control, **kwargs):
@@ -260,7 +265,10 @@ def resumed(train, tmp_path_factory):
         patch.setattr(training, "JsonlLog", Interrupting)
         train(folder / "resumed", "--epochs", "2")
     assert not (folder / "resumed" / "run.json").exists()
-    train(folder / "resumed", "--epochs", "2", "--resume")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "JsonlLog", Counting)
+        train(folder / "resumed", "--epochs", "2", "--resume")
+    assert steps == list(range(10, 19))  # and not all of them again
     return folder
 
 
@@ -269,7 +277,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(resumed):
     whole, again = read_run(resumed / "whole"), read_run(resumed / "resumed")
     assert again["result"]["steps"] == whole["result"]["steps"] == 18
     for name in (".", "checkpoints/checkpoint-18"):
-        assert distance(read_adapter(resumed / "resumed" / name), read_adapter(resumed / "whole" / name)) <= RUN_TOLERANCE
+        one, other = (read_adapter(resumed / run / name) for run in ("resumed", "whole"))
+        assert distance(one, other) <= RUN_TOLERANCE
     for key in ("eval_loss", "eval_accuracy"):
         values = [[entry[key] for entry in run["result"]["validation"]] for run in (again, whole)]
         assert values[0] == pytest.approx(values[1], rel=RUN_TOLERANCE)
@@ -286,8 +295,8 @@ def test_the_log_of_a_resumed_run_has_each_step_once(resumed):
 
 
 def test_speed_of_a_resumed_run_counts_the_rows_of_this_session(resumed):
-    result = read_run(resumed / "resumed")["result"]
-    assert result["train_samples_per_second"] * result["train_seconds"] == pytest.approx(72, rel=0.2)  # one epoch of two
+    result = read_run(resumed / "resumed")["result"]  # of one epoch of two
+    assert result["train_samples_per_second"] * result["train_seconds"] == pytest.approx(72, rel=0.2)
 
 
 def test_the_commands_that_messages_name_after_an_early_interruption_work(train, tmp_path, capsys, monkeypatch):

@@ -1,0 +1,246 @@
+"""tables.py: what is written comes back the same, whole or not at all. Reading with all its defects: test_corpus.py."""
+
+import csv
+import datetime
+import json
+import zipfile
+
+import openpyxl
+import pytest
+
+import tables
+
+SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")
+HEADER = ["nr", "text", "note"]
+TEXTS = [  # that a file format may take for something else
+    "plain",
+    "=1+1",
+    "+49 30 1234",
+    "-5",
+    "@name",
+    "'quoted",
+    "0012",
+    "1e5",
+    "TRUE",
+    "2024-01-05",
+    "NA",
+    "null",
+    'He said "no, never", twice; really',
+    "two\nlines\n\nand a gap",
+    "tab\there",
+    "  spaces around  ",
+    "ümlaut 核能 👍🏽 \u200c \u2028",
+    "back\\slash \\n",
+    "<b>&amp;</b>",
+]
+
+
+def read_table(path, *needed):
+    """(header, rows) of a file."""
+    table = tables.open_table(path, {name: (name,) for name in needed or ("text",)})
+    return table.header, [cells for _, cells in table.rows]
+
+
+def stop_message(capsys, action, *words):
+    """The one line on stderr with which an action stops."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        action(*words)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+# ---------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_text_comes_back_as_it_was(tmp_path, suffix):
+    path, rows = tmp_path / f"table{suffix}", [[f"n{i}", text, "x"] for i, text in enumerate(TEXTS)]
+    tables.write_table(path, HEADER, rows)
+    assert read_table(path) == (HEADER, rows)
+
+
+@pytest.mark.parametrize("first", SUFFIXES)
+@pytest.mark.parametrize("second", SUFFIXES)
+def test_a_table_survives_any_change_of_format(tmp_path, first, second):
+    rows = [["n1", "one, two; three", "x\ny"], ["n2", "ü 核 👍🏽", '"quoted"']]
+    tables.write_table(tmp_path / f"a{first}", HEADER, rows)
+    tables.write_table(tmp_path / f"b{second}", *read_table(tmp_path / f"a{first}"))
+    assert read_table(tmp_path / f"b{second}") == (HEADER, rows)
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".jsonl"])
+def test_numbers_truth_values_and_empty_cells_keep_their_type(tmp_path, suffix):
+    rows = [[1, "a", 0.25], [-2, "b", None], [10**9, "c", True], [0, "d", False]]
+    tables.write_table(tmp_path / f"table{suffix}", HEADER, rows)
+    _, again = read_table(tmp_path / f"table{suffix}")
+    assert again == rows and [list(map(type, row)) for row in again] == [list(map(type, row)) for row in rows]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_numbers_and_empty_cells_become_text(tmp_path, suffix):
+    tables.write_table(tmp_path / f"table{suffix}", HEADER, [[1, "a", 0.25], [-2, "b", None]])
+    assert read_table(tmp_path / f"table{suffix}") == (HEADER, [["1", "a", "0.25"], ["-2", "b", ""]])
+
+
+DATES = [datetime.datetime(2024, 1, 5, 13, 30), datetime.date(2024, 1, 5), datetime.time(13, 30)]
+
+
+def test_dates_stay_dates_in_xlsx(tmp_path):
+    tables.write_table(tmp_path / "a.xlsx", HEADER, [[date, "x", None] for date in DATES])
+    _, rows = read_table(tmp_path / "a.xlsx")
+    assert [row[0] for row in rows] == [DATES[0], datetime.datetime(2024, 1, 5), DATES[2]]  # Excel knows no bare date
+    tables.write_table(tmp_path / "b.xlsx", HEADER, rows)
+    assert read_table(tmp_path / "b.xlsx") == (HEADER, rows)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl"])
+def test_dates_become_text_elsewhere(tmp_path, suffix):
+    tables.write_table(tmp_path / f"table{suffix}", HEADER, [[date, "x", None] for date in DATES])
+    _, rows = read_table(tmp_path / f"table{suffix}")
+    assert [row[0] for row in rows] == ["2024-01-05 13:30:00", "2024-01-05", "13:30:00"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_nested_values_of_jsonl_are_written(tmp_path, suffix):
+    (tmp_path / "a.jsonl").write_text('{"text": "x", "tags": ["a", "b"], "meta": {"k": 1}}\n')
+    header, rows = read_table(tmp_path / "a.jsonl")
+    tables.write_table(tmp_path / f"b{suffix}", header, rows)
+    names, [[text, tags, meta]] = read_table(tmp_path / f"b{suffix}")
+    assert (names, text) == (["text", "tags", "meta"], "x")
+    if suffix == ".jsonl":
+        assert (tags, meta) == (["a", "b"], {"k": 1})
+    else:
+        assert "a" in tags and "b" in tags and "k" in meta and "1" in meta
+
+
+# ---------------------------------------------------------------- each format
+
+
+def test_a_leading_equals_sign_is_no_formula_in_xlsx(tmp_path):
+    path = tmp_path / "table.xlsx"
+    tables.write_table(path, ["text", "=header"], [["=1+1", '=HYPERLINK("http://x")'], ["==", "="]])
+    cells = [[(cell.value, cell.data_type) for cell in row] for row in openpyxl.load_workbook(path).active.iter_rows()]
+    assert cells == [
+        [("text", "s"), ("=header", "s")],
+        [("=1+1", "s"), ('=HYPERLINK("http://x")', "s")],
+        [("==", "s"), ("=", "s")],
+    ]
+    with zipfile.ZipFile(path) as archive:
+        assert b"<f>" not in archive.read("xl/worksheets/sheet1.xml")
+
+
+def test_control_characters_that_xlsx_cannot_hold_are_dropped(tmp_path):
+    tables.write_table(tmp_path / "table.xlsx", ["text"], [["a\x00b\x07c\x1fd\te\nf"]])
+    assert read_table(tmp_path / "table.xlsx") == (["text"], [["abcd\te\nf"]])
+
+
+def test_xlsx_has_one_sheet_with_its_header_in_view(tmp_path):
+    tables.write_table(tmp_path / "table.xlsx", HEADER, [["1", "x", "y"]])
+    book = openpyxl.load_workbook(tmp_path / "table.xlsx")
+    assert len(book.worksheets) == 1 and book.active.freeze_panes == "A2"
+
+
+def test_csv_is_what_excel_reads_as_utf_8(tmp_path):
+    tables.write_table(tmp_path / "table.csv", ["text", "b"], [["ü, ö", 'say "x"']])
+    assert (tmp_path / "table.csv").read_bytes() == '\ufefftext,b\r\n"ü, ö","say ""x"""\r\n'.encode()
+    tables.write_table(tmp_path / "table.TSV", ["text", "b"], [["ü, ö", "a\tb"]])
+    assert (tmp_path / "table.TSV").read_bytes() == '\ufefftext\tb\r\nü, ö\t"a\tb"\r\n'.encode()
+
+
+def test_semicolons_where_excel_writes_a_decimal_comma(tmp_path):
+    (tmp_path / "table.csv").write_bytes("text;nr\r\neins, zwei;1,5\r\n".encode())
+    assert read_table(tmp_path / "table.csv") == (["text", "nr"], [["eins, zwei", "1,5"]])
+
+
+def test_jsonl_is_one_object_a_line(tmp_path):
+    tables.write_table(tmp_path / "table.jsonl", ["text", "p"], [["a\nb", 0.5], ["ü", None]])
+    lines = (tmp_path / "table.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [{"text": "a\nb", "p": 0.5}, {"text": "ü", "p": None}]
+    assert '"ü"' in lines[1]
+
+
+def test_header_of_jsonl_is_the_union_of_its_keys(tmp_path):
+    lines = [{"text": "a", "x": 1}, {"y": 2, "text": "b"}, {"x": 3, "text": "c", "z": None}]
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    table = tables.open_table(tmp_path / "table.jsonl", {"text": ("text",)})
+    assert (table.header, table.columns) == (["text", "x", "y", "z"], {"text": 0})
+    assert list(table.rows) == [(1, ["a", 1, None, None]), (2, ["b", None, 2, None]), (3, ["c", 3, None, None])]
+
+
+@pytest.mark.parametrize("line", ["5", '"text"', "[1, 2]", "null"])
+def test_a_line_of_jsonl_that_is_no_object_is_named(tmp_path, capsys, line):
+    (tmp_path / "table.jsonl").write_text('{"text": "a"}\n' + line + "\n")
+    message = stop_message(capsys, read_table, tmp_path / "table.jsonl")
+    assert "table.jsonl" in message and "line 2" in message
+
+
+def test_row_numbers_are_those_of_excel(tmp_path):
+    book = openpyxl.Workbook()
+    for row in [[None], ["nr", "text"], [1, "a"], [], [3, "c"]]:
+        book.active.append(row)
+    book.save(tmp_path / "table.xlsx")
+    table = tables.open_table(tmp_path / "table.xlsx", {"text": ("text",)})
+    assert [(number, cells) for number, cells in table.rows if any(cells)] == [(3, [1, "a"]), (5, [3, "c"])]
+
+
+def test_short_rows_are_filled_up(tmp_path):
+    (tmp_path / "table.csv").write_text("text,b,c\na\nb,1\n")
+    assert read_table(tmp_path / "table.csv")[1] == [["a", None, None], ["b", "1", None]]
+
+
+def test_a_comma_that_splits_a_sentence_is_not_swallowed(tmp_path, capsys):
+    """Written by hand, without quotation marks: the cells are more than the headers, and half the sentence has none."""
+    (tmp_path / "table.csv").write_text("text\nfirst\nYes, I agree\n")
+
+    def read():
+        return read_table(tmp_path / "table.csv")[1]
+
+    assert "row 3" in stop_message(capsys, read)
+
+
+# ---------------------------------------------------------------- whole or not at all
+
+
+def crash_after(count):
+    """Rows that end in an error."""
+    for number in range(count):
+        yield [str(number), "x" * 1000, "y"]
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_crash_leaves_the_old_table(tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    tables.write_table(path, HEADER, [["1", "old", "z"]])
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError):
+        tables.write_table(path, HEADER, crash_after(200))
+    assert path.read_bytes() == before
+    tables.write_table(path, HEADER, [["1", "new", "z"]])
+    assert read_table(path) == (HEADER, [["1", "new", "z"]])
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_crash_leaves_no_half_table(tmp_path, suffix):
+    with pytest.raises(RuntimeError):
+        tables.write_table(tmp_path / f"table{suffix}", HEADER, crash_after(200))
+    assert not (tmp_path / f"table{suffix}").exists()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_folders_are_made_and_nothing_else_is_left(tmp_path, suffix):
+    path = tmp_path / "new" / "folder" / f"table{suffix}"
+    tables.write_table(path, HEADER, [["1", "a", "b"]])
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_csv_is_read_by_the_csv_module(tmp_path):
+    """No habit of this module's own reader hides a fault of its writer."""
+    rows = [[f"n{i}", text, "x"] for i, text in enumerate(TEXTS)]
+    tables.write_table(tmp_path / "table.csv", HEADER, rows)
+    with open(tmp_path / "table.csv", encoding="utf-8-sig", newline="") as file:
+        assert list(csv.reader(file)) == [HEADER, *rows]

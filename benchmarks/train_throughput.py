@@ -176,21 +176,20 @@ def main(argv=None):
             records.stop(f"{args.model} does not exist: give --tokenizer to build a random model there")
         workload.build_gemma(args.model, transformers.AutoTokenizer.from_pretrained(args.tokenizer))
     tokenizer = modeling.load_tokenizer(args.model)
-    results = {}
-    for name in args.only:
-        results[name] = measure(name, args.model, tokenizer)
-        print(name, results[name], flush=True)
     record = {
-        "results": results,
         "warmup_steps": WARMUP_STEPS,
         "measured_steps": MEASURED_STEPS,
         "seed": SEED,
         "prompt_version": prompts.PROMPT_VERSION,
         "device": modeling.device_name(),
         "environment": records.describe_environment(),
+        "results": {},
     }
-    records.write_json(args.output, record)
-    print(f"\n{format_results(results)}\n\nwrote {args.output}")
+    for name in args.only:
+        record["results"][name] = measure(name, args.model, tokenizer)
+        records.write_json(args.output, record)  # after each: a setting that fails loses no other
+        print(name, record["results"][name], flush=True)
+    print(f"\n{format_results(record['results'])}\n\nwrote {args.output}")
 
 
 if __name__ == "__main__":

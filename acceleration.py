@@ -17,16 +17,16 @@ import torch.utils.checkpoint
 # ---------------------------------------------------------------- settings
 COMPILE = True  # compile the decoder layers: about 30 s once, then twice the speed or more
 COMPILE_MIN_ROWS = 4000  # rows to score from which compiling pays; training always compiles
-CUDA_GRAPHS = True  # record training steps, which frees small batches from the speed of the CPU
+CUDA_GRAPHS = True  # record training steps, which frees small batches from the speed of the CPU; takes memory
 DENSE_WEIGHTS = None  # keep bfloat16 copies of the 4-bit weights (16.6 GB for 9B); None: if the memory is there
 RESERVE_GB = 3.0  # GPU memory that planning leaves free
 # --------------------------------------------------------------------------
 
 
-def plan_training(model, nodes, checkpoint):
-    """Return {"dense_weights": bool, "checkpoint": bool}: what fits into the free GPU memory, the fastest first.
+def plan_training(model, nodes, checkpoint, dropout):
+    """Return what fits into the free GPU memory, the fastest first: {"dense_weights", "checkpoint", "compiled", "graphs"}.
 
-    nodes: tokens of a micro-batch's tree. checkpoint: None to decide here. DENSE_WEIGHTS and checkpoint overrule.
+    nodes: tokens of a micro-batch's tree. checkpoint: None to decide here. dropout: whether the adapter has any.
     """
     config = model.config
     weights = sum(linear.in_features * linear.out_features for linear in find_linears(model))
@@ -37,7 +37,8 @@ def plan_training(model, nodes, checkpoint):
     keep_dense = DENSE_WEIGHTS if DENSE_WEIGHTS is not None else free > dense + (0 if checkpoint else activations)
     if checkpoint is None:
         checkpoint = free < activations + (dense if keep_dense else 0)
-    return {"dense_weights": keep_dense, "checkpoint": checkpoint}
+    graphs = COMPILE and CUDA_GRAPHS and not (checkpoint or dropout)  # graphs hold on to memory, and repeat a dropout
+    return {"dense_weights": keep_dense, "checkpoint": checkpoint, "compiled": COMPILE, "graphs": graphs}
 
 
 def free_memory():
@@ -147,7 +148,7 @@ class StepGraphs:
     def __init__(self, run_step, weights):
         self.run_step, self.weights = run_step, weights
         self.graphs, self.seen = {}, set()
-        self.pool = torch.cuda.MemPool()  # one for all steps, recorded or not: no two are alive at a time
+        self.pool = torch.cuda.graph_pool_handle()  # one for all recorded steps: no two are alive at a time
         self.gradients = [torch.zeros_like(weight) for weight in weights]
 
     def __call__(self, inputs):
@@ -158,8 +159,7 @@ class StepGraphs:
         shape = tuple((name, *tensor.shape) for name, tensor in inputs.items())
         if shape not in self.seen:
             self.seen.add(shape)
-            with torch.cuda.use_mem_pool(self.pool):
-                return self.run_step(inputs)
+            return self.run_step(inputs)
         if shape not in self.graphs:
             self.graphs[shape] = self.record(inputs)
         graph, places, loss = self.graphs[shape]
@@ -172,6 +172,6 @@ class StepGraphs:
         """Return (graph, input tensors, loss) of a step; recording computes nothing."""
         places = {name: tensor.clone() for name, tensor in inputs.items()}
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool.id):
+        with torch.cuda.graph(graph, pool=self.pool):
             loss = self.run_step(places)
         return graph, places, loss

@@ -152,9 +152,9 @@ def accelerate_training(trainer):
     if not torch.cuda.is_available():
         return None
     model, dropout = trainer.model, LORA_DROPOUT > 0
-    sample = trainer.data_collator([trainer.train_dataset[i] for i in range(min(MICRO_BATCH_SIZE, len(trainer.train_dataset)))])
-    plan = acceleration.plan_training(model.get_base_model(), sample["input_ids"].numel(), GRADIENT_CHECKPOINTING)
-    plan |= {"compiled": acceleration.COMPILE, "graphs": acceleration.COMPILE and acceleration.CUDA_GRAPHS and not dropout}
+    rows = trainer.train_dataset.select(range(min(MICRO_BATCH_SIZE, len(trainer.train_dataset))))
+    nodes = trainer.data_collator(list(rows))["input_ids"].numel()
+    plan = acceleration.plan_training(model.get_base_model(), nodes, GRADIENT_CHECKPOINTING, dropout)
     acceleration.fuse_linears(model, plan["dense_weights"])
     model.enable_input_require_grads()  # the first layer is compiled like the others, and checkpoints need it
     if plan["compiled"]:

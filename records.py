@@ -111,7 +111,7 @@ def describe_environment():
             versions[package] = None
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        "platform": f"{platform.system()} {platform.machine()}",
         "versions": versions,
         "git": describe_commit(),
     }

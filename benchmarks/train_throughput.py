@@ -8,7 +8,8 @@ Writes all figures with versions and device to --output; prints the table.
 """
 
 import argparse
-import gc
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -133,7 +134,7 @@ def measure(name, model_dir, tokenizer):
         trainer.train()
     seconds = (timer.marks[-1] - timer.marks[0]) / (len(timer.marks) - 1)
     tokens = sum(map(len, training.encode_rows(tokenizer, rows)["input_ids"])) / len(rows)
-    result = {
+    return {
         "samples_per_second": batch / seconds,
         "seconds_per_step": seconds,
         "first_step_seconds": timer.first_step,
@@ -145,11 +146,6 @@ def measure(name, model_dir, tokenizer):
         "plan": plan,
         "memory_limit_gib": limit,
     }
-    del trainer
-    gc.collect()
-    torch.cuda.empty_cache()
-    torch.compiler.reset()
-    return result
 
 
 def format_results(results):
@@ -176,19 +172,25 @@ def main(argv=None):
             records.stop(f"{args.model} does not exist: give --tokenizer to build a random model there")
         workload.build_gemma(args.model, transformers.AutoTokenizer.from_pretrained(args.tokenizer))
     tokenizer = modeling.load_tokenizer(args.model)
-    record = {
-        "warmup_steps": WARMUP_STEPS,
-        "measured_steps": MEASURED_STEPS,
-        "seed": SEED,
-        "prompt_version": prompts.PROMPT_VERSION,
-        "device": modeling.device_name(),
-        "environment": records.describe_environment(),
-        "results": {},
-    }
-    for name in args.only:
-        record["results"][name] = measure(name, args.model, tokenizer)
-        records.write_json(args.output, record)  # after each: a setting that fails loses no other
-        print(name, record["results"][name], flush=True)
+    if len(args.only) > 1:  # each in a process of its own, so that none inherits another's memory
+        results = {}
+        for name in args.only:
+            words = ["--model", args.model, "--output", args.output, "--only", name]
+            subprocess.run([sys.executable, __file__, *words], check=True)
+            record = records.read_json(args.output, "run the benchmark again")
+            record["results"] = results = {**results, **record["results"]}
+            records.write_json(args.output, record)
+    else:
+        record = {
+            "warmup_steps": WARMUP_STEPS,
+            "measured_steps": MEASURED_STEPS,
+            "seed": SEED,
+            "prompt_version": prompts.PROMPT_VERSION,
+            "device": modeling.device_name(),
+            "environment": records.describe_environment(),
+            "results": {args.only[0]: measure(args.only[0], args.model, tokenizer)},
+        }
+        records.write_json(args.output, record)
     print(f"\n{format_results(record['results'])}\n\nwrote {args.output}")
 
 

@@ -147,7 +147,10 @@ def test_one_prompt_alone(exact_model, exact_scores, tokenizer, encoded):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_scoring_leaves_the_model_as_it_was(exact_model, tokenizer, encoded, training):
+def test_scoring_leaves_the_model_as_it_was(exact_model, tokenizer, encoded, monkeypatch, training):
+    """Even a model in training is scored without dropout, which the attention of the tree refuses."""
+    for layer in exact_model.model.layers:
+        monkeypatch.setattr(layer.self_attn, "attention_dropout", 0.1)
     exact_model.train(training)
     scores = scoring.score_prompts(exact_model, tokenizer, encoded[:2])
     assert exact_model.training is training
@@ -179,14 +182,25 @@ def test_replies_are_those_of_plain_generate(exact_model, exact_plain, tokenizer
     assert exact_model.config._attn_implementation == prefix_tree.ATTENTION
 
 
-def test_replies_of_the_adapter_are_the_labels_that_scoring_finds(tuned_model, tokenizer, tuned_prompts):
+def test_replies_of_the_adapter_are_the_labels_that_scoring_finds(tuned_model, tokenizer, tuned_prompts, monkeypatch):
     """Ties aside: labels that are less than 0.02 apart. Nothing comes after the label, for its turn ends there."""
+    generate, outputs = tuned_model.generate, []
+
+    def keep_output(**options):
+        output = generate(**options)
+        outputs.extend(output[:, options["input_ids"].shape[1] :].tolist())
+        return output
+
+    monkeypatch.setattr(tuned_model, "generate", keep_output)
     replies = scoring.generate_replies(tuned_model, tokenizer, tuned_prompts)
     probabilities = scoring.score_prompts(tuned_model, tokenizer, tuned_prompts).probabilities
     decided = (gap(probabilities) > 0.02).nonzero().flatten().tolist()
     assert len(decided) > len(replies) / 2
     expected = [prompts.LABELS[probabilities[row].argmax()] for row in decided]
     assert [replies[row] for row in decided] == expected
+    for row in decided:
+        end = outputs[row].index(END_OF_TURN)
+        assert set(outputs[row][end + 1 :]) <= {tokenizer.pad_token_id}
 
 
 def test_replies_stop_after_a_few_tokens(exact_model, tokenizer, encoded, monkeypatch):

@@ -97,6 +97,12 @@ def test_whole_sequences_are_trained_on_if_asked(tokenizer, rows):
     assert columns["labels"] == [[-100, *ids[1:]] for ids in columns["input_ids"]]
 
 
+def test_validation_looks_at_answers_even_if_whole_sequences_are_trained_on(build):
+    trainer = build(WHOLE_SEQUENCE_LOSS=True)
+    assert all(labels.count(-100) == 1 for labels in trainer.train_dataset["labels"])
+    assert all(len(labels) - labels.count(-100) == 2 for labels in trainer.eval_dataset["labels"])
+
+
 def test_an_epoch_has_every_row_once_and_uncut(build, rows, tokenizer):
     """Among them a row of more tokens than trl's default length, and two rows that are equal."""
     long = {**rows[0], "text": "yes good " * 700}
@@ -122,8 +128,9 @@ def test_only_the_adapter_is_trained_and_in_float32(build):
     assert len(trainable) == 2 * 7 * model.config.num_hidden_layers
     assert all(".lora_A." in name or ".lora_B." in name for name in trainable)
     assert {weight.dtype for weight in trainable.values()} == {torch.float32}
-    packed = [weight for weight in model.parameters() if weight.dtype == torch.uint8]
-    assert len(packed) == 7 * model.config.num_hidden_layers  # 4-bit, two weights a byte
+    packed = [weight for weight in model.parameters() if weight.dtype == torch.uint8]  # two weights a byte
+    assert len(packed) == 7 * model.config.num_hidden_layers
+    assert {(weight.quant_state.quant_type, weight.quant_state.nested) for weight in packed} == {("nf4", True)}
 
 
 # ---------------------------------------------------------------- what training does
@@ -166,7 +173,8 @@ def test_micro_batches_add_up_to_their_effective_batch(
     """In float32: 14 rows, so that the second step has micro-batches of 4 and 2 rows."""
 
     def load_float32(base):
-        model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
+        options = {"dtype": torch.float32, "attn_implementation": "eager"}
+        model = transformers.AutoModelForCausalLM.from_pretrained(base, **options)
         model.set_attn_implementation(prefix_tree.ATTENTION)
         return model
 

@@ -1,7 +1,7 @@
 """What makes the GPU fast: NF4 layers that torch.compile can fuse, compiled layers, and steps as CUDA graphs.
 
 Nothing here changes the experiment: dequantised weights equal those of bitsandbytes bit by bit, and a compiled layer
-computes the same function with fewer roundings. Nothing here is used on a CPU.
+computes the same function with fewer roundings. A CPU runs the layers as they are.
 """
 
 import contextlib
@@ -98,15 +98,15 @@ def fuse_linears(model, keep_dense):
         linear.forward = types.MethodType(dense_forward if keep_dense else packed_forward, linear)
 
 
-def compile_layers(model, checkpoint=False, preserve_rng=False):
-    """Compile each decoder layer; equal layers share one compilation.
+def compile_layers(model, keep_dense, checkpoint=False, preserve_rng=False):
+    """Compile each decoder layer, after fuse_linears with the same keep_dense; equal layers share one compilation.
 
     checkpoint: keep only each layer's input in training and compute the layer again in the backward pass.
     preserve_rng: draw the same dropout again there.
     """
     torch._dynamo.config.specialize_float = True  # scaling and soft cap are constants, not symbols
-    # With memory short, dequantise again in the backward pass rather than keep a layer's weights for it.
-    torch._functorch.config.ban_recompute_materialized_backward = not checkpoint
+    # Weights that are not kept are dequantised again in the backward pass: else each layer would keep them until then.
+    torch._functorch.config.ban_recompute_materialized_backward = keep_dense
     for layer in model.get_decoder().layers:
         forward = inspect.unwrap(type(layer).forward)  # newer transformers wrap it in a checkpoint of their own
         forward = torch.compile(types.MethodType(forward, layer), dynamic=True, fullgraph=True)
@@ -135,7 +135,7 @@ def prepare_scoring(model, rows):
     keep_dense = DENSE_WEIGHTS if DENSE_WEIGHTS is not None else free_memory() > dense + RESERVE_GB * 1e9
     fuse_linears(model, keep_dense)
     if COMPILE and rows >= COMPILE_MIN_ROWS:
-        compile_layers(model)
+        compile_layers(model, keep_dense)
 
 
 class StepGraphs:

@@ -22,7 +22,7 @@ COLUMN_NAMES = {  # headers accepted for each column; compared after strip and c
     "text": ("text", "sentence", "comment"),
     "stance": ("stance", "label", "gold"),
 }
-SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")  # names of the split files
 HELD_OUT_SHARES = {"val": 0.1, "test": 0.1}  # of the rows; train gets the rest
 SPLIT_KEYS = ("id", "topic", "text", "stance", "prompt", "label")  # of a line in a split file, in this order
 # --------------------------------------------------------------------------
@@ -40,7 +40,7 @@ IDLE_SIGN = re.compile(r"[-.,:/](?!\d)")
 
 
 def read_corpus(path):
-    """Read an annotated .xlsx, .csv or .tsv file into a list of rows; stop with all its defects in one line.
+    """Read an annotated .xlsx, .csv, .tsv or .jsonl file into a list of rows; stop with all its defects in one line.
 
     Texts are cleaned; rows without topic, text and stance are skipped; other columns are ignored.
     """

@@ -5,7 +5,7 @@ an earlier evaluation, without any model.
 Writes evaluation.jsonl (a record a row), evaluation.json (all numbers) and confusion.png to --output-dir.
 
     python evaluate.py
-    python evaluate.py --adapter outputs/my-run --mode generate --output-dir outputs/my-run/generated
+    python evaluate.py --adapter outputs/my-run --mode generate
 """
 
 import argparse
@@ -37,7 +37,7 @@ def parse_args(argv):
     parser.add_argument("--data-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--mode", default=MODE, choices=("score", "generate"), help="how to answer (%(default)s)")
     parser.add_argument("--predictions", help="an evaluation.jsonl: compute its tables again, without a model")
-    parser.add_argument("--output-dir", help="where results go (default: the folder of the adapter or predictions)")
+    parser.add_argument("--output-dir", help="where results go (default: beside the adapter or the predictions)")
     return parser.parse_args(argv)
 
 
@@ -49,6 +49,18 @@ def resolve_base(args):
     if args.base_model not in (None, record["base_model"]):
         records.stop(f"{args.adapter} was trained on {record['base_model']}, not on {args.base_model}: drop --base-model")
     return record["base_model"], args.adapter
+
+
+def compare_splits(data_dir, adapter):
+    """Return whether the splits are those that the adapter was trained with; print a note if not. None: no adapter."""
+    if adapter is None:
+        return None
+    train = Path(data_dir) / "train.jsonl"
+    expected = modeling.check_adapter(adapter)["data"]["train"]["sha256"]
+    same = train.is_file() and records.hash_file(train) == expected
+    if not same:
+        print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: it may have been trained on test sentences")
+    return same
 
 
 def answer_rows(model, tokenizer, encoded, mode):
@@ -87,9 +99,10 @@ def run_models(args, base, adapter, rows):
         "adapter": adapter,
         "demo": modeling.is_demo(base),
         "prompt_version": prompts.PROMPT_VERSION,
+        "splits_of_adapter": compare_splits(args.data_dir, adapter),
         "test_sha256": records.hash_file(Path(args.data_dir) / "test.jsonl"),
         "seconds": round(seconds, 2),
-        "rows_per_second": round(len(rows) * len(answers) / seconds, 1),
+        "answers_per_second": round(len(rows) * len(answers) / seconds, 1),
         "device": modeling.device_name(),
         "peak_gpu_gib": modeling.peak_gpu_gib(),
         "environment": records.describe_environment(),
@@ -106,13 +119,16 @@ def read_predictions(args):
     path = Path(args.predictions)
     table = records.read_jsonl(path, RECORD_KEYS, "give an evaluation.jsonl that evaluate.py wrote")
     for number, row in enumerate(table, start=1):
-        if row["models"].keys() != table[0]["models"].keys():
+        models = row["models"] if isinstance(row["models"], dict) else {}
+        if not models or models.keys() != dict(table[0]["models"]).keys():
             records.stop(f"{path}, line {number}: not the models of line 1: evaluate again")
-        labels = {row["label"], *(answer["prediction"] or row["label"] for answer in row["models"].values())}
-        if labels - set(prompts.LABELS):
+        answers = [answer.get("prediction", "nothing") if isinstance(answer, dict) else answer for answer in models.values()]
+        if row["label"] not in prompts.LABELS or any(answer not in (*prompts.LABELS, None) for answer in answers):
             records.stop(f"{path}, line {number}: labels must be {', '.join(prompts.LABELS)}: evaluate again")
     earlier = path.with_name("evaluation.json")
-    run = records.read_json(earlier, "it lies beside the records") if earlier.is_file() else {}
+    run = records.read_json(earlier, "delete it") if earlier.is_file() else {}
+    if not isinstance(run, dict):
+        records.stop(f"{earlier} is no record of evaluate.py: delete it")
     return table, {**run, "rescored": path.name}, Path(args.output_dir or path.parent)
 
 
@@ -139,10 +155,12 @@ def main(argv=None):
     args = parse_args(argv)
     if args.predictions:
         table, run, output_dir = read_predictions(args)
+        records.make_folder(output_dir)
     else:
         rows = corpus.load_split(Path(args.data_dir) / "test.jsonl")
         base, adapter = resolve_base(args)
-        output_dir = Path(args.output_dir or adapter or modeling.BASE_RESULTS)
+        home = Path(adapter or modeling.BASE_RESULTS)
+        output_dir = Path(args.output_dir or (home if args.mode == "score" else home / args.mode))
         records.make_folder(output_dir)
         table, run = run_models(args, base, adapter, rows)
         records.write_jsonl(output_dir / "evaluation.jsonl", table)

@@ -1,8 +1,8 @@
 """Fine-tune the base model for stance detection with QLoRA: 4-bit NF4 base, LoRA on all linear layers.
 
 Reads train.jsonl and val.jsonl of --data-dir (prepare_data.py writes them).
-Writes the best adapter of the run by validation accuracy to --run-dir, with run.json (settings, data, versions),
-log.jsonl, training.png and checkpoints/.
+Writes the best adapter of the run by validation accuracy to --run-dir, with run.json (settings, data, versions, result),
+log.jsonl, training.png and checkpoints/; and at the start plan.json, with which --resume compares.
 
     python finetune.py
     python finetune.py --data-dir data --run-dir outputs/my-run --epochs 3 --seed 1
@@ -20,7 +20,6 @@ import torch
 import transformers
 import trl
 
-import acceleration
 import corpus
 import figures
 import modeling
@@ -84,10 +83,16 @@ def find_checkpoint(run_dir, resume):
     return found
 
 
-def load_rows(data_dir):
-    """Return the checked rows of train.jsonl and val.jsonl."""
+def check_settings():
+    """Stop on constants that cannot be meant."""
     if EFFECTIVE_BATCH_SIZE % MICRO_BATCH_SIZE:
         records.stop(f"MICRO_BATCH_SIZE {MICRO_BATCH_SIZE} is no divisor of EFFECTIVE_BATCH_SIZE {EFFECTIVE_BATCH_SIZE}")
+    if SELECT_BY not in ("eval_accuracy", "eval_loss", "last"):
+        records.stop(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
+
+
+def load_rows(data_dir):
+    """Return the checked rows of train.jsonl and val.jsonl."""
     splits = {name: corpus.load_split(Path(data_dir) / f"{name}.jsonl") for name in ("train", "val")}
     corpus.check_splits_disjoint(splits)
     return splits["train"], splits["val"]
@@ -96,7 +101,7 @@ def load_rows(data_dir):
 def make_config(args, run_dir):
     """Return the trainer's settings. Validation and checkpoint each epoch; the best epoch is loaded at the end."""
     on_gpu = torch.cuda.is_available()
-    return trl.SFTConfig(
+    config = trl.SFTConfig(
         output_dir=str(run_dir / "checkpoints"),
         num_train_epochs=args.epochs,
         learning_rate=args.learning_rate,
@@ -106,7 +111,7 @@ def make_config(args, run_dir):
         per_device_eval_batch_size=2 * MICRO_BATCH_SIZE,  # without gradients twice the rows fit
         gradient_accumulation_steps=EFFECTIVE_BATCH_SIZE // MICRO_BATCH_SIZE,
         max_grad_norm=MAX_GRAD_NORM,
-        gradient_checkpointing=bool(GRADIENT_CHECKPOINTING) and not on_gpu,  # on a GPU, accelerate_training does it
+        gradient_checkpointing=bool(GRADIENT_CHECKPOINTING) and not on_gpu,  # on a GPU, trainer.accelerate does it
         bf16=True,
         use_cpu=not on_gpu,
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
@@ -124,11 +129,14 @@ def make_config(args, run_dir):
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=on_gpu,
     )
+    config._n_gpu = min(config.n_gpu, 1)  # the model is on one GPU; the trainer multiplies the batch by all it sees
+    return config
 
 
 def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
     """Load the base model, put a fresh adapter on it, and return the trainer."""
     columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS)
+    transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
     return training.TreeTrainer(
         model=modeling.load_base(args.base_model),
         args=make_config(args, run_dir),
@@ -147,37 +155,16 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
     )
 
 
-def accelerate_training(trainer):
-    """Make the training fast on a GPU; return what was chosen, for the run record. None on a CPU."""
-    if not torch.cuda.is_available():
-        return None
-    model, dropout = trainer.model, LORA_DROPOUT > 0
-    rows = trainer.train_dataset.select(range(min(MICRO_BATCH_SIZE, len(trainer.train_dataset))))
-    nodes = trainer.data_collator(list(rows))["input_ids"].numel()
-    plan = acceleration.plan_training(model.get_base_model(), nodes, GRADIENT_CHECKPOINTING, dropout)
-    acceleration.fuse_linears(model, plan["dense_weights"])
-    model.enable_input_require_grads()  # the first layer is compiled like the others, and checkpoints need it
-    if plan["compiled"]:
-        acceleration.compile_layers(model.get_base_model(), plan["checkpoint"], preserve_rng=dropout)
-    elif plan["checkpoint"]:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if plan["graphs"]:
-        trainer.use_graphs()
-    return plan
-
-
-def describe_run(args, trainer, train_rows, val_rows):
+def describe_run(args, train_rows, val_rows):
     """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
-    trainable, total = modeling.count_parameters(trainer.model)
     overrides = {name: value for flag, value in vars(args).items() if (name := flag.upper()) in globals()}
     return {
         "base_model": args.base_model,
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
-        "precision": {"quant_type": modeling.QUANT_TYPE, "double_quant": modeling.DOUBLE_QUANT, "compute": "bfloat16"},
+        "precision": modeling.describe_precision(),
         "flags": vars(args),
         "settings": {**records.collect_settings(sys.modules[__name__]), **overrides},
-        "parameters": {"trainable": trainable, "total": total},
         "data": {
             name: {"rows": len(rows), "sha256": records.hash_file(Path(args.data_dir) / f"{name}.jsonl")}
             for name, rows in (("train", train_rows), ("val", val_rows))
@@ -186,6 +173,18 @@ def describe_run(args, trainer, train_rows, val_rows):
         "device": modeling.device_name(),
         "demo": modeling.is_demo(args.base_model),
     }
+
+
+def check_same_run(run_dir, record):
+    """Stop if a run to resume was started with other settings or data: it would be neither run."""
+    started = records.read_json(run_dir / "plan.json", "start a new run")
+    for key in ("base_model", "prompt_version", "precision", "data"):
+        if started[key] != record[key]:
+            records.stop(f"--resume: {key} was {started[key]}, now it is {record[key]}: restore it or start a new run")
+    for name, value in record["settings"].items():
+        if started["settings"].get(name) != value:
+            was = started["settings"].get(name)
+            records.stop(f"--resume: {name} was {was}, now it is {value}: restore it or start a new run")
 
 
 def describe_result(trainer, checkpoint, seconds):
@@ -208,22 +207,34 @@ def describe_result(trainer, checkpoint, seconds):
 def main(argv=None):
     args = parse_args(argv)
     run_dir = Path(args.run_dir)
+    check_settings()
     checkpoint = find_checkpoint(run_dir, args.resume)
     train_rows, val_rows = load_rows(args.data_dir)
     modeling.check_base(args.base_model)
     tokenizer = modeling.load_tokenizer(args.base_model)
-
+    record = describe_run(args, train_rows, val_rows)
     records.make_folder(run_dir)
+    if checkpoint:
+        check_same_run(run_dir, record)
+    else:
+        records.write_json(run_dir / "plan.json", record)
+
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows)
-    record = describe_run(args, trainer, train_rows, val_rows)
-    record["acceleration"] = accelerate_training(trainer)
-    trainable, total = record["parameters"].values()
+    trainable, total = trainer.model.get_nb_trainable_parameters()  # a 4-bit weight counts as one parameter
+    record["parameters"] = {"trainable": trainable, "total": total}
+    record["acceleration"] = trainer.accelerate(GRADIENT_CHECKPOINTING, dropout=LORA_DROPOUT > 0)
     print(f"{args.base_model}: {len(train_rows)} training rows, {len(val_rows)} validation rows")
     print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
     print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
 
     started = time.time()
-    trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except torch.OutOfMemoryError:
+        records.stop(
+            f"not enough GPU memory: set MICRO_BATCH_SIZE to {max(MICRO_BATCH_SIZE // 2, 1)} and GRADIENT_CHECKPOINTING "
+            f"to True in finetune.py, delete {run_dir} and start again"
+        )
     record["result"] = describe_result(trainer, checkpoint, time.time() - started)
     trainer.model.save_pretrained(run_dir)
     records.write_json(run_dir / "run.json", record)

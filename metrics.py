@@ -4,11 +4,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import prompts
 
-INVALID = None  # the prediction of a generated reply that is no label: counts as wrong
-
-
 def compute_metrics(gold, predicted):
-    """Return the metrics of n predictions against n gold labels as a dict; predictions may be INVALID (None).
+    """Return the metrics of n predictions against n gold labels as a dict; a prediction of None is an invalid answer.
 
     accuracy, micro_f1 and macro_f1 are over the three labels of prompts.LABELS. An invalid answer lowers recall but is
     no false positive of any label, so micro_f1 equals accuracy exactly when no answer is invalid.

@@ -1,12 +1,11 @@
 """The base model, its tokenizer and its adapter: loading, checking, counting. The only module that loads weights."""
 
-import json
-import logging
 import os
 import warnings
 from pathlib import Path
 
 import peft
+import safetensors
 import torch
 import transformers
 
@@ -28,7 +27,6 @@ DOUBLE_QUANT = True  # quantise the quantisation constants too: 0.4 bits less pe
 CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
 # --------------------------------------------------------------------------
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises packages that this project does not need
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # addressed to the libraries' authors
 DEMO_FILE = "demo_model.json"  # make_tiny_model.py leaves it in the model folder
 DEMO_NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
@@ -99,9 +97,18 @@ def load_base(base):
     return model
 
 
+def describe_precision():
+    """Return the precision of the base as run records hold it."""
+    return {"quant_type": QUANT_TYPE, "double_quant": DOUBLE_QUANT, "compute": "bfloat16"}
+
+
 def check_adapter(folder):
-    """Return the run record of an adapter folder; stop if it is no finished adapter of this prompt."""
-    record = records.read_json(Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)")
+    """Return the run record of an adapter folder; stop if it is no finished adapter of this prompt and precision."""
+    remedy = "give the folder that finetune.py wrote (--adapter)"
+    record = records.read_json(Path(folder) / "run.json", remedy)
+    missing = {"base_model", "prompt_version", "labels", "precision", "data", "demo"} - set(record)
+    if missing:
+        records.stop(f"{folder}/run.json is no run record, it lacks {', '.join(sorted(missing))}: {remedy}")
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         records.stop(f"{folder} holds no adapter_model.safetensors: the training run did not finish")
     if record["prompt_version"] != prompts.PROMPT_VERSION:
@@ -109,17 +116,15 @@ def check_adapter(folder):
             f"{folder} was trained with prompt version {record['prompt_version']}, prompts.py now builds "
             f"{prompts.PROMPT_VERSION}: restore prompts.py or train again"
         )
+    for key, now in (("labels", list(prompts.LABELS)), ("precision", describe_precision())):
+        if record[key] != now:
+            records.stop(f"{folder} was trained with {key} {record[key]}, now they are {now}: restore them or train again")
     return record
 
 
 def load_adapter(model, folder):
     """Put a trained adapter on a loaded base; its weights stay float32."""
     return peft.PeftModel.from_pretrained(model, folder)
-
-
-def count_parameters(model):
-    """Return (trainable, total) parameters of a model with an adapter; a 4-bit weight counts as one parameter."""
-    return model.get_nb_trainable_parameters()
 
 
 def device_name():
@@ -138,6 +143,7 @@ def _load(loader, base, **options):
         records.stop(f"base model folder {base} not found")
     try:
         return loader(base, trust_remote_code=False, **options)
-    except (OSError, json.JSONDecodeError) as problem:
+    except (OSError, ValueError, safetensors.SafetensorError) as problem:
         reason = str(problem).strip().splitlines()[0]
-        records.stop(f"cannot load {base}: {reason} To get a gated model: {ACCESS_STEPS}")
+        remedy = "download it again" if Path(base).is_dir() else f"to get a gated model, {ACCESS_STEPS}"
+        records.stop(f"cannot load {base} ({reason}): {remedy}")

@@ -87,8 +87,8 @@ def main(argv=None):
     record = modeling.check_adapter(args.adapter)
     if args.text is not None:
         topic, text = tables.clean_text(args.topic), tables.clean_text(args.text)
-        if not (topic and text):
-            records.stop("--topic and --text must not be empty")
+        if not text:
+            records.stop("--text must not be empty")
         [(label, probabilities)] = label_pairs(args.adapter, record, [(topic, text)])
         shares = "  ".join(f"p_{name} {value:.3f}" for name, value in zip(prompts.LABELS, probabilities, strict=True))
         print(f"{label}  {shares}")

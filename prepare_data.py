@@ -1,6 +1,6 @@
 """Split an annotated corpus into train.jsonl, val.jsonl and test.jsonl, 80/10/10.
 
-Reads the .xlsx, .csv or .tsv file --corpus with the columns topic, text and stance.
+Reads the .xlsx, .csv, .tsv or .jsonl file --corpus with the columns topic, text and stance.
 Writes the three splits and prepare_data.report.json to --output-dir; nothing at all if the corpus has a defect.
 
     python prepare_data.py

@@ -27,6 +27,8 @@ def make_folder(path):
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as problem:
         stop(f"cannot make the folder {path} ({problem.strerror}): choose another place for the results")
+    if not os.access(path, os.W_OK):
+        stop(f"cannot write into {path}: choose another place for the results")
 
 
 def write_text(path, chunks):

@@ -57,7 +57,7 @@ def _score_batch(model, tokenizer, sequences, label_ids):
 def generate_replies(model, tokenizer, encoded):
     """Let the model write its answer to each prompt, greedily: the published procedure. Returns decoded replies."""
     attention = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # decoding token by token suits neither flex_attention nor its compiler
+    model.set_attn_implementation("eager")  # decoding token by token has no tree
     stop_ids = [tokenizer.eos_token_id, prompts.end_of_turn_id(tokenizer)]
     replies = []
     model.eval()

@@ -76,10 +76,27 @@ class TreeTrainer(trl.SFTTrainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         return batches, sum(batch["target_weights"].sum() for batch in batches)
 
-    def use_graphs(self):
-        """Record training steps as CUDA graphs from now on."""
-        weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-        self.step_graphs = acceleration.StepGraphs(self.run_step, weights)
+    def accelerate(self, checkpoint, dropout):
+        """Make the training fast on a GPU; return what was chosen, for the run record. None on a CPU.
+
+        checkpoint: True or False, or None to decide by the free memory. dropout: whether the adapter has any.
+        """
+        if not torch.cuda.is_available():
+            return None
+        rows = self.train_dataset.select(range(min(self.args.per_device_train_batch_size, len(self.train_dataset))))
+        nodes = self.data_collator(list(rows))["input_ids"].numel()
+        plan = acceleration.plan_training(self.model.get_base_model(), nodes, checkpoint, dropout)
+        acceleration.fuse_linears(self.model, plan["dense_weights"])
+        self.model.enable_input_require_grads()  # the first layer compiles like the others, and checkpoints need it
+        if plan["compiled"]:
+            base = self.model.get_base_model()
+            acceleration.compile_layers(base, plan["dense_weights"], plan["checkpoint"], preserve_rng=dropout)
+        elif plan["checkpoint"]:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if plan["graphs"]:
+            weights = [weight for weight in self.model.parameters() if weight.requires_grad]
+            self.step_graphs = acceleration.StepGraphs(self.run_step, weights)
+        return plan
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Return the loss of a micro-batch, its gradients added to those of the effective batch."""

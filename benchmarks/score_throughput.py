@@ -26,11 +26,11 @@ import scoring
 
 # ---------------------------------------------------------------- settings
 MODEL = "/tmp/random-gemma-2-9b"  # folder of the model; built at random if it does not exist
-OUTPUT = "benchmarks/results/score_throughput.json"
+OUTPUT = "benchmarks/results/score_throughput.json"  # of this run
 ROWS = 4096  # scored by each setting of label scoring
 GENERATED_ROWS = 128  # answered by each setting of generation
 SINGLE_ANSWERS = 20  # of which the median time is reported
-SEED = 0
+SEED = 0  # of the rows
 # --------------------------------------------------------------------------
 
 
@@ -45,7 +45,7 @@ def parse_args(argv):
 
 
 def time_rows(answer, encoded):
-    """Return rows a second of answer(encoded), after one call on a few rows to warm up."""
+    """Return rows a second of answer(encoded)."""
     torch.cuda.synchronize()
     started = time.time()
     answer(encoded)
@@ -54,7 +54,7 @@ def time_rows(answer, encoded):
 
 
 def measure(model, tokenizer, encoded):
-    """Return {setting: rows a second} and the seconds of a single answer."""
+    """Return {setting: rows a second}, the seconds of a single answer, and those of the first compiled rows."""
     results = {}
     for batch in (8, 64):
         scoring.GENERATE_BATCH_SIZE = batch

@@ -31,10 +31,10 @@ import training
 
 # ---------------------------------------------------------------- settings
 MODEL = "/tmp/random-gemma-2-9b"  # folder of the model; built at random if it does not exist
-OUTPUT = "benchmarks/results/train_throughput.json"
+OUTPUT = "benchmarks/results/train_throughput.json"  # of this run
 WARMUP_STEPS = {"ours": 16, "trl": 3, "published": 5}  # ours: all shapes of batch have come up and are recorded
 MEASURED_STEPS = {"ours": 24, "trl": 5, "published": 15}
-SEED = 0
+SEED = 0  # of the rows
 # --------------------------------------------------------------------------
 
 SETTINGS = {  # name: (recipe, rows a step, options)
@@ -83,12 +83,12 @@ class StepTimer(transformers.TrainerCallback):
 def build_ours(model_dir, rows, batch, folder, micro=None, dense=None, checkpoint=None):
     """Return this project's trainer, as finetune.py makes it."""
     finetune.EFFECTIVE_BATCH_SIZE, finetune.MICRO_BATCH_SIZE = batch, micro or batch
-    finetune.GRADIENT_CHECKPOINTING, acceleration.DENSE_WEIGHTS = checkpoint, dense
+    acceleration.DENSE_WEIGHTS = dense
     args = finetune.parse_args(["--base-model", model_dir, "--epochs", "1"])
     trainer = finetune.build_trainer(args, Path(folder), modeling.load_tokenizer(model_dir), rows, rows[:8])
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
-    return trainer, finetune.accelerate_training(trainer)
+    return trainer, trainer.accelerate(checkpoint, dropout=False)
 
 
 def build_trl(model_dir, rows, batch, folder, published=False):

@@ -191,7 +191,7 @@ def test_evaluation_tells_what_was_run(scored, tiny_model, trained_run, data_dir
     assert result["prompt_version"] == prompts.PROMPT_VERSION
     assert result["demo"] is True and result["note"] == modeling.DEMO_NOTE
     assert {"versions", "git"} <= set(result["environment"])
-    assert result["seconds"] > 0 and result["rows_per_second"] > 0
+    assert result["seconds"] > 0 and result["answers_per_second"] > 0
 
 
 def test_the_printed_tables_show_the_numbers(run_evaluate, tmp_path, capsys):

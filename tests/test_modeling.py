@@ -2,6 +2,7 @@
 
 import json
 
+import huggingface_hub
 import peft
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_parameter_counts_of_gemma_2_9b(gemma_config):
                 r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS, task_type="CAUSAL_LM"
             ),
         )
-    assert modeling.count_parameters(model) == (54_018_048, 9_295_724_032)
+    assert model.get_nb_trainable_parameters() == (54_018_048, 9_295_724_032)
     assert {name.split(".")[-4] for name, weight in model.named_parameters() if weight.requires_grad} == {
         "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
     }  # fmt: skip
@@ -72,7 +73,7 @@ def test_missing_base_names_the_remedy(monkeypatch, tmp_path, capsys):
 
 
 def test_hub_model_out_of_reach_names_the_steps(monkeypatch, capsys):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit) as stopped:
         modeling.load_tokenizer("google/a-model-that-is-not-in-any-cache")
     assert stopped.value.code == 2
@@ -82,7 +83,15 @@ def test_hub_model_out_of_reach_names_the_steps(monkeypatch, capsys):
 
 
 def write_adapter(folder, **changes):
-    record = {"base_model": "x", "prompt_version": prompts.PROMPT_VERSION, **changes}
+    record = {
+        "base_model": "x",
+        "prompt_version": prompts.PROMPT_VERSION,
+        "labels": list(prompts.LABELS),
+        "precision": modeling.describe_precision(),
+        "data": {},
+        "demo": False,
+        **changes,
+    }
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     (folder / "adapter_model.safetensors").write_bytes(b"")
 
@@ -93,6 +102,26 @@ def test_adapter_of_another_prompt_is_refused(tmp_path, capsys):
         modeling.check_adapter(tmp_path)
     assert stopped.value.code == 2
     assert "000000000000" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change", [{"labels": ["con", "pro", "neu"]}, {"precision": {"quant_type": "fp4"}}], ids=["labels", "precision"]
+)
+def test_adapter_of_other_labels_or_precision_is_refused(tmp_path, capsys, change):
+    write_adapter(tmp_path, **change)
+    with pytest.raises(SystemExit) as stopped:
+        modeling.check_adapter(tmp_path)
+    assert stopped.value.code == 2
+    assert next(iter(change)) in capsys.readouterr().err
+
+
+def test_a_run_record_without_its_keys_is_refused(tmp_path, capsys):
+    write_adapter(tmp_path)
+    (tmp_path / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        modeling.check_adapter(tmp_path)
+    assert stopped.value.code == 2
+    assert "base_model" in capsys.readouterr().err
 
 
 def test_unfinished_adapter_is_refused(tmp_path, capsys):

@@ -75,7 +75,7 @@ def test_files_are_where_the_readme_says(done):
     expected = {f"data/{name}" for name in ("train.jsonl", "val.jsonl", "test.jsonl", "prepare_data.report.json")}
     expected |= {"my annotations.xlsx"} | {
         f"{RUN}/{name}" for name in (
-            "adapter_model.safetensors", "adapter_config.json", "run.json", "log.jsonl", "training.png",
+            "adapter_model.safetensors", "adapter_config.json", "plan.json", "run.json", "log.jsonl", "training.png",
             "evaluation.jsonl", "evaluation.json", "confusion.png",
         )
     }  # fmt: skip

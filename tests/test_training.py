@@ -302,7 +302,7 @@ def test_the_log_of_a_resumed_run_has_each_step_once(resumed):
     assert steps[1] == steps[0]
 
 
-def test_speed_of_a_resumed_run_counts_the_rows_of_this_session(resumed):
+def test_speed_of_a_resumed_run_counts_the_rows_since_the_checkpoint(resumed):
     result = read_run(resumed / "resumed")["result"]  # of one epoch of two
     assert result["train_samples_per_second"] * result["train_seconds"] == pytest.approx(72, rel=0.2)
 
@@ -352,6 +352,27 @@ def test_resuming_needs_a_checkpoint(train, tmp_path, capsys):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     assert "holds no checkpoint" in stop_message(capsys, train, tmp_path / "run", "--resume")
     assert len(list_files(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "flags, constants, named",
+    [
+        (["--learning-rate", "1e-3"], {}, "LEARNING_RATE was 0.004, now it is 0.001"),
+        (["--seed", "1"], {}, "SEED was 0, now it is 1"),
+        ([], {"LORA_R": 8}, "LORA_R was 16, now it is 8"),
+    ],
+    ids=["rate", "seed", "rank"],
+)
+def test_resuming_with_other_settings_is_refused(train, resumed, capsys, flags, constants, named):
+    before = list_files(resumed / "resumed")
+    message = stop_message(capsys, train, resumed / "resumed", "--epochs", "2", "--resume", *flags, **constants)
+    assert named in message
+    assert list_files(resumed / "resumed") == before
+
+
+def test_an_unknown_way_to_choose_the_epoch_is_refused(train, tmp_path, capsys):
+    assert "SELECT_BY accuracy" in stop_message(capsys, train, tmp_path / "run", SELECT_BY="accuracy")
+    assert list_files(tmp_path) == {}
 
 
 def test_an_empty_run_folder_is_used(train, tmp_path):

@@ -293,11 +293,26 @@ def test_evaluating_the_base_first_does_not_block_training(tiny_model, data_dir,
 
 
 def test_results_go_to_the_adapter_folder(trained_run, data_dir, tmp_path):
+    """Those of --mode generate below it, so that neither replaces the other."""
     for name in ("run.json", "adapter_config.json", "adapter_model.safetensors"):
         (tmp_path / name).write_bytes((trained_run / name).read_bytes())
     evaluate.main(["--adapter", str(tmp_path), "--data-dir", data_dir])
-    rows, result = read_results(tmp_path)
-    assert len(rows) == result["metrics"]["base"]["n"] == 24
+    evaluate.main(["--adapter", str(tmp_path), "--data-dir", data_dir, "--mode", "generate"])
+    for folder, mode in ((tmp_path, "score"), (tmp_path / "generate", "generate")):
+        rows, result = read_results(folder)
+        assert len(rows) == result["metrics"]["base"]["n"] == 24 and result["mode"] == mode
+
+
+def test_other_splits_than_the_adapters_are_noted(run_evaluate, scored, data_dir, tmp_path, capsys):
+    """The adapter may have been trained on sentences of another test split."""
+    assert scored[2]["splits_of_adapter"] is True
+    (tmp_path / "data").mkdir()
+    for name, source in (("test", "test"), ("train", "val")):
+        (tmp_path / "data" / f"{name}.jsonl").write_bytes(Path(data_dir, f"{source}.jsonl").read_bytes())
+    capsys.readouterr()
+    rows, result = run_evaluate(tmp_path / "out", "--data-dir", str(tmp_path / "data"))
+    assert rows == scored[1] and result["splits_of_adapter"] is False
+    assert f"note: {tmp_path / 'data'} does not hold the train.jsonl" in capsys.readouterr().out
 
 
 def test_the_base_may_be_named_again(run_evaluate, scored, tiny_model, tmp_path):

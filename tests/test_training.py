@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 
+import datasets
 import pytest
 import safetensors.torch
 import torch
@@ -164,6 +165,17 @@ def test_validation_is_that_of_a_plain_forward_of_the_kept_adapter(
     kept = read_run(trained_run)["result"]["kept_validation"]
     assert kept["eval_loss"] == pytest.approx(sum(losses) / len(rows), rel=0.02)
     assert kept["eval_accuracy"] == pytest.approx(sum(right) / len(rows), abs=1.01 / len(rows))
+
+
+def test_equal_validation_rows_count_each(build, rows, tokenizer):
+    """They share a node of the tree. Of the three labels one is the answer, three times out of three."""
+    trainer = build()
+    accuracies = []
+    for label in prompts.LABELS:
+        columns = training.encode_rows(tokenizer, [{**rows[0], "label": label}] * 3)
+        trainer.eval_dataset = datasets.Dataset.from_dict(columns)
+        accuracies.append(trainer.evaluate()["eval_accuracy"])
+    assert sorted(accuracies) == [0, 0, 1]
 
 
 @pytest.mark.parametrize("whole_sequence", [False, True])

@@ -32,6 +32,7 @@ CLEANING = {  # for str.translate; the joiners U+200C and U+200D stay: Persian a
     **dict.fromkeys(map(ord, "\n\v\f\x85\u2028\u2029"), "\n"),
     ord("\r"): "\r",
 }
+HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 LINE_END = re.compile(r"(?:_x000D_|\r)\n?")  # Excel writes a carriage return as _x000D_
 
 
@@ -171,6 +172,8 @@ def write_table(path, header, rows):
     temporary = Path(path).with_name(Path(path).name + ".tmp")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     suffix = Path(path).suffix.lower()
+    # Half a character, as a text cut inside an emoji holds, has no bytes in UTF-8.
+    rows = ([HALF_CHARACTER.sub("", cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     if suffix == ".jsonl":
         records.write_jsonl(temporary, (dict(zip(header, row, strict=True)) for row in rows))
         os.replace(temporary, path)

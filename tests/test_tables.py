@@ -244,3 +244,13 @@ def test_a_csv_is_read_by_the_csv_module(tmp_path):
     tables.write_table(tmp_path / "table.csv", HEADER, rows)
     with open(tmp_path / "table.csv", encoding="utf-8-sig", newline="") as file:
         assert list(csv.reader(file)) == [HEADER, *rows]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_half_a_character_does_not_stop_it(tmp_path, suffix):
+    """Texts of .jsonl that were cut inside an emoji hold a lone surrogate, for which UTF-8 has no bytes."""
+    (tmp_path / "in.jsonl").write_text('{"text": "good \\ud83d"}\n')
+    header, rows = read_table(tmp_path / "in.jsonl")
+    tables.write_table(tmp_path / f"out{suffix}", header, rows)
+    _, [[text]] = read_table(tmp_path / f"out{suffix}")
+    assert text.startswith("good")

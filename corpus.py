@@ -63,7 +63,7 @@ def read_corpus(path):
             converted.append(number)
     check_rows(table.place, rows, faults, unknown)
     if converted:
-        print(f"note: {table.place}: numbers, dates or truth values read as text in {tables.count_rows(converted)}")
+        print(f"note: {table.place}: numbers, dates or truth values read as text in {records.count_rows(converted)}")
     return rows
 
 
@@ -72,11 +72,11 @@ def check_rows(place, rows, faults, unknown):
     parts = []
     if faults:
         remedy = "a formula is empty until Excel has saved its value, a merged cell is empty below its first row"
-        parts.append(f"empty or broken cells in {tables.count_rows(faults)}: fill them or delete the rows ({remedy})")
+        parts.append(f"empty or broken cells in {records.count_rows(faults)}: fill them or delete the rows ({remedy})")
     if unknown:
-        spellings = [f"{tables.quote(stance)} in {tables.count_rows(numbers)}" for stance, numbers in unknown.items()]
+        spellings = [f"{records.quote(stance)} in {records.count_rows(numbers)}" for stance, numbers in unknown.items()]
         known = ", ".join(prompts.LABEL_OF_SPELLING)
-        parts.append(f"unknown stance {tables.list_first(spellings)}: write one of {known}, or add a spelling in prompts.py")
+        parts.append(f"unknown stance {records.list_first(spellings)}: write one of {known}, or add a spelling in prompts.py")
     if not rows and not parts:
         parts.append("no rows below the header: fill in the table")
     if parts:
@@ -168,6 +168,6 @@ def check_splits_disjoint(splits):
         for row in rows:
             home = homes.setdefault(normalise_key(row["text"]), name)
             if home != name:
-                leaks.append(f"{tables.quote(row['text'])} in {home} and {name}")
+                leaks.append(f"{records.quote(row['text'])} in {home} and {name}")
     if leaks:
-        records.stop(f"{len(leaks)} rows have their sentence in two splits: {tables.list_first(leaks)}: {REMEDY}")
+        records.stop(f"{len(leaks)} rows have their sentence in two splits: {records.list_first(leaks)}: {REMEDY}")

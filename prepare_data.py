@@ -15,7 +15,6 @@ import corpus
 import metrics
 import prompts
 import records
-import tables
 
 # ---------------------------------------------------------------- settings
 MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
@@ -82,9 +81,9 @@ def format_findings(duplicates, conflicts):
     clashes = [" / ".join(f"{row['row']} {row['stance']}" for row in entry["rows"]) for entry in conflicts]
     left_out = sum(len(entry["rows"]) for entry in conflicts)
     lines = [f"duplicates: {len(merged)} (rows that repeat an earlier one with the same stance; merged)"]
-    lines += [f"  Excel rows {tables.list_first(merged)}"] if merged else []
+    lines += [f"  Excel rows {records.list_first(merged)}"] if merged else []
     lines += [f"conflicts: {len(conflicts)} (sentences with different stances on a topic; {left_out} rows left out)"]
-    lines += [f"  Excel rows {tables.list_first(clashes)}"] if clashes else []
+    lines += [f"  Excel rows {records.list_first(clashes)}"] if clashes else []
     return "\n".join(lines)
 
 

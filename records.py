@@ -12,6 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+# ---------------------------------------------------------------- settings
+SHOWN = 10  # rows or spellings that a message lists before it only counts them
+# --------------------------------------------------------------------------
+
 RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "scikit-learn")
 
 
@@ -19,6 +23,22 @@ def stop(message):
     """End the script on something the user can mend: one line on stderr, exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def list_first(items):
+    """Return the first SHOWN items as text, and how many more there are."""
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(map(str, items[:SHOWN])) + more
+
+
+def count_rows(numbers):
+    """Return row numbers as text: their count and the first of them."""
+    return f"{len(numbers)} rows ({list_first(numbers)})" if len(numbers) > 1 else f"row {numbers[0]}"
+
+
+def quote(text):
+    """Return a text in quotation marks, cut and on one line, for a message."""
+    return json.dumps(text if len(text) <= 60 else text[:57] + "...", ensure_ascii=False)
 
 
 def make_folder(path):
@@ -87,6 +107,31 @@ def read_jsonl(path, required, remedy):
     if not rows:
         stop(f"{path} is empty: {remedy}")
     return rows
+
+
+def read_file(path):
+    """Return the bytes of a file: in memory, so that Excel on Windows may keep the file open."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        stop(f"{path} not found: check its path")
+    except OSError as problem:
+        stop(f"{path} cannot be opened ({problem.strerror}): close it in other programs and check the path")
+
+
+def guard(items, path):
+    """Pass items on; stop if the library that yields them finds the file damaged (openpyxl has no error of its own)."""
+    last = None
+    try:
+        for last in items:
+            yield last
+    except UnicodeDecodeError:
+        stop(f"{path} is not UTF-8: save it in Excel as .xlsx or as 'CSV UTF-8'")
+    except Exception as problem:
+        where = f" after row {last[0]}" if isinstance(last, tuple) else ""
+        remedy = "open it in Excel, check it from there on, save it as .xlsx"
+        cause = quote(f"{type(problem).__name__}: {problem}")
+        stop(f"{path} is damaged or incomplete{where} ({cause}): {remedy}")
 
 
 def hash_file(path):

@@ -9,21 +9,13 @@ import json
 import os
 import re
 import unicodedata
-import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import openpyxl
-from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-
 import records
-
-# ---------------------------------------------------------------- settings
-SHOWN = 10  # rows or spellings that a message lists before it only counts them
-# --------------------------------------------------------------------------
+import workbooks
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")  # of the tables that are read and written
-OLD_EXCEL = bytes.fromhex("d0cf11e0")  # first bytes of .xls files and of password-protected .xlsx files
 CLEANING = {  # for str.translate; the joiners U+200C and U+200D stay: Persian and emoji need them
     **dict.fromkeys([*range(32), *range(0x7F, 0xA0), *range(0xD800, 0xE000)]),  # controls, halves of characters
     **dict.fromkeys(map(ord, "\u00ad\u180e\u200b\u200e\u200f\u2060\ufeff")),  # soft hyphen, zero width, BOM
@@ -54,18 +46,18 @@ def open_table(path, needed):
     if suffix not in SUFFIXES:
         records.stop(f"{path} is no {', '.join(SUFFIXES)} file: save it in Excel as .xlsx")
     seen = []
-    for place, lines in {".xlsx": open_xlsx, ".jsonl": open_jsonl}.get(suffix, open_csv)(path):
+    for place, lines in {".xlsx": workbooks.open_xlsx, ".jsonl": open_jsonl}.get(suffix, open_csv)(path):
         number, header = next(((number, cells) for number, cells in lines if any(map(clean_text, cells))), (1, ()))
         names = [clean_text(cell) for cell in header]
         found = {column: [i for i, name in enumerate(names) if name.casefold() in needed[column]] for column in needed}
         if all(found.values()):
             for column, places in found.items():
                 if len(places) > 1:  # which one is meant is not ours to guess
-                    fitting = " and ".join(quote(names[i]) for i in places)
+                    fitting = " and ".join(records.quote(names[i]) for i in places)
                     records.stop(f"{place}, row {number}: headers {fitting} all fit the column {column}: keep only one")
             columns = {column: places[0] for column, places in found.items()}
             return Table(place, names, columns, fit_rows(lines, len(names), None if suffix == ".xlsx" else place))
-        seen.append(f"{place} has {list_first([quote(name) for name in names if name]) or 'nothing'}")
+        seen.append(f"{place} has {records.list_first([records.quote(name) for name in names if name]) or 'nothing'}")
     accepted = ", ".join(f"{column} ({'|'.join(names)})" for column, names in needed.items())
     records.stop(f"no table with the headers {accepted}: {'; '.join(seen)}: put these headers in the first row")
 
@@ -78,32 +70,14 @@ def fit_rows(lines, width, place):
         yield number, [*cells[:width], *[None] * (width - len(cells))]
 
 
-def open_xlsx(path):
-    """Yield (place, lines) for each sheet of a workbook; stop if it cannot be read."""
-    content = read_file(path)
-    if not content.startswith(b"PK"):  # every .xlsx is a zip archive
-        kind = "an old .xls file or has a password" if content.startswith(OLD_EXCEL) else "no workbook despite its name"
-        records.stop(f"{path} is {kind}: save it in Excel as .xlsx without a password")
-    warnings.filterwarnings("ignore", category=UserWarning, module="openpyxl")  # about styles and menus, not about data
-    for sheet in guard(load_sheets(content), path):
-        yield f"{path}, sheet {quote(sheet.title)}", guard(enumerate(sheet.iter_rows(values_only=True), start=1), path)
-
-
-def load_sheets(content):
-    """Yield the sheets of a workbook's bytes, with the stored values of formulas."""
-    for sheet in openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True).worksheets:
-        sheet.reset_dimensions()  # the size stored in a file is only the claim of the program that wrote it
-        yield sheet
-
-
 def open_csv(path):
     """Yield the one (place, lines) of a .csv or .tsv file; stop if it cannot be read."""
-    content = read_file(path)
+    content = records.read_file(path)
     first = next(filter(bytes.strip, io.BytesIO(content)), b"").decode(errors="replace")
     delimiter = max(",;\t", key=first.count)  # where the decimal sign is a comma, Excel separates by semicolons
     file = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
     reader = csv.reader(file, delimiter=delimiter, strict=True)
-    yield path, guard(enumerate(reader, start=1), path)  # a record is a row in Excel, whatever line breaks it holds
+    yield path, records.guard(enumerate(reader, start=1), path)  # a record is a row in Excel, whatever line breaks it holds
 
 
 def open_jsonl(path):
@@ -112,31 +86,6 @@ def open_jsonl(path):
     header = list(dict.fromkeys(key for row in rows for key in row))
     lines = [header, *([row.get(key) for key in header] for row in rows)]
     yield path, enumerate(lines)  # the header has no line of its own, so line 1 is the first object
-
-
-def guard(items, path):
-    """Pass items on; stop if the library that yields them finds the file damaged (openpyxl has no error of its own)."""
-    last = None
-    try:
-        for last in items:
-            yield last
-    except UnicodeDecodeError:
-        records.stop(f"{path} is not UTF-8: save it in Excel as .xlsx or as 'CSV UTF-8'")
-    except Exception as problem:
-        where = f" after row {last[0]}" if isinstance(last, tuple) else ""
-        remedy = "open it in Excel, check it from there on, save it as .xlsx"
-        cause = quote(f"{type(problem).__name__}: {problem}")
-        records.stop(f"{path} is damaged or incomplete{where} ({cause}): {remedy}")
-
-
-def read_file(path):
-    """Return the bytes of a file: in memory, so that Excel on Windows may keep the file open."""
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        records.stop(f"{path} not found: check its path")
-    except OSError as problem:
-        records.stop(f"{path} cannot be opened ({problem.strerror}): close it in other programs and check the path")
 
 
 def clean_text(value):
@@ -164,7 +113,7 @@ def check_output(path, header):
         records.stop(f"{path} is a folder: choose another name")
     twice = [name for name in header if header.count(name) > 1]
     if path.suffix.lower() == ".jsonl" and twice:
-        records.stop(f"{path}: two columns are called {quote(twice[0])}, which .jsonl cannot hold: write .xlsx or .csv")
+        records.stop(f"{path}: two columns are called {records.quote(twice[0])}, which .jsonl cannot hold: write .xlsx or .csv")
 
 
 def write_table(path, header, rows):
@@ -180,41 +129,9 @@ def write_table(path, header, rows):
         return
     rows = ([json.dumps(cell) if isinstance(cell, (dict, list)) else cell for cell in row] for row in rows)
     if suffix == ".xlsx":
-        write_xlsx(temporary, header, rows)
+        workbooks.write_xlsx(temporary, header, rows)
     else:
         with open(temporary, "w", encoding="utf-8-sig", newline="") as file:  # the mark makes Excel read UTF-8
             writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
             writer.writerows([header, *rows])
     os.replace(temporary, path)
-
-
-def write_xlsx(path, header, rows):
-    """Write a workbook of one sheet; text stays text, also where it begins with '=', and control characters go."""
-    book = openpyxl.Workbook(write_only=True)
-    sheet = book.create_sheet("predictions")
-    sheet.freeze_panes = "A2"
-    for row in [header, *rows]:
-        cells = []
-        for value in row:
-            text = isinstance(value, str)
-            cell = openpyxl.cell.WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", value) if text else value)
-            cell.data_type = "s" if text else cell.data_type  # openpyxl takes '=...' for a formula
-            cells.append(cell)
-        sheet.append(cells)
-    book.save(path)
-
-
-def list_first(items):
-    """Return the first SHOWN items as text, and how many more there are."""
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(map(str, items[:SHOWN])) + more
-
-
-def count_rows(numbers):
-    """Return row numbers as text: their count and the first of them."""
-    return f"{len(numbers)} rows ({list_first(numbers)})" if len(numbers) > 1 else f"row {numbers[0]}"
-
-
-def quote(text):
-    """Return a text in quotation marks, cut and on one line, for a message."""
-    return json.dumps(text if len(text) <= 60 else text[:57] + "...", ensure_ascii=False)

@@ -10,8 +10,10 @@ import inspect
 import types
 
 import bitsandbytes
+import peft
 import torch
 import torch._functorch.config
+import torch.fx.experimental._config
 import torch.utils.checkpoint
 
 # ---------------------------------------------------------------- settings
@@ -24,26 +26,29 @@ RESERVE_GB = 3.0  # GPU memory that planning leaves free
 
 
 def plan_training(model, nodes, checkpoint, dropout):
-    """Return what fits into the free GPU memory, the fastest first: {"dense_weights", "checkpoint", "compiled", "graphs"}.
+    """Return the fastest that fits into the free GPU memory: {"dense_weights", "checkpoint", "compiled", "graphs"}.
 
     nodes: tokens of a micro-batch's tree. checkpoint: None to decide here. dropout: whether the adapter has any.
     """
-    config = model.config
-    weights = sum(linear.in_features * linear.out_features for linear in find_linears(model))
-    dense = 2 * weights
+    config, dense = model.config, count_dense_bytes(model)
     # Measured for gemma-2-9b with compiled layers: about 220 kB of activations a node and layer.
     activations = nodes * config.num_hidden_layers * 2 * (5 * config.intermediate_size + 11 * config.hidden_size)
     free = free_memory() - RESERVE_GB * 1e9 - 4 * 0.01 * dense  # adapter, gradients and optimiser: about 1 % of weights
     keep_dense = DENSE_WEIGHTS if DENSE_WEIGHTS is not None else free > dense + (0 if checkpoint else activations)
     if checkpoint is None:
         checkpoint = free < activations + (dense if keep_dense else 0)
-    graphs = COMPILE and CUDA_GRAPHS and not (checkpoint or dropout)  # graphs hold on to memory, and repeat a dropout
+    graphs = COMPILE and CUDA_GRAPHS and not dropout  # a recorded dropout would repeat itself
     return {"dense_weights": keep_dense, "checkpoint": checkpoint, "compiled": COMPILE, "graphs": graphs}
 
 
 def free_memory():
     """Return the bytes of GPU memory that are free, or held by PyTorch without use."""
     return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
+def count_dense_bytes(model):
+    """Return the bytes that bfloat16 copies of all 4-bit weights take."""
+    return sum(2 * linear.in_features * linear.out_features for linear in find_linears(model))
 
 
 def find_linears(model):
@@ -57,8 +62,9 @@ def dequantise_nf4(packed, code, absmax, blocksize, shape, dtype):
     packed: uint8 [numel / 2, 1], first of two indices in the high bits; code: float32 [16]; absmax: float32
     [numel / blocksize]. Layout: bitsandbytes.functional.QuantState.
     """
-    shifts = torch.tensor([4, 0], dtype=torch.uint8, device=packed.device)
-    index = (packed.view(-1, 1) >> shifts) & 15
+    packed = packed.view(-1, 1)
+    high = torch.arange(2, device=packed.device) == 0  # no bit operations: the compiler would keep what they return
+    index = torch.where(high, packed.div(16, rounding_mode="floor"), packed % 16)
     return (code[index.int()].view(-1, blocksize) * absmax[:, None]).to(dtype).view(shape)
 
 
@@ -98,6 +104,24 @@ def fuse_linears(model, keep_dense):
         linear.forward = types.MethodType(dense_forward if keep_dense else packed_forward, linear)
 
 
+def adapted_forward(layer, x):
+    """LoRA forward without PEFT's copies and casts: the base layer's output + B(scaling * A(dropout(x)))."""
+    output = layer.base_layer(x)
+    if layer.disable_adapters:
+        return output
+    for name in layer.active_adapters:
+        update = layer.lora_A[name](layer.lora_dropout[name](x)) * layer.scaling[name]
+        output = output + layer.lora_B[name](update)
+    return output
+
+
+def fuse_adapters(model):
+    """Give every LoRA layer of a PEFT model the short forward; its result may differ by a rounding of bfloat16."""
+    for module in model.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):
+            module.forward = types.MethodType(adapted_forward, module)
+
+
 def compile_layers(model, keep_dense, checkpoint=False, preserve_rng=False):
     """Compile each decoder layer, after fuse_linears with the same keep_dense; equal layers share one compilation.
 
@@ -105,8 +129,9 @@ def compile_layers(model, keep_dense, checkpoint=False, preserve_rng=False):
     preserve_rng: draw the same dropout again there.
     """
     torch._dynamo.config.specialize_float = True  # scaling and soft cap are constants, not symbols
+    torch.fx.experimental._config.use_duck_shape = False  # sizes equal by chance in one batch differ in the next
     # Weights that are not kept are dequantised again in the backward pass: else each layer would keep them until then.
-    torch._functorch.config.ban_recompute_materialized_backward = keep_dense
+    torch._functorch.config.aggressive_recomputation = not keep_dense
     for layer in model.get_decoder().layers:
         forward = inspect.unwrap(type(layer).forward)  # newer transformers wrap it in a checkpoint of their own
         forward = torch.compile(types.MethodType(forward, layer), dynamic=True, fullgraph=True)
@@ -131,8 +156,9 @@ def prepare_scoring(model, rows):
     """Make a loaded model fast for scoring this many rows on a GPU; does nothing on a CPU."""
     if not torch.cuda.is_available():
         return
-    dense = 2 * sum(linear.in_features * linear.out_features for linear in find_linears(model))
-    keep_dense = DENSE_WEIGHTS if DENSE_WEIGHTS is not None else free_memory() > dense + RESERVE_GB * 1e9
+    keep_dense = DENSE_WEIGHTS
+    if keep_dense is None:
+        keep_dense = free_memory() > count_dense_bytes(model) + RESERVE_GB * 1e9
     fuse_linears(model, keep_dense)
     if COMPILE and rows >= COMPILE_MIN_ROWS:
         compile_layers(model, keep_dense)
@@ -142,24 +168,38 @@ class StepGraphs:
     """Training steps recorded as CUDA graphs, one for each shape of batch, so that the CPU launches one graph a step.
 
     run_step(inputs) computes a loss and adds its gradients to the weights' grad; it must be the same function of the
-    same tensors each time. The first batch of a shape runs as it is (kernels get compiled), the second is recorded.
+    same tensors each time. The first batch of a kind runs as it is, which compiles the kernels for its other shapes.
     """
 
     def __init__(self, run_step, weights):
         self.run_step, self.weights = run_step, weights
-        self.graphs, self.seen = {}, set()
-        self.pool = torch.cuda.graph_pool_handle()  # one for all recorded steps: no two are alive at a time
         self.gradients = [torch.zeros_like(weight) for weight in weights]
+        self.compiled = set()
+        self.stream = torch.cuda.Stream()  # one for plain and recorded steps: each stream has workspaces of its own
+        self.release()
+
+    def release(self):
+        """Give the memory of all recorded steps back; they are recorded again when they come up."""
+        self.graphs, self.largest = {}, 0
+        self.pool = torch.cuda.graph_pool_handle()  # one for all recorded steps: no two are alive at a time
+        torch.cuda.empty_cache()
 
     def __call__(self, inputs):
         """Return the loss of a batch, its gradients added to the weights' grad."""
-        for weight, gradient in zip(self.weights, self.gradients, strict=True):
-            if weight.grad is None:  # the optimiser starts each step so; the graphs need the same memory each time
-                weight.grad = gradient.zero_()
+        if self.weights[0].grad is None:  # the optimiser starts each step so; graphs need the same memory each time
+            torch._foreach_zero_(self.gradients)
+            for weight, gradient in zip(self.weights, self.gradients, strict=True):
+                weight.grad = gradient
+        rows, length = inputs["chain"].shape
+        kind = (rows == 1, length)  # code is compiled anew for a single row, and for another row length
+        if kind not in self.compiled:
+            self.compiled.add(kind)
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                loss = self.run_step(inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return loss
         shape = tuple((name, *tensor.shape) for name, tensor in inputs.items())
-        if shape not in self.seen:
-            self.seen.add(shape)
-            return self.run_step(inputs)
         if shape not in self.graphs:
             self.graphs[shape] = self.record(inputs)
         graph, places, loss = self.graphs[shape]
@@ -170,8 +210,12 @@ class StepGraphs:
 
     def record(self, inputs):
         """Return (graph, input tensors, loss) of a step; recording computes nothing."""
+        size = inputs["input_ids"].numel()
+        if size > self.largest:  # smaller graphs fit into the memory of the largest, so that is recorded before them
+            self.release()
+            self.largest = size
         places = {name: tensor.clone() for name, tensor in inputs.items()}
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             loss = self.run_step(places)
         return graph, places, loss

@@ -124,7 +124,10 @@ def check_adapter(folder):
 
 def load_adapter(model, folder):
     """Put a trained adapter on a loaded base; its weights stay float32."""
-    return peft.PeftModel.from_pretrained(model, folder)
+    model = peft.PeftModel.from_pretrained(model, folder)
+    if torch.cuda.is_available():
+        acceleration.fuse_adapters(model)
+    return model
 
 
 def device_name():

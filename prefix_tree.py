@@ -47,7 +47,8 @@ class TreeMask(NamedTuple):
 def merge_prefixes(sequences, pad_id):
     """Merge token sequences (non-empty lists of int) into a PrefixTree."""
     order = sorted(range(len(sequences)), key=sequences.__getitem__)  # equal prefixes become neighbours
-    shared = count_shared([sequences[index] for index in order])
+    ordered = [sequences[index] for index in order]
+    shared = extend_shared(list(map(len, ordered)), count_shared(ordered))
     ids, depth, end, path = [], [], [], []
     paths = {}
     for index, length in zip(order, shared):
@@ -79,6 +80,19 @@ def count_shared(ordered):
         length = min(common[start : start + width - 1])
         for index in range(start, start + width):
             shared[index] = max(shared[index], length)
+    return shared
+
+
+def extend_shared(sizes, shared):
+    """Return shared with a few long sequences' heads added, so that what is left of each fits into short rows.
+
+    One long sequence would otherwise make all rows long, whose cost is quadratic. Of many it is cheaper to do so.
+    """
+    longest = max(size - common for size, common in zip(sizes, shared))
+    for length in range(ROW_LENGTH, longest + ROW_LENGTH, ROW_LENGTH):
+        extended = [max(common, size - length) for size, common in zip(sizes, shared)]
+        if sum(extended) - sum(shared) <= ROW_LENGTH:
+            return extended
     return shared
 
 
@@ -168,6 +182,7 @@ def tree_attention(
     if not isinstance(attention_mask, TreeMask) or dropout or softcap is None:
         raise ValueError("tree_attention takes a TreeMask and a soft cap, no dropout: run the model by forward_tree")
     trunk, (rows, length) = attention_mask.trunk.shape[1], attention_mask.row.shape[:2]
+    length = ROW_LENGTH if length == ROW_LENGTH else length  # for the compiler a constant: its indices are faster
     groups, heads = key.shape[1], query.shape[1] // key.shape[1]
     query, key, value = query[0].unflatten(0, (groups, heads)), key[0], value[0]
     row_query = query[:, :, trunk:].unflatten(2, (rows, length)).transpose(1, 2).flatten(2, 3)  # [G, R, H/G * L, D]

@@ -85,8 +85,13 @@ class TreeTrainer(trl.SFTTrainer):
             return None
         rows = self.train_dataset.select(range(min(self.args.per_device_train_batch_size, len(self.train_dataset))))
         nodes = self.data_collator(list(rows))["input_ids"].numel()
+        self.model.train()  # all modules: a loaded base is in evaluation mode, and changing that later would compile again
+        # The trainer walks over all parameters several times a step, and thousands of modules take longer than a step.
+        parameters = list(self.model.parameters())
+        self.model.parameters = lambda recurse=True: iter(parameters)
         plan = acceleration.plan_training(self.model.get_base_model(), nodes, checkpoint, dropout)
         acceleration.fuse_linears(self.model, plan["dense_weights"])
+        acceleration.fuse_adapters(self.model)
         self.model.enable_input_require_grads()  # the first layer compiles like the others, and checkpoints need it
         if plan["compiled"]:
             base = self.model.get_base_model()
@@ -102,8 +107,13 @@ class TreeTrainer(trl.SFTTrainer):
         """Return the loss of a micro-batch, its gradients added to those of the effective batch."""
         if self.step_graphs is None:
             return super().training_step(model, inputs, num_items_in_batch)
-        model.train()
+        if not model.training:
+            model.train()
         return self.step_graphs(self._prepare_inputs({**inputs, "items": num_items_in_batch}))
+
+    def floating_point_ops(self, inputs):
+        """Return 0: the trainer's count would take no notice of trees, and walks over all parameters."""
+        return 0
 
     def run_step(self, inputs):
         """Forward and backward of one micro-batch without a synchronisation, so that it can be recorded."""
@@ -125,6 +135,8 @@ class TreeTrainer(trl.SFTTrainer):
         sums = torch.zeros(3, device=self.args.device)  # loss, target tokens, right labels
         was_training = self.model.training
         self.model.eval()
+        if self.step_graphs is not None:
+            self.step_graphs.release()  # validation needs the memory
         with acceleration.run_uncompiled(len(self.eval_dataset)), prefix_tree.compute_precision(self.model):
             size = self.args.per_device_eval_batch_size
             for start in range(0, len(self.eval_dataset), size):

@@ -1,8 +1,12 @@
 """What the GPU path computes equals what bitsandbytes and the plain layers compute, as far as a CPU can show it."""
 
+import random
+
 import bitsandbytes
+import functorch.compile
 import pytest
 import torch
+from torch._dynamo.backends.common import aot_autograd
 
 import acceleration
 import modeling
@@ -53,12 +57,86 @@ def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch)
         assert test_prefix_tree.relative(gradient, results[0][1]) < 1e-2
 
 
+def compile_with(monkeypatch, backend):
+    """Let torch.compile hand its graphs to another backend than the GPU's."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
+
+
+def forward_rows(model, count):
+    """Run the model over a tree of so many rows, which have nothing in common but two tokens."""
+    rng = random.Random(count)
+    rows = [[1, 2, *rng.choices(range(3, 61), k=50)] for _ in range(count)]
+    inputs = prefix_tree.tree_inputs(prefix_tree.merge_prefixes(rows, pad_id=0))
+    with prefix_tree.compute_precision(model):
+        return prefix_tree.forward_tree(model, model.config, inputs, torch.tensor([1]))
+
+
+def test_batches_of_any_size_share_one_compilation(tmp_path, monkeypatch):
+    """Compiling takes half a minute on a GPU, and may not happen while a step is recorded."""
+    graphs = []
+    compile_with(monkeypatch, lambda graph, inputs: graphs.append(graph) or graph)
+    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    model.enable_input_require_grads()
+    acceleration.fuse_linears(model, keep_dense=False)
+    acceleration.fuse_adapters(model)
+    acceleration.compile_layers(model.get_base_model(), keep_dense=False)
+    for count in (8, 6, 21, 33):
+        forward_rows(model, count)
+    with acceleration.run_uncompiled(4), torch.no_grad():
+        forward_rows(model, 1)
+    assert len(graphs) == 1
+    forward_rows(model, 2)  # one row of the tree: another kind for StepGraphs
+    assert len(graphs) == 2
+
+
+def test_packed_weights_are_dequantised_again_in_the_backward_pass(tmp_path, monkeypatch):
+    """Kept from the forward pass, they would fill the memory that 4-bit weights save."""
+    kept = []
+
+    def note_outputs(graph, inputs):
+        values = [node.meta["val"] for node in graph.graph.output_node().args[0] if node is not None]
+        kept.extend(str(tuple(value.shape)) for value in values if isinstance(value, torch.Tensor))
+        return functorch.compile.make_boxed_func(graph)
+
+    partition = functorch.compile.min_cut_rematerialization_partition
+    compile_with(monkeypatch, aot_autograd(fw_compiler=note_outputs, partition_fn=partition))
+    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    model.enable_input_require_grads()
+    weights = {str(shape) for linear in acceleration.find_linears(model) for shape in both_ways(linear)}
+    acceleration.fuse_linears(model, keep_dense=False)
+    acceleration.fuse_adapters(model)
+    acceleration.compile_layers(model.get_base_model(), keep_dense=False)
+    forward_rows(model, 8).sum().backward()
+    assert kept
+    assert not weights.intersection(kept)
+
+
+def both_ways(linear):
+    """The shapes of a layer's weight and of its transpose."""
+    return (linear.out_features, linear.in_features), (linear.in_features, linear.out_features)
+
+
+def test_the_short_adapter_forward_is_that_of_peft(tmp_path):
+    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).eval()
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    expected = forward_rows(model, 5)
+    acceleration.fuse_adapters(model)
+    assert torch.allclose(forward_rows(model, 5), expected, atol=1e-2)
+    with model.disable_adapter():
+        alone = forward_rows(model, 5)
+    assert not torch.allclose(alone, expected, atol=1e-2)
+    assert torch.equal(alone, forward_rows(model.unload(), 5))
+
+
 @pytest.mark.parametrize(
     "free_gb, expected",
     [
         (100, {"dense_weights": True, "checkpoint": False, "graphs": True}),
         (30, {"dense_weights": False, "checkpoint": False, "graphs": True}),
-        (9, {"dense_weights": False, "checkpoint": True, "graphs": False}),
+        (9, {"dense_weights": False, "checkpoint": True, "graphs": True}),
     ],
     ids=["80 GB card and more", "40 GB card", "16 GB card"],
 )
@@ -91,10 +169,14 @@ def test_recorded_steps_equal_plain_steps():
         return loss.detach()
 
     graphs = acceleration.StepGraphs(run_step, [weight])
-    for _ in range(4):
-        x = torch.randn(4, 8, device="cuda")
+    for step, rows in enumerate((4, 4, 2, 4, 6, 2)):
+        if step == 4:
+            graphs.release()
+        x = torch.randn(rows, 8, device="cuda")
+        inputs = {"x": x, "input_ids": torch.zeros(1, rows), "chain": torch.zeros(rows, 8)}
         weight.grad = None
-        loss = graphs({"x": x})
+        loss = graphs({name: tensor.to("cuda") for name, tensor in inputs.items()})
         expected = torch.autograd.grad((x @ weight).square().sum(), weight)[0]
         assert torch.allclose(weight.grad, expected, rtol=1e-4)
         assert torch.allclose(loss, (x @ weight).square().sum(), rtol=1e-4)
+    assert len(graphs.graphs) == 2  # those of 6 and 2 rows, recorded since the release

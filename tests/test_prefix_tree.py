@@ -121,9 +121,16 @@ def test_equal_sequences_are_all_trunk(monkeypatch):
     assert tree.nodes == [[0, 1, 2], [0], [0, 1, 2]]
 
 
-def test_long_chains_make_long_rows():
-    tree = prefix_tree.merge_prefixes([[1] * 300, [2] * 100, [3] * 100, [4] * 90], pad_id=0)
-    assert [len(row) for row in tree.chain] == [384, 384]
+def test_many_long_chains_make_long_rows():
+    tree = prefix_tree.merge_prefixes([[1] * 300, [2] * 300, [3] * 300, [4] * 90], pad_id=0)
+    assert [len(row) for row in tree.chain] == [384, 384, 384, 384]
+    assert tree.nodes[0][0] >= len(tree.end)
+
+
+def test_the_head_of_one_long_chain_goes_into_the_trunk():
+    tree = prefix_tree.merge_prefixes([[1] * 200, [2] * 100, [3] * 100, [4] * 90], pad_id=0)
+    assert [len(row) for row in tree.chain] == [128] * 4
+    assert [node < len(tree.end) for node in tree.nodes[0]] == [True] * 72 + [False] * 128
 
 
 @pytest.mark.parametrize("seed", range(40))

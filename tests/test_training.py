@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 import transformers
 
+import acceleration
 import finetune
 import modeling
 import prefix_tree
@@ -135,6 +136,22 @@ def test_only_the_adapter_is_trained_and_in_float32(build):
 
 
 # ---------------------------------------------------------------- what training does
+
+
+def test_acceleration_leaves_the_model_as_the_trainer_needs_it(build, monkeypatch):
+    """As on a GPU, without compiling: everything is in training mode from the start, and no parameter is missing."""
+    trainer = build()
+    names = [name for name, _ in trainer.model.named_parameters()]
+    plan = {"dense_weights": False, "checkpoint": False, "compiled": False, "graphs": False}
+    monkeypatch.setattr(acceleration, "plan_training", lambda *options: plan)
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(torch.cuda, "is_available", lambda: True)
+        assert trainer.accelerate(None, dropout=False) == plan
+    assert all(module.training for module in trainer.model.modules())
+    assert len(list(trainer.model.parameters())) == len(names)
+    before = join_trainable(trainer.model)
+    trainer.train()
+    assert not torch.equal(join_trainable(trainer.model), before)
 
 
 def test_loss_falls_and_validation_accuracy_rises(trained_run):

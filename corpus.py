@@ -37,6 +37,10 @@ PUNCTUATION = {
     code: " " for code in range(0x3100) if unicodedata.category(chr(code))[0] == "P" and chr(code) not in SIGNS
 }
 IDLE_SIGN = re.compile(r"[-.,:/](?!\d)")
+ASCII_KEYING = {  # KEYING, casefold and PUNCTUATION in one table
+    code: PUNCTUATION.get(ord(kept.lower()), kept.lower()) if (kept := KEYING.get(code, chr(code))) else None
+    for code in range(128)
+}
 
 
 def read_corpus(path):
@@ -104,14 +108,18 @@ def merge_duplicates(rows):
     return kept, duplicates, conflicts
 
 
-@functools.lru_cache(maxsize=1024)  # topics repeat from row to row
+@functools.cache  # each key is needed four times, for duplicates, splits, ids and the last check
 def normalise_key(text):
     """Return the key under which texts count as the same: case, spacing and punctuation aside; never empty for a text.
 
     Keeps what can change a meaning: accents, symbols, emoji, percent signs, and signs before a digit (-5, 3.2).
     """
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(KEYING)).casefold())
-    words = IDLE_SIGN.sub(" ", plain.translate(PUNCTUATION)).split()
+    if text.isascii():
+        plain = text.translate(ASCII_KEYING)
+    else:
+        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(KEYING)).casefold())
+        plain = plain.translate(PUNCTUATION)
+    words = IDLE_SIGN.sub(" ", plain).split()
     return " ".join(words) or text.casefold()
 
 

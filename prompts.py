@@ -31,12 +31,13 @@ STANCE_SPELLINGS = {  # spellings found in annotated files; compared after strip
 PROMPT_VERSION = hashlib.sha256(PROMPT_TEMPLATE.encode()).hexdigest()[:12]  # stored with every adapter
 LABEL_OF_SPELLING = {spelling: label for label, spellings in STANCE_SPELLINGS.items() for spelling in spellings}
 REPLY_WORDS = {"pro": "pro", "con": "con", "contra": "con", "neu": "neu", "neutral": "neu"}
+_TEMPLATE_PIECES = re.split(r"\{topic\}|\{sentence\}", PROMPT_TEMPLATE)
 USER_SLOT, ANSWER_SLOT = "\ue000", "\ue001"  # private-use characters: no chat template contains them
 
 
 def build_prompt(topic, sentence):
     """Return the user turn for one example; the expected reply is one of LABELS."""
-    before, between, after = re.split(r"\{topic\}|\{sentence\}", PROMPT_TEMPLATE)
+    before, between, after = _TEMPLATE_PIECES
     return before + topic + between + sentence + after  # not str.format: texts may hold braces
 
 

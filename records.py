@@ -82,7 +82,8 @@ def read_json(path, remedy):
 
 def write_jsonl(path, rows):
     """Write an iterable of dicts, one JSON object a line, whole or not at all."""
-    write_text(path, (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+    encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps makes one for every row
+    write_text(path, (encode(row) + "\n" for row in rows))
 
 
 def read_jsonl(path, required, remedy):

@@ -95,6 +95,8 @@ def clean_text(value):
     None (an empty cell, or a formula without a stored value) gives ''.
     """
     text = "" if value is None else str(value)
+    if text.isascii() and text.isprintable() and "_x" not in text:  # most text by far: there is nothing to clean
+        return text.strip()
     return unicodedata.normalize("NFC", LINE_END.sub("\n", text.translate(CLEANING))).strip()
 
 

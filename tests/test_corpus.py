@@ -285,6 +285,14 @@ def test_key_different(one, other):
     assert corpus.normalise_key(one) != corpus.normalise_key(other)
 
 
+def test_plain_text_has_the_key_that_it_has_beside_other_text():
+    """Of ASCII text the key is worked out on a shorter way."""
+    chance = random.Random(0)
+    for _ in range(2000):
+        text = "".join(chance.choices([chr(code) for code in range(128)], k=12)) + "x"
+        assert corpus.normalise_key(text + " é") == corpus.normalise_key(text) + " é"
+
+
 @pytest.mark.parametrize("text", ["🙄", "???", ".", "\u200d", "_", "—"])
 def test_key_never_empty(text):
     assert corpus.normalise_key(text)

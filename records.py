@@ -129,7 +129,7 @@ def guard(items, path):
     except UnicodeDecodeError:
         stop(f"{path} is not UTF-8: save it in Excel as .xlsx or as 'CSV UTF-8'")
     except Exception as problem:
-        where = f" after row {last[0]}" if isinstance(last, tuple) else ""
+        where = f" after row {last[0]}" if isinstance(last, tuple) and isinstance(last[0], int) else ""
         remedy = "open it in Excel, check it from there on, save it as .xlsx"
         cause = quote(f"{type(problem).__name__}: {problem}")
         stop(f"{path} is damaged or incomplete{where} ({cause}): {remedy}")

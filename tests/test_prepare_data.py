@@ -114,7 +114,7 @@ def test_duplicates_and_conflicts_are_reported(tmp_path, capsys):
 
 @pytest.mark.parametrize("rows, expected", [
     ([*make_table(60), (TOPICS[0], "One more.", "perhaps")], 'unknown stance "perhaps" in row 62'),
-    ([*make_table(60), (TOPICS[0], None, "Pro")], "empty or broken cells in row 62: text empty"),
+    ([*make_table(60), (TOPICS[0], None, "Pro")], "text is empty in row 62: fill it"),
     (make_table(29), "only 29 usable rows, 30 are needed"),
     ([(f"Topic {i}.", "The same sentence.", "Pro") for i in range(40)], "the val split is empty"),
 ])

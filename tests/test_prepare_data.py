@@ -137,7 +137,7 @@ def test_output_dir_that_is_a_file(tmp_path, capsys):
 
 def test_defaults_are_the_constants():
     args = prepare_data.parse_args([])
-    assert vars(args) == {"corpus": "data/stance_corpus_sample.xlsx", "output_dir": "data", "seed": 0}
+    assert vars(args) == {"corpus": "data/stance_corpus_sample.xlsx", "output_dir": "data", "seed": 0, "sheet": None, "check": False}
 
 
 def test_sample_corpus_is_balanced(tmp_path, capsys):

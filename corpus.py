@@ -138,12 +138,13 @@ def merge_duplicates(rows):
         groups.setdefault((normalise_key(row["topic"]), normalise_key(row["text"])), []).append(row)
     for group in groups.values():
         first = group[0]
-        if len({row["label"] for row in group}) > 1:
+        if len(group) == 1:
+            kept.append(first)
+        elif len({row["label"] for row in group}) > 1:
             spellings = [{"row": row["row"], "stance": row["stance"]} for row in group]
             conflicts.append({"topic": first["topic"], "text": first["text"], "rows": spellings})
-            continue
-        kept.append(first)
-        if len(group) > 1:
+        else:
+            kept.append(first)
             duplicates.append({"kept": first["row"], "merged": [row["row"] for row in group[1:]]})
     return kept, duplicates, conflicts
 
@@ -173,10 +174,13 @@ def split_rows(rows, seed):
     half a block away, one to test: the totals are exact and each stratum is within one row of its share. Larger
     groups come last, each size in proportion: drawn by rows, a sentence of five topics would be held out too often.
     """
-    groups, splits, walked = {}, {name: [] for name in SPLITS}, 0
+    groups, strata, splits, walked = {}, {}, {name: [] for name in SPLITS}, 0
     for row in rows:
         groups.setdefault(normalise_key(row["text"]), []).append(row)
-    for size, _, _, key in sorted(rank_group(key, group, seed) for key, group in groups.items()):
+    for key, group in groups.items():
+        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+        strata.setdefault(rank_stratum(group), []).append((digest, key))
+    for size, key in ((stratum[0], key) for stratum in sorted(strata) for _, key in sorted(strata[stratum])):
         walked += size
         home = "train"
         for i, (name, share) in enumerate(HELD_OUT_SHARES.items()):  # of two due at once, val waits for the next group
@@ -187,10 +191,9 @@ def split_rows(rows, seed):
     return splits
 
 
-def rank_group(key, group, seed):
-    """Return the sort key of a group: (size, stratum, hash, sentence key)."""
-    stratum = min((normalise_key(row["topic"]), row["label"]) for row in group)
-    return len(group), stratum, hashlib.sha256(f"{seed}:{key}".encode()).digest(), key
+def rank_stratum(group):
+    """Return the sort key of a group's stratum: (size of the group, (topic, label))."""
+    return len(group), min((normalise_key(row["topic"]), row["label"]) for row in group)
 
 
 def make_id(topic, text):

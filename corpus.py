@@ -13,7 +13,7 @@ from typing import NamedTuple
 import prompts
 import records
 import tables
-import workbooks
+import workbook_reader
 
 # ---------------------------------------------------------------- settings
 DATA_DIR = "data"  # folder of the splits: prepare_data.py writes them, finetune.py and evaluate.py read them
@@ -31,6 +31,7 @@ SPLIT_KEYS = ("id", "topic", "text", "stance", "prompt", "label")  # of a line i
 
 BROKEN = {"", "#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!"}  # empty, and Excel's error values
 REMEDY = "run prepare_data.py again"
+CHECK_TYPE = "check it and type it into a cell of the format Text"
 
 KEYING = {**tables.CLEANING, **dict.fromkeys(map(ord, "\u200c\u200d\ufe0e\ufe0f"))}  # keys drop joiners, emoji style
 # Signs that carry meaning beside digits stay in a key: 5 %, -5, 3.2, 3:2. NFKC maps wide punctuation into this range.
@@ -78,21 +79,21 @@ def scan_corpus(path, sheet=None):
         label = prompts.parse_stance(stance)
         if label and topic not in BROKEN and text not in BROKEN:
             rows.append({"topic": topic, "text": text, "label": label, "stance": stance, "row": number})
-        elif any(values) or any(cell is workbooks.UNSTORED for cell in cells):
+        elif any(values) or any(cell is workbook_reader.UNSTORED for cell in cells):
             findings += [Finding(number, *fault) for fault in map(find_fault, COLUMN_NAMES, cells, values) if fault]
         for name, cell in zip(COLUMN_NAMES, cells):
             if not isinstance(cell, str) and cell is not None:
                 what = f"{name} is a number, date or truth value, read as text"
-                findings.append(Finding(number, name, what, "check it and type it into a cell of the format Text", False))
-            elif cell is not None and len(cell) == workbooks.MAX_CELL:
-                what = f"{name} is as long as an Excel cell can be, {workbooks.MAX_CELL:,} characters, and probably cut"
+                findings.append(Finding(number, name, what, CHECK_TYPE, False))
+            elif cell is not None and len(cell) == workbook_reader.MAX_CELL:
+                what = f"{name} has {len(cell):,} characters, all that an Excel cell holds, and is probably cut"
                 findings.append(Finding(number, name, what, "compare it with its source", False))
     return table, rows, findings
 
 
 def find_fault(name, cell, value):
     """Return (column, what, remedy) if a cell cannot be used, else None. value: its cleaned text."""
-    if cell is workbooks.UNSTORED:
+    if cell is workbook_reader.UNSTORED:
         return name, f"{name} is a formula without a stored value", "open the file in Excel and save it"
     if not value:
         return name, f"{name} is empty", "fill it or delete the row"

@@ -34,12 +34,12 @@ def parse_args(argv):
     parser.add_argument("--output-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--seed", type=int, default=corpus.SPLIT_SEED, help="random seed of the splits (%(default)s)")
     parser.add_argument("--sheet", help="sheet of the workbook (default: the one with the columns)")
-    parser.add_argument("--check", action="store_true", help="show all that is wrong and mark it in a copy, write no splits")
+    parser.add_argument("--check", action="store_true", help="mark all that is wrong in a copy, write no splits")
     return parser.parse_args(argv)
 
 
 def check_corpus(path, sheet):
-    """Show all that is wrong with a corpus and mark it in a copy; return the script's exit code: 2 if it cannot be used."""
+    """Show all that is wrong with a corpus and mark it in a copy; return the exit code: 2 if there are problems."""
     table, rows, findings = corpus.scan_corpus(path, sheet)
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     findings += workbook_check.find_clashes(duplicates, conflicts)

@@ -89,7 +89,7 @@ def report_long(tokenizer, pairs):
     """Return how many of the (topic, sentence) pairs encode_examples shortens; print a note if there are any."""
     count = sum(fit_sentence(tokenizer, topic, sentence) != sentence for topic, sentence in pairs)
     if count:
-        print(f"note: {count} of {len(pairs)} sentences are shortened, so that a prompt has {MAX_PROMPT_TOKENS} tokens at most")
+        print(f"note: {count} of {len(pairs)} sentences shortened: a prompt has {MAX_PROMPT_TOKENS} tokens at most")
     return count
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import records
+import workbook_reader
 import workbooks
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")  # of the tables that are read and written
@@ -48,17 +49,17 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         records.stop(f"{path} is no {', '.join(SUFFIXES)} file: save it in Excel as .xlsx")
-    if suffix != ".xlsx" and workbooks.is_workbook(path):
+    if suffix != ".xlsx" and workbook_reader.is_workbook(path):
         records.stop(f"{path} is an Excel workbook despite its name: rename it to .xlsx")
     if suffix != ".xlsx" and sheet is not None:
         records.stop(f"{path} has no sheets: leave out --sheet")
     fitting, others = [], []
-    for place, lines in {".xlsx": workbooks.open_xlsx, ".jsonl": open_jsonl}.get(suffix, open_csv)(path):
+    for place, lines in {".xlsx": workbook_reader.open_xlsx, ".jsonl": open_jsonl}.get(suffix, open_csv)(path):
         number, header = next(((number, cells) for number, cells in lines if any(map(clean_text, cells))), (1, ()))
         names = [clean_text(cell) for cell in header]
         found = {column: [i for i, name in enumerate(names) if name.casefold() in needed[column]] for column in needed}
         rows = fit_rows(lines, len(names), None if suffix == ".xlsx" else place)
-        fits = all(found.values()) and (sheet is None or place == workbooks.name_place(path, sheet))
+        fits = all(found.values()) and (sheet is None or place == workbook_reader.name_place(path, sheet))
         (fitting if fits else others).append(Table(place, names, found, rows, number))
     if not fitting:
         seen = [f"{table.place} has {quote_all(filter(None, table.header)) or 'nothing'}" for table in others]
@@ -71,7 +72,8 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
     for column, places in table.columns.items():
         if len(places) > 1:  # which one is meant is not ours to guess
             headers = " and ".join(records.quote(table.header[i]) for i in places)
-            records.stop(f"{table.place}, row {table.header_row}: headers {headers} all fit the column {column}: keep only one")
+            place = f"{table.place}, row {table.header_row}"
+            records.stop(f"{place}: headers {headers} all fit the column {column}: keep only one")
     if others:
         unread = records.list_first([other.place.removeprefix(f"{path}, ") for other in others])
         print(f"note: {table.place} is read, not {unread}")

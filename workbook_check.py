@@ -9,7 +9,7 @@ from openpyxl.styles import Alignment, PatternFill
 import corpus
 import records
 import tables
-import workbooks
+import workbook_reader
 
 # ---------------------------------------------------------------- settings
 SERIOUS_COLOUR, DOUBTFUL_COLOUR = "FF9999", "FFF2B3"  # RGB of marked cells
@@ -60,7 +60,7 @@ def write_checked(path, table, findings):
     copy = Path(path).with_name(Path(path).stem + ".checked.xlsx")
     if Path(path).suffix.lower() == ".xlsx":
         book = openpyxl.load_workbook(path, rich_text=True)
-        [sheet] = [sheet for sheet in book.worksheets if workbooks.name_place(path, sheet.title) == table.place]
+        [sheet] = [sheet for sheet in book.worksheets if workbook_reader.name_place(path, sheet.title) == table.place]
         offset = 0
     else:
         book = openpyxl.Workbook()
@@ -71,7 +71,7 @@ def write_checked(path, table, findings):
     try:
         book.save(copy)
     except OSError as problem:
-        records.stop(f"cannot write {copy} ({problem.strerror}): close it in Excel, or copy the corpus to another folder")
+        records.stop(f"cannot write {copy} ({problem.strerror}): close it in Excel, or copy the corpus elsewhere")
     return copy
 
 

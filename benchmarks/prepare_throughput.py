@@ -1,7 +1,7 @@
 """Measure prepare_data.py: seconds by stage and peak memory over sizes of corpus, as .csv and as .xlsx.
 
 Sentences are shuffled words of the sample corpus, 20 on average. The workbooks are like Excel's: all texts in one table
-of shared strings. Each measurement runs in a process of its own; on a busy machine, its processor time is what to trust.
+of shared strings. Each measurement runs in a process of its own; on a busy machine, trust its processor time.
 Writes all figures with versions and seed to --output;
 prints the table.
 
@@ -85,7 +85,7 @@ def write_workbook(path, rows):
         with book.open("xl/worksheets/sheet1.xml", "w") as part:
             part.write(f'<worksheet xmlns="{SHEET_MAIN_NS}"><sheetData>'.encode())
             for number, row in enumerate(rows, start=1):
-                cells = [(column, places.setdefault(text, len(places))) for column, text in zip("ABC", row, strict=True)]
+                cells = zip("ABC", (places.setdefault(text, len(places)) for text in row), strict=True)
                 line = "".join(f'<c r="{column}{number}" t="s"><v>{place}</v></c>' for column, place in cells)
                 part.write(f'<row r="{number}">{line}</row>'.encode())
             part.write(b"</sheetData></worksheet>")

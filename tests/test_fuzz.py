@@ -23,7 +23,9 @@ settings.register_profile("fixed", derandomize=True, deadline=None, database=Non
 settings.load_profile("fixed")
 SLOW = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
-PIECES = [*CONTROL, "```", "{topic}", "{sentence}", "\u202e", "\u2067", "e\u0301", "👩‍👩‍👧", "\n", "_x000D_", "stance:", " ", "\ue000"]
+PIECES = [
+    *CONTROL, "```", "{topic}", "{sentence}", "stance:", "\n", " ", "_x000D_", "\ue000", "\u202e", "\u2067", "e\u0301", "👩‍👩‍👧",
+]  # fmt: skip
 TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), max_size=12).map("".join)
 SPELLINGS = [*prompts.LABEL_OF_SPELLING, *(spelling.upper() for spelling in prompts.LABEL_OF_SPELLING)]
 INVISIBLE = "".join(chr(code) for code, kept in tables.CLEANING.items() if kept is None and code < 0xD800)
@@ -109,8 +111,9 @@ HEADER = ["topic", "text", "stance"]
 
 def write_workbook(path, rows):
     book = openpyxl.Workbook()
+    illegal = openpyxl.cell.cell.ILLEGAL_CHARACTERS_RE
     for row in rows:
-        book.active.append([openpyxl.cell.cell.ILLEGAL_CHARACTERS_RE.sub("", c) if isinstance(c, str) else c for c in row])
+        book.active.append([illegal.sub("", cell) if isinstance(cell, str) else cell for cell in row])
     book.save(path)
 
 

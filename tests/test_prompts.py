@@ -364,7 +364,7 @@ def test_no_row_is_lost_and_long_ones_are_counted(tokenizer, capsys):
     assert encoded[0] == prompts.encode_example(tokenizer, "topic", "short", "pro") and encoded[1] == encoded[3]
     assert prompts.report_long(tokenizer, pairs[:1]) == 0 and capsys.readouterr().out == ""
     assert prompts.report_long(tokenizer, pairs) == 2
-    assert capsys.readouterr().out.startswith(f"note: 2 of {len(pairs)} sentences are shortened")
+    assert capsys.readouterr().out.startswith(f"note: 2 of {len(pairs)} sentences shortened")
 
 
 def test_a_topic_that_leaves_no_room_stops(tokenizer, capsys):

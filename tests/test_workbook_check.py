@@ -12,6 +12,7 @@ import workbook_check
 VEGANS = "Vegans are right."
 HEADER = ("Nr", "Topic", "Text", "Stance")
 RED, YELLOW, PLAIN = workbook_check.SERIOUS_COLOUR, workbook_check.DOUBTFUL_COLOUR, "000000"
+ONCE = "nothing need be done, they count once"
 FILL, DECIDE = "fill it or delete the row", "decide on one stance, as all of them are left out"
 
 
@@ -25,7 +26,7 @@ def make_dirty():
     rows = make_rows()
     rows[2][2], rows[3][1], rows[4][3] = None, " \u200b", "perhaps"  # rows 3, 4, 5
     rows[6][2], rows[7][2], rows[8][3] = "#N/A", "x" * 32767, ""  # rows 7, 8, 9
-    rows += [[42, VEGANS, "sentence NUMBER 20", "neutral"], [43, VEGANS, "Sentence number 21!", "Contra"]]  # of Neutral, Pro
+    rows += [[42, VEGANS, "sentence NUMBER 20", "neutral"], [43, VEGANS, "Sentence number 21!", "Contra"]]
     return rows
 
 
@@ -54,7 +55,7 @@ def write_corpus(path, rows):
 
 
 def read_marks(path, offset=0):
-    """Return ({cell that is coloured: colour}, {row: remedy}) of the first sheet of a copy; rows as the corpus has them."""
+    """Return ({cell that is coloured: colour}, {row: remedy}) of the first sheet of a copy, by rows of the corpus."""
     sheet = openpyxl.load_workbook(path).worksheets[0]
     colours = {
         (cell.row - offset, cell.column): cell.fill.start_color.rgb[2:]
@@ -63,7 +64,8 @@ def read_marks(path, offset=0):
         if cell.fill.fill_type == "solid"
     }
     assert sheet.cell(1, 5).value == "remedy"
-    return colours, {row - offset: sheet.cell(row, 5).value for row in range(2, sheet.max_row + 1) if sheet.cell(row, 5).value}
+    remedies = {row - offset: sheet.cell(row, 5).value for row in range(2, sheet.max_row + 1)}
+    return colours, {row: remedy for row, remedy in remedies.items() if remedy}
 
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".csv", ".jsonl"])
@@ -75,7 +77,7 @@ def test_everything_is_found_and_marked(tmp_path, capsys, suffix):
     row = {number: number - offset for number in range(2, 44)}
     text_21 = f'(row {row[21]} "Pro", row {row[43]} "Contra")'
     found = [line.partition(": write one of pro, ")[0] for line in lines if line.startswith(("problem: ", "note: "))]
-    cut = "text is as long as an Excel cell can be, 32,767 characters, and probably cut"
+    cut = "text has 32,767 characters, all that an Excel cell holds, and is probably cut"
     assert found == [
         f"problem: text is empty in row {row[3]}: {FILL}",
         f"problem: topic is empty in row {row[4]}: {FILL}",
@@ -84,8 +86,7 @@ def test_everything_is_found_and_marked(tmp_path, capsys, suffix):
         f"problem: text is #N/A in row {row[7]}: mend its formula or write the value",
         f"problem: stances of one topic and text differ {text_21} in rows {row[21]}, {row[43]}: {DECIDE}",
         f"note: {cut} in row {row[8]}: compare it with its source",
-        f"note: topic and text repeat those of row {row[20]}, with the same stance in row {row[42]}: nothing need be done, "
-        "they count once",
+        f"note: topic and text repeat those of row {row[20]}, with the same stance in row {row[42]}: {ONCE}",
     ]
     assert any("34 usable rows, 7 problems, 2 notes" in line for line in lines)
     colours, remedies = read_marks(tmp_path / "c.checked.xlsx", offset)
@@ -122,7 +123,8 @@ def test_the_copy_keeps_the_workbook(tmp_path):
     path = write_corpus(tmp_path / "c.xlsx", rows)
     book = openpyxl.load_workbook(path)
     sheet = book["data"]
-    sheet["F2"], sheet["XFD1"], sheet["B9"].fill = "beside", "far", openpyxl.styles.PatternFill("solid", start_color=PLAIN)
+    sheet["F2"], sheet["XFD1"] = "beside", "far"
+    sheet["B9"].fill = openpyxl.styles.PatternFill("solid", start_color=PLAIN)
     sheet["C6"].value, sheet["C6"].data_type = "=2+5 typed as text", "s"
     sheet.merge_cells("B20:B22")
     book.create_sheet("notes")["A1"] = "kept"

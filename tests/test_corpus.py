@@ -348,6 +348,10 @@ def test_shared_text_is_read_like_text_in_cells(tmp_path):
     with zipfile.ZipFile(path) as book:
         assert b"inlineStr" not in book.read("xl/worksheets/sheet1.xml")
     assert [list(lines) for _, lines in workbook_reader.open_xlsx(path)] == inline
+    typed = b"<t>_x005F_x000D_ as typed</t>"  # so Excel keeps text apart from its own _x000D_
+    change_part(path, "xl/sharedStrings.xml", lambda content: content.replace(b"<t>_x000D_</t>", typed))
+    [(_, lines)] = workbook_reader.open_xlsx(path)
+    assert list(lines)[2] == (3, [GUNS, "_x000D_ as typed", "con"])
 
 
 def test_text_as_long_as_a_cell_was_probably_cut(tmp_path, capsys):

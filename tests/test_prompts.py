@@ -357,6 +357,15 @@ def test_the_longest_sentence_that_fits_is_whole(tokenizer):
     assert prompts.fit_sentence(tokenizer, "topic", texts[len(fitting)]) == fitting[-1]
 
 
+def test_an_end_that_takes_more_tokens_is_cut_further(monkeypatch):
+    def count(tokenizer, topic, sentence):
+        return len(sentence) + 9 * sentence.endswith("d")
+
+    monkeypatch.setattr(prompts, "_count_tokens", count)
+    short = prompts._shorten.__wrapped__(None, "", "word " * 300, 1000)
+    assert ("word " * 300).startswith(short) and 980 < count(None, "", short) <= 1000
+
+
 def test_no_row_is_lost_and_long_ones_are_counted(tokenizer, capsys):
     pairs = [("topic", "short"), ("topic", "word " * 5000), ("topic", ""), ("topic", "word " * 5000), *ORDINARY]
     encoded = prompts.encode_examples(tokenizer, pairs, ["pro"] * len(pairs))

@@ -111,6 +111,15 @@ def test_notes_alone_are_no_failure(tmp_path):
     assert read_marks(tmp_path / "c.checked.xlsx")[0] == {(6, 3): YELLOW}
 
 
+def test_a_cell_with_a_problem_and_a_note_is_red(tmp_path):
+    rows = make_rows()
+    rows[5][3] = 12
+    assert run_check(write_corpus(tmp_path / "c.xlsx", rows)) == 2
+    colours, remedies = read_marks(tmp_path / "c.checked.xlsx")
+    assert colours == {(6, 4): RED}
+    assert remedies[6].startswith('unknown stance "12": ') and "; stance is a number, date or truth" in remedies[6]
+
+
 def test_too_few_rows_are_a_failure(tmp_path, capsys):
     assert run_check(write_corpus(tmp_path / "c.csv", make_rows(29))) == 2
     assert "problem: 30 usable rows are needed" in capsys.readouterr().out

@@ -8,10 +8,12 @@ import functools
 import hashlib
 import re
 import unicodedata
+from typing import NamedTuple
 
 import prompts
 import records
 import tables
+import workbook_reader
 
 # ---------------------------------------------------------------- settings
 DATA_DIR = "data"  # folder of the splits: prepare_data.py writes them, finetune.py and evaluate.py read them
@@ -29,6 +31,7 @@ SPLIT_KEYS = ("id", "topic", "text", "stance", "prompt", "label")  # of a line i
 
 BROKEN = {"", "#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!"}  # empty, and Excel's error values
 REMEDY = "run prepare_data.py again"
+CHECK_TYPE = "check it and type it into a cell of the format Text"
 
 KEYING = {**tables.CLEANING, **dict.fromkeys(map(ord, "\u200c\u200d\ufe0e\ufe0f"))}  # keys drop joiners, emoji style
 # Signs that carry meaning beside digits stay in a key: 5 %, -5, 3.2, 3:2. NFKC maps wide punctuation into this range.
@@ -37,50 +40,92 @@ PUNCTUATION = {
     code: " " for code in range(0x3100) if unicodedata.category(chr(code))[0] == "P" and chr(code) not in SIGNS
 }
 IDLE_SIGN = re.compile(r"[-.,:/](?!\d)")
+ASCII_KEYING = {  # KEYING, casefold and PUNCTUATION in one table
+    code: PUNCTUATION.get(ord(kept.lower()), kept.lower()) if (kept := KEYING.get(code, chr(code))) else None
+    for code in range(128)
+}
 
 
-def read_corpus(path):
+class Finding(NamedTuple):
+    """Something wrong or doubtful in a cell."""
+
+    row: int  # as Excel shows it
+    column: str  # topic, text or stance
+    what: str
+    remedy: str
+    serious: bool = True  # the row cannot be used as it is
+
+
+def read_corpus(path, sheet=None):
     """Read an annotated .xlsx, .csv, .tsv or .jsonl file into a list of rows; stop with all its defects in one line.
 
     Texts are cleaned; rows without topic, text and stance are skipped; other columns are ignored.
     """
-    table = tables.open_table(path, COLUMN_NAMES)
-    rows, faults, unknown, converted = [], [], {}, []
-    for number, cells in table.rows:
-        cells = [cells[place] for place in table.columns.values()]
-        topic, text, stance = values = [tables.clean_text(cell) for cell in cells]
-        if not any(values):
-            continue
-        label = prompts.parse_stance(stance)
-        bad = [f"{name} {value or 'empty'}" for name, value in zip(COLUMN_NAMES, values) if value in BROKEN]
-        if bad:
-            faults.append(f"{number}: {' and '.join(bad)}")
-        elif label is None:
-            unknown.setdefault(stance, []).append(number)
-        else:
-            rows.append({"topic": topic, "text": text, "label": label, "stance": stance, "row": number})
-        if not all(isinstance(cell, str) for cell in cells):
-            converted.append(number)
-    check_rows(table.place, rows, faults, unknown)
-    if converted:
-        print(f"note: {table.place}: numbers, dates or truth values read as text in {records.count_rows(converted)}")
+    table, rows, findings = scan_corpus(path, sheet)
+    check_rows(table.place, rows, findings)
+    ignored = [name for place, name in enumerate(table.header) if name and place not in table.columns.values()]
+    if ignored:
+        print(f"note: {table.place}: columns that are not used: {tables.quote_all(ignored)}")
     return rows
 
 
-def check_rows(place, rows, faults, unknown):
-    """Stop if a file has empty or broken cells, unknown stance spellings, or no rows."""
-    parts = []
-    if faults:
-        remedy = "a formula is empty until Excel has saved its value, a merged cell is empty below its first row"
-        parts.append(f"empty or broken cells in {records.count_rows(faults)}: fill them or delete the rows ({remedy})")
-    if unknown:
-        spellings = [f"{records.quote(stance)} in {records.count_rows(numbers)}" for stance, numbers in unknown.items()]
+def scan_corpus(path, sheet=None):
+    """Read an annotated file; return (its table, the usable rows, a list of Findings about the others and these)."""
+    table = tables.open_table(path, COLUMN_NAMES, sheet, "name one with --sheet")
+    rows, findings = [], []
+    for number, cells in table.rows:
+        cells = [cells[place] for place in table.columns.values()]
+        topic, text, stance = values = [tables.clean_text(cell) for cell in cells]
+        label = prompts.parse_stance(stance)
+        if label and topic not in BROKEN and text not in BROKEN:
+            rows.append({"topic": topic, "text": text, "label": label, "stance": stance, "row": number})
+        elif any(values) or any(cell is workbook_reader.UNSTORED for cell in cells):
+            findings += [Finding(number, *fault) for fault in map(find_fault, COLUMN_NAMES, cells, values) if fault]
+        for name, cell in zip(COLUMN_NAMES, cells):
+            if not isinstance(cell, str) and cell is not None:
+                what = f"{name} is a number, date or truth value, read as text"
+                findings.append(Finding(number, name, what, CHECK_TYPE, False))
+            elif cell is not None and len(cell) == workbook_reader.MAX_CELL:
+                what = f"{name} has {len(cell):,} characters, all that an Excel cell holds, and is probably cut"
+                findings.append(Finding(number, name, what, "compare it with its source", False))
+    return table, rows, findings
+
+
+def find_fault(name, cell, value):
+    """Return (column, what, remedy) if a cell cannot be used, else None. value: its cleaned text."""
+    if cell is workbook_reader.UNSTORED:
+        return name, f"{name} is a formula without a stored value", "open the file in Excel and save it"
+    if not value:
+        return name, f"{name} is empty", "fill it or delete the row"
+    if value in BROKEN:
+        return name, f"{name} is {value}", "mend its formula or write the value"
+    if name == "stance" and prompts.parse_stance(value) is None:
         known = ", ".join(prompts.LABEL_OF_SPELLING)
-        parts.append(f"unknown stance {records.list_first(spellings)}: write one of {known}, or add a spelling in prompts.py")
+        return name, f"unknown stance {records.quote(value)}", f"write one of {known}, or add a spelling in prompts.py"
+    return None
+
+
+def group_findings(findings):
+    """Return {remedy: {what: row numbers}}."""
+    groups = {}
+    for finding in findings:
+        groups.setdefault(finding.remedy, {}).setdefault(finding.what, []).append(finding.row)
+    return groups
+
+
+def check_rows(place, rows, findings):
+    """Stop in one line if a file has cells that cannot be used, or no rows; print a note on doubtful ones."""
+    parts, notes = [], []
+    for serious, lines in ((True, parts), (False, notes)):
+        for remedy, whats in group_findings(finding for finding in findings if finding.serious == serious).items():
+            found = [f"{what} in {records.count_rows(numbers)}" for what, numbers in whats.items()]
+            lines.append(f"{records.list_first(found)}: {remedy}")
     if not rows and not parts:
         parts.append("no rows below the header: fill in the table")
     if parts:
         records.stop(f"{place}: {'; '.join(parts)}")
+    if notes:
+        print(f"note: {place}: {'; '.join(notes)}")
 
 
 def merge_duplicates(rows):
@@ -94,24 +139,29 @@ def merge_duplicates(rows):
         groups.setdefault((normalise_key(row["topic"]), normalise_key(row["text"])), []).append(row)
     for group in groups.values():
         first = group[0]
-        if len({row["label"] for row in group}) > 1:
+        if len(group) == 1:
+            kept.append(first)
+        elif len({row["label"] for row in group}) > 1:
             spellings = [{"row": row["row"], "stance": row["stance"]} for row in group]
             conflicts.append({"topic": first["topic"], "text": first["text"], "rows": spellings})
-            continue
-        kept.append(first)
-        if len(group) > 1:
+        else:
+            kept.append(first)
             duplicates.append({"kept": first["row"], "merged": [row["row"] for row in group[1:]]})
     return kept, duplicates, conflicts
 
 
-@functools.lru_cache(maxsize=1024)  # topics repeat from row to row
+@functools.cache  # each key is needed four times, for duplicates, splits, ids and the last check
 def normalise_key(text):
     """Return the key under which texts count as the same: case, spacing and punctuation aside; never empty for a text.
 
     Keeps what can change a meaning: accents, symbols, emoji, percent signs, and signs before a digit (-5, 3.2).
     """
-    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(KEYING)).casefold())
-    words = IDLE_SIGN.sub(" ", plain.translate(PUNCTUATION)).split()
+    if text.isascii():
+        plain = text.translate(ASCII_KEYING)
+    else:
+        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(KEYING)).casefold())
+        plain = plain.translate(PUNCTUATION)
+    words = IDLE_SIGN.sub(" ", plain).split()
     return " ".join(words) or text.casefold()
 
 
@@ -125,10 +175,13 @@ def split_rows(rows, seed):
     half a block away, one to test: the totals are exact and each stratum is within one row of its share. Larger
     groups come last, each size in proportion: drawn by rows, a sentence of five topics would be held out too often.
     """
-    groups, splits, walked = {}, {name: [] for name in SPLITS}, 0
+    groups, strata, splits, walked = {}, {}, {name: [] for name in SPLITS}, 0
     for row in rows:
         groups.setdefault(normalise_key(row["text"]), []).append(row)
-    for size, _, _, key in sorted(rank_group(key, group, seed) for key, group in groups.items()):
+    for key, group in groups.items():
+        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+        strata.setdefault(rank_stratum(group), []).append((digest, key))
+    for size, key in ((stratum[0], key) for stratum in sorted(strata) for _, key in sorted(strata[stratum])):
         walked += size
         home = "train"
         for i, (name, share) in enumerate(HELD_OUT_SHARES.items()):  # of two due at once, val waits for the next group
@@ -139,10 +192,9 @@ def split_rows(rows, seed):
     return splits
 
 
-def rank_group(key, group, seed):
-    """Return the sort key of a group: (size, stratum, hash, sentence key)."""
-    stratum = min((normalise_key(row["topic"]), row["label"]) for row in group)
-    return len(group), stratum, hashlib.sha256(f"{seed}:{key}".encode()).digest(), key
+def rank_stratum(group):
+    """Return the sort key of a group's stratum: (size of the group, (topic, label))."""
+    return len(group), min((normalise_key(row["topic"]), row["label"]) for row in group)
 
 
 def make_id(topic, text):

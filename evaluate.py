@@ -83,7 +83,8 @@ def run_models(args, base, adapter, rows):
     """Score the rows with the base and with the adapter, if any; return (records, description of the run)."""
     modeling.check_base(base)
     tokenizer = modeling.load_tokenizer(base)
-    encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+    pairs = [(row["topic"], row["text"]) for row in rows]
+    encoded = prompts.encode_examples(tokenizer, pairs)
     model = modeling.load_base(base)
     if args.mode == "score":
         acceleration.prepare_scoring(model, len(rows))
@@ -99,6 +100,7 @@ def run_models(args, base, adapter, rows):
         "adapter": adapter,
         "demo": modeling.is_demo(base),
         "prompt_version": prompts.PROMPT_VERSION,
+        "shortened_sentences": prompts.report_long(tokenizer, pairs),
         "splits_of_adapter": compare_splits(args.data_dir, adapter),
         "test_sha256": records.hash_file(Path(args.data_dir) / "test.jsonl"),
         "seconds": round(seconds, 2),

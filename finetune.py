@@ -213,6 +213,7 @@ def main(argv=None):
     modeling.check_base(args.base_model)
     tokenizer = modeling.load_tokenizer(args.base_model)
     record = describe_run(args, train_rows, val_rows)
+    record["shortened_sentences"] = prompts.report_long(tokenizer, [(r["topic"], r["text"]) for r in train_rows + val_rows])
     records.make_folder(run_dir)
     if checkpoint:
         check_same_run(run_dir, record)
@@ -242,8 +243,7 @@ def main(argv=None):
     figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
     kept = record["result"]["kept_validation"]
     print(f"kept epoch {kept['epoch']:g}: validation accuracy {kept['eval_accuracy']:.3f}, loss {kept['eval_loss']:.3f}")
-    print(f"{note}\n" if note else "", end="")
-    print(f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}")
+    print(f"{note}\n" if note else "", f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}", sep="")
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def label_pairs(adapter, record, pairs):
     base = record["base_model"]
     modeling.check_base(base)
     tokenizer = modeling.load_tokenizer(base)
+    prompts.report_long(tokenizer, pairs)
     encoded = prompts.encode_examples(tokenizer, pairs)
     model = modeling.load_adapter(modeling.load_base(base), adapter)
     acceleration.prepare_scoring(model, len(pairs))

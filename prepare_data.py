@@ -2,8 +2,10 @@
 
 Reads the .xlsx, .csv, .tsv or .jsonl file --corpus with the columns topic, text and stance.
 Writes the three splits and prepare_data.report.json to --output-dir; nothing at all if the corpus has a defect.
+With --check, writes no splits but shows all that is wrong, and marks it in a copy: <name>.checked.xlsx.
 
     python prepare_data.py
+    python prepare_data.py --corpus my_annotations.xlsx --check
     python prepare_data.py --corpus my_annotations.xlsx --output-dir data/my-corpus --seed 1
 """
 
@@ -15,6 +17,7 @@ import corpus
 import metrics
 import prompts
 import records
+import workbook_check
 
 # ---------------------------------------------------------------- settings
 MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
@@ -30,7 +33,24 @@ def parse_args(argv):
     parser.add_argument("--corpus", default=corpus.CORPUS, help="annotated file (%(default)s)")
     parser.add_argument("--output-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--seed", type=int, default=corpus.SPLIT_SEED, help="random seed of the splits (%(default)s)")
+    parser.add_argument("--sheet", help="sheet of the workbook (default: the one with the columns)")
+    parser.add_argument("--check", action="store_true", help="mark all that is wrong in a copy, write no splits")
     return parser.parse_args(argv)
+
+
+def check_corpus(path, sheet):
+    """Show all that is wrong with a corpus and mark it in a copy; return the exit code: 2 if there are problems."""
+    table, rows, findings = corpus.scan_corpus(path, sheet)
+    kept, duplicates, conflicts = corpus.merge_duplicates(rows)
+    findings += workbook_check.find_clashes(duplicates, conflicts)
+    problems = sum(finding.serious for finding in findings)
+    print(f"{table.place}: {len(kept)} usable rows, {problems} problems, {len(findings) - problems} notes")
+    if findings:
+        print(workbook_check.format_findings(findings))
+        print(f"wrote {workbook_check.write_checked(path, table, findings)}")
+    if len(kept) < MIN_ROWS:
+        print(f"problem: {MIN_ROWS} usable rows are needed: annotate more")
+    return 2 if problems or len(kept) < MIN_ROWS else 0
 
 
 def make_splits(path, rows, seed):
@@ -102,7 +122,9 @@ def write_splits(output_dir, splits, report):
 
 def main(argv=None):
     args = parse_args(argv)
-    rows = corpus.read_corpus(args.corpus)
+    if args.check:
+        raise SystemExit(check_corpus(args.corpus, args.sheet))
+    rows = corpus.read_corpus(args.corpus, args.sheet)
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_findings(duplicates, conflicts))

@@ -1,4 +1,4 @@
-"""The stance prompt, its labels, and how both become token ids. Standard library only.
+"""The stance prompt, its labels, and how both become token ids. No torch.
 
 Every script builds its prompts here, so training and prediction cannot drift apart.
 The wording of PROMPT_TEMPLATE is the published one, to the byte.
@@ -7,6 +7,9 @@ The wording of PROMPT_TEMPLATE is the published one, to the byte.
 import functools
 import hashlib
 import re
+import unicodedata
+
+import records
 
 # ---------------------------------------------------------------- settings
 LABELS = ("pro", "con", "neu")  # the answers, in the order of every table and probability vector
@@ -26,17 +29,22 @@ STANCE_SPELLINGS = {  # spellings found in annotated files; compared after strip
     "con": ("con", "contra", "against", "anti", "oppose", "opposes", "opposed", "disagree"),
     "neu": ("neu", "neutral", "none", "neither", "no stance", "no position"),
 }
+
+# Far more than a sentence, and a quarter of the base's sliding window; one long row makes its whole batch need memory.
+MAX_PROMPT_TOKENS = 1024  # of a prompt with its template; a sentence beyond that is shortened
+MIN_SENTENCE_TOKENS = 128  # that a topic must leave to the sentence
 # --------------------------------------------------------------------------
 
 PROMPT_VERSION = hashlib.sha256(PROMPT_TEMPLATE.encode()).hexdigest()[:12]  # stored with every adapter
 LABEL_OF_SPELLING = {spelling: label for label, spellings in STANCE_SPELLINGS.items() for spelling in spellings}
 REPLY_WORDS = {"pro": "pro", "con": "con", "contra": "con", "neu": "neu", "neutral": "neu"}
+_TEMPLATE_PIECES = re.split(r"\{topic\}|\{sentence\}", PROMPT_TEMPLATE)
 USER_SLOT, ANSWER_SLOT = "\ue000", "\ue001"  # private-use characters: no chat template contains them
 
 
 def build_prompt(topic, sentence):
     """Return the user turn for one example; the expected reply is one of LABELS."""
-    before, between, after = re.split(r"\{topic\}|\{sentence\}", PROMPT_TEMPLATE)
+    before, between, after = _TEMPLATE_PIECES
     return before + topic + between + sentence + after  # not str.format: texts may hold braces
 
 
@@ -66,19 +74,67 @@ def encode_examples(tokenizer, pairs, labels=None):
 
     The ids equal the tokenizer's own chat template on ordinary text. The text between two control tokens of the
     template is encoded with split_special_tokens=True, so control tokens typed into a sentence stay plain text.
-    Ids with a label start with exactly the ids without it.
+    Ids with a label start with exactly the ids without it. Sentences that are too long are shortened first; see
+    report_long. One list of ids for each pair, always.
     """
-    head, tail, closing = chat_frame(tokenizer)
+    encoded = _encode_prompts(tokenizer, [(topic, fit_sentence(tokenizer, topic, text)) for topic, text in pairs])
+    if labels is None:
+        return encoded
+    ending = _encode_pieces(tokenizer, chat_frame(tokenizer)[2])
+    answers = {label: _encode_pieces(tokenizer, [label]) + ending for label in set(labels)}
+    return [ids + answers[label] for ids, label in zip(encoded, labels, strict=True)]
+
+
+def report_long(tokenizer, pairs):
+    """Return how many of the (topic, sentence) pairs encode_examples shortens; print a note if there are any."""
+    count = sum(fit_sentence(tokenizer, topic, sentence) != sentence for topic, sentence in pairs)
+    if count:
+        print(f"note: {count} of {len(pairs)} sentences shortened: a prompt has {MAX_PROMPT_TOKENS} tokens at most")
+    return count
+
+
+def fit_sentence(tokenizer, topic, sentence):
+    """Return the sentence, without its end if its prompt would have more than MAX_PROMPT_TOKENS tokens."""
+    text = (topic + sentence).encode("utf-8", "surrogatepass")
+    if _count_tokens(tokenizer, "", "") + len(text) <= MAX_PROMPT_TOKENS:  # a token has a byte at least
+        return sentence
+    return _shorten(tokenizer, topic, sentence, MAX_PROMPT_TOKENS)
+
+
+@functools.lru_cache(maxsize=4096)  # training encodes a row twice
+def _shorten(tokenizer, topic, sentence, limit):
+    """Return as many of the first words of a sentence as fit; of one endless word, as many characters."""
+    if _count_tokens(tokenizer, topic, sentence) <= limit:
+        return sentence
+    if _count_tokens(tokenizer, topic, "") > limit - MIN_SENTENCE_TOKENS:
+        records.stop(f"the topic {records.quote(topic)} is too long for a prompt of {limit} tokens: shorten it")
+    low, high = 0, len(sentence)  # the first low characters fit, the first high ones do not
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = _count_tokens(tokenizer, topic, sentence[:middle]) <= limit
+        low, high = (middle, high) if fits else (low, middle)
+    while low and unicodedata.category(sentence[low])[0] == "M":  # an accent stays with its letter
+        low -= 1
+    words = re.match(r".*\S(?=\s)", sentence[: low + 1], re.DOTALL)
+    text = words[0] if words and 2 * len(words[0]) > low else sentence[:low]  # Chinese has no blanks between words
+    while _count_tokens(tokenizer, topic, text) > limit:  # the end of a text can take a token more than its middle
+        text = text[:-1]
+    return text
+
+
+@functools.lru_cache(maxsize=16)  # of the empty prompt
+def _count_tokens(tokenizer, topic, sentence):
+    return len(_encode_prompts(tokenizer, [(topic, sentence)])[0])
+
+
+def _encode_prompts(tokenizer, pairs):
+    """Return the token ids of the prompts of (topic, sentence) pairs, however long."""
+    head, tail, _ = chat_frame(tokenizer)
     (before, after) = head[-1].split(USER_SLOT)
     prefix, suffix = _encode_pieces(tokenizer, head[:-1]), _encode_pieces(tokenizer, tail)
     texts = [before + build_prompt(topic, sentence) + after for topic, sentence in pairs]
     bodies = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
-    encoded = [prefix + body + suffix for body in bodies]
-    if labels is None:
-        return encoded
-    ending = _encode_pieces(tokenizer, closing)
-    answers = {label: _encode_pieces(tokenizer, [label]) + ending for label in set(labels)}
-    return [ids + answers[label] for ids, label in zip(encoded, labels, strict=True)]
+    return [prefix + body + suffix for body in bodies]
 
 
 def label_token_ids(tokenizer):

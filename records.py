@@ -16,7 +16,9 @@ from pathlib import Path
 SHOWN = 10  # rows or spellings that a message lists before it only counts them
 # --------------------------------------------------------------------------
 
-RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "scikit-learn")
+RECORDED_PACKAGES = (
+    "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "scikit-learn", "openpyxl",
+)  # fmt: skip
 
 
 def stop(message):
@@ -82,7 +84,8 @@ def read_json(path, remedy):
 
 def write_jsonl(path, rows):
     """Write an iterable of dicts, one JSON object a line, whole or not at all."""
-    write_text(path, (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+    encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps makes one for every row
+    write_text(path, (encode(row) + "\n" for row in rows))
 
 
 def read_jsonl(path, required, remedy):
@@ -128,7 +131,7 @@ def guard(items, path):
     except UnicodeDecodeError:
         stop(f"{path} is not UTF-8: save it in Excel as .xlsx or as 'CSV UTF-8'")
     except Exception as problem:
-        where = f" after row {last[0]}" if isinstance(last, tuple) else ""
+        where = f" after row {last[0]}" if isinstance(last, tuple) and isinstance(last[0], int) else ""
         remedy = "open it in Excel, check it from there on, save it as .xlsx"
         cause = quote(f"{type(problem).__name__}: {problem}")
         stop(f"{path} is damaged or incomplete{where} ({cause}): {remedy}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import records
+import workbook_reader
 import workbooks
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")  # of the tables that are read and written
@@ -25,7 +26,8 @@ CLEANING = {  # for str.translate; the joiners U+200C and U+200D stay: Persian a
     ord("\r"): "\r",
 }
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-LINE_END = re.compile(r"(?:_x000D_|\r)\n?")  # Excel writes a carriage return as _x000D_
+LINE_END = re.compile(r"\r\n?")
+ESCAPE = re.compile("_x00([01][0-9A-F]|7F)_")  # how Excel writes control characters, a carriage return as _x000D_
 
 
 class Table(NamedTuple):
@@ -35,31 +37,52 @@ class Table(NamedTuple):
     header: list  # the headers as they stand in the file
     columns: dict  # needed column: its index in header
     rows: object  # iterator over (row number as Excel shows it, raw cells, one for each header)
+    header_row: int = 1  # row number of the headers; 0 in a .jsonl file, where they have no line
 
 
-def open_table(path, needed):
-    """Open the first sheet whose first row that is not empty has a header for every needed column.
+def open_table(path, needed, sheet=None, choose="keep only one of them in the file"):
+    """Open the one sheet, or the named sheet, whose first row that is not empty has a header for every needed column.
 
     needed: {column: headers accepted for it, in lower case}; headers are compared after strip and casefold.
+    choose: what the user is told to do if several sheets fit.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         records.stop(f"{path} is no {', '.join(SUFFIXES)} file: save it in Excel as .xlsx")
-    seen = []
-    for place, lines in {".xlsx": workbooks.open_xlsx, ".jsonl": open_jsonl}.get(suffix, open_csv)(path):
+    if suffix != ".xlsx" and workbook_reader.is_workbook(path):
+        records.stop(f"{path} is an Excel workbook despite its name: rename it to .xlsx")
+    if suffix != ".xlsx" and sheet is not None:
+        records.stop(f"{path} has no sheets: leave out --sheet")
+    fitting, others = [], []
+    for place, lines in {".xlsx": workbook_reader.open_xlsx, ".jsonl": open_jsonl}.get(suffix, open_csv)(path):
         number, header = next(((number, cells) for number, cells in lines if any(map(clean_text, cells))), (1, ()))
         names = [clean_text(cell) for cell in header]
         found = {column: [i for i, name in enumerate(names) if name.casefold() in needed[column]] for column in needed}
-        if all(found.values()):
-            for column, places in found.items():
-                if len(places) > 1:  # which one is meant is not ours to guess
-                    fitting = " and ".join(records.quote(names[i]) for i in places)
-                    records.stop(f"{place}, row {number}: headers {fitting} all fit the column {column}: keep only one")
-            columns = {column: places[0] for column, places in found.items()}
-            return Table(place, names, columns, fit_rows(lines, len(names), None if suffix == ".xlsx" else place))
-        seen.append(f"{place} has {records.list_first([records.quote(name) for name in names if name]) or 'nothing'}")
-    accepted = ", ".join(f"{column} ({'|'.join(names)})" for column, names in needed.items())
-    records.stop(f"no table with the headers {accepted}: {'; '.join(seen)}: put these headers in the first row")
+        rows = fit_rows(lines, len(names), None if suffix == ".xlsx" else place)
+        fits = all(found.values()) and (sheet is None or place == workbook_reader.name_place(path, sheet))
+        (fitting if fits else others).append(Table(place, names, found, rows, number))
+    if not fitting:
+        seen = [f"{table.place} has {quote_all(filter(None, table.header)) or 'nothing'}" for table in others]
+        accepted = ", ".join(f"{column} ({'|'.join(names)})" for column, names in needed.items())
+        missing = "no table" if sheet is None else f"no sheet {records.quote(sheet)}"
+        records.stop(f"{missing} with the headers {accepted}: {'; '.join(seen)}: put these headers in the first row")
+    if len(fitting) > 1:
+        records.stop(f"{' and '.join(table.place for table in fitting)} have the same headers: {choose}")
+    [table] = fitting
+    for column, places in table.columns.items():
+        if len(places) > 1:  # which one is meant is not ours to guess
+            headers = " and ".join(records.quote(table.header[i]) for i in places)
+            place = f"{table.place}, row {table.header_row}"
+            records.stop(f"{place}: headers {headers} all fit the column {column}: keep only one")
+    if others:
+        unread = records.list_first([other.place.removeprefix(f"{path}, ") for other in others])
+        print(f"note: {table.place} is read, not {unread}")
+    return table._replace(columns={column: place for column, [place] in table.columns.items()})
+
+
+def quote_all(texts):
+    """Return the first of some texts in quotation marks."""
+    return records.list_first([records.quote(text) for text in texts])
 
 
 def fit_rows(lines, width, place):
@@ -95,6 +118,10 @@ def clean_text(value):
     None (an empty cell, or a formula without a stored value) gives ''.
     """
     text = "" if value is None else str(value)
+    if text.isascii() and text.isprintable() and "_x" not in text:  # most text by far: there is nothing to clean
+        return text.strip()
+    if "_x" in text:
+        text = ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
     return unicodedata.normalize("NFC", LINE_END.sub("\n", text.translate(CLEANING))).strip()
 
 

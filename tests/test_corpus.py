@@ -1,8 +1,10 @@
 """corpus.py: reading files, cleaning, keys, duplicates, splits."""
 
 import csv
+import datetime
 import hashlib
 import random
+import re
 import zipfile
 from collections import Counter
 
@@ -13,6 +15,7 @@ import corpus
 import tables
 import prompts
 import records
+import workbook_reader
 
 GUNS = "There should be more gun control."
 VEGANS = "Vegans are right."
@@ -80,9 +83,23 @@ def test_header_in_any_case_with_index_column_on_second_sheet(tmp_path):
     assert row == {"topic": VEGANS, "text": "Taste is no argument.", "label": "con", "stance": "CONTRA", "row": 2}
 
 
-def test_first_matching_sheet_is_used(tmp_path):
-    path = write_xlsx(tmp_path / "c.xlsx", a=[HEADER, (GUNS, "One.", "pro")], b=[HEADER, (GUNS, "Two.", "pro")])
-    assert [row["text"] for row in corpus.read_corpus(path)] == ["One."]
+def test_the_sheet_is_chosen_if_several_fit(tmp_path, capsys):
+    sheets = {"a": [HEADER, (GUNS, "One.", "pro")], "b": [HEADER, (GUNS, "Two.", "pro")], "notes": [("Read me",)]}
+    path = write_xlsx(tmp_path / "c.xlsx", **sheets)
+    message = error_of(capsys, corpus.read_corpus, path)
+    assert 'sheet "a" and ' in message and 'sheet "b" have the same headers: name one with --sheet' in message
+    assert [row["text"] for row in corpus.read_corpus(path, "b")] == ["Two."]
+    assert 'sheet "b" is read, not sheet "a", sheet "notes"\n' in capsys.readouterr().out
+    assert 'no sheet "c" with the headers topic' in error_of(capsys, corpus.read_corpus, path, "c")
+    assert 'no sheet "notes" with the headers topic' in error_of(capsys, corpus.read_corpus, path, "notes")
+    path = write_csv(tmp_path / "c.csv", sheets["a"])
+    assert "c.csv has no sheets: leave out --sheet" in error_of(capsys, corpus.read_corpus, path, "a")
+
+
+def test_columns_that_are_not_used_are_named(tmp_path, capsys):
+    table = [("Unnamed: 0", *HEADER, None, "annotator"), (0, GUNS, "One.", "pro", "beside the table", "A")]
+    assert len(corpus.read_corpus(write_xlsx(tmp_path / "c.xlsx", corpus=table))) == 1
+    assert 'columns that are not used: "Unnamed: 0", "annotator"\n' in capsys.readouterr().out
 
 
 def test_blank_rows_are_skipped_and_row_numbers_are_excels(tmp_path):
@@ -161,15 +178,187 @@ def test_wrong_extension(tmp_path, capsys):
 def test_old_or_protected_workbook(tmp_path, capsys):
     path = tmp_path / "c.xlsx"
     path.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 504)
+    assert "c.xlsx is an old .xls file: save it in Excel as .xlsx" in error_of(capsys, corpus.read_corpus, path)
+    path.write_bytes(path.read_bytes() + "EncryptedPackage".encode("utf-16-le"))
     message = error_of(capsys, corpus.read_corpus, path)
-    assert "c.xlsx is an old .xls file or has a password: save it in Excel as .xlsx without a password" in message
+    assert "c.xlsx has a password: save it in Excel as .xlsx without a password" in message
 
 
-@pytest.mark.parametrize("content", [b"", b"topic,text,stance\n", b"<html><table></table></html>"])
-def test_other_file_named_xlsx(tmp_path, capsys, content):
+@pytest.mark.parametrize("content, expected", [
+    (b"", "c.xlsx is empty"),
+    (b"topic,text,stance\n", "c.xlsx is no workbook despite its name: if it holds plain text, rename it to .csv"),
+    (b"\n<HTML><table></table></html>", "c.xlsx is a web page despite its name: open it in Excel"),
+    (b"\xef\xbb\xbf<?xml version='1.0'?><Workbook/>", "c.xlsx is a web page despite its name: open it in Excel"),
+])
+def test_other_file_named_xlsx(tmp_path, capsys, content, expected):
     path = tmp_path / "c.xlsx"
     path.write_bytes(content)
-    assert "c.xlsx is no workbook despite its name" in error_of(capsys, corpus.read_corpus, path)
+    assert expected in error_of(capsys, corpus.read_corpus, path)
+
+
+@pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl"])
+def test_workbook_with_another_name(tmp_path, capsys, name):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")]).rename(tmp_path / name)
+    assert f"{name} is an Excel workbook despite its name: rename it" in error_of(capsys, corpus.read_corpus, path)
+
+
+@pytest.mark.parametrize("part", ["content.xml", "word/document.xml", "xl/workbook.bin"])
+def test_other_archive_named_xlsx(tmp_path, capsys, part):
+    with zipfile.ZipFile(tmp_path / "c.xlsx", "w") as archive:
+        archive.writestr(part, b"<x/>")
+    message = error_of(capsys, corpus.read_corpus, tmp_path / "c.xlsx")
+    assert "c.xlsx is no .xlsx workbook (but perhaps .xlsb, .ods or .docx): save it in Excel as .xlsx" in message
+
+
+def change_part(path, name, change):
+    """Put another content into a part of a workbook; of "new.xml", which it lacks, the content before is empty."""
+    with zipfile.ZipFile(path) as book:
+        parts = {part: book.read(part) for part in book.namelist()}
+    parts[name] = change(parts.get(name, b""))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+        for part, content in parts.items():
+            book.writestr(part, content)
+
+
+def test_zip_bomb(tmp_path, capsys):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
+    change_part(path, "xl/media/image1.png", lambda content: bytes(90 << 20))
+    assert len(corpus.read_corpus(path)) == 1  # a large blank picture is none
+    change_part(path, "xl/media/image1.png", lambda content: bytes(110 << 20))
+    message = error_of(capsys, corpus.read_corpus, path)
+    assert "c.xlsx unpacks to 115 MB from 0.1 MB: copy its table into a new workbook" in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("blank", [0, (1 << 20) - 5])  # the second lies across two chunks
+def test_entity_bomb(tmp_path, capsys, encoding, blank):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
+    doctype = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>'.encode(encoding)
+    change_part(path, "xl/worksheets/sheet1.xml", lambda content: b" " * blank + doctype + content)
+    message = error_of(capsys, corpus.read_corpus, path)
+    assert "part xl/worksheets/sheet1.xml, declares XML entities, as Excel never does" in message
+
+
+def test_a_sentence_about_doctypes_is_no_bomb(tmp_path):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "<!DOCTYPE html> is no argument.", "pro")])
+    assert corpus.read_corpus(path)[0]["text"] == "<!DOCTYPE html> is no argument."
+
+
+def test_strict_workbook(tmp_path, capsys):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
+    usual, strict = b"schemas.openxmlformats.org/spreadsheetml/2006", b"purl.oclc.org/ooxml/spreadsheetml"
+    change_part(path, "xl/workbook.xml", lambda content: content.replace(usual, strict))
+    assert "save it in Excel as 'Excel Workbook'" in error_of(capsys, corpus.read_corpus, path)
+
+
+# ---- cells of Excel
+
+
+def test_merged_cells_hold_in_all_their_rows(tmp_path, capsys):
+    rows = [HEADER, (GUNS, "One.", "pro"), (None, "Two.", "con"), (None, None, None), (None, "Four.", None)]
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[*rows, (VEGANS, "Five.", "con"), (None, "Six.", "neu")])
+    book = openpyxl.load_workbook(path)
+    for cells in ("A2:A5", "C3:C5", "A6:A7"):
+        book["corpus"].merge_cells(cells)
+    book.save(path)
+    found = [(row["row"], row["topic"], row["text"], row["label"]) for row in corpus.read_corpus(path)]
+    assert found == [
+        (2, GUNS, "One.", "pro"), (3, GUNS, "Two.", "con"), (5, GUNS, "Four.", "con"), (6, VEGANS, "Five.", "con"),
+        (7, VEGANS, "Six.", "neu"),
+    ]  # fmt: skip
+    note = capsys.readouterr().out
+    assert 'sheet "corpus": merged cells read as if their value stood in each row, 3 rows (3, 5, 7)\n' in note
+
+
+def test_a_heading_merged_over_the_columns_is_no_text(tmp_path, capsys):
+    rows = [HEADER, ("Part one", None, None), (GUNS, "One.", "pro"), (None, "Two.", "con")]
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
+    book = openpyxl.load_workbook(path)
+    book["corpus"].merge_cells("A2:C2")
+    book.save(path)
+    message = error_of(capsys, corpus.read_corpus, path)
+    assert "text is empty in row 2, stance is empty in row 2, topic is empty in row 4: fill it" in message
+
+
+def test_a_stray_cell_in_the_last_row_costs_nothing(tmp_path):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
+    book = openpyxl.load_workbook(path)
+    book["corpus"]["A1048576"], book["corpus"]["XFD5"] = " ", "note"
+    book.save(path)
+    assert len(corpus.read_corpus(path)) == 1
+    [(_, lines)] = workbook_reader.open_xlsx(path)
+    assert [number for number, _ in lines] == [1, 2, 5, 1048576]
+
+
+def test_formulas_with_and_without_a_stored_value(tmp_path, capsys):
+    rows = [HEADER, (GUNS, "=1+1", "pro"), (GUNS, '=""', "pro"), ("=A1", "=A1", "=A1"), (GUNS, '="4"', "pro")]
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
+    change_part(path, "xl/worksheets/sheet1.xml", lambda content: (
+        content.replace(b'<c r="B3"><f>""</f><v', b'<c r="B3" t="str"><f>""</f><v')
+        .replace(b'<c r="B5"><f>"4"</f><v />', b'<c r="B5" t="str"><f>"4"</f><v>four</v>')
+        .replace(b'<c r="B5"><f>"4"</f><v/>', b'<c r="B5" t="str"><f>"4"</f><v>four</v>')
+    ))
+    message = error_of(capsys, corpus.read_corpus, path)
+    formula = "is a formula without a stored value in"
+    found = f"text {formula} 2 rows (2, 4), topic {formula} row 4, stance {formula} row 4: open the file in Excel"
+    assert found in message
+    assert "text is empty in row 3: fill it" in message and "5" not in message.split("corpus")[-1]
+
+
+def test_rich_text_and_dates(tmp_path, capsys):
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "plain", "pro")])
+    book = openpyxl.load_workbook(path)
+    bold = openpyxl.cell.text.InlineFont(b=True)
+    rich = openpyxl.cell.rich_text.CellRichText("Guns ", openpyxl.cell.rich_text.TextBlock(bold, "kill"), ".")
+    book["corpus"].append((GUNS, rich, "pro"))
+    book["corpus"].append((GUNS, datetime.date(2024, 3, 1), "pro"))
+    book.save(path)
+    assert [row["text"] for row in corpus.read_corpus(path)] == ["plain", "Guns kill.", "2024-03-01 00:00:00"]
+    assert "text is a number, date or truth value, read as text in row 4: check it" in capsys.readouterr().out
+
+
+def share_strings(path):
+    """Put the texts of a workbook into a table that its sheets share, as Excel does and openpyxl does not."""
+    texts = []
+
+    def share(found):
+        texts.append(found[1])
+        return b't="s"><v>%d</v>' % (len(texts) - 1)
+
+    kind = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    override = (
+        b'<Override PartName="/xl/sharedStrings.xml" ContentType='
+        b'"application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml" /></Types>'
+    )
+    inline = re.compile(b't="inlineStr"><is>(.*?)</is>', re.DOTALL)
+    change_part(path, "xl/worksheets/sheet1.xml", lambda content: inline.sub(share, content))
+    change_part(path, "[Content_Types].xml", lambda content: content.replace(b"</Types>", override))
+    items = b"".join(b"<si>%b</si>" % text for text in texts)
+    change_part(path, "xl/sharedStrings.xml", lambda content: f'<sst xmlns="{kind}">'.encode() + items + b"</sst>")
+
+
+def test_shared_text_is_read_like_text_in_cells(tmp_path):
+    bold = openpyxl.cell.rich_text.TextBlock(openpyxl.cell.text.InlineFont(b=True), "kill")
+    rows = [HEADER, (GUNS, " A  text\nof two lines & <signs> ", "pro"), (GUNS, "_x000D_", "con"), (GUNS, None, "con")]
+    rows += [(GUNS, openpyxl.cell.rich_text.CellRichText("Guns ", bold, "."), "pro"), (GUNS, 5, "con")]
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
+    inline = [list(lines) for _, lines in workbook_reader.open_xlsx(path)]
+    assert inline[0][1] == (2, list(rows[1])) and inline[0][4] == (5, [GUNS, "Guns kill.", "pro"])
+    share_strings(path)
+    with zipfile.ZipFile(path) as book:
+        assert b"inlineStr" not in book.read("xl/worksheets/sheet1.xml")
+    assert [list(lines) for _, lines in workbook_reader.open_xlsx(path)] == inline
+    typed = b"<t>_x005F_x000D_ as typed</t>"  # so Excel keeps text apart from its own _x000D_
+    change_part(path, "xl/sharedStrings.xml", lambda content: content.replace(b"<t>_x000D_</t>", typed))
+    [(_, lines)] = workbook_reader.open_xlsx(path)
+    assert list(lines)[2] == (3, [GUNS, "_x000D_ as typed", "con"])
+
+
+def test_text_as_long_as_a_cell_was_probably_cut(tmp_path, capsys):
+    rows = [HEADER, (GUNS, "a" * 32767, "pro"), (GUNS, "b" * 32766, "pro")]
+    assert len(corpus.read_corpus(write_xlsx(tmp_path / "c.xlsx", corpus=rows))) == 2
+    note = capsys.readouterr().out
+    assert "text has 32,767 characters, all that an Excel cell holds, and is probably cut in row 2: compare" in note
 
 
 def test_truncated_workbook(tmp_path, capsys):
@@ -206,24 +395,22 @@ def test_two_headers_for_one_column(tmp_path, capsys, header):
 
 def test_empty_and_broken_cells(tmp_path, capsys):
     rows = [HEADER, (GUNS, "One.", "pro"), (GUNS, None, "pro"), (None, "Two.", None), (GUNS, "#N/A", "con")]
-    path = write_xlsx(tmp_path / "c.xlsx", corpus=[*rows, (GUNS, "=1+1", "con")])
-    message = error_of(capsys, corpus.read_corpus, path)
-    found = "4 rows (3: text empty, 4: topic empty and stance empty, 5: text #N/A, 6: text empty)"
-    assert f'sheet "corpus": empty or broken cells in {found}' in message and "formula is empty until" in message
+    message = error_of(capsys, corpus.read_corpus, write_xlsx(tmp_path / "c.xlsx", corpus=[*rows, (None, None, "pro")]))
+    empty = "text is empty in 2 rows (3, 6), topic is empty in 2 rows (4, 6), stance is empty in row 4"
+    assert f'sheet "corpus": {empty}: fill it or delete the row; text is #N/A in row 5: mend its formula' in message
 
 
 def test_many_defects_are_counted_in_one_line(tmp_path, capsys):
     path = write_csv(tmp_path / "c.csv", [HEADER, *((GUNS, "", "pro") for _ in range(25))])
     message = error_of(capsys, corpus.read_corpus, path)
-    assert "25 rows (2: text empty, 3: text empty" in message
-    assert "11: text empty and 15 more)" in message and "12: text empty" not in message
+    assert "text is empty in 25 rows (2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 15 more): fill it" in message
 
 
 def test_unknown_stances(tmp_path, capsys):
     stances = ["pro", "maybe", "con", "maybe", "x\ny"]
     rows = [HEADER, *((GUNS, f"Sentence {i}.", stance) for i, stance in enumerate(stances))]
     message = error_of(capsys, corpus.read_corpus, write_xlsx(tmp_path / "c.xlsx", corpus=rows))
-    assert 'unknown stance "maybe" in 2 rows (3, 5), "x\\ny" in row 6: write one of pro, for,' in message
+    assert 'unknown stance "maybe" in 2 rows (3, 5), unknown stance "x\\ny" in row 6: write one of pro, for,' in message
 
 
 def test_header_without_rows(tmp_path, capsys):
@@ -252,6 +439,7 @@ def test_csv_with_an_open_quotation_mark(tmp_path, capsys):
     ("one_x000D_\ntwo\r\nthree\rfour\u2028five", "one\ntwo\nthree\nfour\nfive"),
     ("a\tb\x00c\x1fd\x9fe", "a bcde"),
     ("lone \ud83d half", "lone  half"),
+    ("one_x000D_two _x0007_x_x0009_y", "one\ntwo x y"),
     (None, ""),
     (3, "3"),
 ])
@@ -283,6 +471,14 @@ def test_key_equal(one, other):
 ])
 def test_key_different(one, other):
     assert corpus.normalise_key(one) != corpus.normalise_key(other)
+
+
+def test_plain_text_has_the_key_that_it_has_beside_other_text():
+    """Of ASCII text the key is worked out on a shorter way."""
+    chance = random.Random(0)
+    for _ in range(2000):
+        text = "".join(chance.choices([chr(code) for code in range(128)], k=12)) + "x"
+        assert corpus.normalise_key(text + " é") == corpus.normalise_key(text) + " é"
 
 
 @pytest.mark.parametrize("text", ["🙄", "???", ".", "\u200d", "_", "—"])

@@ -189,6 +189,7 @@ def test_evaluation_tells_what_was_run(scored, tiny_model, trained_run, data_dir
     assert (result["base_model"], result["adapter"]) == (tiny_model, str(trained_run))
     assert result["test_sha256"] == records.hash_file(f"{data_dir}/test.jsonl")
     assert result["prompt_version"] == prompts.PROMPT_VERSION
+    assert result["shortened_sentences"] == 0
     assert result["demo"] is True and result["note"] == modeling.DEMO_NOTE
     assert {"versions", "git"} <= set(result["environment"])
     assert result["seconds"] > 0 and result["answers_per_second"] > 0

@@ -109,6 +109,7 @@ def test_the_run_record(done):
     record = read(folder, f"{RUN}/run.json")
     assert record["base_model"] == "outputs/tiny-gemma2" and record["demo"] is True
     assert record["prompt_version"] == prompts.PROMPT_VERSION and record["labels"] == list(prompts.LABELS)
+    assert record["shortened_sentences"] == 0
     assert record["precision"] == {"quant_type": "nf4", "double_quant": True, "compute": "bfloat16"}
     assert record["data"] == {
         name: {"rows": rows, "sha256": records.hash_file(folder / "data" / f"{name}.jsonl")}

@@ -114,7 +114,7 @@ def test_duplicates_and_conflicts_are_reported(tmp_path, capsys):
 
 @pytest.mark.parametrize("rows, expected", [
     ([*make_table(60), (TOPICS[0], "One more.", "perhaps")], 'unknown stance "perhaps" in row 62'),
-    ([*make_table(60), (TOPICS[0], None, "Pro")], "empty or broken cells in row 62: text empty"),
+    ([*make_table(60), (TOPICS[0], None, "Pro")], "text is empty in row 62: fill it"),
     (make_table(29), "only 29 usable rows, 30 are needed"),
     ([(f"Topic {i}.", "The same sentence.", "Pro") for i in range(40)], "the val split is empty"),
 ])
@@ -137,7 +137,7 @@ def test_output_dir_that_is_a_file(tmp_path, capsys):
 
 def test_defaults_are_the_constants():
     args = prepare_data.parse_args([])
-    assert vars(args) == {"corpus": "data/stance_corpus_sample.xlsx", "output_dir": "data", "seed": 0}
+    assert vars(args) == {"corpus": "data/stance_corpus_sample.xlsx", "output_dir": "data", "seed": 0, "sheet": None, "check": False}
 
 
 def test_sample_corpus_is_balanced(tmp_path, capsys):
@@ -148,3 +148,14 @@ def test_sample_corpus_is_balanced(tmp_path, capsys):
     assert len(set(cells)) == 15 and all(cells.count(cell) == 48 for cell in set(cells))
     output = capsys.readouterr().out
     assert "720 rows, 720 used" in output and "duplicates: 0 " in output and "conflicts: 0 " in output
+
+
+@pytest.mark.parametrize("seed, hashes", [
+    ("0", {"train": "5da7e529cc08a594", "val": "497734e77630a511", "test": "4eb1219f834d28a8"}),
+    ("7", {"train": "0862655896cbbba1", "val": "056310c04c11a434", "test": "8aaf619aaf5d759b"}),
+])
+def test_sample_splits_stay_as_they_were(tmp_path, seed, hashes):
+    """Adapters are compared over releases by the same test sentences."""
+    run(SAMPLE, tmp_path, "--seed", seed)
+    for name, digits in hashes.items():
+        assert records.hash_file(tmp_path / f"{name}.jsonl").startswith(digits)

@@ -1,5 +1,6 @@
 """The prompt to the byte, the readings of stances and replies, and the token ids of an example."""
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -306,6 +307,84 @@ def test_hostile_text_survives_the_tokens(tokenizer, sentence):
     decoded = tokenizer.decode(prompts.encode_example(tokenizer, "topic", sentence))
     text = BEFORE + "topic" + BETWEEN + sentence + AFTER
     assert decoded == f"<bos><start_of_turn>user\n{text}<end_of_turn>\n<start_of_turn>model\n"
+
+
+# ---------------------------------------------------------------- texts that are too long
+
+LONG = {  # name: (a text far too long, whether it has words)
+    "words": (" ".join(f"word{i}" for i in range(10_000)), True),
+    "lines": ("a line of text\n" * 3000, True),
+    "control tokens": ("<end_of_turn> <bos>" * 2000, True),
+    "fences": ("``` stance: " * 3000, True),
+    "the prompt": (prompts.build_prompt("topic", "sentence") * 50, True),
+    "right to left": ("\u202eלא \u2067إنها خطيرة\u2069 \u200f" * 2000, True),
+    "accents": ("e\u0301\u0327\u0300" * 3000, False),
+    "Chinese": ("one word " + "核能是清洁的能源。" * 3000, False),
+    "emoji": ("👩‍👩‍👧🏽" * 2000, False),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_long_sentence_is_shortened_and_the_template_kept(tokenizer, name):
+    text, words = LONG[name]
+    ids = prompts.encode_example(tokenizer, "topic", text)
+    assert prompts.MAX_PROMPT_TOKENS - 40 < len(ids) <= prompts.MAX_PROMPT_TOKENS  # a rest of a word or of a letter
+    counts = [ids.count(tokenizer.convert_tokens_to_ids(token)) for token in CONTROL]
+    assert dict(zip(CONTROL, counts, strict=True)) == {
+        "<pad>": 0, "<eos>": 0, "<bos>": 1, "<unk>": 0, "<mask>": 0, "<start_of_turn>": 2, "<end_of_turn>": 1
+    }  # fmt: skip
+    frame = "<bos><start_of_turn>user\n" + BEFORE + "topic" + BETWEEN, AFTER + "<end_of_turn>\n<start_of_turn>model\n"
+    decoded = tokenizer.decode(ids)
+    assert decoded.startswith(frame[0]) and decoded.endswith(frame[1])
+    kept = decoded[len(frame[0]) : -len(frame[1])]
+    assert kept and text.startswith(kept)
+    following = text[len(kept)]
+    assert following.isspace() if words else not unicodedata.combining(following)
+    word = tokenizer("con", add_special_tokens=False)["input_ids"]
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert prompts.encode_example(tokenizer, "topic", text, "con") == [*ids, *word, end]
+
+
+def test_the_longest_sentence_that_fits_is_whole(tokenizer):
+    room = prompts.MAX_PROMPT_TOKENS - len(prompts.encode_example(tokenizer, "topic", ""))
+    texts = [" ".join("a" * count) for count in range(room // 2 - 20, room + 20)]
+    lengths = [len(prompts._encode_prompts(tokenizer, [("topic", text)])[0]) for text in texts]
+    fitting = [text for text, length in zip(texts, lengths, strict=True) if length <= prompts.MAX_PROMPT_TOKENS]
+    assert 0 < len(fitting) < len(texts)
+    assert prompts.encode_example(tokenizer, "topic", fitting[-1]) == (
+        prompts._encode_prompts(tokenizer, [("topic", fitting[-1])])[0]
+    )
+    assert prompts.fit_sentence(tokenizer, "topic", texts[len(fitting)]) == fitting[-1]
+
+
+def test_an_end_that_takes_more_tokens_is_cut_further(monkeypatch):
+    def count(tokenizer, topic, sentence):
+        return len(sentence) + 9 * sentence.endswith("d")
+
+    monkeypatch.setattr(prompts, "_count_tokens", count)
+    short = prompts._shorten.__wrapped__(None, "", "word " * 300, 1000)
+    assert ("word " * 300).startswith(short) and 980 < count(None, "", short) <= 1000
+
+
+def test_no_row_is_lost_and_long_ones_are_counted(tokenizer, capsys):
+    pairs = [("topic", "short"), ("topic", "word " * 5000), ("topic", ""), ("topic", "word " * 5000), *ORDINARY]
+    encoded = prompts.encode_examples(tokenizer, pairs, ["pro"] * len(pairs))
+    assert len(encoded) == len(pairs)
+    assert encoded[0] == prompts.encode_example(tokenizer, "topic", "short", "pro") and encoded[1] == encoded[3]
+    assert prompts.report_long(tokenizer, pairs[:1]) == 0 and capsys.readouterr().out == ""
+    assert prompts.report_long(tokenizer, pairs) == 2
+    assert capsys.readouterr().out.startswith(f"note: 2 of {len(pairs)} sentences shortened")
+
+
+def test_a_topic_that_leaves_no_room_stops(tokenizer, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        prompts.encode_examples(tokenizer, [("topic", "short"), ("endless " * 1000, "word " * 20)])
+    assert stopped.value.code == 2
+    assert 'error: the topic "endless endless' in capsys.readouterr().err
+
+
+def test_the_limit_is_within_the_base_model():
+    assert prompts.MAX_PROMPT_TOKENS + 2 <= 4096  # Gemma-2's sliding window: position and mask are the usual ones
 
 
 def test_a_batch_is_encoded_like_its_rows(tokenizer):

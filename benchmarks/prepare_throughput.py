@@ -1,0 +1,138 @@
+"""Measure prepare_data.py: seconds by stage and peak memory over sizes of corpus, as .csv and as .xlsx.
+
+Sentences are shuffled words of the sample corpus, 20 on average. The workbooks are like Excel's: all texts in one table
+of shared strings. Each measurement runs in a process of its own; on a busy machine, trust its processor time.
+Writes all figures with versions and seed to --output;
+prints the table.
+
+    PYTHONPATH=. python benchmarks/prepare_throughput.py
+    PYTHONPATH=. python benchmarks/prepare_throughput.py --output /tmp/prepare.json
+"""
+
+import argparse
+import concurrent.futures
+import csv
+import io
+import math
+import multiprocessing
+import random
+import resource
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import openpyxl
+from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
+
+import corpus
+import metrics
+import prepare_data
+import records
+
+# ---------------------------------------------------------------- settings
+OUTPUT = "benchmarks/results/prepare.json"  # of this run
+ROWS = (10_000, 100_000, 1_000_000)  # of the corpora
+SUFFIXES = (".csv", ".xlsx")  # kinds of files
+WORDS = 20  # of a sentence, median; log-normal
+SEED = 0  # of the corpora and the splits
+# --------------------------------------------------------------------------
+
+SAMPLE = Path(__file__).parent.parent / corpus.CORPUS
+STAGES = ("read", "merge", "split", "write")
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def run_fresh(function, *words):
+    """Return function(*words) of a fresh process, so that its peak memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
+        return pool.submit(function, *words).result()
+
+
+def make_corpus(folder, count):
+    """Write a corpus of count rows as .csv and as .xlsx."""
+    rng, sample = random.Random(SEED), corpus.read_corpus(SAMPLE)
+    words = [word for row in sample for word in row["text"].split()]
+    topics, stances = (sorted({row[name] for row in sample}) for name in ("topic", "stance"))
+    rows = [("topic", "text", "stance")]
+    for _ in range(count):
+        length = max(2, round(rng.lognormvariate(math.log(WORDS), 0.5)))
+        rows.append((rng.choice(topics), " ".join(rng.choices(words, k=length)), rng.choice(stances)))
+    with open(Path(folder) / f"{count}.csv", "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(rows)
+    write_workbook(Path(folder) / f"{count}.xlsx", rows)
+
+
+def write_workbook(path, rows):
+    """Write rows of texts as Excel would: openpyxl puts them into the cells, which is faster to read."""
+    frame, places = io.BytesIO(), {}
+    openpyxl.Workbook().save(frame)
+    with zipfile.ZipFile(frame) as empty, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
+        for name in set(empty.namelist()) - {"xl/worksheets/sheet1.xml", "[Content_Types].xml"}:
+            book.writestr(name, empty.read(name))
+        override = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{SHARED_STRINGS}" /></Types>'
+        book.writestr("[Content_Types].xml", empty.read("[Content_Types].xml").decode().replace("</Types>", override))
+        with book.open("xl/worksheets/sheet1.xml", "w") as part:
+            part.write(f'<worksheet xmlns="{SHEET_MAIN_NS}"><sheetData>'.encode())
+            for number, row in enumerate(rows, start=1):
+                cells = zip("ABC", (places.setdefault(text, len(places)) for text in row), strict=True)
+                line = "".join(f'<c r="{column}{number}" t="s"><v>{place}</v></c>' for column, place in cells)
+                part.write(f'<row r="{number}">{line}</row>'.encode())
+            part.write(b"</sheetData></worksheet>")
+        with book.open("xl/sharedStrings.xml", "w") as part:
+            part.write(f'<sst xmlns="{SHEET_MAIN_NS}">'.encode())
+            for text in places:
+                part.write(f'<si><t xml:space="preserve">{escape(text)}</t></si>'.encode())
+            part.write(b"</sst>")
+
+
+def measure(path, folder):
+    """Return {stage: seconds}, the processor time of all and the peak memory in GiB of preparing a corpus."""
+    busy, times = time.process_time(), [time.perf_counter()]
+    rows = corpus.read_corpus(path)
+    times.append(time.perf_counter())
+    kept, duplicates, conflicts = corpus.merge_duplicates(rows)
+    times.append(time.perf_counter())
+    splits = prepare_data.make_splits(path, kept, SEED)
+    counts = prepare_data.count_labels(splits)
+    times.append(time.perf_counter())
+    report = {"counts": counts, "duplicates": duplicates, "conflicts": conflicts}
+    prepare_data.write_splits(Path(folder), splits, report)
+    times.append(time.perf_counter())
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    seconds = {stage: after - before for stage, before, after in zip(STAGES, times, times[1:], strict=False)}
+    return seconds, time.process_time() - busy, peak
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    results, table = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in ROWS:
+            run_fresh(make_corpus, folder, count)
+            for suffix in SUFFIXES:
+                seconds, busy, peak = run_fresh(measure, f"{folder}/{count}{suffix}", folder)
+                total = sum(seconds.values())
+                figures = {"seconds": seconds, "total": total, "processor_seconds": busy, "peak_gib": peak}
+                results.append({"rows": count, "file": suffix, **figures})
+                cells = [*seconds.values(), total, busy, peak]
+                table.append([f"{count:,}", suffix, *(f"{value:.2f}" for value in cells)])
+    record = {"results": results, "seed": SEED, "environment": records.describe_environment()}
+    records.write_json(args.output, record)
+    print(metrics.format_table(["Rows", "file", *STAGES, "total", "processor", "peak GiB"], table))
+    print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    main()

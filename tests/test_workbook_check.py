@@ -1,0 +1,180 @@
+"""prepare_data.py --check: everything wrong in one pass, on the screen and in a marked-up copy; no splits."""
+
+import csv
+import json
+
+import openpyxl
+import pytest
+
+import prepare_data
+import workbook_check
+
+VEGANS = "Vegans are right."
+HEADER = ("Nr", "Topic", "Text", "Stance")
+RED, YELLOW, PLAIN = workbook_check.SERIOUS_COLOUR, workbook_check.DOUBTFUL_COLOUR, "000000"
+ONCE = "nothing need be done, they count once"
+FILL, DECIDE = "fill it or delete the row", "decide on one stance, as all of them are left out"
+
+
+def make_rows(count=40):
+    stances = ("Pro", "Contra", "Neutral")
+    return [HEADER, *([i, VEGANS, f"Sentence number {i}.", stances[i % 3]] for i in range(2, count + 2))]
+
+
+def make_dirty():
+    """Rows with a defect of each kind; the first item of a row is its row number."""
+    rows = make_rows()
+    rows[2][2], rows[3][1], rows[4][3] = None, " \u200b", "perhaps"  # rows 3, 4, 5
+    rows[6][2], rows[7][2], rows[8][3] = "#N/A", "x" * 32767, ""  # rows 7, 8, 9
+    rows += [[42, VEGANS, "sentence NUMBER 20", "neutral"], [43, VEGANS, "Sentence number 21!", "Contra"]]
+    return rows
+
+
+def run_check(path, *flags):
+    """Return the exit code of prepare_data.py --check."""
+    folder = path.parent / "splits"
+    with pytest.raises(SystemExit) as stopped:
+        prepare_data.main(["--corpus", str(path), "--output-dir", str(folder), "--check", *flags])
+    assert not folder.exists()
+    return stopped.value.code
+
+
+def write_corpus(path, rows):
+    if path.suffix == ".xlsx":
+        book = openpyxl.Workbook()
+        book.active.title = "data"
+        for row in rows:
+            book.active.append(row)
+        book.save(path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(dict(zip(HEADER, row, strict=True))) + "\n" for row in rows[1:]))
+    else:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(rows)
+    return path
+
+
+def read_marks(path, offset=0):
+    """Return ({cell that is coloured: colour}, {row: remedy}) of the first sheet of a copy, by rows of the corpus."""
+    sheet = openpyxl.load_workbook(path).worksheets[0]
+    colours = {
+        (cell.row - offset, cell.column): cell.fill.start_color.rgb[2:]
+        for row in sheet.iter_rows()
+        for cell in row
+        if cell.fill.fill_type == "solid"
+    }
+    assert sheet.cell(1, 5).value == "remedy"
+    remedies = {row - offset: sheet.cell(row, 5).value for row in range(2, sheet.max_row + 1)}
+    return colours, {row: remedy for row, remedy in remedies.items() if remedy}
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".csv", ".jsonl"])
+def test_everything_is_found_and_marked(tmp_path, capsys, suffix):
+    offset = int(suffix == ".jsonl")  # Nr and row number differ by one there: the header has no line
+    path = write_corpus(tmp_path / f"c{suffix}", make_dirty())
+    assert run_check(path) == 2
+    lines = capsys.readouterr().out.splitlines()
+    row = {number: number - offset for number in range(2, 44)}
+    text_21 = f'(row {row[21]} "Pro", row {row[43]} "Contra")'
+    found = [line.partition(": write one of pro, ")[0] for line in lines if line.startswith(("problem: ", "note: "))]
+    cut = "text has 32,767 characters, all that an Excel cell holds, and is probably cut"
+    assert found == [
+        f"problem: text is empty in row {row[3]}: {FILL}",
+        f"problem: topic is empty in row {row[4]}: {FILL}",
+        f"problem: stance is empty in row {row[9]}: {FILL}",
+        f'problem: unknown stance "perhaps" in row {row[5]}',
+        f"problem: text is #N/A in row {row[7]}: mend its formula or write the value",
+        f"problem: stances of one topic and text differ {text_21} in rows {row[21]}, {row[43]}: {DECIDE}",
+        f"note: {cut} in row {row[8]}: compare it with its source",
+        f"note: topic and text repeat those of row {row[20]}, with the same stance in row {row[42]}: {ONCE}",
+    ]
+    assert any("34 usable rows, 7 problems, 2 notes" in line for line in lines)
+    colours, remedies = read_marks(tmp_path / "c.checked.xlsx", offset)
+    assert colours == {
+        (row[3], 3): RED, (row[4], 2): RED, (row[5], 4): RED, (row[7], 3): RED, (row[8], 3): YELLOW, (row[9], 4): RED,
+        (row[21], 4): RED, (row[43], 4): RED, (row[42], 3): YELLOW,
+    }  # fmt: skip
+    assert set(remedies) == {place for place, _ in colours}
+    assert remedies[row[3]] == f"text is empty: {FILL}" and remedies[row[43]].endswith(DECIDE)
+
+
+def test_a_clean_corpus_passes_without_a_copy(tmp_path, capsys):
+    assert run_check(write_corpus(tmp_path / "c.xlsx", make_rows())) == 0
+    assert '40 usable rows, 0 problems, 0 notes' in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["c.xlsx"]
+
+
+def test_notes_alone_are_no_failure(tmp_path):
+    rows = make_rows()
+    rows[5][2] = 12
+    assert run_check(write_corpus(tmp_path / "c.xlsx", rows)) == 0
+    assert read_marks(tmp_path / "c.checked.xlsx")[0] == {(6, 3): YELLOW}
+
+
+def test_a_cell_with_a_problem_and_a_note_is_red(tmp_path):
+    rows = make_rows()
+    rows[5][3] = 12
+    assert run_check(write_corpus(tmp_path / "c.xlsx", rows)) == 2
+    colours, remedies = read_marks(tmp_path / "c.checked.xlsx")
+    assert colours == {(6, 4): RED}
+    assert remedies[6].startswith('unknown stance "12": ') and "; stance is a number, date or truth" in remedies[6]
+
+
+def test_too_few_rows_are_a_failure(tmp_path, capsys):
+    assert run_check(write_corpus(tmp_path / "c.csv", make_rows(29))) == 2
+    assert "problem: 30 usable rows are needed" in capsys.readouterr().out
+
+
+def test_the_copy_keeps_the_workbook(tmp_path):
+    """Formulas, other sheets and what stands beside the table are still there; the corpus itself is not touched."""
+    rows = make_rows()
+    rows[3][2] = "=A1"
+    path = write_corpus(tmp_path / "c.xlsx", rows)
+    book = openpyxl.load_workbook(path)
+    sheet = book["data"]
+    sheet["F2"], sheet["XFD1"] = "beside", "far"
+    sheet["B9"].fill = openpyxl.styles.PatternFill("solid", start_color=PLAIN)
+    sheet["C6"].value, sheet["C6"].data_type = "=2+5 typed as text", "s"
+    sheet.merge_cells("B20:B22")
+    book.create_sheet("notes")["A1"] = "kept"
+    book.save(path)
+    before = path.read_bytes()
+    assert run_check(path) == 2 and path.read_bytes() == before
+    copy = openpyxl.load_workbook(tmp_path / "c.checked.xlsx")
+    sheet = copy["data"]
+    assert [sheet[cell].value for cell in ("C4", "F2", "XFD1", "E1")] == ["=A1", "beside", "far", "remedy"]
+    assert sheet["E4"].value == "text is a formula without a stored value: open the file in Excel and save it"
+    assert sheet["C4"].fill.start_color.rgb[2:] == RED and sheet["B9"].fill.start_color.rgb[2:] == PLAIN
+    assert (sheet["C6"].value, sheet["C6"].data_type) == ("=2+5 typed as text", "s")
+    assert copy["notes"]["A1"].value == "kept" and str(sheet.merged_cells) == "B20:B22"
+
+
+def test_text_of_a_csv_is_no_formula_in_the_copy(tmp_path):
+    rows = make_rows()
+    rows[1][2], rows[2][3] = "=2+5 \x07 is odd", "perhaps"
+    run_check(write_corpus(tmp_path / "c.csv", rows))
+    cell = openpyxl.load_workbook(tmp_path / "c.checked.xlsx").worksheets[0]["C2"]
+    assert (cell.value, cell.data_type) == ("=2+5  is odd", "s")
+
+
+def test_the_sheet_is_chosen(tmp_path, capsys):
+    path = write_corpus(tmp_path / "c.xlsx", make_rows())
+    book = openpyxl.load_workbook(path)
+    book.copy_worksheet(book["data"]).title = "second"
+    book["second"]["C5"] = None
+    book.save(path)
+    assert run_check(path, "--sheet", "second") == 2
+    copy = openpyxl.load_workbook(tmp_path / "c.checked.xlsx")
+    assert copy["second"]["E5"].value == f"text is empty: {FILL}" and copy["data"]["E5"].value is None
+    assert run_check(path) == 2 and "name one with --sheet" in capsys.readouterr().err
+
+
+def test_a_copy_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "c.checked.xlsx").mkdir()
+    assert run_check(write_corpus(tmp_path / "c.csv", make_dirty())) == 2
+    assert "c.checked.xlsx (Is a directory): close it in Excel" in capsys.readouterr().err
+
+
+def test_rows_are_listed_all():
+    assert workbook_check.format_rows([7]) == "row 7"
+    assert workbook_check.format_rows([9, 3, 5, 4, 7, *range(20, 40)]) == "rows 3-5, 7, 9, 20-39"

@@ -9,11 +9,9 @@ adapter is random. Writes all figures with versions and device to --output; prin
 
 import argparse
 import time
-from pathlib import Path
 
 import peft
 import torch
-import transformers
 import workload
 
 import acceleration
@@ -25,7 +23,6 @@ import records
 import scoring
 
 # ---------------------------------------------------------------- settings
-MODEL = "/tmp/random-gemma-2-9b"  # folder of the model; built at random if it does not exist
 OUTPUT = "benchmarks/results/score_throughput.json"  # of this run
 ROWS = 4096  # scored by each setting of label scoring
 GENERATED_ROWS = 128  # answered by each setting of generation
@@ -38,8 +35,7 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--model", default=MODEL, help="folder of the model (%(default)s)")
-    parser.add_argument("--tokenizer", help="folder of Gemma's tokenizer, to build a random model with")
+    workload.add_model_flags(parser)
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     return parser.parse_args(argv)
 
@@ -81,15 +77,12 @@ def measure(model, tokenizer, encoded):
 
 def main(argv=None):
     args = parse_args(argv)
-    if not Path(args.model).is_dir():
-        if not args.tokenizer:
-            records.stop(f"{args.model} does not exist: give --tokenizer to build a random model there")
-        workload.build_gemma(args.model, transformers.AutoTokenizer.from_pretrained(args.tokenizer))
-    tokenizer = modeling.load_tokenizer(args.model)
+    tokenizer = workload.prepare_model(args)
     rows = workload.make_rows(tokenizer, ROWS, SEED)
     encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
     lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
     model = peft.get_peft_model(modeling.load_base(args.model), lora)
+    acceleration.fuse_adapters(model)  # as modeling.load_adapter does
     results, single, compile_seconds = measure(model, tokenizer, encoded)
     record = {
         "rows_per_second": results,

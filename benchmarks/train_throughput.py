@@ -1,13 +1,17 @@
 """Measure training speed and memory of gemma-2-9b on this GPU: the published recipe, trl at its best, this project.
 
 Builds a random gemma-2-9b in --model if that folder does not exist yet (18.5 GB), or measures the model it holds.
-Writes all figures with versions and device to --output; prints the table.
+Writes all figures with versions and device to --output; prints the table. With --check it measures no speed, but how
+far loss, logits and gradients of the accelerated trainer are from those of the flat batch.
 
     PYTHONPATH=. python benchmarks/train_throughput.py --tokenizer path/to/gemma-tokenizer
     PYTHONPATH=. python benchmarks/train_throughput.py --model path/to/gemma-2-9b-it --only ours-32 ours-128
+    PYTHONPATH=. python benchmarks/train_throughput.py --model path/to/gemma-2-9b-it --check
 """
 
 import argparse
+import importlib.util
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,6 +19,7 @@ import time
 from pathlib import Path
 
 import datasets
+import parity
 import peft
 import torch
 import transformers
@@ -30,22 +35,27 @@ import records
 import training
 
 # ---------------------------------------------------------------- settings
-MODEL = "/tmp/random-gemma-2-9b"  # folder of the model; built at random if it does not exist
 OUTPUT = "benchmarks/results/train_throughput.json"  # of this run
-WARMUP_STEPS = {"ours": 16, "trl": 3, "published": 5}  # ours: all shapes of batch have come up and are recorded
-MEASURED_STEPS = {"ours": 24, "trl": 5, "published": 15}
+WARMUP_STEPS = {"ours": 16, "trl": 3, "published": 5, "unsloth": 5}  # ours: all shapes of batch are recorded by then
+MEASURED_STEPS = {"ours": 24, "trl": 5, "published": 15, "unsloth": 15}
 SEED = 0  # of the rows
 # --------------------------------------------------------------------------
 
 SETTINGS = {  # name: (recipe, rows a step, options)
     "published-4": ("published", 4, {}),
     "trl-128": ("trl", 128, {}),
+    "unsloth-64": ("unsloth", 64, {}),
     "ours-16": ("ours", 16, {}),
     "ours-32": ("ours", 32, {}),
     "ours-32-8gb": ("ours", 32, {"micro": 16, "dense": False, "checkpoint": True, "limit_gib": 7.5}),
     "ours-64": ("ours", 64, {}),
     "ours-128": ("ours", 128, {}),
     "ours-256": ("ours", 256, {}),
+}
+SMALL_CARD = {  # environment of a setting with a memory limit
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # no gaps between tensors
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:2:16:8",  # as cuBLAS chooses on consumer cards; on Hopper it takes 32 MiB
+    "CUBLASLT_WORKSPACE_SIZE": "8192",  # KiB, likewise
 }
 FLOPS = {"forward": 16.65e9, "backward": 16.65e9}  # of gemma-2-9b's linear layers, a token; frozen weights, so 1 + 1
 
@@ -54,11 +64,14 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--model", default=MODEL, help="folder of the model (%(default)s)")
-    parser.add_argument("--tokenizer", help="folder of Gemma's tokenizer, to build a random model with")
+    workload.add_model_flags(parser)
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="settings to measure")
-    return parser.parse_args(argv)
+    parser.add_argument("--check", action="store_true", help="compare with the flat batch instead")
+    args = parser.parse_args(argv)
+    if importlib.util.find_spec("unsloth") is None:  # optional: it is no dependency of this project
+        args.only = [name for name in args.only if SETTINGS[name][0] != "unsloth"]
+    return args
 
 
 class StepTimer(transformers.TrainerCallback):
@@ -80,55 +93,65 @@ class StepTimer(transformers.TrainerCallback):
             control.should_training_stop = True
 
 
-def build_ours(model_dir, rows, batch, folder, micro=None, dense=None, checkpoint=None):
+def build_ours(model_dir, rows, batch, folder, micro=None):
     """Return this project's trainer, as finetune.py makes it."""
     finetune.EFFECTIVE_BATCH_SIZE, finetune.MICRO_BATCH_SIZE = batch, micro or batch
-    acceleration.DENSE_WEIGHTS = dense
     args = finetune.parse_args(["--base-model", model_dir, "--epochs", "1"])
     trainer = finetune.build_trainer(args, Path(folder), modeling.load_tokenizer(model_dir), rows, rows[:8])
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
-    return trainer, trainer.accelerate(checkpoint, dropout=False)
+    return trainer
 
 
-def build_trl(model_dir, rows, batch, folder, published=False):
-    """Return plain trl: as published (whole sequence, eager, kbit preparation), or answer only with flex_attention."""
+def build_trl(model_dir, rows, batch, folder, recipe):
+    """Return plain trl: as published (whole sequence, eager, kbit preparation), or answer only with flex_attention.
+
+    unsloth: trl with a model of that package, whose own layers and kernels it uses; answer only.
+    """
     tokenizer = modeling.load_tokenizer(model_dir)
-    model = modeling.load_base(model_dir)
-    model.set_attn_implementation("eager" if published else "flex_attention")
-    if published:
+    options = {"r": finetune.LORA_R, "lora_alpha": finetune.LORA_ALPHA}
+    if recipe == "unsloth":
+        import unsloth  # optional; changes transformers and trl when it is imported
+
+        model, _ = unsloth.FastLanguageModel.from_pretrained(model_dir, dtype=torch.bfloat16, load_in_4bit=True)
+        model, lora = unsloth.FastLanguageModel.get_peft_model(model, **options), None
+    else:
+        model = modeling.load_base(model_dir)
+        model.set_attn_implementation("eager" if recipe == "published" else "flex_attention")
+        lora = peft.LoraConfig(**options, target_modules=finetune.LORA_TARGETS, task_type="CAUSAL_LM")
+    if recipe == "published":
         model = peft.prepare_model_for_kbit_training(model)
-    columns = training.encode_rows(tokenizer, rows, whole_sequence=published)
+    columns = training.encode_rows(tokenizer, rows, whole_sequence=recipe == "published")
     config = trl.SFTConfig(
         output_dir=folder,
         per_device_train_batch_size=batch,
         num_train_epochs=1,
-        learning_rate=1e-4,
+        learning_rate=finetune.LEARNING_RATE,
         bf16=True,
         gradient_checkpointing=True,
         report_to="none",
         save_strategy="no",
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    lora = peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     data = datasets.Dataset.from_dict(columns)
-    return trl.SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora), None
+    return trl.SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 
 def measure(name, model_dir, tokenizer):
     """Return the figures of one setting."""
     recipe, batch, options = SETTINGS[name]
-    options = dict(options)
-    limit = options.pop("limit_gib", None)
+    limit = options.get("limit_gib")
     device_gib = torch.cuda.get_device_properties(0).total_memory / 2**30
     torch.cuda.set_per_process_memory_fraction(limit / device_gib if limit else 1.0)
     timer = StepTimer(WARMUP_STEPS[recipe], MEASURED_STEPS[recipe])
     rows = workload.make_rows(tokenizer, batch * timer.last, SEED)
     with tempfile.TemporaryDirectory() as folder:
         if recipe == "ours":
-            trainer, plan = build_ours(model_dir, rows, batch, folder, **options)
+            trainer = build_ours(model_dir, rows, batch, folder, options.get("micro"))
+            acceleration.DENSE_WEIGHTS = options.get("dense")
+            plan = trainer.accelerate(options.get("checkpoint"), dropout=False)
         else:
-            trainer, plan = build_trl(model_dir, rows, batch, folder, published=recipe == "published")
+            trainer, plan = build_trl(model_dir, rows, batch, folder, recipe), None
         trainer.add_callback(timer)
         torch.cuda.reset_peak_memory_stats()
         trainer.train()
@@ -165,33 +188,57 @@ def format_results(results):
     return metrics.format_table(["Setting", "samples/s", "s/step", "peak GiB", "flat TFLOP/s", "ratio"], rows)
 
 
+def describe():
+    """Return what a reader needs to repeat a run."""
+    return {
+        "warmup_steps": WARMUP_STEPS,
+        "measured_steps": MEASURED_STEPS,
+        "seed": SEED,
+        "prompt_version": prompts.PROMPT_VERSION,
+        "device": modeling.device_name(),
+        "environment": records.describe_environment(),
+    }
+
+
+def check_parity(model_dir, tokenizer):
+    """Return and print how far the accelerated trainer is from the flat batch."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = workload.make_rows(tokenizer, parity.ROWS, SEED)
+        errors = parity.compare(build_ours(model_dir, rows, parity.ROWS, folder))
+    cells = [[name, *(f"{value:.5g}" for value in numbers.values())] for name, numbers in errors.items()]
+    print(metrics.format_table(["Against the flat batch", "loss", "flat loss", "logits", "gradients"], cells))
+    return errors
+
+
+def choose_environment(name):
+    """Return the environment variables that a setting needs before its process starts."""
+    return SMALL_CARD if "limit_gib" in SETTINGS[name][2] else {}
+
+
+def measure_apart(args):
+    """Measure each setting in a process of its own, so that none inherits another's memory; return the record."""
+    results = {}
+    for name in args.only:
+        words = ["--model", args.model, "--output", args.output, "--only", name]
+        subprocess.run([sys.executable, __file__, *words], check=True, env={**os.environ, **choose_environment(name)})
+        record = records.read_json(args.output, "run the benchmark again")
+        record["results"] = results = {**results, **record["results"]}
+        records.write_json(args.output, record)
+    return record
+
+
 def main(argv=None):
     args = parse_args(argv)
-    if not Path(args.model).is_dir():
-        if not args.tokenizer:
-            records.stop(f"{args.model} does not exist: give --tokenizer to build a random model there")
-        workload.build_gemma(args.model, transformers.AutoTokenizer.from_pretrained(args.tokenizer))
-    tokenizer = modeling.load_tokenizer(args.model)
-    if len(args.only) > 1:  # each in a process of its own, so that none inherits another's memory
-        results = {}
-        for name in args.only:
-            words = ["--model", args.model, "--output", args.output, "--only", name]
-            subprocess.run([sys.executable, __file__, *words], check=True)
-            record = records.read_json(args.output, "run the benchmark again")
-            record["results"] = results = {**results, **record["results"]}
-            records.write_json(args.output, record)
+    tokenizer = workload.prepare_model(args)
+    if args.check:
+        records.write_json(args.output, {**describe(), "parity": check_parity(args.model, tokenizer)})
+    elif len(args.only) > 1 or not choose_environment(args.only[0]).items() <= os.environ.items():
+        print(f"\n{format_results(measure_apart(args)['results'])}")
     else:
-        record = {
-            "warmup_steps": WARMUP_STEPS,
-            "measured_steps": MEASURED_STEPS,
-            "seed": SEED,
-            "prompt_version": prompts.PROMPT_VERSION,
-            "device": modeling.device_name(),
-            "environment": records.describe_environment(),
-            "results": {args.only[0]: measure(args.only[0], args.model, tokenizer)},
-        }
-        records.write_json(args.output, record)
-    print(f"\n{format_results(record['results'])}\n\nwrote {args.output}")
+        results = {args.only[0]: measure(args.only[0], args.model, tokenizer)}
+        records.write_json(args.output, {**describe(), "results": results})
+        print(f"\n{format_results(results)}")
+    print(f"\nwrote {args.output}")
 
 
 if __name__ == "__main__":

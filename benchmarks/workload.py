@@ -13,9 +13,12 @@ import torch
 import transformers
 
 import corpus
+import modeling
 import prompts
+import records
 
 # ---------------------------------------------------------------- settings
+MODEL = "/tmp/random-gemma-2-9b"  # folder of the model; built at random if it does not exist
 SENTENCE_MEDIAN, SENTENCE_MEAN = 23, 26  # tokens
 MAX_SENTENCE = 120  # tokens
 # --------------------------------------------------------------------------
@@ -38,9 +41,24 @@ def make_rows(tokenizer, count, seed):
     return rows
 
 
-def build_gemma(folder, tokenizer):
-    """Save a random bfloat16 gemma-2-9b-it with its tokenizer (18.5 GB); built on the GPU if there is one."""
-    config = transformers.Gemma2Config(
+def add_model_flags(parser):
+    """Add the flags that say which model a benchmark measures."""
+    parser.add_argument("--model", default=MODEL, help="folder of the model (%(default)s)")
+    parser.add_argument("--tokenizer", help="folder of Gemma's tokenizer, to build a random model with")
+
+
+def prepare_model(args):
+    """Return the tokenizer of the model to measure; build the model if its folder does not exist."""
+    if not Path(args.model).is_dir():
+        if not args.tokenizer:
+            records.stop(f"{args.model} does not exist: give --tokenizer to build a random model there")
+        build_gemma(args.model, transformers.AutoTokenizer.from_pretrained(args.tokenizer))
+    return modeling.load_tokenizer(args.model)
+
+
+def gemma_config():
+    """Return the published shape of google/gemma-2-9b-it."""
+    return transformers.Gemma2Config(
         vocab_size=256000,
         hidden_size=3584,
         intermediate_size=14336,
@@ -54,10 +72,14 @@ def build_gemma(folder, tokenizer):
         final_logit_softcapping=30.0,
         max_position_embeddings=8192,
     )
+
+
+def build_gemma(folder, tokenizer):
+    """Save a random bfloat16 gemma-2-9b-it with its tokenizer (18.5 GB); built on the GPU if there is one."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-        model = transformers.Gemma2ForCausalLM(config)
+        model = transformers.Gemma2ForCausalLM(gemma_config())
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

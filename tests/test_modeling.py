@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 import transformers
+import workload
 
 import finetune
 import modeling
@@ -15,16 +16,7 @@ import prompts
 
 @pytest.fixture(scope="module")
 def gemma_config():
-    """The published shape of google/gemma-2-9b-it."""
-    return transformers.Gemma2Config(
-        vocab_size=256000,
-        hidden_size=3584,
-        intermediate_size=14336,
-        num_hidden_layers=42,
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=256,
-    )
+    return workload.gemma_config()
 
 
 def test_parameter_counts_of_gemma_2_9b(gemma_config):

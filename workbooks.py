@@ -1,13 +1,20 @@
 """Excel workbooks: their sheets read as lines of cells, and tables written so that text stays text. No torch."""
 
 import io
+import math
 import warnings
 
 import openpyxl
+from openpyxl.cell import WriteOnlyCell
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+from openpyxl.formatting.rule import CellIsRule
+from openpyxl.styles import PatternFill
+from openpyxl.utils import get_column_letter
 
 import records
 
+MAX_ROWS, MAX_TEXT = 1_048_576, 32_767  # rows of a sheet, UTF-16 units of a cell; Excel cuts what is beyond
+EXACT_NUMBERS = 10**15  # Excel keeps 15 digits
 OLD_EXCEL = bytes.fromhex("d0cf11e0")  # first bytes of .xls files and of password-protected .xlsx files
 
 
@@ -29,17 +36,43 @@ def load_sheets(content):
         yield sheet
 
 
-def write_xlsx(path, header, rows):
-    """Write a workbook of one sheet; text stays text, also where it begins with '=', and control characters go."""
-    book = openpyxl.Workbook(write_only=True)
+def count_units(value):
+    """Return the length of a cell's text as Excel counts it: in UTF-16, where an emoji counts 2; 0 for other cells."""
+    return len(value.encode("utf-16-le", errors="surrogatepass")) // 2 if isinstance(value, str) else 0
+
+
+def write_xlsx(path, lines, shades):
+    """Write a workbook of one sheet from lines of cells, the first of them the header; see tables.write_table.
+
+    The header stays in view and filters the rows; shades colour the cells of a column by value.
+    """
+    book = openpyxl.Workbook(write_only=True)  # writes rows to disk as they come
     sheet = book.create_sheet("predictions")
     sheet.freeze_panes = "A2"
-    for row in [header, *rows]:
-        cells = []
-        for value in row:
-            text = isinstance(value, str)
-            cell = openpyxl.cell.WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", value) if text else value)
-            cell.data_type = "s" if text else cell.data_type  # openpyxl takes '=...' for a formula
-            cells.append(cell)
-        sheet.append(cells)
+    letters, count = {}, 0
+    try:
+        for count, row in enumerate(lines, start=1):
+            row = list(row)
+            letters = letters or {name: get_column_letter(place) for place, name in enumerate(row, start=1)}
+            sheet.append([make_cell(sheet, value) for value in row])
+    except BaseException:
+        sheet.close()  # or openpyxl complains about its open file
+        raise
+    sheet.auto_filter.ref = f"A1:{get_column_letter(len(letters))}{count}"
+    for column, shade_of_value in shades.items():
+        for value, shade in shade_of_value.items():
+            fill = PatternFill(fill_type="solid", bgColor=shade)
+            rule = CellIsRule(operator="equal", formula=[f'"{value}"'], fill=fill)  # follows labels mended by hand
+            sheet.conditional_formatting.add(f"{letters[column]}2:{letters[column]}{max(count, 2)}", rule)
     book.save(path)
+
+
+def make_cell(sheet, value):
+    """Return what to append for a value: text stays text, also where it begins with '='; control characters go."""
+    if isinstance(value, int) and abs(value) >= EXACT_NUMBERS or isinstance(value, float) and not math.isfinite(value):
+        value = str(value)  # Excel would round an id of 19 digits, and knows no infinity
+    if not isinstance(value, str):
+        return value
+    cell = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", value))
+    cell.data_type = "s"  # openpyxl takes '=...' for a formula, '#N/A' for an error
+    return cell

@@ -1,0 +1,246 @@
+"""Label tables of any length: distinct pairs of topic and sentence are scored block by block and kept in part files.
+
+A block is the next BLOCK_SIZE distinct pairs in the order of their first rows, and is scored as a whole. Which prompts
+share a forward pass, and with it their rounding, so depends on the table alone: a run that was killed and goes on, or
+that torchrun spreads over several processes, gives the same answers to the byte.
+
+Each finished block is a line of a part file beside the output, OUTPUT.part-RANK.jsonl, whose first line says what
+scored it. Pairs and answers wait in a temporary SQLite database on disk, so that memory does not grow with the table.
+"""
+
+import contextlib
+import datetime
+import glob
+import hashlib
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import torch
+import transformers
+from tqdm import tqdm
+
+import prompts
+import records
+import scoring
+
+# ---------------------------------------------------------------- settings
+BLOCK_SIZE = 1024  # pairs; a killed run loses less than this for each process
+CACHE_MIB = 32  # memory for the index of pairs; the rest of it stays on disk
+# --------------------------------------------------------------------------
+
+DIGITS = 6  # of the probabilities in part files
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+RANK_TIMEOUT = datetime.timedelta(days=7)  # processes wait for the slowest; torchrun ends all if one fails
+
+
+class PairStore:
+    """The distinct pairs among (topic, text) pairs, in the order they came, and their probabilities once known."""
+
+    def __init__(self, pairs):
+        """Store an iterable of pairs of cleaned texts."""
+        self.database = sqlite3.connect("")  # no name: a temporary database on disk, gone with the process
+        self.database.execute("PRAGMA journal_mode = OFF")
+        self.database.execute(f"PRAGMA cache_size = {-1024 * CACHE_MIB}")  # negative: in KiB
+        self.database.execute("CREATE TABLE pairs (number INTEGER PRIMARY KEY, key BLOB UNIQUE, topic TEXT, text TEXT)")
+        self.database.execute("CREATE TABLE answers (number INTEGER PRIMARY KEY, pro REAL, con REAL, neu REAL)")
+        self.rows = 0  # pairs that were given, repeated ones too
+        insert = "INSERT OR IGNORE INTO pairs (key, topic, text) VALUES (?, ?, ?)"
+        self.database.executemany(insert, self._make_rows(pairs))
+        [(self.size,)] = self.database.execute("SELECT count(*) FROM pairs")
+
+    def _make_rows(self, pairs):
+        for topic, text in pairs:
+            self.rows += 1
+            yield make_key(topic, text), topic, text
+
+    def __len__(self):
+        """Number of blocks."""
+        return -(-self.size // BLOCK_SIZE)
+
+    def read_block(self, block):
+        """Return (keys, pairs) of a block, both in the order of the pairs."""
+        first = block * BLOCK_SIZE  # numbers start at 1 and have no gaps
+        query = "SELECT key, topic, text FROM pairs WHERE number > ? AND number <= ? ORDER BY number"
+        rows = self.database.execute(query, (first, first + BLOCK_SIZE)).fetchall()
+        return [key.hex() for key, _, _ in rows], [(topic, text) for _, topic, text in rows]
+
+    def add_answers(self, block, answers):
+        """Keep the probabilities of a block's pairs."""
+        rows = ((number, *row) for number, row in enumerate(answers, start=block * BLOCK_SIZE + 1))
+        self.database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", rows)
+
+    def find_answer(self, topic, text):
+        """Return the probabilities of a pair in prompts.LABELS order; None if the pair is not in the store."""
+        query = "SELECT pro, con, neu FROM pairs JOIN answers USING (number) WHERE key = ?"
+        return self.database.execute(query, (make_key(topic, text),)).fetchone()
+
+    def hash_pairs(self):
+        """Return the SHA-256 of all pairs in their order as hex digits."""
+        digest = hashlib.sha256()
+        for (key,) in self.database.execute("SELECT key FROM pairs ORDER BY number"):
+            digest.update(key)
+        return digest.hexdigest()
+
+
+def make_key(topic, text):
+    """Return 16 bytes that name a pair of cleaned texts, which hold no NUL."""
+    return hashlib.blake2b(f"{topic}\0{text}".encode(), digest_size=16).digest()
+
+
+# ---------------------------------------------------------------- processes
+
+
+def get_rank():
+    """Return (number of this process, number of processes), as torchrun sets them; (0, 1) without it."""
+    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+
+
+def join_ranks():
+    """Join the processes that torchrun started, each with a GPU of its own if there are any."""
+    if get_rank()[1] == 1:
+        return
+    if torch.cuda.is_available():
+        place = int(os.environ["LOCAL_RANK"])
+        if place >= torch.cuda.device_count():
+            remedy = f"give torchrun --nproc-per-node {torch.cuda.device_count()}"
+            records.stop(f"process {place + 1} has no GPU of its own: {remedy}")
+        torch.cuda.set_device(place)
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=RANK_TIMEOUT)
+
+
+def wait_for_ranks():
+    """Return once every process is here."""
+    if torch.distributed.is_initialized():
+        on_gpu = torch.distributed.get_backend() == "nccl"
+        torch.distributed.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
+
+
+@contextlib.contextmanager
+def first_rank_first():
+    """Let rank 0 do something alone before the others do: if it stops with an error, the user reads it once."""
+    rank = get_rank()[0]
+    if rank > 0:
+        wait_for_ranks()
+    yield
+    if rank == 0:
+        wait_for_ranks()
+
+
+def leave_ranks():
+    """Part from the other processes."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+# ---------------------------------------------------------------- part files
+
+
+def describe_run(adapter, base, store):
+    """Return what answers depend on, {name for messages: value}: answers of runs that differ in any must not mix."""
+    adapter_files = [Path(adapter) / name for name in ADAPTER_FILES if (Path(adapter) / name).is_file()]
+    if Path(base).is_dir():  # 18 GB take a minute to hash; names, sizes and times tell a replaced file
+        files = sorted(Path(base).glob("*.safetensors"))
+        version = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+    else:
+        version = transformers.AutoConfig.from_pretrained(base)._commit_hash
+    return {
+        "sentences or topics": store.hash_pairs(),
+        "base model": [base, version],
+        "adapter": [records.hash_file(path) for path in adapter_files],
+        "prompt": prompts.PROMPT_VERSION,
+        "batch size": [scoring.SCORE_BATCH_SIZE, BLOCK_SIZE],
+    }
+
+
+def find_parts(output):
+    """Return the part files beside an output."""
+    return sorted(Path(output).parent.glob(f"{glob.escape(Path(output).name)}.part-*.jsonl"))
+
+
+def read_parts(output, run, store):
+    """Take the answers of all part files into the store; return {block: batch size at its end}.
+
+    Stops on a part file of another run. A last line that a killed run left unfinished is passed over.
+    """
+    done = {}
+    for path in find_parts(output):
+        remedy = f"delete {path} to label all rows again"
+        with records.open_file(path) as file:
+            for number, line in enumerate(line for line in file if line.endswith(b"\n")):
+                try:
+                    entry = json.loads(line)
+                    if number:
+                        block, keys, answers = entry["block"], entry["keys"], entry["answers"]
+                        if keys != store.read_block(block)[0] or len(answers) != len(keys):
+                            raise ValueError("other rows")
+                        store.add_answers(block, answers)
+                        done[block] = entry["batch_size"]
+                        continue
+                    changed = [name for name in run if entry[name] != run[name]]
+                except (ValueError, KeyError, TypeError, sqlite3.Error):
+                    records.stop(f"{path}, line {number + 1} is damaged: {remedy}")
+                if changed:
+                    other = " and ".join(changed)
+                    records.stop(f"{path} is of an unfinished run with other {other}: restore what it had, or {remedy}")
+    return done
+
+
+def open_part(output, rank, run):
+    """Open the part file of a process to append to it; a half line at its end goes, the first line says what runs."""
+    file = open(f"{output}.part-{rank}.jsonl", "a+b")
+    file.seek(0)
+    whole = sum(len(line) for line in file if line.endswith(b"\n"))
+    file.truncate(whole)
+    if not whole:
+        append_line(file, run)
+    return file
+
+
+def append_line(file, entry):
+    """Append a JSON line and wait until it is on disk."""
+    file.write(json.dumps(entry).encode() + b"\n")
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def remove_parts(output):
+    """Delete the part files, once the output is written."""
+    for path in find_parts(output):
+        path.unlink()
+
+
+# ---------------------------------------------------------------- labelling
+
+
+def label_pairs(store, output, run, load_scorer):
+    """Score every pair of the store that no part file holds yet; on rank 0, all answers are in the store afterwards.
+
+    load_scorer() returns score(pairs, batch_size=None, bar=None) -> scoring.Scores; it is called if there is work left.
+    """
+    rank, ranks = get_rank()
+    done = read_parts(output, run, store)
+    wait_for_ranks()  # until all have read: only then may one append
+    blocks = [block for block in range(len(store)) if block not in done][rank::ranks]
+    if done and rank == 0:
+        print(f"going on where a run stopped: {len(done)} of {len(store)} blocks are in {output}.part-*.jsonl")
+    if blocks:
+        score_blocks(store, blocks, open_part(output, rank, run), load_scorer(), min(done.values(), default=None))
+    wait_for_ranks()
+    if rank == 0:
+        read_parts(output, run, store)  # also what the other processes have scored
+
+
+def score_blocks(store, blocks, part, score, batch_size):
+    """Score blocks and append each to the part file; once the memory was short, the smaller batch size stays."""
+    rank, ranks = get_rank()
+    total = sum(min(BLOCK_SIZE, store.size - block * BLOCK_SIZE) for block in blocks)
+    name = "labelling" if ranks == 1 else f"labelling, process 1 of {ranks}"
+    with part, tqdm(total=total, desc=name, unit="row", unit_scale=True, leave=False, disable=rank > 0) as bar:
+        for block in blocks:
+            keys, pairs = store.read_block(block)
+            scores = score(pairs, batch_size=batch_size, bar=bar)
+            answers = [[round(value, DIGITS) for value in row] for row in scores.probabilities.tolist()]
+            batch_size = scores.batch_size
+            append_line(part, {"block": block, "batch_size": batch_size, "keys": keys, "answers": answers})

@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import sys
 from pathlib import Path
 
 import torch
@@ -220,13 +221,19 @@ def label_pairs(store, output, run, load_scorer):
     load_scorer() returns score(pairs, batch_size=None, bar=None) -> scoring.Scores; it is called if there is work left.
     """
     rank, ranks = get_rank()
-    done = read_parts(output, run, store)
+    with first_rank_first():
+        done = read_parts(output, run, store)
     wait_for_ranks()  # until all have read: only then may one append
     blocks = [block for block in range(len(store)) if block not in done][rank::ranks]
     if done and rank == 0:
         print(f"going on where a run stopped: {len(done)} of {len(store)} blocks are in {output}.part-*.jsonl")
     if blocks:
-        score_blocks(store, blocks, open_part(output, rank, run), load_scorer(), min(done.values(), default=None))
+        score = load_scorer()
+        try:
+            score_blocks(store, blocks, open_part(output, rank, run), score, min(done.values(), default=None))
+        except KeyboardInterrupt:
+            print(f"interrupted: the same command goes on from {output}.part-{rank}.jsonl", file=sys.stderr)
+            raise SystemExit(130) from None  # what shells report after Ctrl-C
     wait_for_ranks()
     if rank == 0:
         read_parts(output, run, store)  # also what the other processes have scored

@@ -174,8 +174,10 @@ def label_rows(args, table, topics, store, counts):
         records.stop(f"{table.place} changed while it was labelled: start again")
 
 
-def label_table(args, base):
-    """Label a table; return what was written and its rows, on rank 0, after the summary."""
+def label_table(args, record):
+    """Label a table and sum it up; of several processes, the first alone writes."""
+    base = record["base_model"]
+    labelling.join_ranks()
     with labelling.first_rank_first():
         topics = read_topics(args)
         stdin = tables.keep_stdin() if args.input == "-" else None
@@ -193,7 +195,7 @@ def label_table(args, base):
         print(f"\n{answers.format_summary(summary)}\n")
         low = sum(count["review"] for count in summary.values())
         print(f"review: {low:,} rows have a confidence below {REVIEW_BELOW}")
-        figures.plot_shares(summary, picture, modeling.DEMO_NOTE if modeling.is_demo(base) else None)
+        figures.plot_shares(summary, picture, modeling.DEMO_NOTE if record["demo"] else None)
         print(f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {args.output} and {picture.name}")
     labelling.leave_ranks()
 
@@ -205,7 +207,7 @@ def main(argv=None):
     base, topic = record["base_model"], tables.clean_text(args.topic)
     modeling.check_base(base)
     if args.input:
-        label_table(args, base)
+        label_table(args, record)
     elif args.text is not None:
         text = tables.clean_text(args.text)
         if not text:

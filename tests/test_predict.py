@@ -407,8 +407,10 @@ def test_a_table_that_changes_meanwhile_is_not_mixed(run, asked, rows, tmp_path,
         write_table(path, ["topic", "text"], rows)
 
     monkeypatch.setattr(labelling, "label_pairs", change)
-    message = stop_message(capsys, run, "--input", path, "--output", tmp_path / "out.csv")
-    assert f"{path} changed while it was labelled" in message and not (tmp_path / "out.csv").exists()
+    with pytest.raises(SystemExit) as stopped:
+        run("--input", path, "--output", tmp_path / "out.csv")
+    assert stopped.value.code == 2 and not (tmp_path / "out.csv").exists()
+    assert f"error: {path} changed while it was labelled" in capsys.readouterr().err
 
 
 def test_the_summary_counts_rows_by_topic(run, asked, tmp_path, capsys):

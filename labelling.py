@@ -31,7 +31,7 @@ BLOCK_SIZE = 1024  # pairs; a killed run loses less than this for each process
 CACHE_MIB = 32  # memory for the index of pairs; the rest of it stays on disk
 # --------------------------------------------------------------------------
 
-DIGITS = 6  # of the probabilities in part files
+PART_DIGITS = 6  # of the probabilities in part files
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 RANK_TIMEOUT = datetime.timedelta(days=7)  # processes wait for the slowest; torchrun ends all if one fails
 
@@ -157,7 +157,7 @@ def describe_run(adapter, base, store):
 
 def find_parts(output):
     """Return the part files beside an output."""
-    return sorted(Path(output).parent.glob(f"{glob.escape(Path(output).name)}.part-*.jsonl"))
+    return sorted(Path(output).parent.glob(f"{glob.escape(Path(output).name)}.part-[0-9]*.jsonl"))
 
 
 def read_parts(output, run, store):
@@ -169,22 +169,19 @@ def read_parts(output, run, store):
     for path in find_parts(output):
         remedy = f"delete {path} to label all rows again"
         with records.open_file(path) as file:
-            for number, line in enumerate(line for line in file if line.endswith(b"\n")):
-                try:
-                    entry = json.loads(line)
-                    if number:
-                        block, keys, answers = entry["block"], entry["keys"], entry["answers"]
-                        if keys != store.read_block(block)[0] or len(answers) != len(keys):
-                            raise ValueError("other rows")
-                        store.add_answers(block, answers)
-                        done[block] = entry["batch_size"]
-                        continue
-                    changed = [name for name in run if entry[name] != run[name]]
-                except (ValueError, KeyError, TypeError, sqlite3.Error):
-                    records.stop(f"{path}, line {number + 1} is damaged: {remedy}")
-                if changed:
-                    other = " and ".join(changed)
-                    records.stop(f"{path} is of an unfinished run with other {other}: restore what it had, or {remedy}")
+            lines = (line for line in file if line.endswith(b"\n"))
+            try:
+                started = json.loads(next(lines, b"{}")) or run
+                changed = [name for name in run if started[name] != run[name]]
+                for entry in map(json.loads, [] if changed else lines):
+                    if entry["keys"] != store.read_block(entry["block"])[0]:
+                        raise ValueError("other rows")
+                    store.add_answers(entry["block"], entry["answers"])
+                    done[entry["block"]] = entry["batch_size"]
+            except (ValueError, KeyError, TypeError, sqlite3.Error):
+                records.stop(f"{path} is damaged: {remedy}")
+        if changed:
+            records.stop(f"{path} is of an unfinished run with other {' and '.join(changed)}: restore that, or {remedy}")
     return done
 
 
@@ -248,6 +245,6 @@ def score_blocks(store, blocks, part, score, batch_size):
         for block in blocks:
             keys, pairs = store.read_block(block)
             scores = score(pairs, batch_size=batch_size, bar=bar)
-            answers = [[round(value, DIGITS) for value in row] for row in scores.probabilities.tolist()]
+            answers = [[round(value, PART_DIGITS) for value in row] for row in scores.probabilities.tolist()]
             batch_size = scores.batch_size
             append_line(part, {"block": block, "batch_size": batch_size, "keys": keys, "answers": answers})

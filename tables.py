@@ -81,7 +81,7 @@ def open_csv(path):
     delimiter = max(",;\t", key=first.count)  # where the decimal sign is a comma, Excel separates by semicolons
     file = io.TextIOWrapper(records.open_file(path), encoding="utf-8-sig", newline="")
     reader = csv.reader(file, delimiter=delimiter, strict=True)
-    yield path, records.guard(enumerate(reader, start=1), path)  # a record is a row in Excel, whatever line breaks it holds
+    yield path, records.guard(enumerate(reader, start=1), path)  # a record is an Excel row, with all its line breaks
 
 
 def open_jsonl(path):
@@ -139,7 +139,8 @@ def check_output(path, header):
         records.stop(f"{path} is a folder: choose another name")
     twice = [name for name in header if header.count(name) > 1]
     if path.suffix.lower() == ".jsonl" and twice:
-        records.stop(f"{path}: two columns are called {records.quote(twice[0])}, which .jsonl cannot hold: write .xlsx or .csv")
+        name = records.quote(twice[0])
+        records.stop(f"{path}: two columns are called {name}, which .jsonl cannot hold: write .xlsx or .csv")
 
 
 def check_fit(path, place, number, header, cells):

@@ -258,7 +258,7 @@ def test_changed_sentences_do_not_mix(table, label, quick, tmp_path, monkeypatch
     interrupt(monkeypatch, label, table, tmp_path / "out.csv")
     tables.write_table(table, ["nr", "topic", "text"], make_rows(48))
     message = stop_message(capsys, label, table, tmp_path / "out.csv")
-    assert f"{tmp_path}/out.csv.part-0.jsonl is of an unfinished run with other sentences or topics:" in message
+    assert f"{tmp_path}/out.csv.part-0.jsonl is of a run with other sentences or topics:" in message
 
 
 def test_a_changed_topic_does_not_mix(label, quick, tmp_path, monkeypatch, capsys):

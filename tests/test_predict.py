@@ -174,7 +174,8 @@ def test_lines_typed_on_a_terminal_are_answered(run, evaluated, typed, capsys):
     """The topic is asked for first, and can be changed; a blank line asks again."""
     first = evaluated[0]
     second = next(record for record in evaluated if record["topic"] != first["topic"])
-    typed("", f" {first['topic']}", first["text"], "  ", f"/topic {second['topic']}", second["text"], "/topic", first["topic"])
+    change = f"/topic {second['topic']}"
+    typed("", f" {first['topic']}", first["text"], "  ", change, second["text"], "/topic", first["topic"])
     run()
     hint, *lines, end, note = capsys.readouterr().out.splitlines()
     assert "/topic" in hint and "Ctrl-D" in hint and end == "" and note == modeling.DEMO_NOTE
@@ -326,7 +327,8 @@ def test_every_sentence_gets_a_row_for_each_topic_of_a_file(run, asked, tmp_path
     assert asked == [(topic, text) for text in ("one", "two") for topic in topics]
     header, rows = read_table(tmp_path / "out.csv")
     assert header == ["nr", "text", "topic", *ADDED]
-    assert [row[:3] for row in rows] == [[nr, text, topic] for nr, text in (("1", "one"), ("2", "two")) for topic in topics]
+    texts = [("1", "one"), ("2", "two")]
+    assert [row[:3] for row in rows] == [[nr, text, topic] for nr, text in texts for topic in topics]
     assert "labelled 4 rows" in capsys.readouterr().out
 
 
@@ -419,7 +421,8 @@ def test_the_summary_counts_rows_by_topic(run, asked, tmp_path, capsys):
     run("--input", path, "--output", tmp_path / "out.csv")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1:5] == [
-        ["Topic", "rows", "pro", "con", "neu", "review"], ["-" * len("Vegans are right.     3  100.0%  0.0%  0.0%       3")],
+        ["Topic", "rows", "pro", "con", "neu", "review"],
+        ["-" * len("Vegans are right.     3  100.0%  0.0%  0.0%       3")],
         ["Vegans", "are", "right.", "3", "100.0%", "0.0%", "0.0%", "3"], ["Wages", "1", "100.0%", "0.0%", "0.0%", "1"],
     ]  # fmt: skip
     assert "4 rows, 3 of them different" in " ".join(lines[-2]) and len(asked) == 3
@@ -515,7 +518,7 @@ def test_blank_topic_for_a_file(run, no_model, tmp_path, capsys):
     (["topic", "text", "P_Con"], [[TOPIC, "x", 1]], ["column P_Con"]),
     (["topic", "text", "Review"], [[TOPIC, "x", 1]], ["column Review"]),
     (["topic", "text"], [[TOPIC, "x"], [TOPIC, "#N/A"], ["#REF!", "y"]], ["2 rows (3, 4)", "Excel error"]),
-    (["topic", "text"], [[TOPIC, None], [TOPIC, "#VALUE!"]], ["empty topic or text in row 2", "instead of a text in row 3"]),
+    (["topic", "text"], [[TOPIC, None], [TOPIC, "#VALUE!"]], ["empty topic or text in row 2", "a text in row 3"]),
     (["topic", "text", "claim"], [[TOPIC, "x", "y"]], ['"topic" and "claim"']),
 ])  # fmt: skip
 def test_tables_that_cannot_be_labelled(run, no_model, tmp_path, capsys, header, rows, expected):

@@ -9,7 +9,7 @@ If it is interrupted, the same command goes on where it stopped. Several GPUs: t
 
     python predict.py --topic "Vegans are right." --text "It's all about finding a system that works for you."
     python predict.py --input comments.xlsx --output labelled.xlsx
-    python predict.py --input - --topic "Vegans are right." --output labelled.csv < sentences.txt
+    cat sentences.txt | python predict.py --input - --topic "Vegans are right." --output labelled.csv
 """
 
 import argparse

@@ -2,7 +2,12 @@
 
 import io
 import math
+import os
+import re
+import shutil
 import warnings
+import zipfile
+from pathlib import Path
 
 import openpyxl
 from openpyxl.cell import WriteOnlyCell
@@ -15,6 +20,7 @@ import records
 
 MAX_ROWS, MAX_TEXT = 1_048_576, 32_767  # rows of a sheet, UTF-16 units of a cell; Excel cuts what is beyond
 EXACT_NUMBERS = 10**15  # Excel keeps 15 digits
+TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 OLD_EXCEL = bytes.fromhex("d0cf11e0")  # first bytes of .xls files and of password-protected .xlsx files
 
 
@@ -65,6 +71,22 @@ def write_xlsx(path, lines, shades):
             rule = CellIsRule(operator="equal", formula=[f'"{value}"'], fill=fill)  # follows labels mended by hand
             sheet.conditional_formatting.add(f"{letters[column]}2:{letters[column]}{max(count, 2)}", rule)
     book.save(path)
+    fix_dates(path)
+
+
+def fix_dates(path):
+    """Date a workbook and all its parts 1980, so that the same table gives the same bytes each time."""
+    undated = Path(f"{path}.undated")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(undated, "w", zipfile.ZIP_DEFLATED) as target:
+        for part in source.infolist():
+            fixed = zipfile.ZipInfo(part.filename)  # dated 1980, the first year that zip knows
+            fixed.compress_type = zipfile.ZIP_DEFLATED
+            with source.open(part) as old, target.open(fixed, "w", force_zip64=part.file_size >= 2**31) as new:
+                if part.filename == "docProps/core.xml":
+                    new.write(TIME.sub(b"1980-01-01T00:00:00Z", old.read()))
+                else:
+                    shutil.copyfileobj(old, new)
+    os.replace(undated, path)
 
 
 def make_cell(sheet, value):

@@ -226,7 +226,7 @@ def test_another_number_of_processes_may_go_on(table, label, scored, tmp_path, m
 
 
 @pytest.mark.parametrize("blocks", [0, 1, 4, 5])
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".tsv"])
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".xlsx"])
 def test_ctrl_c_at_any_block(table, label, quick, tmp_path, monkeypatch, capsys, blocks, suffix):
     expected = label(table, tmp_path / f"whole{suffix}")
     capsys.readouterr()

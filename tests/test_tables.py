@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import json
+import re
 import sys
 import zipfile
 
@@ -157,6 +158,17 @@ def test_xlsx_filters_by_its_header_and_colours_by_value(tmp_path):
             assert (rule.type, rule.operator) == ("cellIs", "equal")
             found[rule.formula[0]] = rule.dxf.fill.bgColor.rgb[-6:]
     assert found == {'"pro"': "BDD7EE", '"con"': "F8CBAD"}
+
+
+def test_the_same_table_gives_the_same_bytes_in_xlsx(tmp_path):
+    """Whenever it is written: nothing in it is dated now."""
+    for name in ("a.xlsx", "b.xlsx"):
+        tables.write_table(tmp_path / name, HEADER, [["1", "x", "y"]])
+    assert (tmp_path / "a.xlsx").read_bytes() == (tmp_path / "b.xlsx").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as archive:
+        assert {part.date_time[0] for part in archive.infolist()} == {1980}
+        dates = re.findall(r"\d{4}-\d\d-", archive.read("docProps/core.xml").decode())
+        assert dates == ["1980-01-"] * 2
 
 
 def test_xlsx_without_rows_has_a_filter_too(tmp_path):

@@ -63,10 +63,10 @@ def plot_shares(counts_of_topic, path, note=None):
     figure, axis = plt.subplots(figsize=(8, 1.3 + 0.5 * len(counts_of_topic)), layout="constrained")
     names = []
     for y, (topic, counts) in enumerate(counts_of_topic.items()):
-        rows, left = sum(counts[label] for label in prompts.LABELS), 0
+        rows, left = sum(counts.get(label, 0) for label in prompts.LABELS), 0
         names.append(textwrap.fill(f"{textwrap.shorten(topic, 76, placeholder=' ...')} (n = {rows:,})", 40))
         for label in prompts.LABELS:
-            share = counts[label] / rows
+            share = counts.get(label, 0) / rows
             axis.barh(y, share, left=left, color=LABEL_COLORS[label], label=label if y == 0 else None)
             if share >= 0.06:  # a narrower part has no room for its number
                 axis.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", color=TEXT_COLORS[label])

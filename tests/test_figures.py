@@ -205,7 +205,7 @@ COUNTS = {  # by topic, the first with two dollar signs, which are no formula
 
 
 def test_shares_picture(tmp_path, drawn):
-    figures.plot_shares({topic: Counter(counts) for topic, counts in COUNTS.items()}, tmp_path / "shares.png", NOTE)
+    figures.plot_shares(COUNTS, tmp_path / "shares.png", NOTE)
     height, width, _ = read_picture(tmp_path / "shares.png").shape
     assert 1200 <= width <= 2400 and 400 <= height <= 1200
     [axis] = drawn[0].axes

@@ -4,6 +4,8 @@ import csv
 import datetime
 import io
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import prompts
 import records
 import scoring
 
+ROOT = Path(__file__).resolve().parents[1]
 TOPIC = "Vegans are right."
 ADDED = ["stance", "p_pro", "p_con", "p_neu", "confidence", "review"]
 TOLERANCE = 0.02  # bfloat16 rounds differently in batches of other rows
@@ -470,6 +473,36 @@ def test_without_a_tiny_model_there_is_no_demo_note(trained_run, asked, tmp_path
     (tmp_path / "adapter_model.safetensors").touch()
     predict.main(["--adapter", str(tmp_path), "--topic", TOPIC, "--text", "one"])
     assert capsys.readouterr().out == "pro  p_pro 0.500  p_con 0.300  p_neu 0.200\n"
+
+
+# ---------------------------------------------------------------- README
+
+
+def read_commands():
+    """The commands of the README's section on labelling."""
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Label your own file\n")[2].partition("\n## ")[0]
+    return section.partition("```\n")[2].partition("```")[0].splitlines()
+
+
+@pytest.mark.parametrize("command", read_commands())
+def test_the_commands_of_the_readme_work(run, typed, tmp_path, monkeypatch, capsys, command):
+    """All but torchrun's, which test_labelling.py runs; there is one of every kind."""
+    before, program, words = re.match(r"(?:cat (\S+) \| )?(python|torchrun \S+ \S+) predict\.py ?(.*)", command).groups()
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "comments.xlsx", ["topic", "text"], [[TOPIC, "yes good"], [TOPIC, "no"]])
+    write_table(tmp_path / "comments.csv", ["Full text"], [["yes good"], ["no"]])
+    (tmp_path / "topics.txt").write_text(f"{TOPIC}\nAnother.\n")
+    lines = b"yes good\nno\n" if before == "sentences.txt" else b""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    typed(TOPIC, "yes good")
+    run(*shlex.split(words))
+    flags = dict(zip(shlex.split(words)[::2], shlex.split(words)[1::2]))
+    if "--output" in flags:
+        header, rows = read_table(tmp_path / flags["--output"])
+        assert header[-6:] == ADDED and len(rows) == (4 if "--topics-file" in flags else 2)
+        assert program == "python" or "--input" in flags
+    else:
+        assert "p_neu" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- mistakes

@@ -8,8 +8,6 @@ Each finished block is a line of a part file beside the output, OUTPUT.part-RANK
 scored it. Pairs and answers wait in a temporary SQLite database on disk, so that memory does not grow with the table.
 """
 
-import contextlib
-import datetime
 import glob
 import hashlib
 import json
@@ -18,11 +16,11 @@ import sqlite3
 import sys
 from pathlib import Path
 
-import torch
 import transformers
 from tqdm import tqdm
 
 import prompts
+import ranks
 import records
 import scoring
 
@@ -33,14 +31,13 @@ CACHE_MIB = 32  # memory for the index of pairs; the rest of it stays on disk
 
 PART_DIGITS = 6  # of the probabilities in part files
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
-RANK_TIMEOUT = datetime.timedelta(days=7)  # processes wait for the slowest; torchrun ends all if one fails
 
 
 class PairStore:
     """The distinct pairs among (topic, text) pairs, in the order they came, and their probabilities once known."""
 
     def __init__(self, pairs):
-        """Store an iterable of pairs of cleaned texts."""
+        """Store an iterable of pairs of cleaned texts; stop if the disk has no room for them."""
         self.database = sqlite3.connect("")  # no name: a temporary database on disk, gone with the process
         self.database.execute("PRAGMA journal_mode = OFF")
         self.database.execute(f"PRAGMA cache_size = {-1024 * CACHE_MIB}")  # negative: in KiB
@@ -48,7 +45,11 @@ class PairStore:
         self.database.execute("CREATE TABLE answers (number INTEGER PRIMARY KEY, pro REAL, con REAL, neu REAL)")
         self.rows = 0  # pairs that were given, repeated ones too
         insert = "INSERT OR IGNORE INTO pairs (key, topic, text) VALUES (?, ?, ?)"
-        self.database.executemany(insert, self._make_rows(pairs))
+        try:
+            self.database.executemany(insert, self._make_rows(pairs))
+        except sqlite3.OperationalError as problem:
+            place = "let TMPDIR name a folder on a disk with as much room as the input takes"
+            records.stop(f"the temporary file of sentences cannot be written ({problem}): {place}")
         [(self.size,)] = self.database.execute("SELECT count(*) FROM pairs")
 
     def _make_rows(self, pairs):
@@ -88,51 +89,6 @@ class PairStore:
 def make_key(topic, text):
     """Return 16 bytes that name a pair of cleaned texts, which hold no NUL."""
     return hashlib.blake2b(f"{topic}\0{text}".encode(), digest_size=16).digest()
-
-
-# ---------------------------------------------------------------- processes
-
-
-def get_rank():
-    """Return (number of this process, number of processes), as torchrun sets them; (0, 1) without it."""
-    return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def join_ranks():
-    """Join the processes that torchrun started, each with a GPU of its own if there are any."""
-    if get_rank()[1] == 1:
-        return
-    if torch.cuda.is_available():
-        place = int(os.environ["LOCAL_RANK"])
-        if place >= torch.cuda.device_count():
-            remedy = f"give torchrun --nproc-per-node {torch.cuda.device_count()}"
-            records.stop(f"process {place + 1} has no GPU of its own: {remedy}")
-        torch.cuda.set_device(place)
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=RANK_TIMEOUT)
-
-
-def wait_for_ranks():
-    """Return once every process is here."""
-    if torch.distributed.is_initialized():
-        on_gpu = torch.distributed.get_backend() == "nccl"
-        torch.distributed.barrier(device_ids=[torch.cuda.current_device()] if on_gpu else None)
-
-
-@contextlib.contextmanager
-def first_rank_first():
-    """Let rank 0 do something alone before the others do: if it stops with an error, the user reads it once."""
-    rank = get_rank()[0]
-    if rank > 0:
-        wait_for_ranks()
-    yield
-    if rank == 0:
-        wait_for_ranks()
-
-
-def leave_ranks():
-    """Part from the other processes."""
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 # ---------------------------------------------------------------- part files
@@ -217,11 +173,11 @@ def label_pairs(store, output, run, load_scorer):
 
     load_scorer() returns score(pairs, batch_size=None, bar=None) -> scoring.Scores; it is called if there is work left.
     """
-    rank, ranks = get_rank()
-    with first_rank_first():
+    rank, count = ranks.get_rank()
+    with ranks.first_rank_first():
         done = read_parts(output, run, store)
-    wait_for_ranks()  # until all have read: only then may one append
-    blocks = [block for block in range(len(store)) if block not in done][rank::ranks]
+    ranks.wait_for_ranks()  # until all have read: only then may one append
+    blocks = [block for block in range(len(store)) if block not in done][rank::count]
     if done and rank == 0:
         print(f"going on where a run stopped: {len(done)} of {len(store)} blocks are in {output}.part-*.jsonl")
     if blocks:
@@ -231,16 +187,16 @@ def label_pairs(store, output, run, load_scorer):
         except KeyboardInterrupt:
             print(f"interrupted: the same command goes on from {output}.part-{rank}.jsonl", file=sys.stderr)
             raise SystemExit(130) from None  # what shells report after Ctrl-C
-    wait_for_ranks()
+    ranks.wait_for_ranks()
     if rank == 0:
         read_parts(output, run, store)  # also what the other processes have scored
 
 
 def score_blocks(store, blocks, part, score, batch_size):
     """Score blocks and append each to the part file; once the memory was short, the smaller batch size stays."""
-    rank, ranks = get_rank()
+    rank, count = ranks.get_rank()
     total = sum(min(BLOCK_SIZE, store.size - block * BLOCK_SIZE) for block in blocks)
-    name = "labelling" if ranks == 1 else f"labelling, process 1 of {ranks}"
+    name = "labelling" if count == 1 else f"labelling, process 1 of {count}"
     with part, tqdm(total=total, desc=name, unit="row", unit_scale=True, leave=False, disable=rank > 0) as bar:
         for block in blocks:
             keys, pairs = store.read_block(block)

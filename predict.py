@@ -24,6 +24,7 @@ import figures
 import labelling
 import modeling
 import prompts
+import ranks
 import records
 import scoring
 import tables
@@ -75,7 +76,7 @@ def check_mode(args):
     """Stop if there is nothing to read, or no one process to read it."""
     if args.text is None and not args.input and not sys.stdin.isatty():
         records.stop("give --topic and --text for one sentence, or --input and --output for a table")
-    if labelling.get_rank()[1] > 1 and args.input in (None, "-"):
+    if ranks.get_rank()[1] > 1 and args.input in (None, "-"):
         records.stop("torchrun is for tables: give --input and --output, or start predict.py with python")
 
 
@@ -177,8 +178,8 @@ def label_rows(args, table, topics, store, counts):
 def label_table(args, record):
     """Label a table and sum it up; of several processes, the first alone writes."""
     base = record["base_model"]
-    labelling.join_ranks()
-    with labelling.first_rank_first():
+    ranks.join_ranks()
+    with ranks.first_rank_first():
         topics = read_topics(args)
         stdin = tables.keep_stdin() if args.input == "-" else None
         table = open_input(args, topics, stdin)
@@ -186,7 +187,7 @@ def label_table(args, record):
         store = labelling.PairStore(check_rows(args, table, topics))
     run = labelling.describe_run(args.adapter, base, store)
     labelling.label_pairs(store, args.output, run, lambda: load_scorer(args.adapter, base, store.size))
-    if labelling.get_rank()[0] == 0:
+    if ranks.get_rank()[0] == 0:
         counts = defaultdict(Counter)
         rows = label_rows(args, open_input(args, topics, stdin), topics, store, counts)
         tables.write_table(args.output, header, rows, SHADES)
@@ -197,7 +198,7 @@ def label_table(args, record):
         print(f"review: {low:,} rows have a confidence below {REVIEW_BELOW}")
         figures.plot_shares(summary, picture, modeling.DEMO_NOTE if record["demo"] else None)
         print(f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {args.output} and {picture.name}")
-    labelling.leave_ranks()
+    ranks.leave_ranks()
 
 
 def main(argv=None):
@@ -215,7 +216,7 @@ def main(argv=None):
         answers.print_answer(load_scorer(args.adapter, base, 1), topic, text, args.explain, bar=False)
     else:
         answers.answer_lines(load_scorer(args.adapter, base, 1), topic, args.explain)
-    if record["demo"] and labelling.get_rank()[0] == 0:
+    if record["demo"] and ranks.get_rank()[0] == 0:
         print(modeling.DEMO_NOTE)
 
 

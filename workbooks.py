@@ -55,21 +55,22 @@ def write_xlsx(path, lines, shades):
     book = openpyxl.Workbook(write_only=True)  # writes rows to disk as they come
     sheet = book.create_sheet("predictions")
     sheet.freeze_panes = "A2"
-    letters, count = {}, 0
+    header, count = None, 0
     try:
         for count, row in enumerate(lines, start=1):
             row = list(row)
-            letters = letters or {name: get_column_letter(place) for place, name in enumerate(row, start=1)}
+            header = header or row
             sheet.append([make_cell(sheet, value) for value in row])
     except BaseException:
         sheet.close()  # or openpyxl complains about its open file
         raise
-    sheet.auto_filter.ref = f"A1:{get_column_letter(len(letters))}{count}"
+    sheet.auto_filter.ref = f"A1:{get_column_letter(len(header))}{count}"
     for column, shade_of_value in shades.items():
+        letter = get_column_letter(1 + header.index(column))
         for value, shade in shade_of_value.items():
             fill = PatternFill(fill_type="solid", bgColor=shade)
             rule = CellIsRule(operator="equal", formula=[f'"{value}"'], fill=fill)  # follows labels mended by hand
-            sheet.conditional_formatting.add(f"{letters[column]}2:{letters[column]}{max(count, 2)}", rule)
+            sheet.conditional_formatting.add(f"{letter}2:{letter}{max(count, 2)}", rule)
     book.save(path)
     fix_dates(path)
 

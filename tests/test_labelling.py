@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tracemalloc
@@ -15,6 +16,7 @@ import torch
 import labelling
 import predict
 import prompts
+import ranks
 import scoring
 import tables
 
@@ -164,6 +166,20 @@ def test_answers_are_found_by_pair(small_blocks):
     assert store.find_answer("a", "20") is None
 
 
+def test_a_full_disk_is_named(monkeypatch, capsys):
+    """SQLite is told that the database may have 20 pages."""
+    connect = sqlite3.connect
+
+    def connect_small(name):
+        database = connect(name)
+        database.execute("PRAGMA max_page_count = 20")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", connect_small)
+    message = stop_message(capsys, labelling.PairStore, (("topic", f"{number} " * 100) for number in range(10_000)))
+    assert "disk is full" in message and "TMPDIR" in message
+
+
 def test_topic_and_text_are_not_run_together():
     assert labelling.make_key("ab", "c") != labelling.make_key("a", "bc")
     assert len(labelling.make_key("a", "b")) == 16
@@ -216,8 +232,8 @@ def test_another_number_of_processes_may_go_on(table, label, scored, tmp_path, m
     expected = label(table, tmp_path / "one.csv")
     scored.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(labelling, "get_rank", lambda: (1, 2))
-        patch.setattr(labelling, "join_ranks", lambda: None)
+        patch.setattr(ranks, "get_rank", lambda: (1, 2))
+        patch.setattr(ranks, "join_ranks", lambda: None)
         with pytest.raises(FileNotFoundError):  # it writes no output
             label(table, tmp_path / "out.csv")
     assert [path.name for path in tmp_path.glob("*.part-*")] == ["out.csv.part-1.jsonl"]

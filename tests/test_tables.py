@@ -148,9 +148,10 @@ def test_xlsx_has_one_sheet_with_its_header_in_view(tmp_path):
 
 def test_xlsx_filters_by_its_header_and_colours_by_value(tmp_path):
     shades = {"note": {"pro": "BDD7EE", "con": "F8CBAD"}}
-    tables.write_table(tmp_path / "table.xlsx", HEADER, [["1", "x", "pro"], ["2", "y", "con"]], shades)
+    rows = [["1", "x", "pro", "z"], ["2", "y", "con", "z"]]
+    tables.write_table(tmp_path / "table.xlsx", [*HEADER, "nr"], rows, shades)  # two columns may have one name
     sheet = openpyxl.load_workbook(tmp_path / "table.xlsx").active
-    assert sheet.auto_filter.ref == "A1:C3"
+    assert sheet.auto_filter.ref == "A1:D3"
     found = {}
     for place in sheet.conditional_formatting:
         assert str(place.sqref) == "C2:C3"

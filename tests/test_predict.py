@@ -20,6 +20,7 @@ import predict
 import prompts
 import records
 import scoring
+import workbooks
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPIC = "Vegans are right."
@@ -396,6 +397,14 @@ def test_texts_that_excel_would_cut_are_found_before_the_model_loads(run, no_mod
     assert 'row 3: "Note" is longer than the 32,767 characters' in message and not (tmp_path / "out.xlsx").exists()
 
 
+def test_more_rows_than_a_sheet_are_found_before_the_model_loads(run, no_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(workbooks, "MAX_ROWS", 4)
+    (tmp_path / "topics.txt").write_text("one\ntwo\n")
+    path = write_table(tmp_path / "in.csv", ["text"], [["one"], ["two"]])
+    flags = ["--input", path, "--output", tmp_path / "out.xlsx", "--topics-file", tmp_path / "topics.txt"]
+    assert "4 rows and a header are more than Excel's 4" in stop_message(capsys, run, *flags)
+
+
 def test_texts_that_excel_would_cut_are_written_elsewhere(run, asked, tmp_path):
     path = write_table(tmp_path / "in.csv", ["topic", "text"], [[TOPIC, "one " * 9000]])
     run("--input", path, "--output", tmp_path / "out.csv")
@@ -480,14 +489,15 @@ def test_without_a_tiny_model_there_is_no_demo_note(trained_run, asked, tmp_path
 
 def read_commands():
     """The commands of the README's section on labelling."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Label your own file\n")[2].partition("\n## ")[0]
+    _, _, section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Label your own file\n")
     return section.partition("```\n")[2].partition("```")[0].splitlines()
 
 
 @pytest.mark.parametrize("command", read_commands())
 def test_the_commands_of_the_readme_work(run, typed, tmp_path, monkeypatch, capsys, command):
     """All but torchrun's, which test_labelling.py runs; there is one of every kind."""
-    before, program, words = re.match(r"(?:cat (\S+) \| )?(python|torchrun \S+ \S+) predict\.py ?(.*)", command).groups()
+    shown = re.match(r"(?:cat (\S+) \| )?(python|torchrun \S+ \S+) predict\.py ?(.*)", command)
+    before, program, words = shown.groups()
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "comments.xlsx", ["topic", "text"], [[TOPIC, "yes good"], [TOPIC, "no"]])
     write_table(tmp_path / "comments.csv", ["Full text"], [["yes good"], ["no"]])

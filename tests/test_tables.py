@@ -213,12 +213,10 @@ def test_more_rows_than_a_sheet_stop_xlsx_alone(capsys):
     tables.check_length("out.csv", 1_048_576)
 
 
-@pytest.mark.parametrize("suffix, content", [(".csv", b"text\none\ntwo\n\xff\n"), (".jsonl", b'{"text": "one"}\n' * 2)])
-def test_rows_come_as_they_are_read(tmp_path, suffix, content):
-    """A row is there before what follows it is looked at: the file may be larger than the memory."""
-    path = tmp_path / f"table{suffix}"
-    path.write_bytes(content.replace(b"two\n", b"two\n" * 10_000))
-    table = tables.open_table(path, {"text": ("text",)})
+def test_rows_of_csv_come_as_they_are_read(tmp_path):
+    """A row is there before what follows it is looked at: here bytes that are not UTF-8."""
+    (tmp_path / "table.csv").write_bytes(b"text\none\n" + b"two\n" * 10_000 + b"\xff\n")
+    table = tables.open_table(tmp_path / "table.csv", {"text": ("text",)})
     assert next(table.rows)[1] == ["one"]
 
 

@@ -216,6 +216,7 @@ def test_shares_picture(tmp_path, drawn):
     names = [label.get_text() for label in axis.get_yticklabels()]
     assert names[0] == "From $7 to $15 is too much. (n = 100)" and "(n = 100,000)" in names[2]
     assert "\n" in names[1] and "..." in names[1]
+    assert not any(label.get_parse_math() for label in axis.get_yticklabels())
     low, high = axis.get_ylim()
     assert low > high  # the first topic is on top
     [legend] = drawn[0].legends

@@ -57,8 +57,8 @@ class PairStore:
             self.rows += 1
             yield make_key(topic, text), topic, text
 
-    def __len__(self):
-        """Number of blocks."""
+    def count_blocks(self):
+        """Return the number of blocks, of which the last may be smaller."""
         return -(-self.size // BLOCK_SIZE)
 
     def read_block(self, block):
@@ -130,7 +130,8 @@ def read_parts(output, run, store):
                 started = json.loads(next(lines, b"{}")) or run
                 changed = [name for name in run if started[name] != run[name]]
                 for entry in map(json.loads, [] if changed else lines):
-                    if entry["keys"] != store.read_block(entry["block"])[0]:
+                    keys, _ = store.read_block(entry["block"])
+                    if entry["keys"] != keys or len(entry["answers"]) != len(keys):
                         raise ValueError("other rows")
                     store.add_answers(entry["block"], entry["answers"])
                     done[entry["block"]] = entry["batch_size"]
@@ -177,9 +178,9 @@ def label_pairs(store, output, run, load_scorer):
     with ranks.first_rank_first():
         done = read_parts(output, run, store)
     ranks.wait_for_ranks()  # until all have read: only then may one append
-    blocks = [block for block in range(len(store)) if block not in done][rank::count]
+    blocks = [block for block in range(store.count_blocks()) if block not in done][rank::count]
     if done and rank == 0:
-        print(f"going on where a run stopped: {len(done)} of {len(store)} blocks are in {output}.part-*.jsonl")
+        print(f"going on where a run stopped: {len(done)} of {store.count_blocks()} blocks are in {output}.part-*.jsonl")
     if blocks:
         score = load_scorer()
         try:

@@ -85,8 +85,8 @@ def scan_corpus(path, sheet=None):
             if not isinstance(cell, str) and cell is not None:
                 what = f"{name} is a number, date or truth value, read as text"
                 findings.append(Finding(number, name, what, CHECK_TYPE, False))
-            elif cell is not None and len(cell) == workbook_reader.MAX_CELL:
-                what = f"{name} has {len(cell):,} characters, all that an Excel cell holds, and is probably cut"
+            elif cell is not None and workbook_reader.is_full(cell):
+                what = f"{name} has {workbook_reader.MAX_TEXT:,} characters, all that a cell holds, and is probably cut"
                 findings.append(Finding(number, name, what, "compare it with its source", False))
     return table, rows, findings
 

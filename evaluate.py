@@ -71,7 +71,7 @@ def answer_rows(model, tokenizer, encoded, mode):
     scores = scoring.score_prompts(model, tokenizer, encoded)
     return [
         {
-            "prediction": prompts.LABELS[max(range(3), key=row.__getitem__)],
+            "prediction": scoring.pick_label(row),
             "probabilities": dict(zip(prompts.LABELS, (round(p, 6) for p in row), strict=True)),
             "label_mass": round(mass, 6),
         }

@@ -1,4 +1,4 @@
-"""Pictures of a run: the loss curve of a training and the confusion matrices of an evaluation, as PNG files."""
+"""Pictures as PNG files: loss curve of a training, confusion matrices of an evaluation, stances of a labelled table."""
 
 import textwrap
 
@@ -12,6 +12,8 @@ import prompts  # noqa: E402
 
 # ---------------------------------------------------------------- settings
 DPI = 200  # dots an inch of every PNG
+LABEL_COLORS = {"pro": "#0072B2", "con": "#E69F00", "neu": "#BBBBBB"}  # blue, orange, grey; safe for the colour-blind
+TEXT_COLORS = {"pro": "white", "con": "black", "neu": "black"}  # of numbers on them
 # --------------------------------------------------------------------------
 
 
@@ -53,6 +55,29 @@ def plot_confusion(metrics_of_model, path, note=None):
                 axis.text(x, y, f"{count}\n{shares[y][x]:.0%}", ha="center", va="center", color=color)
         axis.set(xticks=range(len(columns)), xticklabels=columns, yticks=range(3), yticklabels=prompts.LABELS)
         axis.set(xlabel="predicted", ylabel="gold", title=f"{name} (n = {metrics['n']})")
+    _save(figure, path, note)
+
+
+def plot_shares(counts_of_topic, path, note=None):
+    """Draw a bar for each topic, divided by the shares of the labels: {topic: {label: rows}}, the first on top."""
+    figure, axis = plt.subplots(figsize=(8, 1.3 + 0.5 * len(counts_of_topic)), layout="constrained")
+    names = []
+    for y, (topic, counts) in enumerate(counts_of_topic.items()):
+        rows, left = sum(counts.get(label, 0) for label in prompts.LABELS), 0
+        names.append(textwrap.fill(f"{textwrap.shorten(topic, 76, placeholder=' ...')} (n = {rows:,})", 40))
+        for label in prompts.LABELS:
+            share = counts.get(label, 0) / rows
+            axis.barh(y, share, left=left, color=LABEL_COLORS[label], label=label if y == 0 else None)
+            if share >= 0.06:  # a narrower part has no room for its number
+                axis.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", color=TEXT_COLORS[label])
+            left += share
+    axis.set(xlim=(0, 1), xlabel="share of rows")
+    axis.set_yticks(range(len(names)), names, parse_math=False)  # a topic with two dollar signs is no formula
+    axis.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
+    axis.invert_yaxis()
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.tick_params(axis="y", length=0)
+    figure.legend(loc="outside upper center", ncols=len(prompts.LABELS), frameon=False)
     _save(figure, path, note)
 
 

@@ -1,26 +1,45 @@
 """Label new sentences with a fine-tuned adapter: the stance of each towards its topic, with probabilities.
 
-Reads one --topic and --text, or a table --input (.xlsx, .csv, .tsv, .jsonl) with the columns topic and text; with
---topic, the topic of all its rows.
-Writes --output, the same table with the columns stance, p_pro, p_con and p_neu added; or prints the one answer.
+Reads one --topic and --text; or, with --input, a table (.xlsx, .csv, .tsv, .jsonl) with the columns topic and text, or
+- for sentences on stdin, one a line. --topic gives the topic of all rows, --topics-file several, one a line.
+Without any of these, asks for sentences on the terminal.
+Writes --output, the same table with the columns stance, p_pro, p_con, p_neu, confidence and review added, with
+--topics-file a row for each sentence and topic; and OUTPUT.stances.png. Or prints the one answer.
+If it is interrupted, the same command goes on where it stopped. Several GPUs: torchrun --nproc-per-node 2 predict.py
 
     python predict.py --topic "Vegans are right." --text "It's all about finding a system that works for you."
     python predict.py --input comments.xlsx --output labelled.xlsx
+    cat sentences.txt | python predict.py --input - --topic "Vegans are right." --output labelled.csv
 """
 
 import argparse
+import sys
+from collections import Counter, defaultdict
+from pathlib import Path
 
 import acceleration
+import answers
 import corpus
+import figures
+import labelling
 import modeling
 import prompts
+import ranks
 import records
 import scoring
 import tables
 
 # ---------------------------------------------------------------- settings
-COLUMNS = ("stance", "p_pro", "p_con", "p_neu")  # added to a table, the probabilities in prompts.LABELS order
+TEXT_COLUMN = None  # header of the sentences; None: any of corpus.COLUMN_NAMES
+TOPIC_COLUMN = None  # header of the topics; None: any of corpus.COLUMN_NAMES
+REVIEW_BELOW = 0.6  # confidence, the highest of the three probabilities, below which review says yes
+EXPLAIN = 0  # words shown with --text that the answer hangs on most
+SUMMARY_TOPICS = 20  # topics shown one by one after a table is labelled, those with most rows
 # --------------------------------------------------------------------------
+
+TABLE_DIGITS = 4  # of the probabilities in a table
+COLUMNS = ("stance", "p_pro", "p_con", "p_neu", "confidence", "review")  # added; probabilities in prompts.LABELS order
+SHADES = {"stance": {"pro": "BDD7EE", "con": "F8CBAD", "neu": "E7E6E6"}}  # of cells in Excel: blue, orange, grey
 
 
 def parse_args(argv):
@@ -28,15 +47,24 @@ def parse_args(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--adapter", default=modeling.RUN_DIR, help="folder that finetune.py wrote (%(default)s)")
-    parser.add_argument("--topic", help="the claim")
+    parser.add_argument("--topic", help="the claim, for --text or for all rows of --input")
+    parser.add_argument("--topics-file", help="text file of claims, one a line: each sentence is labelled for each")
     parser.add_argument("--text", help="the sentence")
-    parser.add_argument("--input", help="table to label: .xlsx, .csv, .tsv or .jsonl")
+    parser.add_argument("--input", help="table to label: .xlsx, .csv, .tsv or .jsonl; - for sentences on stdin")
     parser.add_argument("--output", help="labelled table to write, of any of these types")
+    parser.add_argument("--text-column", default=TEXT_COLUMN, help="header of the sentences (default: text, ...)")
+    parser.add_argument("--explain", type=int, default=EXPLAIN, help="show so many words that decide (%(default)s)")
     args = parser.parse_args(argv)
     if args.text is not None and (args.topic is None or args.input or args.output):
         records.stop("--text goes with --topic, and without --input and --output")
-    if args.text is None and not (args.input and args.output):
-        records.stop("give --topic and --text for one sentence, or --input and --output for a table")
+    if bool(args.input) != bool(args.output):
+        records.stop("--input and --output go together")
+    if args.topics_file and (args.topic is not None or not args.input):
+        records.stop("--topics-file goes with --input, and without --topic")
+    if args.input == "-" and args.topic is None and not args.topics_file:
+        records.stop("sentences on stdin have no topic: give --topic or --topics-file")
+    if args.explain < 0 or args.explain and args.input:
+        records.stop("--explain takes a number of words, and goes without --input")
     if args.output:
         tables.check_suffix(args.output)
     if args.topic is not None and not tables.clean_text(args.topic):
@@ -44,65 +72,155 @@ def parse_args(argv):
     return args
 
 
-def read_input(args):
-    """Return (header, rows, pairs): the table as it is, and the (topic, text) of each row; stop on empty cells."""
-    needed = {name: corpus.COLUMN_NAMES[name] for name in (("text",) if args.topic else ("topic", "text"))}
-    table = tables.open_table(args.input, needed)
-    taken = [name for name in table.header if name.casefold() in COLUMNS]
+def check_mode(args):
+    """Stop if there is nothing to read, or no one process to read it."""
+    if args.text is None and not args.input and not sys.stdin.isatty():
+        records.stop("give --topic and --text for one sentence, or --input and --output for a table")
+    if ranks.get_rank()[1] > 1 and args.input in (None, "-"):
+        records.stop("torchrun is for tables: give --input and --output, or start predict.py with python")
+
+
+def load_scorer(adapter, base, rows):
+    """Load base and adapter for so many rows; return score(pairs) -> scoring.Scores."""
+    tokenizer = modeling.load_tokenizer(base)
+    model = modeling.load_adapter(modeling.load_base(base), adapter)
+    acceleration.prepare_scoring(model, rows)
+
+    def score(pairs, **options):
+        if not options:  # of a table, label_table reports all sentences at once
+            prompts.report_long(tokenizer, pairs)
+        return scoring.score_prompts(model, tokenizer, prompts.encode_examples(tokenizer, pairs), **options)
+
+    return score
+
+
+def read_topics(args):
+    """Return the cleaned topics that flags give for all rows; None if each row has its own."""
+    if not args.topics_file:
+        return [tables.clean_text(args.topic)] if args.topic else None
+    with records.open_file(args.topics_file) as file:
+        lines = [tables.clean_text(line) for _, line in tables.read_lines(file, args.topics_file)]
+    topics = list(filter(None, lines))
+    twice = [topic for topic in topics if topics.count(topic) > 1]
+    if twice or not topics:
+        problem = f"holds {records.quote(twice[0])} twice" if twice else "is empty"
+        records.stop(f"{args.topics_file} {problem}: write each topic once, one a line")
+    return topics
+
+
+def open_input(args, topics, stdin):
+    """Open the table to label, at its start: it is read twice."""
+    if stdin is not None:
+        return tables.open_lines(stdin)
+    named = {"topic": TOPIC_COLUMN, "text": args.text_column}
+    if topics:
+        del named["topic"]
+    own = {name: (tables.clean_text(header).casefold(),) for name, header in named.items() if header}
+    return tables.open_table(args.input, {name: own.get(name) or corpus.COLUMN_NAMES[name] for name in named})
+
+
+def name_columns(args, table):
+    """Return the header of the output; stop if the table has one of its columns, or cannot be written as --output."""
+    added = [*(["topic"] if args.topics_file else []), *COLUMNS]
+    taken = [name for name in table.header if name.casefold() in added]
     if taken:
         records.stop(f"{table.place} already has the column {taken[0]}, which predict.py adds: rename it")
-    rows, pairs, empty = [], [], []
+    tables.check_output(args.output, [*table.header, *added])
+    return [*table.header, *added]
+
+
+def read_rows(table, topics):
+    """Yield (row number, cells, pairs of topic and text to label) of every row that is not blank."""
     for number, cells in table.rows:
-        values = {name: tables.clean_text(cells[place]) for name, place in table.columns.items()}
-        if not any(tables.clean_text(cell) for cell in cells):
-            continue
-        if not all(values.values()):
+        if any(map(tables.clean_text, cells)):
+            values = {name: tables.clean_text(cells[place]) for name, place in table.columns.items()}
+            yield number, cells, [(topic, values["text"]) for topic in topics or [values["topic"]]]
+
+
+def check_rows(args, table, topics):
+    """Yield the pairs of all rows; stop after the last if any row cannot be labelled."""
+    count, empty, broken = 0, [], []
+    for number, cells, pairs in read_rows(table, topics):
+        values = {value for pair in pairs for value in pair}
+        if "" in values:
             empty.append(number)
-        rows.append(cells)
-        pairs.append((tables.clean_text(args.topic) or values["topic"], values["text"]))
-    if empty:
-        records.stop(f"{table.place}: empty {' or '.join(needed)} in {tables.count_rows(empty)}: fill or delete them")
-    if not rows:
-        records.stop(f"{table.place}: no rows below the header: fill in the table")
-    tables.check_output(args.output, table.header)
-    return table.header, rows, pairs
+        elif values & corpus.BROKEN:
+            broken.append(number)
+        tables.check_fit(args.output, table.place, number, table.header, cells)
+        count += len(pairs)
+        yield from pairs
+    faults = [f"empty {' or '.join(table.columns)} in {records.count_rows(empty)}"] if empty else []
+    faults += [f"an Excel error such as #N/A instead of a text in {records.count_rows(broken)}"] if broken else []
+    if faults:
+        records.stop(f"{table.place}: {'; '.join(faults)}: fill or delete them")
+    if not count:
+        records.stop(f"{table.place}: no rows to label: fill in the table")
+    tables.check_length(args.output, count)
 
 
-def label_pairs(adapter, record, pairs):
-    """Return one (label, probabilities in prompts.LABELS order) for each pair of topic and text."""
+def label_rows(args, table, topics, store, counts):
+    """Yield the rows of the output; counts, {topic: Counter of labels and of "review"}, grow with them."""
+    rows = 0
+    for _, cells, pairs in read_rows(table, topics):
+        for topic, text in pairs:
+            probabilities = store.find_answer(topic, text)
+            if probabilities is None:
+                break
+            label, confidence = scoring.pick_label(probabilities), round(max(probabilities), TABLE_DIGITS)
+            review = confidence < REVIEW_BELOW
+            counts[topic].update([label, "review"] if review else [label])
+            rows += 1
+            shares = [round(value, TABLE_DIGITS) for value in probabilities]
+            answer = [label, *shares, confidence, "yes" if review else "no"]
+            yield [*cells, *([topic] if args.topics_file else []), *answer]
+    if rows != store.rows:
+        records.stop(f"{table.place} changed while it was labelled: start again")
+
+
+def label_table(args, record):
+    """Label a table and sum it up; of several processes, the first alone writes."""
     base = record["base_model"]
-    modeling.check_base(base)
-    tokenizer = modeling.load_tokenizer(base)
-    prompts.report_long(tokenizer, pairs)
-    encoded = prompts.encode_examples(tokenizer, pairs)
-    model = modeling.load_adapter(modeling.load_base(base), adapter)
-    acceleration.prepare_scoring(model, len(pairs))
-    scores = scoring.score_prompts(model, tokenizer, encoded)
-    return [
-        (prompts.LABELS[max(range(len(row)), key=row.__getitem__)], row) for row in scores.probabilities.tolist()
-    ]
+    ranks.join_ranks()
+    with ranks.first_rank_first():
+        topics = read_topics(args)
+        stdin = tables.keep_stdin() if args.input == "-" else None
+        table = open_input(args, topics, stdin)
+        header = name_columns(args, table)
+        store = labelling.PairStore(check_rows(args, table, topics))
+        if ranks.get_rank()[0] == 0:
+            prompts.report_long(modeling.load_tokenizer(base), store.read_pairs())
+    run = labelling.describe_run(args.adapter, base, store)
+    labelling.label_pairs(store, args.output, run, lambda: load_scorer(args.adapter, base, store.size))
+    if ranks.get_rank()[0] == 0:
+        counts = defaultdict(Counter)
+        rows = label_rows(args, open_input(args, topics, stdin), topics, store, counts)
+        tables.write_table(args.output, header, rows, SHADES)
+        labelling.remove_parts(args.output)
+        summary, picture = answers.summarise(counts, SUMMARY_TOPICS), Path(args.output).with_suffix(".stances.png")
+        print(f"\n{answers.format_summary(summary)}\n")
+        low = sum(count["review"] for count in summary.values())
+        print(f"review: {low:,} rows have a confidence below {REVIEW_BELOW}")
+        figures.plot_shares(summary, picture, modeling.DEMO_NOTE if record["demo"] else None)
+        print(f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {args.output} and {picture.name}")
+    ranks.leave_ranks()
 
 
 def main(argv=None):
     args = parse_args(argv)
+    check_mode(args)
     record = modeling.check_adapter(args.adapter)
-    if args.text is not None:
-        topic, text = tables.clean_text(args.topic), tables.clean_text(args.text)
+    base, topic = record["base_model"], tables.clean_text(args.topic)
+    modeling.check_base(base)
+    if args.input:
+        label_table(args, record)
+    elif args.text is not None:
+        text = tables.clean_text(args.text)
         if not text:
             records.stop("--text must not be empty")
-        [(label, probabilities)] = label_pairs(args.adapter, record, [(topic, text)])
-        shares = "  ".join(f"p_{name} {value:.3f}" for name, value in zip(prompts.LABELS, probabilities, strict=True))
-        print(f"{label}  {shares}")
+        answers.print_answer(load_scorer(args.adapter, base, 1), topic, text, args.explain, bar=False)
     else:
-        header, rows, pairs = read_input(args)
-        answers = label_pairs(args.adapter, record, pairs)
-        labelled = [
-            [*cells, label, *(round(value, 4) for value in probabilities)]
-            for cells, (label, probabilities) in zip(rows, answers, strict=True)
-        ]
-        tables.write_table(args.output, [*header, *COLUMNS], labelled)
-        print(f"labelled {len(rows)} rows: wrote {args.output}")
-    if record["demo"]:
+        answers.answer_lines(load_scorer(args.adapter, base, 1), topic, args.explain)
+    if record["demo"] and ranks.get_rank()[0] == 0:
         print(modeling.DEMO_NOTE)
 
 

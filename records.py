@@ -89,8 +89,13 @@ def write_jsonl(path, rows):
 
 
 def read_jsonl(path, required, remedy):
-    """Read a JSON Lines file into a list of dicts that all hold the required keys; stop with the line otherwise."""
-    rows = []
+    """Read a JSON Lines file into a list; see iterate_jsonl."""
+    return list(iterate_jsonl(path, required, remedy))
+
+
+def iterate_jsonl(path, required, remedy):
+    """Yield the dicts of a JSON Lines file, which all hold the required keys; stop with the line otherwise."""
+    number = 0
     try:
         with open(path, "rb") as file:  # bytes: a line that is not UTF-8 must not hide its number
             for number, line in enumerate(file, start=1):
@@ -100,22 +105,27 @@ def read_jsonl(path, required, remedy):
                 missing = [key for key in required if key not in row]
                 if missing:
                     stop(f"{path}, line {number}: no {', '.join(missing)}: {remedy}")
-                rows.append(row)
+                yield row
     except FileNotFoundError:
         stop(f"{path} not found: {remedy}")
     except OSError as problem:
         stop(f"{path} cannot be read ({problem.strerror}): {remedy}")
     except (json.JSONDecodeError, UnicodeDecodeError) as problem:
-        stop(f"{path}, line {len(rows) + 1} is not valid JSON ({problem}): {remedy}")
-    if not rows:
+        stop(f"{path}, line {number} is not valid JSON ({problem}): {remedy}")
+    if not number:
         stop(f"{path} is empty: {remedy}")
-    return rows
 
 
 def read_file(path):
     """Return the bytes of a file: in memory, so that Excel on Windows may keep the file open."""
+    with open_file(path) as file:
+        return file.read()
+
+
+def open_file(path):
+    """Return a file opened to read its bytes; stop if that is impossible."""
     try:
-        return Path(path).read_bytes()
+        return open(path, "rb")
     except FileNotFoundError:
         stop(f"{path} not found: check its path")
     except OSError as problem:

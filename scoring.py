@@ -1,5 +1,6 @@
 """Score prompts with a loaded model: label probabilities from one forward pass, or generated replies."""
 
+import contextlib
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from tqdm import tqdm
 
 import prefix_tree
 import prompts
+import records
 
 # ---------------------------------------------------------------- settings
 SCORE_BATCH_SIZE = 128  # rows a forward pass; constant, since 4-bit kernels round differently at other sizes
@@ -21,26 +23,59 @@ class Scores(NamedTuple):
     probabilities: torch.Tensor  # [n, 3] float32, softmax over the three labels in prompts.LABELS order
     label_mass: torch.Tensor  # [n] float32, probability of the three labels together among all tokens
     nll: torch.Tensor  # [n, 3] float32, negative log-likelihood of each label among all tokens
+    batch_size: int  # rows a forward pass at the end: fewer than at the start if the memory ran out
+
+
+def pick_label(probabilities):
+    """Return the label of highest probability, given in prompts.LABELS order; the first of equals."""
+    return prompts.LABELS[max(range(len(prompts.LABELS)), key=probabilities.__getitem__)]
 
 
 @torch.no_grad()
-def score_prompts(model, tokenizer, encoded):
+def score_prompts(model, tokenizer, encoded, batch_size=None, bar=None):
     """Score prompts (lists of token ids) by the logits of the labels at the last prompt token. Returns Scores.
 
     Sorting the prompts puts equal topics side by side, so a batch shares them; the result is in the order given.
+    batch_size: rows a forward pass (None: SCORE_BATCH_SIZE), halved if the memory does not hold them.
+    bar: a tqdm that counts the rows; None: one of its own.
     """
+    size = batch_size or SCORE_BATCH_SIZE
     label_ids = torch.tensor(prompts.label_token_ids(tokenizer), device=model.device)
     order = sorted(range(len(encoded)), key=encoded.__getitem__)
-    parts = []
+    parts, start = [], 0
     was_training = model.training
     model.eval()
-    for start in tqdm(range(0, len(order), SCORE_BATCH_SIZE), desc="scoring", unit="batch", leave=False):
-        sequences = [encoded[row] for row in order[start : start + SCORE_BATCH_SIZE]]
-        parts.append(_score_batch(model, tokenizer, sequences, label_ids))  # stays on the GPU: no waiting in between
+    with contextlib.nullcontext(bar) if bar is not None else tqdm(
+        total=len(order), desc="scoring", unit="row", leave=False, disable=len(order) <= size
+    ) as bar:
+        while start < len(order):
+            sequences = [encoded[row] for row in order[start : start + size]]
+            try:
+                part = _score_batch(model, tokenizer, sequences, label_ids)
+            except torch.OutOfMemoryError:
+                part = None  # the error holds on to what the pass had computed, so go on only after it
+            if part is None:
+                size = _halve_batch(sequences)
+                continue
+            parts.append(part)  # stays on the GPU: no waiting in between
+            start += len(sequences)
+            bar.update(len(sequences))
     model.train(was_training)
     nll = torch.empty(len(encoded), len(label_ids))
     nll[order] = torch.cat(parts).cpu()
-    return Scores((-nll).softmax(1), (-nll).exp().sum(1), nll)
+    return Scores((-nll).softmax(1), (-nll).exp().sum(1), nll, size)
+
+
+def _halve_batch(sequences):
+    """Return half the size of a batch that the memory does not hold, and say so; stop if it is a single prompt."""
+    rows = len(sequences)
+    if rows == 1:
+        length = len(sequences[0])
+        records.stop(f"a prompt of {length:,} tokens does not fit into the memory: shorten or split its sentence")
+    torch.cuda.empty_cache()
+    less = f"going on from the same row with {rows // 2}"
+    tqdm.write(f"out of memory with {rows} rows a forward pass: {less}; 4-bit kernels then round a little differently")
+    return rows // 2
 
 
 def _score_batch(model, tokenizer, sequences, label_ids):

@@ -1,20 +1,24 @@
-"""Tables of users: .xlsx, .csv, .tsv and .jsonl files, read and written whole and safe. No torch.
+"""Tables of users: .xlsx, .csv, .tsv and .jsonl files, read and written row by row, whole or not at all. No torch.
 
 A user's mistake in a file ends in one line through records.stop that names file, sheet, row and remedy.
 """
 
 import csv
 import io
+import itertools
 import json
 import os
 import re
+import shutil
+import sys
+import tempfile
 import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
 import records
 import workbook_reader
-import workbooks
+import workbook_writer
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")  # of the tables that are read and written
 CLEANING = {  # for str.translate; the joiners U+200C and U+200D stay: Persian and emoji need them
@@ -95,20 +99,42 @@ def fit_rows(lines, width, place):
 
 def open_csv(path):
     """Yield the one (place, lines) of a .csv or .tsv file; stop if it cannot be read."""
-    content = records.read_file(path)
-    first = next(filter(bytes.strip, io.BytesIO(content)), b"").decode(errors="replace")
+    with records.open_file(path) as file:
+        first = next(filter(bytes.strip, file), b"").decode(errors="replace")
     delimiter = max(",;\t", key=first.count)  # where the decimal sign is a comma, Excel separates by semicolons
-    file = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    file = io.TextIOWrapper(records.open_file(path), encoding="utf-8-sig", newline="")
     reader = csv.reader(file, delimiter=delimiter, strict=True)
-    yield path, records.guard(enumerate(reader, start=1), path)  # a record is a row in Excel, whatever line breaks it holds
+    yield path, records.guard(enumerate(reader, start=1), path)  # a record is an Excel row, with all its line breaks
 
 
 def open_jsonl(path):
     """Yield the one (place, lines) of a .jsonl file: the keys of its objects as header, then a row an object."""
-    rows = records.read_jsonl(path, (), "give a file with one JSON object a line")
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [header, *([row.get(key) for key in header] for row in rows)]
-    yield path, enumerate(lines)  # the header has no line of its own, so line 1 is the first object
+    remedy = "give a file with one JSON object a line"
+    header = list(dict.fromkeys(key for row in records.iterate_jsonl(path, (), remedy) for key in row))
+    rows = ([row.get(key) for key in header] for row in records.iterate_jsonl(path, (), remedy))
+    yield path, enumerate(itertools.chain([header], rows))  # so line 1 is the first object
+
+
+def keep_stdin():
+    """Return a temporary file with all that stdin holds: lines can then be read twice."""
+    file = tempfile.TemporaryFile()
+    shutil.copyfileobj(sys.stdin.buffer, file)
+    return file
+
+
+def open_lines(file):
+    """Return the Table of what keep_stdin kept: one sentence a line, in the column text."""
+    file.seek(0)
+    return Table("stdin", ["text"], {"text": 0}, ((number, [line]) for number, line in read_lines(file, "stdin")))
+
+
+def read_lines(file, place):
+    """Yield (line number, line without its end) of a file of bytes; stop where it is not UTF-8."""
+    for number, line in enumerate(file, start=1):
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            records.stop(f"{place}, line {number} is not UTF-8: save or convert the text as UTF-8")
 
 
 def clean_text(value):
@@ -140,11 +166,32 @@ def check_output(path, header):
         records.stop(f"{path} is a folder: choose another name")
     twice = [name for name in header if header.count(name) > 1]
     if path.suffix.lower() == ".jsonl" and twice:
-        records.stop(f"{path}: two columns are called {records.quote(twice[0])}, which .jsonl cannot hold: write .xlsx or .csv")
+        name = records.quote(twice[0])
+        records.stop(f"{path}: two columns are called {name}, which .jsonl cannot hold: write .xlsx or .csv")
 
 
-def write_table(path, header, rows):
-    """Write a table as .xlsx, .csv, .tsv or .jsonl, by the ending of path, whole or not at all."""
+def check_fit(path, place, number, header, cells):
+    """Stop if a row, read at place, number, cannot be written to path as it is: Excel would cut a long text."""
+    if Path(path).suffix.lower() == ".xlsx":
+        for name, cell in zip(header, cells, strict=True):
+            if workbook_reader.count_units(dump_nested(cell)) > workbook_reader.MAX_TEXT:
+                limit = f"longer than the {workbook_reader.MAX_TEXT:,} characters of an Excel cell"
+                records.stop(f"{place}, row {number}: {records.quote(name)} is {limit}: write .csv, .tsv or .jsonl")
+
+
+def check_length(path, rows):
+    """Stop if path cannot hold so many rows below its header."""
+    if Path(path).suffix.lower() == ".xlsx" and rows >= workbook_reader.MAX_ROWS:
+        limit = f"{rows:,} rows and a header are more than Excel's {workbook_reader.MAX_ROWS:,}"
+        records.stop(f"{path}: {limit}: write .csv, .tsv or .jsonl")
+
+
+def write_table(path, header, rows, shades=None):
+    """Write a table as .xlsx, .csv, .tsv or .jsonl, by the ending of path, whole or not at all.
+
+    rows: any iterable; it is written as it comes, so memory does not grow with it. shades: {column: {value: RRGGBB}},
+    the colours of cells in .xlsx.
+    """
     temporary = Path(path).with_name(Path(path).name + ".tmp")
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     suffix = Path(path).suffix.lower()
@@ -154,11 +201,15 @@ def write_table(path, header, rows):
         records.write_jsonl(temporary, (dict(zip(header, row, strict=True)) for row in rows))
         os.replace(temporary, path)
         return
-    rows = ([json.dumps(cell) if isinstance(cell, (dict, list)) else cell for cell in row] for row in rows)
+    lines = itertools.chain([header], (map(dump_nested, row) for row in rows))
     if suffix == ".xlsx":
-        workbooks.write_xlsx(temporary, header, rows)
+        workbook_writer.write_xlsx(temporary, lines, shades or {})
     else:
         with open(temporary, "w", encoding="utf-8-sig", newline="") as file:  # the mark makes Excel read UTF-8
-            writer = csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",")
-            writer.writerows([header, *rows])
+            csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",").writerows(lines)
     os.replace(temporary, path)
+
+
+def dump_nested(cell):
+    """Return a cell as other formats than .jsonl hold it: lists and objects as JSON text."""
+    return json.dumps(cell) if isinstance(cell, (dict, list)) else cell

@@ -21,7 +21,7 @@ MAX_UNPACKED = 4 << 30  # bytes a workbook may unpack to; Excel's 1,048,576 rows
 MAX_RATIO = 200  # unpacked to packed size above which a large workbook is taken for a zip bomb; texts reach about 10
 # --------------------------------------------------------------------------
 
-MAX_CELL = 32767  # characters that an Excel cell holds; it drops the rest of a longer text
+MAX_ROWS, MAX_TEXT = 1_048_576, 32_767  # rows of a sheet, UTF-16 units of a cell; Excel cuts what is beyond
 OLD_EXCEL = bytes.fromhex("d0cf11e0")  # first bytes of .xls files and of password-protected .xlsx files
 ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # a part of the latter alone
 STRICT = b"http://purl.oclc.org/ooxml/spreadsheetml"  # a rare dialect that openpyxl reads as empty sheets
@@ -41,6 +41,16 @@ UNSTORED = Unstored()
 def name_place(path, title):
     """Return how messages name a sheet."""
     return f"{path}, sheet {records.quote(title)}"
+
+
+def count_units(value):
+    """Return the length of a cell's text as Excel counts it: in UTF-16, where an emoji counts 2; 0 for other cells."""
+    return len(value.encode("utf-16-le", errors="surrogatepass")) // 2 if isinstance(value, str) else 0
+
+
+def is_full(text):
+    """Return whether a text is as long as a cell can hold."""
+    return 2 * len(text) >= MAX_TEXT and count_units(text) == MAX_TEXT
 
 
 def is_workbook(path):

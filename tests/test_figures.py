@@ -1,6 +1,7 @@
-"""Both pictures: what they say, and that no text in them overlaps another or is cut off."""
+"""The pictures: what they say, and that no text in them overlaps another or is cut off."""
 
 import itertools
+from collections import Counter
 
 import matplotlib.colors
 import matplotlib.image
@@ -194,7 +195,43 @@ def test_numbers_stand_out_from_their_cells(tmp_path, drawn):
         assert abs(cell - number) > 0.4
 
 
-# ---------------------------------------------------------------- both
+# ---------------------------------------------------------------- shares
+
+COUNTS = {  # by topic, the first with two dollar signs, which are no formula
+    "From $7 to $15 is too much.": {"pro": 30, "con": 60, "neu": 10, "review": 3},
+    "A topic so long that it takes more than one line, and then some more words that nobody reads.": {"con": 1},
+    "Vegans are right.": {"pro": 97_000, "con": 2_000, "neu": 1_000},
+}
+
+
+def test_shares_picture(tmp_path, drawn):
+    figures.plot_shares(COUNTS, tmp_path / "shares.png", NOTE)
+    height, width, _ = read_picture(tmp_path / "shares.png").shape
+    assert 1200 <= width <= 2400 and 400 <= height <= 1200
+    [axis] = drawn[0].axes
+    bars = [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in axis.patches if bar.get_width()]
+    expected = [(0, 0, 0.3), (0, 0.3, 0.6), (0, 0.9, 0.1), (1, 0, 1), (2, 0, 0.97), (2, 0.97, 0.02), (2, 0.99, 0.01)]
+    assert bars == [pytest.approx(bar) for bar in expected]
+    assert [text.get_text() for text in axis.texts] == ["30%", "60%", "10%", "100%", "97%"]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names[0] == "From $7 to $15 is too much. (n = 100)" and "(n = 100,000)" in names[2]
+    assert "\n" in names[1] and "..." in names[1]
+    assert not any(label.get_parse_math() for label in axis.get_yticklabels())
+    low, high = axis.get_ylim()
+    assert low > high  # the first topic is on top
+    [legend] = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["pro", "con", "neu"]
+    check_layout(drawn[0])
+
+
+@pytest.mark.parametrize("topics", [1, 21])
+def test_shares_picture_of_few_and_many_topics(tmp_path, drawn, topics):
+    counts = {f"Topic {number} is a claim that some people make.": Counter(pro=number + 1) for number in range(topics)}
+    figures.plot_shares(counts, tmp_path / "shares.png", NOTE)
+    check_layout(drawn[0])
+
+
+# ---------------------------------------------------------------- all
 
 PICTURES = [
     pytest.param(lambda path, *note: figures.plot_training(LOG, path, *note), id="training"),
@@ -202,6 +239,7 @@ PICTURES = [
         lambda path, *note: figures.plot_confusion({"base": metrics.compute_metrics(GOLD, GUESSES)}, path, *note),
         id="confusion",
     ),
+    pytest.param(lambda path, *note: figures.plot_shares(COUNTS, path, *note), id="shares"),
 ]
 
 

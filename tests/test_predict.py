@@ -2,20 +2,29 @@
 
 import csv
 import datetime
+import io
 import json
+import re
+import shlex
+import sys
 from pathlib import Path
 
 import openpyxl
 import pytest
+import torch
 
 import evaluate
+import labelling
 import modeling
 import predict
 import prompts
 import records
+import scoring
+import workbook_reader
 
+ROOT = Path(__file__).resolve().parents[1]
 TOPIC = "Vegans are right."
-ADDED = ["stance", "p_pro", "p_con", "p_neu"]
+ADDED = ["stance", "p_pro", "p_con", "p_neu", "confidence", "review"]
 TOLERANCE = 0.02  # bfloat16 rounds differently in batches of other rows
 
 
@@ -41,6 +50,19 @@ def run(trained_run):
 def no_model(monkeypatch):
     """Loading a model would fail: mistakes must be found before."""
     monkeypatch.setattr(modeling, "load_base", None)
+
+
+@pytest.fixture(scope="module")
+def load_scored(trained_run):
+    """A function that scores pairs one by one with base and adapter."""
+    base = records.read_json(trained_run / "run.json", "fix the test")["base_model"]
+    tokenizer, model = modeling.load_tokenizer(base), modeling.load_adapter(modeling.load_base(base), trained_run)
+
+    def score(pairs):
+        prompt = [prompts.encode_example(tokenizer, *pair) for pair in pairs]
+        return [scoring.score_prompts(model, tokenizer, [ids]).probabilities[0].tolist() for ids in prompt]
+
+    return score
 
 
 def write_table(path, header, rows):
@@ -76,8 +98,11 @@ def read_table(path):
 
 def check_answer(cells, record):
     """stance and probabilities of a labelled row are those of evaluate.py's record."""
-    label, *probabilities = cells
-    probabilities = [float(value) for value in probabilities]
+    label, *numbers = cells[:4]
+    probabilities = [float(value) for value in numbers]
+    if cells[4:]:
+        assert float(cells[4]) == max(probabilities)
+        assert cells[5] == ("yes" if float(cells[4]) < predict.REVIEW_BELOW else "no")
     expected = list(record["models"]["fine-tuned"]["probabilities"].values())
     assert probabilities == pytest.approx(expected, abs=TOLERANCE)
     assert sum(probabilities) == pytest.approx(1, abs=2e-3)
@@ -130,12 +155,81 @@ def test_control_tokens_in_a_sentence_are_harmless(run, capsys):
     assert capsys.readouterr().out.split()[0] in prompts.LABELS
 
 
+@pytest.fixture
+def typed(monkeypatch):
+    """A function that lets a user at a terminal type lines, then Ctrl-D or what else is raised."""
+
+    def type_lines(*lines, last=EOFError):
+        waiting = iter(lines)
+        monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+
+        def answer(question):
+            try:
+                return next(waiting)
+            except StopIteration:
+                raise last from None
+
+        monkeypatch.setattr("builtins.input", answer)
+
+    return type_lines
+
+
+def test_lines_typed_on_a_terminal_are_answered(run, evaluated, typed, capsys):
+    """The topic is asked for first, and can be changed; a blank line asks again."""
+    first = evaluated[0]
+    second = next(record for record in evaluated if record["topic"] != first["topic"])
+    change = f"/topic {second['topic']}"
+    typed("", f" {first['topic']}", first["text"], "  ", change, second["text"], "/topic", first["topic"])
+    run()
+    hint, *lines, end, note = capsys.readouterr().out.splitlines()
+    assert "/topic" in hint and "Ctrl-D" in hint and end == "" and note == modeling.DEMO_NOTE
+    assert len(lines) == 2
+    for line, record in zip(lines, (first, second)):
+        label, *cells = line.partition("  [")[0].split()
+        check_answer([label, *cells[1::2]], record)
+        signs = line.rpartition("[")[2].rstrip("]")
+        assert len(signs) == 30 and abs(signs.count("+") / 30 - float(cells[1])) < 0.04
+
+
+@pytest.mark.parametrize("last", [EOFError, KeyboardInterrupt])
+@pytest.mark.parametrize("lines", [[], [TOPIC], [TOPIC, "one"]])
+def test_the_terminal_is_left_without_noise(run, asked, typed, capsys, lines, last):
+    typed(*lines, last=last)
+    run()
+    assert "Traceback" not in capsys.readouterr().err and len(asked) == (len(lines) == 2)
+
+
+def test_the_topic_may_be_given_beforehand(run, asked, typed):
+    typed("one", "/topical words are a sentence", "/topic Another")
+    run("--topic", TOPIC)
+    assert asked == [(TOPIC, "one"), (TOPIC, "/topical words are a sentence")]
+
+
+def test_explained_words_are_those_without_which_the_answer_is_less_probable(run, evaluated, load_scored, capsys):
+    """Recomputed sentence by sentence with evaluate's own scoring."""
+    record = evaluated[0]
+    words = record["text"].split()
+    run("--topic", record["topic"], "--text", record["text"], "--explain", "3")
+    _, _, _, *lines, _ = capsys.readouterr().out.splitlines()
+    texts = [record["text"], *(" ".join(words[:place] + words[place + 1 :]) for place in range(len(words)))]
+    whole, *without = load_scored([(record["topic"], text) for text in texts])
+    answer = max(range(3), key=whole.__getitem__)
+    falls = [whole[answer] - row[answer] for row in without]
+    assert len(lines) == 3
+    shown = [(line.split()[0], int(line.split()[1]), float(line.split()[2])) for line in lines]
+    assert [abs(weight) for _, _, weight in shown] == sorted((abs(weight) for _, _, weight in shown), reverse=True)
+    for word, place, weight in shown:
+        assert word == words[place - 1] and weight == pytest.approx(falls[place - 1], abs=2 * TOLERANCE)
+    rest = {place for place in range(1, len(words) + 1)} - {place for _, place, _ in shown}
+    assert max(abs(falls[place - 1]) for place in rest) <= abs(shown[-1][2]) + 2 * TOLERANCE
+
+
 # ---------------------------------------------------------------- tables
 
 
 @pytest.mark.parametrize("output", [".xlsx", ".csv", ".tsv", ".jsonl"])
 @pytest.mark.parametrize("source", [".xlsx", ".csv", ".jsonl"])
-def test_a_table_comes_back_with_four_more_columns(run, evaluated, tmp_path, capsys, source, output):
+def test_a_table_comes_back_with_more_columns(run, evaluated, tmp_path, capsys, source, output):
     """All columns, all rows and their order; the needed columns are neither first nor in order."""
     header = ["nr", "Comment", "user", "TOPIC", "odd"]
     chosen = evaluated[:9]
@@ -159,7 +253,7 @@ def test_numbers_and_probabilities_are_numbers_in_xlsx(run, tmp_path):
     run("--input", path, "--output", tmp_path / "out.xlsx")
     _, rows = read_table(tmp_path / "out.xlsx")
     assert [(row[0], row[3]) for row in rows] == [(1, 0.5), (2, None)]
-    assert all(isinstance(value, float) and value == round(value, 4) for row in rows for value in row[5:])
+    assert all(isinstance(value, float) and value == round(value, 4) for row in rows for value in row[5:9])
 
 
 def test_equals_sign_stays_text_in_xlsx(run, tmp_path):
@@ -214,11 +308,11 @@ def asked(monkeypatch):
     """The pairs of topic and text that predict.py would ask a model about; every answer is pro."""
     pairs = []
 
-    def label_pairs(adapter, record, chosen):
+    def score(chosen, batch_size=None, bar=None):
         pairs.extend(chosen)
-        return [("pro", [0.5, 0.3, 0.2])] * len(chosen)
+        return scoring.Scores(torch.tensor([[0.5, 0.3, 0.2]] * len(chosen)), None, None, 128)
 
-    monkeypatch.setattr(predict, "label_pairs", label_pairs)
+    monkeypatch.setattr(predict, "load_scorer", lambda adapter, base, rows: score)
     return pairs
 
 
@@ -227,6 +321,124 @@ def test_a_topic_given_for_a_file_replaces_its_own(run, asked, tmp_path):
     run("--input", path, "--output", tmp_path / "out.csv", "--topic", TOPIC)
     assert asked == [(TOPIC, "one"), (TOPIC, "two")]
     assert [row[0] for row in read_table(tmp_path / "out.csv")[1]] == ["another", ""]
+
+
+def test_every_sentence_gets_a_row_for_each_topic_of_a_file(run, asked, tmp_path, capsys):
+    (tmp_path / "topics.txt").write_bytes("\ufeffWälder sind wichtig.\r\n\r\n Vegans are right.\u200b\n".encode())
+    path = write_table(tmp_path / "in.csv", ["nr", "text"], [["1", "one"], ["2", "two"]])
+    run("--input", path, "--output", tmp_path / "out.csv", "--topics-file", tmp_path / "topics.txt")
+    topics = ["Wälder sind wichtig.", TOPIC]
+    assert asked == [(topic, text) for text in ("one", "two") for topic in topics]
+    header, rows = read_table(tmp_path / "out.csv")
+    assert header == ["nr", "text", "topic", *ADDED]
+    texts = [("1", "one"), ("2", "two")]
+    assert [row[:3] for row in rows] == [[nr, text, topic] for nr, text in texts for topic in topics]
+    assert "labelled 4 rows" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content, expected", [
+    (b"", "is empty"), (b"\n \n", "is empty"), (b"one\ntwo\n one \n", 'holds "one" twice'), (b"one\n\xff\n", "line 2"),
+])  # fmt: skip
+def test_topics_files_that_cannot_be_meant(run, no_model, tmp_path, capsys, content, expected):
+    (tmp_path / "topics.txt").write_bytes(content)
+    path = write_table(tmp_path / "in.csv", ["text"], [["one"]])
+    flags = ["--input", path, "--output", tmp_path / "out.csv", "--topics-file", tmp_path / "topics.txt"]
+    message = stop_message(capsys, run, *flags)
+    assert expected in message and str(tmp_path / "topics.txt") in message
+
+
+def test_a_topic_column_is_not_doubled(run, no_model, tmp_path, capsys):
+    (tmp_path / "topics.txt").write_text("one\n")
+    path = write_table(tmp_path / "in.csv", ["text", "Topic"], [["one", "x"]])
+    flags = ["--input", path, "--output", tmp_path / "out.csv", "--topics-file", tmp_path / "topics.txt"]
+    assert "column Topic" in stop_message(capsys, run, *flags)
+
+
+def test_columns_are_found_by_any_name_that_is_given(run, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "TOPIC_COLUMN", "Thema")
+    path = write_table(tmp_path / "in.csv", ["text", "BEITRAG", "thema"], [["no", "one", TOPIC]])
+    run("--input", path, "--output", tmp_path / "out.csv", "--text-column", " Beitrag")
+    assert asked == [(TOPIC, "one")]
+
+
+def test_sentences_on_stdin(run, asked, tmp_path, monkeypatch):
+    lines = io.TextIOWrapper(io.BytesIO("\ufeffone, two\r\n\n=1+1\nübel\u00a0\n".encode()))
+    monkeypatch.setattr(sys, "stdin", lines)
+    run("--input", "-", "--topic", TOPIC, "--output", tmp_path / "out.csv")
+    assert asked == [(TOPIC, "one, two"), (TOPIC, "=1+1"), (TOPIC, "übel")]
+    header, rows = read_table(tmp_path / "out.csv")
+    assert header == ["text", *ADDED] and [row[0] for row in rows] == ["one, two", "=1+1", "übel\u00a0"]
+
+
+@pytest.mark.parametrize("content, expected", [
+    (b"", "stdin: no rows"), (b"one\n\xe4\n", "stdin, line 2"), (b"one\n#N/A\n", "row 2"),
+])  # fmt: skip
+def test_stdin_that_cannot_be_labelled(run, no_model, tmp_path, capsys, monkeypatch, content, expected):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    flags = ["--input", "-", "--topic", TOPIC, "--output", tmp_path / "out.csv"]
+    assert expected in stop_message(capsys, run, *flags)
+
+
+def test_rows_of_low_confidence_are_marked(run, asked, tmp_path, capsys, monkeypatch):
+    """0.5 is the confidence of every answer: at the threshold it is high enough."""
+    path = write_table(tmp_path / "in.csv", ["topic", "text"], [[TOPIC, "one"], [TOPIC, "one"]])
+    for threshold, mark, count in ((0.5, "no", 0), (0.5001, "yes", 2)):
+        monkeypatch.setattr(predict, "REVIEW_BELOW", threshold)
+        run("--input", path, "--output", tmp_path / "out.jsonl")
+        _, rows = read_table(tmp_path / "out.jsonl")
+        assert [row[2:] for row in rows] == [["pro", 0.5, 0.3, 0.2, 0.5, mark]] * 2
+        assert f"review: {count} rows have a confidence below {threshold}" in capsys.readouterr().out
+
+
+def test_texts_that_excel_would_cut_are_found_before_the_model_loads(run, no_model, tmp_path, capsys):
+    rows = [[TOPIC, "one", "x"], [TOPIC, "two", "x" * 32_768]]
+    path = write_table(tmp_path / "in.csv", ["topic", "text", "Note"], rows)
+    message = stop_message(capsys, run, "--input", path, "--output", tmp_path / "out.xlsx")
+    assert 'row 3: "Note" is longer than the 32,767 characters' in message and not (tmp_path / "out.xlsx").exists()
+
+
+def test_more_rows_than_a_sheet_are_found_before_the_model_loads(run, no_model, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(workbook_reader, "MAX_ROWS", 4)
+    (tmp_path / "topics.txt").write_text("one\ntwo\n")
+    path = write_table(tmp_path / "in.csv", ["text"], [["one"], ["two"]])
+    flags = ["--input", path, "--output", tmp_path / "out.xlsx", "--topics-file", tmp_path / "topics.txt"]
+    assert "4 rows and a header are more than Excel's 4" in stop_message(capsys, run, *flags)
+
+
+def test_texts_that_excel_would_cut_are_written_elsewhere(run, asked, tmp_path):
+    path = write_table(tmp_path / "in.csv", ["topic", "text"], [[TOPIC, "one " * 9000]])
+    run("--input", path, "--output", tmp_path / "out.csv")
+    assert read_table(tmp_path / "out.csv")[1][0][1] == "one " * 9000
+
+
+@pytest.mark.parametrize("rows", [[[TOPIC, "one"], [TOPIC, "three"]], [[TOPIC, "one"]]])
+def test_a_table_that_changes_meanwhile_is_not_mixed(run, asked, rows, tmp_path, capsys, monkeypatch):
+    path = write_table(tmp_path / "in.csv", ["topic", "text"], [[TOPIC, "one"], [TOPIC, "two"]])
+    label_pairs = labelling.label_pairs
+
+    def change(*words):
+        label_pairs(*words)
+        write_table(path, ["topic", "text"], rows)
+
+    monkeypatch.setattr(labelling, "label_pairs", change)
+    with pytest.raises(SystemExit) as stopped:
+        run("--input", path, "--output", tmp_path / "out.csv")
+    assert stopped.value.code == 2 and not (tmp_path / "out.csv").exists()
+    assert f"error: {path} changed while it was labelled" in capsys.readouterr().err
+
+
+def test_the_summary_counts_rows_by_topic(run, asked, tmp_path, capsys):
+    rows = [["Wages", "a"], [TOPIC, "b"], [TOPIC, "c"], [TOPIC, "b"]]
+    path = write_table(tmp_path / "in.csv", ["topic", "text"], rows)
+    run("--input", path, "--output", tmp_path / "out.csv")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:5] == [
+        ["Topic", "rows", "pro", "con", "neu", "review"],
+        ["-" * len("Vegans are right.     3  100.0%  0.0%  0.0%       3")],
+        ["Vegans", "are", "right.", "3", "100.0%", "0.0%", "0.0%", "3"], ["Wages", "1", "100.0%", "0.0%", "0.0%", "1"],
+    ]  # fmt: skip
+    assert "4 rows, 3 of them different" in " ".join(lines[-2]) and len(asked) == 3
+    assert (tmp_path / "out.stances.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_texts_are_cleaned_for_the_model_and_kept_in_the_table(run, asked, tmp_path):
@@ -261,7 +473,7 @@ def test_an_older_output_is_replaced(run, asked, tmp_path):
     (tmp_path / "out.csv").write_text("older")
     run("--input", path, "--output", tmp_path / "out.csv")
     assert len(read_table(tmp_path / "out.csv")[1]) == 1
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.csv", "out.csv"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.csv", "out.csv", "out.stances.png"]
 
 
 def test_without_a_tiny_model_there_is_no_demo_note(trained_run, asked, tmp_path, capsys):
@@ -270,6 +482,37 @@ def test_without_a_tiny_model_there_is_no_demo_note(trained_run, asked, tmp_path
     (tmp_path / "adapter_model.safetensors").touch()
     predict.main(["--adapter", str(tmp_path), "--topic", TOPIC, "--text", "one"])
     assert capsys.readouterr().out == "pro  p_pro 0.500  p_con 0.300  p_neu 0.200\n"
+
+
+# ---------------------------------------------------------------- README
+
+
+def read_commands():
+    """The commands of the README's section on labelling."""
+    _, _, section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Label your own file\n")
+    return section.partition("```\n")[2].partition("```")[0].splitlines()
+
+
+@pytest.mark.parametrize("command", read_commands())
+def test_the_commands_of_the_readme_work(run, typed, tmp_path, monkeypatch, capsys, command):
+    """All but torchrun's, which test_labelling.py runs; there is one of every kind."""
+    shown = re.match(r"(?:cat (\S+) \| )?(python|torchrun \S+ \S+) predict\.py ?(.*)", command)
+    before, program, words = shown.groups()
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "comments.xlsx", ["topic", "text"], [[TOPIC, "yes good"], [TOPIC, "no"]])
+    write_table(tmp_path / "comments.csv", ["Full text"], [["yes good"], ["no"]])
+    (tmp_path / "topics.txt").write_text(f"{TOPIC}\nAnother.\n")
+    lines = b"yes good\nno\n" if before == "sentences.txt" else b""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    typed(TOPIC, "yes good")
+    run(*shlex.split(words))
+    flags = dict(zip(shlex.split(words)[::2], shlex.split(words)[1::2]))
+    if "--output" in flags:
+        header, rows = read_table(tmp_path / flags["--output"])
+        assert header[-6:] == ADDED and len(rows) == (4 if "--topics-file" in flags else 2)
+        assert program == "python" or "--input" in flags
+    else:
+        assert "p_neu" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- mistakes
@@ -284,6 +527,11 @@ def test_without_a_tiny_model_there_is_no_demo_note(trained_run, asked, tmp_path
     (["--topic", TOPIC, "--text", "x", "--input", "a.csv"], "--text"),
     (["--topic", TOPIC, "--text", "x", "--output", "a.csv"], "--text"),
     (["--topic", TOPIC, "--text", "x", "--input", "a.csv", "--output", "b.csv"], "--text"),
+    (["--topic", TOPIC, "--topics-file", "t.txt", "--input", "a.csv", "--output", "b.csv"], "without --topic"),
+    (["--topics-file", "t.txt"], "--topics-file goes with --input"),
+    (["--input", "-", "--output", "b.csv"], "give --topic or --topics-file"),
+    (["--input", "a.csv", "--output", "b.csv", "--explain", "3"], "--explain"),
+    (["--topic", TOPIC, "--text", "x", "--explain", "-1"], "--explain"),
     (["--input", "a.csv", "--output", "b.txt"], "b.txt"),
     (["--input", "a.csv", "--output", "b"], ".xlsx"),
     (["--input", "a.csv", "--output", "b.xls"], "b.xls"),
@@ -311,6 +559,9 @@ def test_blank_topic_for_a_file(run, no_model, tmp_path, capsys):
     (["topic", "text"], [], ["no rows"]),
     (["topic", "text", "stance"], [[TOPIC, "x", "Pro"]], ["column stance"]),
     (["topic", "text", "P_Con"], [[TOPIC, "x", 1]], ["column P_Con"]),
+    (["topic", "text", "Review"], [[TOPIC, "x", 1]], ["column Review"]),
+    (["topic", "text"], [[TOPIC, "x"], [TOPIC, "#N/A"], ["#REF!", "y"]], ["2 rows (3, 4)", "Excel error"]),
+    (["topic", "text"], [[TOPIC, None], [TOPIC, "#VALUE!"]], ["empty topic or text in row 2", "a text in row 3"]),
     (["topic", "text", "claim"], [[TOPIC, "x", "y"]], ['"topic" and "claim"']),
 ])  # fmt: skip
 def test_tables_that_cannot_be_labelled(run, no_model, tmp_path, capsys, header, rows, expected):

@@ -2,7 +2,10 @@
 
 import csv
 import datetime
+import io
 import json
+import re
+import sys
 import zipfile
 
 import openpyxl
@@ -141,6 +144,89 @@ def test_xlsx_has_one_sheet_with_its_header_in_view(tmp_path):
     tables.write_table(tmp_path / "table.xlsx", HEADER, [["1", "x", "y"]])
     book = openpyxl.load_workbook(tmp_path / "table.xlsx")
     assert len(book.worksheets) == 1 and book.active.freeze_panes == "A2"
+
+
+def test_xlsx_filters_by_its_header_and_colours_by_value(tmp_path):
+    shades = {"note": {"pro": "BDD7EE", "con": "F8CBAD"}}
+    rows = [["1", "x", "pro", "z"], ["2", "y", "con", "z"]]
+    tables.write_table(tmp_path / "table.xlsx", [*HEADER, "nr"], rows, shades)  # two columns may have one name
+    sheet = openpyxl.load_workbook(tmp_path / "table.xlsx").active
+    assert sheet.auto_filter.ref == "A1:D3"
+    found = {}
+    for place in sheet.conditional_formatting:
+        assert str(place.sqref) == "C2:C3"
+        for rule in place.rules:
+            assert (rule.type, rule.operator) == ("cellIs", "equal")
+            found[rule.formula[0]] = rule.dxf.fill.bgColor.rgb[-6:]
+    assert found == {'"pro"': "BDD7EE", '"con"': "F8CBAD"}
+
+
+def test_the_same_table_gives_the_same_bytes_in_xlsx(tmp_path):
+    """Whenever it is written: nothing in it is dated now."""
+    for name in ("a.xlsx", "b.xlsx"):
+        tables.write_table(tmp_path / name, HEADER, [["1", "x", "y"]])
+    assert (tmp_path / "a.xlsx").read_bytes() == (tmp_path / "b.xlsx").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a.xlsx") as archive:
+        assert {part.date_time[0] for part in archive.infolist()} == {1980}
+        dates = re.findall(r"\d{4}-\d\d-", archive.read("docProps/core.xml").decode())
+        assert dates == ["1980-01-"] * 2
+
+
+def test_xlsx_without_rows_has_a_filter_too(tmp_path):
+    tables.write_table(tmp_path / "table.xlsx", ["text"], [], {"text": {"pro": "BDD7EE"}})
+    assert openpyxl.load_workbook(tmp_path / "table.xlsx").active.auto_filter.ref == "A1:A1"
+
+
+def test_numbers_that_excel_would_round_become_text(tmp_path):
+    """Ids of posts have 19 digits, Excel keeps 15."""
+    rows = [[1234567890123456789, -(10**15), 10**15 - 1, float("inf"), float("nan"), True]]
+    tables.write_table(tmp_path / "table.xlsx", list("abcde") + ["text"], rows)
+    assert read_table(tmp_path / "table.xlsx")[1] == [
+        ["1234567890123456789", "-1000000000000000", 10**15 - 1, "inf", "nan", True]
+    ]
+
+
+def test_error_values_that_are_text_stay_text(tmp_path):
+    tables.write_table(tmp_path / "table.xlsx", ["text"], [["#N/A"], ["#REF!"]])
+    cells = [cell for (cell,) in openpyxl.load_workbook(tmp_path / "table.xlsx").active.iter_rows(min_row=2)]
+    assert [(cell.value, cell.data_type) for cell in cells] == [("#N/A", "s"), ("#REF!", "s")]
+
+
+@pytest.mark.parametrize("text, fits", [
+    ("x" * 32_767, True), ("x" * 32_768, False), ("👍" * 16_383, True), ("👍" * 16_384, False), (["x" * 32_765], False),
+    ("x" * 32_766 + "\ud83d", True), (10**9, True), (None, True),
+])  # fmt: skip
+def test_texts_longer_than_a_cell_stop_xlsx_alone(tmp_path, capsys, text, fits):
+    for suffix in SUFFIXES:
+        words = [tmp_path / f"out{suffix}", "in.csv", 7, ["nr", "note"], [1, text]]
+        if fits or suffix != ".xlsx":
+            tables.check_fit(*words)
+        else:
+            message = stop_message(capsys, tables.check_fit, *words)
+            assert 'in.csv, row 7: "note" is longer than the 32,767 characters of an Excel cell' in message
+
+
+def test_more_rows_than_a_sheet_stop_xlsx_alone(capsys):
+    for suffix in SUFFIXES:
+        tables.check_length(f"out{suffix}", 1_048_575)
+    assert "1,048,576 rows" in stop_message(capsys, tables.check_length, "out.xlsx", 1_048_576)
+    tables.check_length("out.csv", 1_048_576)
+
+
+def test_rows_of_csv_come_as_they_are_read(tmp_path):
+    """A row is there before what follows it is looked at: here bytes that are not UTF-8."""
+    (tmp_path / "table.csv").write_bytes(b"text\none\n" + b"two\n" * 10_000 + b"\xff\n")
+    table = tables.open_table(tmp_path / "table.csv", {"text": ("text",)})
+    assert next(table.rows)[1] == ["one"]
+
+
+def test_lines_of_stdin_are_read_twice(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\r\n\ntwo")))
+    file = tables.keep_stdin()
+    for _ in range(2):
+        table = tables.open_lines(file)
+        assert (table.place, table.header, table.columns) == ("stdin", ["text"], {"text": 0})
+        assert list(table.rows) == [(1, ["one"]), (2, [""]), (3, ["two"])]
 
 
 def test_csv_is_what_excel_reads_as_utf_8(tmp_path):

@@ -1,0 +1,145 @@
+"""Measure predict.py on long tables: rows a second and peak memory, in a process of its own for each size.
+
+Builds a tiny Gemma-2 by make_tiny_model.py, smaller still, with a random adapter in --work-dir, and tables of random
+words, every tenth row a repeat. The model is real but tiny: the figures say what reading, keeping, resuming and writing
+cost, not how fast gemma-2-9b is (score_throughput.py does). Writes all figures to --output; prints the table.
+
+    PYTHONPATH=. python benchmarks/predict_throughput.py
+    PYTHONPATH=. python benchmarks/predict_throughput.py --rows 10000 --output /tmp/predict_throughput.json
+"""
+
+import argparse
+import csv
+import os
+import random
+import re
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import peft
+import workload
+
+import corpus
+import finetune
+import labelling
+import make_tiny_model
+import metrics
+import modeling
+import prompts
+import records
+import scoring
+
+# ---------------------------------------------------------------- settings
+ROWS = [10_000, 100_000, 1_000_000]  # of the tables
+WORK_DIR = "outputs/predict-throughput"  # folder of model, adapter and tables
+OUTPUT = "benchmarks/results/predict_throughput.json"  # of this run
+SIZES = {"HIDDEN_SIZE": 64, "INTERMEDIATE_SIZE": 64, "LAYERS": 1, "HEADS": 1, "KEY_VALUE_HEADS": 1, "STEPS": 20}
+REPEATS, REPEATED = 10, 1000  # each tenth row is a repeat of one of the first thousand
+SEED = 0  # of the rows
+# --------------------------------------------------------------------------
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="of the tables (%(default)s)")
+    parser.add_argument("--work-dir", default=WORK_DIR, help="folder of model, adapter and tables (%(default)s)")
+    parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def build_adapter(folder, base):
+    """Make a tiny model and a random adapter on it, in the form that finetune.py leaves."""
+    for name, value in SIZES.items():
+        setattr(make_tiny_model, name, value)
+    make_tiny_model.main(["--output-dir", str(base)])
+    lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
+    peft.get_peft_model(modeling.load_base(str(base)), lora).save_pretrained(folder)
+    record = {
+        "base_model": str(base),
+        "prompt_version": prompts.PROMPT_VERSION,
+        "labels": prompts.LABELS,
+        "precision": modeling.describe_precision(),
+        "data": {},
+        "demo": True,
+    }
+    records.write_json(folder / "run.json", record)
+
+
+def write_rows(path, count):
+    """Write a table of so many rows: words of the sample corpus at random, 4 to 36 in a sentence."""
+    rng = random.Random(SEED)
+    sample = corpus.read_corpus(workload.SAMPLE)
+    words = [word for row in sample for word in row["text"].split()]
+    topics, first = sorted({row["topic"] for row in sample}), []
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["nr", "topic", "text"])
+        for number in range(count):
+            row = [rng.choice(topics), " ".join(rng.choices(words, k=rng.randint(4, 36)))]
+            if number % REPEATS == REPEATS - 1:
+                row = rng.choice(first)
+            elif len(first) < REPEATED:
+                first.append(row)
+            writer.writerow([number, *row])
+
+
+def measure(adapter, source):
+    """Label a table in a process of its own; return seconds, the most memory it took and the size of its output."""
+    output = source.with_name(f"labelled-{source.name}")
+    command = [sys.executable, "predict.py", "--adapter", str(adapter), "--input", str(source), "--output", str(output)]
+    started, earlier = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    process, peak = subprocess.Popen(command), 0
+    while process.poll() is None:
+        # Not ru_maxrss: that of a child counts the memory of this process too.
+        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
+        peak = int(found[1]) if found else peak  # a process that has ended has no memory
+        time.sleep(0.1)
+    if process.returncode:
+        records.stop(f"predict.py ended with status {process.returncode}")
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {
+        "seconds": round(time.time() - started, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime - earlier.ru_utime - earlier.ru_stime, 1),
+        "peak_memory_mib": round(peak / 1024),  # Linux counts in KiB
+        "output_mib": round(output.stat().st_size / 2**20, 1),
+    }
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    folder = Path(args.work_dir)
+    build_adapter(folder, folder / "tiny-gemma2")
+    record = {
+        "rows": {},
+        "model": {"settings": SIZES, "note": modeling.DEMO_NOTE},
+        "settings": {
+            "SCORE_BATCH_SIZE": scoring.SCORE_BATCH_SIZE,
+            "BLOCK_SIZE": labelling.BLOCK_SIZE,
+            "CACHE_MIB": labelling.CACHE_MIB,
+        },
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "niceness": os.nice(0),
+        "seed": SEED,
+        "device": modeling.device_name(),
+        "environment": records.describe_environment(),
+    }
+    for rows in [1, *args.rows]:  # one row: what starting takes
+        source = folder / f"{rows}.csv"
+        write_rows(source, rows)
+        result = {"input_mib": round(source.stat().st_size / 2**20, 1), **measure(folder, source)}
+        record["rows"][rows] = {**result, "rows_per_second": round(rows / result["seconds"], 1)}
+        records.write_json(args.output, record)  # at once: the next may take long
+    results = record["rows"]
+    columns = ("seconds", "rows_per_second", "peak_memory_mib", "input_mib", "output_mib")
+    lines = [[f"{rows:,}", *(f"{results[rows][name]:,}" for name in columns)] for rows in results]
+    print(metrics.format_table(["Rows", "s", "rows/s", "peak MiB", "input MiB", "output MiB"], lines))
+    print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    main()

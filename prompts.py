@@ -34,9 +34,12 @@ REPLY_WORDS = {"pro": "pro", "con": "con", "contra": "con", "neu": "neu", "neutr
 USER_SLOT, ANSWER_SLOT = "\ue000", "\ue001"  # private-use characters: no chat template contains them
 
 
-def build_prompt(topic, sentence):
-    """Return the user turn for one example; the expected reply is one of LABELS."""
-    before, between, after = re.split(r"\{topic\}|\{sentence\}", PROMPT_TEMPLATE)
+def build_prompt(topic, sentence, template=PROMPT_TEMPLATE):
+    """Return the user turn for one example; the expected reply is one of LABELS.
+
+    Another template is for prompt_variants.py alone, which asks how much answers hang on the wording.
+    """
+    before, between, after = re.split(r"\{topic\}|\{sentence\}", template)
     return before + topic + between + sentence + after  # not str.format: texts may hold braces
 
 
@@ -61,7 +64,7 @@ def encode_example(tokenizer, topic, sentence, label=None):
     return encode_examples(tokenizer, [(topic, sentence)], None if label is None else [label])[0]
 
 
-def encode_examples(tokenizer, pairs, labels=None):
+def encode_examples(tokenizer, pairs, labels=None, template=PROMPT_TEMPLATE):
     """Encode (topic, sentence) pairs as chat turns; with labels, append the answer and the end of its turn.
 
     The ids equal the tokenizer's own chat template on ordinary text. The text between two control tokens of the
@@ -71,7 +74,7 @@ def encode_examples(tokenizer, pairs, labels=None):
     head, tail, closing = chat_frame(tokenizer)
     (before, after) = head[-1].split(USER_SLOT)
     prefix, suffix = _encode_pieces(tokenizer, head[:-1]), _encode_pieces(tokenizer, tail)
-    texts = [before + build_prompt(topic, sentence) + after for topic, sentence in pairs]
+    texts = [before + build_prompt(topic, sentence, template) + after for topic, sentence in pairs]
     bodies = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
     encoded = [prefix + body + suffix for body in bodies]
     if labels is None:

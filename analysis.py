@@ -90,11 +90,12 @@ def trace_models(table):
 
 
 def compare_variants(table, variants):
-    """Return {variant: {model: {"n", "changed", "expected", "accuracy", "accuracy_before", "swapped"}}}.
+    """Return {variant: {model: {"n", "changed", "expected", "interval", "accuracy", "accuracy_before", "swapped"}}}.
 
     changed: share of answers unlike those to the usual prompt. expected: share of answers that are as they should be if
-    the model understands: the same, or for a negated topic pro and con swapped. swapped (for that one only): share of
-    the answers pro and con that became the other; None without any. accuracy: with gold labels swapped likewise.
+    the model understands: the same, or for a negated topic pro and con swapped; interval: Wilson's, of expected. swapped
+    (for a negated topic): share of the answers pro and con that became the other; None without any. accuracy: with gold
+    labels swapped likewise.
     """
     usual, result = {row["id"]: row for row in table}, {}
     swapping = {name: variant.swaps for name, variant in prompt_variants.build_variants([]).items()}
@@ -111,6 +112,7 @@ def compare_variants(table, variants):
                 "n": len(rows),
                 "changed": share(b != a for b, a in zip(before, after)),
                 "expected": share(turn[b] == a for b, a in zip(before, after)),
+                "interval": uncertainty.find_wilson(sum(turn[b] == a for b, a in zip(before, after)), len(rows)),
                 "accuracy": share(turn[g] == a for g, a in zip(gold, after)),
                 "accuracy_before": share(g == b for g, b in zip(gold, before)),
                 "swapped": share(firm) if swap else None,

@@ -115,7 +115,7 @@ def normalise_key(text):
     return " ".join(words) or text.casefold()
 
 
-def split_rows(rows, seed):
+def split_rows(rows, seed, shares=None):
     """Return {split: rows}, the held-out shares drawn systematically; the same splits for any order of the rows.
 
     A group is all rows with one normalised sentence, whatever their topics, so that no sentence is in two splits.
@@ -124,19 +124,36 @@ def split_rows(rows, seed):
     share of the rows so far has room for all of it. Of single-row groups, each block of 10 so gives one to val and,
     half a block away, one to test: the totals are exact and each stratum is within one row of its share. Larger
     groups come last, each size in proportion: drawn by rows, a sentence of five topics would be held out too often.
+    shares: those of the held-out splits, if not HELD_OUT_SHARES.
     """
+    shares = HELD_OUT_SHARES if shares is None else shares
     groups, splits, walked = {}, {name: [] for name in SPLITS}, 0
     for row in rows:
         groups.setdefault(normalise_key(row["text"]), []).append(row)
     for size, _, _, key in sorted(rank_group(key, group, seed) for key, group in groups.items()):
         walked += size
         home = "train"
-        for i, (name, share) in enumerate(HELD_OUT_SHARES.items()):  # of two due at once, val waits for the next group
-            room = walked * share + i / len(HELD_OUT_SHARES) - len(splits[name])
+        for i, (name, share) in enumerate(shares.items()):  # of two due at once, val waits for the next group
+            room = walked * share + i / len(shares) - len(splits[name])
             if room > size - 1e-6:  # the margin absorbs rounding: 0.1 is not exact in binary
                 home = name
         splits[home] += groups[key]
     return splits
+
+
+def hold_out_topic(rows, topic, seed):
+    """Return ({split: rows}, rows left out): test is one topic, train and val are the other topics.
+
+    Left out are rows of other topics whose sentence also occurs under the held-out one. None if no row has the topic.
+    """
+    test = [row for row in rows if normalise_key(row["topic"]) == normalise_key(topic)]
+    rest = [row for row in rows if normalise_key(row["topic"]) != normalise_key(topic)]
+    if not test:
+        return None
+    seen = {normalise_key(row["text"]) for row in test}
+    kept = [row for row in rest if normalise_key(row["text"]) not in seen]
+    left_out = [row for row in rest if normalise_key(row["text"]) in seen]
+    return {**split_rows(kept, seed, {"val": HELD_OUT_SHARES["val"]}), "test": test}, left_out
 
 
 def rank_group(key, group, seed):

@@ -61,6 +61,8 @@ Versions: {versions}.
 - The base is English-centred, and its terms of use apply to this adapter.
 - Not for decisions about persons.
 """
+SAME_SPLITS = "The test split is the one that was set aside before the training."
+OTHER_SPLITS = "These are not the splits of the training: the adapter may have seen test sentences."
 SHOWN_SETTINGS = ("LORA_R", "LORA_ALPHA", "LORA_TARGETS", "EPOCHS", "LEARNING_RATE", "EFFECTIVE_BATCH_SIZE", "SEED")
 
 
@@ -97,7 +99,7 @@ def build_card(record, run, table, numbers):
         test=len(table), topics=len({row["topic"] for row in table}),
         results=result_tables.format_markdown(*result_tables.tabulate_results(numbers["intervals"])),
         mode=run.get("mode"),
-        splits="" if run.get("splits_of_adapter") else "The test split may hold sentences of the training: not the same data.",
+        splits=SAME_SPLITS if run.get("splits_of_adapter") else OTHER_SPLITS,
         prompt_version=record["prompt_version"],
         prompt=prompts.PROMPT_TEMPLATE.replace("\n", "\n    "),
         **{key: record["precision"][key] for key in ("quant_type", "compute")},

@@ -150,7 +150,7 @@ def list_robustness(robustness):
         "## Robustness",
         "The same rows asked in another way. Changed: answers unlike those to the usual prompt. As expected: the same "
         "answer; for a negated topic, with pro and con swapped. Swapped: of the answers pro and con, those that became "
-        "the other. Accuracy before: of the same rows with the usual prompt.",
+        "the other. Accuracy before: of the same rows with the usual prompt. Brackets: 95 % Wilson intervals.",
         markdown(result_tables.tabulate_robustness(robustness)),
     ]
 

@@ -70,9 +70,15 @@ def tabulate_coverage(coverage):
 
 def tabulate_robustness(robustness):
     """Return (header, rows) of how answers change with the prompt or spelling."""
-    keys = ("changed", "swapped", "expected", "accuracy_before", "accuracy")
     rows = [
-        [variant, name, *(format_value(part[key]) for key in keys), str(part["n"])]
+        [
+            variant,
+            name,
+            *(format_value(part[key]) for key in ("changed", "swapped")),
+            f"{format_value(part['expected'])} {format_interval(part['interval'])}",
+            *(format_value(part[key]) for key in ("accuracy_before", "accuracy")),
+            str(part["n"]),
+        ]
         for variant, models in robustness.items()
         for name, part in models.items()
     ]

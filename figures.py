@@ -68,7 +68,7 @@ def plot_topics(statistics_of_model, path, note=None):
     """
     topics = sorted({topic for parts in statistics_of_model.values() for topic in parts}, reverse=True)
     height = 0.8 / len(statistics_of_model)
-    size = (COLUMN, 0.7 + len(topics) * max(0.36, 0.17 * len(statistics_of_model)))
+    size = (COLUMN, 1.1 + len(topics) * max(0.34, 0.17 * len(statistics_of_model)))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     for i, (name, parts) in enumerate(statistics_of_model.items()):
         places = [topics.index(topic) + 0.4 - height * (i + 0.5) for topic in parts]
@@ -81,7 +81,7 @@ def plot_topics(statistics_of_model, path, note=None):
     axis.tick_params(axis="y", labelsize=7)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=2)
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1)
     _save(figure, path, note)
 
 
@@ -134,7 +134,7 @@ def plot_learning(points, floors, path, note=None):
         axis.plot(sorted(values), [values[size] for size in sorted(values)], marker, ls="--", lw=0.9, color=color, label=name)
     axis.set(xlabel="training rows", ylabel="macro-F1", xlim=(0, None), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=2)
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1)
     _save(figure, path, note)
 
 

@@ -126,6 +126,6 @@ def push_adapter(folder, repository, private):
         if private and not hub.model_info(repository).private:  # create_repo leaves one that exists as it is
             records.stop(f"{repository} exists and is public: choose another name, or set PUSH_PRIVATE = False")
         hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(PUSHED_FILES))
-    except (ValueError, *huggingface_hub.errors.HfHubHTTPError.__bases__) as problem:  # of the Hub, the net and the disk
+    except (OSError, ValueError, *huggingface_hub.errors.HfHubHTTPError.__bases__) as problem:  # its bases: of the network
         reason = str(problem).strip().partition("\n")[0]
         records.stop(f"cannot push to {repository} ({reason}): check the name and the network, and run `hf auth login`")

@@ -2,7 +2,7 @@
 
 Reads --corpus; calls prepare_data.py, finetune.py and evaluate.py for each run.
 Writes to --study-dir: data/ and runs/ (a folder a run, with all that these scripts write), study.json (all numbers),
-study.md, cross_topic.png and learning_curve.png. Finished runs are skipped: the same command continues a study.
+study.md, study.tex, cross_topic.png and learning_curve.png. Finished runs are skipped: the same command continues a study.
 
     python study.py
     python study.py --studies topics --seeds 0 1 2 --study-dir outputs/my-study
@@ -92,16 +92,17 @@ def shorten(topic):
 
 
 def read_settings(args):
-    """Return the constants of finetune.py, read from its source, with those that a flag of this script overrides."""
+    """Return {"setting NAME": value} of finetune.py, read from its source, and of the flags that override them; no SEED."""
     body = ast.parse((HERE / "finetune.py").read_text(encoding="utf-8")).body
     assigned = [node for node in body if isinstance(node, ast.Assign) and node.targets[0].id.isupper()]
     settings = {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}
     given = {"EPOCHS": args.epochs, "LEARNING_RATE": args.learning_rate}
-    return {**settings, **{name: value for name, value in given.items() if value is not None}}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    return {f"setting {name}": value for name, value in settings.items() if name != "SEED"}
 
 
 def check_plan(folder, plan):
-    """Write what all runs of a study have in common to plan.json; stop if the folder holds a study of something else."""
+    """Write what all runs of a study have in common to plan.json; stop if the folder holds a study of other things."""
     path = folder / "plan.json"
     if path.exists():
         started = records.read_json(path, "choose another --study-dir")
@@ -173,14 +174,13 @@ def finish_run(args, folder, run, plan):
 def check_run(home, data, run, plan):
     """Stop unless a trained run has the settings and data of the study."""
     record = records.read_json(home / "run.json", "delete its folder and start again")
-    wanted = {"base_model": plan["base_model"], "prompt_version": plan["prompt_version"]}
-    wanted |= {f"settings {name}": value for name, value in {**plan["settings"], "SEED": run.seed}.items()}
-    wanted |= {f"data {name}": records.hash_file(data / f"{name}.jsonl") for name in ("train", "val")}
-    found = {**record, **{f"settings {name}": value for name, value in record["settings"].items()}}
-    found |= {f"data {name}": part["sha256"] for name, part in record["data"].items()}
+    found = {**record, **{f"setting {name}": value for name, value in record["settings"].items()}}
+    found |= {name: part["sha256"] for name, part in record["data"].items()}
+    wanted = {key: value for key, value in plan.items() if key not in ("corpus", "SPLIT_SEED")}
+    wanted |= {"setting SEED": run.seed, **{name: records.hash_file(data / f"{name}.jsonl") for name in ("train", "val")}}
     for key, value in wanted.items():
         if found.get(key) != value:
-            records.stop(f"{home} was trained with {key} {found.get(key)}, the study wants {value}: delete the folder")
+            records.stop(f"{home} was trained with {key} {found.get(key)}, the study has {value}: delete the folder")
 
 
 def is_evaluated(home, data):
@@ -198,10 +198,10 @@ def main(argv=None):
     modeling.check_base(args.base_model)
     plan = {
         "corpus": records.hash_file(args.corpus),
-        "split_seed": corpus.SPLIT_SEED,
+        "SPLIT_SEED": corpus.SPLIT_SEED,
         "base_model": args.base_model,
         "prompt_version": prompts.PROMPT_VERSION,
-        "settings": read_settings(args),
+        **read_settings(args),
     }
     check_plan(folder, plan)
     for run in {run.data: run for run in runs}.values():
@@ -222,8 +222,9 @@ def main(argv=None):
         figures.plot_learning(*study_results.pick_points(result["curve"]), folder / "learning_curve.png", note)
     records.write_json(folder / "study.json", result)
     records.write_text(folder / "study.md", [study_results.build_page(texts, args.studies, note)])
+    records.write_text(folder / "study.tex", study_results.list_latex(texts, note))
     print("\n" + study_results.format_screen(texts) + (f"\n\n{note}" if note else ""))
-    print(f"wrote study.json, study.md and pictures to {folder}")
+    print(f"wrote study.json, study.md, study.tex and pictures to {folder}")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,12 @@ import uncertainty
 
 TUNED = "fine-tuned"  # name of the adapter in records
 MEASURES = {"macro_f1": "Macro-F1", "accuracy": "Accuracy"}
+GUIDE = (
+    "Cross-topic: the topic was held out, the adapter was trained on the others and is tested on all rows of the topic. "
+    "In-topic: trained on rows of all topics and tested on the rows of the topic in the test split; \"there\" means these "
+    "same rows. Cross-topic adapters also have fewer training rows. Learning curve: all runs train for the same number of "
+    "epochs, so fewer rows also mean fewer steps. Brackets: 95 % bootstrap intervals over rows."
+)
 
 
 def compare_topics(tables):
@@ -167,10 +173,16 @@ def format_screen(texts):
     return "\n\n".join(f"{title}\n{metrics.format_table(header, rows)}" for title, header, rows in texts)
 
 
+def list_latex(texts, note):
+    """Return the LaTeX tables of study.tex."""
+    for number, (title, header, rows) in enumerate(texts, start=1):
+        yield result_tables.format_latex(header, rows, f"{note or ''} {title}.".strip(), f"tab:study-{number}") + "\n"
+
+
 def build_page(texts, studies, note):
     """Return study.md."""
     pictures = {"topics": "cross_topic.png", "curve": "learning_curve.png"}
-    blocks = ["# Study", *([f"> {note}"] if note else [])]
+    blocks = ["# Study", *([f"> {note}"] if note else []), GUIDE]
     for title, header, rows in texts:
         blocks += [f"{title}:", result_tables.format_markdown(header, rows)]
     return "\n\n".join([*blocks, *(f"![{name}]({pictures[name]})" for name in pictures if name in studies)]) + "\n"

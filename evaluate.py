@@ -52,7 +52,10 @@ def parse_args(argv):
     parser.add_argument("--predictions", help="an evaluation.jsonl: compute its tables again, without a model")
     parser.add_argument("--runs", nargs="+", help="folders of evaluations on one test split: compare them")
     parser.add_argument("--output-dir", help="where results go (default: beside the adapter or the predictions)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.robustness_rows < 0:
+        records.stop(f"--robustness-rows {args.robustness_rows} is impossible: give 0 or more")
+    return args
 
 
 def compare_runs(args):
@@ -62,13 +65,10 @@ def compare_runs(args):
     output_dir = Path(args.output_dir or RUNS_RESULTS)
     records.make_folder(output_dir)
     result = analysis.compare_runs(found)
-    header, rows = result_tables.tabulate_runs(result)
-    print(f"\n{metrics.format_table(header, rows)}\n\nsd: between runs, with n - 1\n{note or ''}")
-    caption = f"{note or ''} Runs on the same test split; sd: between runs, with n - 1.".strip()
-    records.write_json(output_dir / "runs.json", {"note": note, **result})
-    records.write_text(output_dir / "runs.md", [result_tables.format_markdown(header, rows), f"\n\n{caption}\n"])
-    records.write_text(output_dir / "runs.tex", [result_tables.format_latex(header, rows, caption, "tab:runs")])
-    print(f"wrote runs.json, runs.md and runs.tex to {output_dir}")
+    print(f"\n{metrics.format_table(*result_tables.tabulate_runs(result))}\n\n{report.SPREAD}")
+    written = report.write_runs(output_dir, result, note)
+    print(f"{note}\n" if note else "", end="")
+    print(f"wrote {', '.join(written)} to {output_dir}")
 
 
 def resolve_base(args):

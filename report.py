@@ -14,6 +14,7 @@ import uncertainty
 EXAMPLES = 3  # rows shown of those that fine-tuning fixed and broke; errors.xlsx has all
 # --------------------------------------------------------------------------
 
+SPREAD = "sd: standard deviation between runs, with n - 1"
 PICTURES = {
     "confusion.png": "Confusion matrices",
     "topics.png": "Macro-F1 by topic",
@@ -41,7 +42,17 @@ def format_statistics(numbers):
     for comparison in numbers["comparisons"]:
         table = metrics.format_table(*result_tables.tabulate_comparison(comparison))
         parts.append(f"{describe_comparison(comparison)}\n{table}")
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *list_widthless(numbers["intervals"])])
+
+
+def list_widthless(intervals):
+    """Return a sentence about each model whose accuracy has a bootstrap interval without width."""
+    return [
+        f"{name}: an interval without width only means that all rows are alike; Wilson's interval of its accuracy is "
+        f"{result_tables.format_interval(part['accuracy']['wilson'])}."
+        for name, part in intervals.items()
+        if part["accuracy"]["rows"][0] == part["accuracy"]["rows"][1]
+    ]
 
 
 def write_results(folder, run, table, result, numbers):
@@ -55,6 +66,16 @@ def write_results(folder, run, table, result, numbers):
     records.write_text(folder / "results.tex", [result_tables.format_latex(header, rows, caption, "tab:results")])
     tables.write_table(folder / "errors.xlsx", *analysis.list_errors(table))
     return ["evaluation.json", "report.md", "results.md", "results.tex", "errors.xlsx", *pictures]
+
+
+def write_runs(folder, result, note):
+    """Write the tables of analysis.compare_runs; return the names of the files."""
+    header, rows = result_tables.tabulate_runs(result)
+    caption = f"{note or ''} Runs on the same test split; {SPREAD}.".strip()
+    records.write_json(folder / "runs.json", {"note": note, **result})
+    records.write_text(folder / "runs.md", [result_tables.format_markdown(header, rows), f"\n\n{caption}\n"])
+    records.write_text(folder / "runs.tex", [result_tables.format_latex(header, rows, caption, "tab:runs")])
+    return ["runs.json", "runs.md", "runs.tex"]
 
 
 def draw_pictures(folder, table, result, numbers, note):
@@ -109,6 +130,7 @@ def list_results(numbers, topics):
         "Brackets: 95 % bootstrap intervals over rows. Majority (the most frequent label of the train split) and tf-idf "
         "(a logistic regression over TF-IDF weights, trained on the train split) are floors."
     ]
+    blocks += list_widthless(numbers["intervals"])
     if topics > 1:
         blocks += [f"With intervals over {topics} topics:"]
         blocks += [markdown(result_tables.tabulate_results(numbers["intervals"], "topics"))]

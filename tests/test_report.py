@@ -151,6 +151,18 @@ def test_the_screen_shows_both_kinds_of_intervals():
     assert "intervals over topics" not in report.format_statistics(analysis.analyse(one_topic))
 
 
+def test_an_interval_without_width_is_explained():
+    table = make_table()
+    for row in table:
+        row["models"]["fine-tuned"]["prediction"] = row["label"]
+    numbers = analysis.analyse(table)
+    # Wilson's interval of 6 of 6 begins at 6 / (6 + 1.96^2)
+    [sentence] = report.list_widthless(numbers["intervals"])
+    assert sentence.startswith("fine-tuned: an interval without width") and "[0.610, 1.000]" in sentence
+    assert sentence in report.format_statistics(numbers)
+    assert sentence in report.build_report(RUN, table, analysis.summarise(table), numbers, [])
+
+
 def test_runs_side_by_side():
     header, rows = result_tables.tabulate_runs(analysis.compare_runs({"a": make_table(), "b": make_table()}))
     assert header == ["Run", "Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"]

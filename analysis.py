@@ -20,7 +20,7 @@ def analyse(table, validation=(), variants=()):
     """Return all numbers beyond metrics.compute_metrics.
 
     table: records of the test split; validation: of the validation split; variants: records with "variant" of the
-    prompt variants. Keys: intervals, topics, comparisons, calibration, coverage, robustness; empty where there is no data.
+    prompt variants. Keys: intervals, topics, comparisons, calibration, coverage, robustness; empty without data.
     """
     answers, models = list_answers(table), list(table[0]["models"])
     gold, topics = encode_labels(row["label"] for row in table), [row["topic"] for row in table]
@@ -29,7 +29,8 @@ def analyse(table, validation=(), variants=()):
         "intervals": {name: uncertainty.describe_answers(gold, column, topics) for name, column in answers.items()},
         "topics": {name: describe_topics(gold, answers[name], topics) for name in models},
         "comparisons": [
-            {"first": a, "second": b, **uncertainty.compare_answers(gold, answers[a], answers[b], topics)} for a, b in pairs
+            {"first": first, "second": last, **uncertainty.compare_answers(gold, answers[first], answers[last], topics)}
+            for first, last in pairs
         ],
         "calibration": {name: calibrate(name, table, validation) for name in models} if is_scored(table) else {},
         "coverage": {name: uncertainty.pick_coverages(c) for name, c in trace_models(table).items()},
@@ -53,7 +54,8 @@ def describe_topics(gold, answers, topics):
     """Return {topic: statistics with intervals over its rows}, alphabetically."""
     parts = {topic: [i for i, other in enumerate(topics) if other == topic] for topic in sorted(set(topics))}
     return {
-        topic: uncertainty.describe_answers(gold[rows], answers[rows], [topic] * len(rows)) for topic, rows in parts.items()
+        topic: uncertainty.describe_answers(gold[rows], answers[rows], [topic] * len(rows))
+        for topic, rows in parts.items()
     }
 
 
@@ -93,9 +95,9 @@ def compare_variants(table, variants):
     """Return {variant: {model: {"n", "changed", "expected", "interval", "accuracy", "accuracy_before", "swapped"}}}.
 
     changed: share of answers unlike those to the usual prompt. expected: share of answers that are as they should be if
-    the model understands: the same, or for a negated topic pro and con swapped; interval: Wilson's, of expected. swapped
-    (for a negated topic): share of the answers pro and con that became the other; None without any. accuracy: with gold
-    labels swapped likewise.
+    the model understands: the same, or for a negated topic pro and con swapped; interval: Wilson's, of expected.
+    swapped (for a negated topic): share of the answers pro and con that became the other; None without any. accuracy:
+    with gold labels swapped likewise.
     """
     usual, result = {row["id"]: row for row in table}, {}
     swapping = {name: variant.swaps for name, variant in prompt_variants.build_variants([]).items()}
@@ -151,9 +153,9 @@ def list_errors(table):
 
 
 def compare_runs(tables):
-    """Return {"runs": {run: {model: metrics}}, "mean", "sd"} of {run: records}; mean and sd are of each run's last model.
+    """Return {"runs": {run: {model: metrics}}, "mean", "sd"} of {run: records}.
 
-    sd: standard deviation with n - 1, the spread between runs; None for one run.
+    mean, sd: of the runs' last models; sd with n - 1, the spread between runs, None for one run.
     """
     runs = {run: summarise(table) for run, table in tables.items()}
     last = [numbers[list(numbers)[-1]] for numbers in runs.values()]

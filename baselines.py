@@ -1,4 +1,4 @@
-"""Floors: what simple methods reach that read the train split but no language model. Labels and texts only; no torch."""
+"""Floors: what simple methods reach that learn from the train split without a language model. No torch."""
 
 from collections import Counter
 

@@ -1,9 +1,9 @@
 """Compare the base model with a fine-tuned adapter on the test split, both scored in one load.
 
-Reads the splits of --data-dir and the adapter folder that finetune.py wrote; or without any model: with --predictions the
-records of an earlier evaluation, with --runs those of several (adapters, seeds), to compare them.
-Writes to --output-dir evaluation.jsonl, validation.jsonl, robustness.jsonl (a record an answered row), evaluation.json (all
-numbers), report.md, results.md, results.tex, errors.xlsx and pictures; beside an adapter also its model card, README.md.
+Reads the splits of --data-dir and the adapter folder that finetune.py wrote; or without any model: with --predictions
+the records of an earlier evaluation, with --runs those of several (adapters, seeds), to compare them.
+Writes to --output-dir evaluation.jsonl, validation.jsonl, robustness.jsonl (a record an answered row), evaluation.json
+(all numbers), report.md, results.md, results.tex, errors.xlsx, pictures; beside an adapter its model card, README.md.
 
     python evaluate.py
     python evaluate.py --adapter outputs/my-run --mode generate
@@ -47,7 +47,7 @@ def parse_args(argv):
     parser.add_argument("--data-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--mode", default=MODE, choices=("score", "generate"), help="how to answer (%(default)s)")
     parser.add_argument(
-        "--robustness-rows", type=int, default=ROBUSTNESS_ROWS, help="rows asked in other ways too; 0: none (%(default)s)"
+        "--robustness-rows", type=int, default=ROBUSTNESS_ROWS, help="rows asked in other ways too (%(default)s)"
     )
     parser.add_argument("--predictions", help="an evaluation.jsonl: compute its tables again, without a model")
     parser.add_argument("--runs", nargs="+", help="folders of evaluations on one test split: compare them")
@@ -123,13 +123,13 @@ def load_splits(data_dir):
 
 
 def list_questions(args, splits):
-    """Return {part: (rows, prompt_variants.Variant)}: what the models are asked; only labels with probabilities go on."""
+    """Return {part: (rows, prompt_variants.Variant)}: what models are asked; with --mode generate, the test alone."""
     pairs = {name: [(row["topic"], row["text"]) for row in rows] for name, rows in splits.items()}
     questions = {"evaluation": (splits["test"], prompt_variants.Variant(prompts.PROMPT_TEMPLATE, pairs["test"]))}
     if args.mode == "score" and "val" in splits:
         questions["validation"] = (splits["val"], prompt_variants.Variant(prompts.PROMPT_TEMPLATE, pairs["val"]))
-    rows = splits["test"][: args.robustness_rows] if args.mode == "score" else []  # ids, and so rows, are in random order
-    if rows:
+    rows = splits["test"][: args.robustness_rows]  # ordered by id, so that the first are no special ones
+    if args.mode == "score" and rows:
         questions |= {name: (rows, variant) for name, variant in prompt_variants.build_variants(rows).items()}
     return questions
 
@@ -168,30 +168,7 @@ def run_models(args, base, adapter, splits):
         "peak_gpu_gib": modeling.peak_gpu_gib(),
         "environment": records.describe_environment(),
     }
-    return collect_parts(questions, answers, floors), run
-
-
-def collect_parts(questions, answers, floors):
-    """Return {"evaluation", "validation", "robustness": records}; robustness holds the texts as they were asked."""
-    parts = {"evaluation": [], "validation": [], "robustness": []}
-    for part, (rows, variant) in questions.items():
-        if part in parts:
-            parts[part] = evaluation_records.make_records(rows, answers[part])
-        else:
-            asked = [{**row, "topic": topic, "text": text} for row, (topic, text) in zip(rows, variant.pairs, strict=True)]
-            parts["robustness"] += evaluation_records.make_records(asked, answers[part], variant=part)
-    for i, row in enumerate(parts["evaluation"] if floors else []):
-        row["floors"] = {name: labels[i] for name, labels in floors.items()}
-    return parts
-
-
-def write_records(output_dir, parts, run):
-    """Write the records, put the checksums of side records into run, and return the names of the files."""
-    names = {name: f"{name}.jsonl" for name, rows in parts.items() if rows}
-    for name, file in names.items():
-        records.write_jsonl(output_dir / file, parts[name])
-    run["records"] = {names[name]: records.hash_file(output_dir / names[name]) for name in names if name != "evaluation"}
-    return list(names.values())
+    return evaluation_records.collect_parts(questions, answers, floors), run
 
 
 def print_report(result):
@@ -222,7 +199,8 @@ def main(argv=None):
         return
     if args.predictions:
         parts, run = evaluation_records.read_parts(args.predictions)
-        run["rescored"], output_dir = Path(args.predictions).name, Path(args.output_dir or Path(args.predictions).parent)
+        run["rescored"] = Path(args.predictions).name
+        output_dir = Path(args.output_dir or Path(args.predictions).parent)
         records.make_folder(output_dir)
         written = []
     else:
@@ -232,7 +210,7 @@ def main(argv=None):
         output_dir = Path(args.output_dir or (home if args.mode == "score" else home / args.mode))
         records.make_folder(output_dir)
         parts, run = run_models(args, base, adapter, splits)
-        written = write_records(output_dir, parts, run)
+        written = evaluation_records.write_parts(output_dir, parts, run)
     table = parts["evaluation"]
     result = analysis.summarise(table)
     numbers = analysis.analyse(table, parts["validation"], parts["robustness"])

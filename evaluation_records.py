@@ -21,6 +21,34 @@ def make_records(rows, answers, **more):
     ]
 
 
+def collect_parts(questions, answers, floors):
+    """Return {"evaluation", "validation", "robustness": records}; robustness holds the texts as they were asked.
+
+    questions: {part: (rows, variant)}, where a part is one of these or the name of a variant; answers: {part: {model:
+    one answer a row}}; floors: {floor: one label a test row}.
+    """
+    parts = {"evaluation": [], "validation": [], "robustness": []}
+    for part, (rows, variant) in questions.items():
+        if part in parts:
+            parts[part] = make_records(rows, answers[part])
+        else:
+            asked = zip(rows, variant.pairs, strict=True)
+            asked = [{**row, "topic": topic, "text": text} for row, (topic, text) in asked]
+            parts["robustness"] += make_records(asked, answers[part], variant=part)
+    for i, row in enumerate(parts["evaluation"] if floors else []):
+        row["floors"] = {name: labels[i] for name, labels in floors.items()}
+    return parts
+
+
+def write_parts(folder, parts, run):
+    """Write the records, put the checksums of side records into run, and return the names of the files."""
+    names = {name: f"{name}.jsonl" for name, rows in parts.items() if rows}
+    for name, file in names.items():
+        records.write_jsonl(folder / file, parts[name])
+    run["records"] = {names[name]: records.hash_file(folder / names[name]) for name in SIDE_RECORDS if name in names}
+    return list(names.values())
+
+
 def read_records(path):
     """Return the records of a file; stop if it is no file of evaluate.py."""
     table = records.read_jsonl(path, RECORD_KEYS, "give an evaluation.jsonl that evaluate.py wrote")
@@ -28,14 +56,14 @@ def read_records(path):
         models = row["models"] if isinstance(row["models"], dict) else {}
         if not models or models.keys() != dict(table[0]["models"]).keys():
             records.stop(f"{path}, line {number}: not the models of line 1: evaluate again")
-        answers = [answer.get("prediction", "nothing") if isinstance(answer, dict) else answer for answer in models.values()]
+        answers = [answer.get("prediction", "") if isinstance(answer, dict) else answer for answer in models.values()]
         if row["label"] not in prompts.LABELS or any(answer not in (*prompts.LABELS, None) for answer in answers):
             records.stop(f"{path}, line {number}: labels must be {', '.join(prompts.LABELS)}: evaluate again")
     return table
 
 
 def read_parts(path):
-    """Return ({"evaluation", "validation", "robustness": records}, what evaluation.json beside them says about the run).
+    """Return ({"evaluation", "validation", "robustness": records}, the run as evaluation.json beside it has it).
 
     Side records count only if evaluation.json names their checksum: a folder may hold those of another evaluation.
     """
@@ -56,7 +84,7 @@ def read_parts(path):
 
 
 def read_runs(folders):
-    """Return ({folder: records}, evaluation.json of the first); stop unless all have one test split, mode and prompt."""
+    """Return ({folder: records}, the first evaluation.json); stop unless all have one test split, mode and prompt."""
     found, first = {}, None
     for folder in folders:
         if folder in found:

@@ -13,7 +13,7 @@ import prompts  # noqa: E402
 # ---------------------------------------------------------------- settings
 DPI = 300  # dots an inch of every PNG
 COLUMN, PAGE = 3.3, 7.0  # inches: widths of one column and of both
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # Okabe and Ito's, safe for the colour-blind
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # Okabe and Ito's, for the colour-blind
 MARKERS = ("o", "s", "^", "D", "v", "P")  # a second sign beside the colour, for print in grey
 STYLE = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "legend.frameon": False, "lines.markersize": 3.5}
 # --------------------------------------------------------------------------
@@ -64,7 +64,7 @@ def plot_confusion(metrics_of_model, path, note=None):
 def plot_topics(statistics_of_model, path, note=None):
     """Draw macro-F1 by topic as bars, one colour a model, with their bootstrap intervals over rows.
 
-    statistics_of_model: {model: {topic: {"macro_f1": {"value", "rows": [low, high]}}}}; a topic may miss in some models.
+    statistics_of_model: {model: {topic: {"macro_f1": {"value", "rows": [low, high]}}}}; a topic may miss in a model.
     """
     topics = sorted({topic for parts in statistics_of_model.values() for topic in parts}, reverse=True)
     height = 0.8 / len(statistics_of_model)
@@ -74,8 +74,10 @@ def plot_topics(statistics_of_model, path, note=None):
         places = [topics.index(topic) + 0.4 - height * (i + 0.5) for topic in parts]
         values = [part["macro_f1"]["value"] for part in parts.values()]
         ends = [part["macro_f1"]["rows"] for part in parts.values()]
-        errors = [[max(v - low, 0) for v, (low, _) in zip(values, ends)], [max(h - v, 0) for v, (_, h) in zip(values, ends)]]
-        axis.barh(places, values, height, xerr=errors, label=name, color=COLORS[i], error_kw={"lw": 0.8, "capsize": 1.5})
+        below = [max(value - low, 0) for value, (low, _) in zip(values, ends)]
+        above = [max(high - value, 0) for value, (_, high) in zip(values, ends)]
+        whiskers = {"xerr": [below, above], "error_kw": {"lw": 0.8, "capsize": 1.5}}
+        axis.barh(places, values, height, label=name, color=COLORS[i], **whiskers)
     wrapped = [textwrap.fill(topic, 24, max_lines=2, placeholder=" ...") for topic in topics]
     axis.set(yticks=range(len(topics)), yticklabels=wrapped, xlabel="macro-F1, 95 % interval over rows", xlim=(0, 1.02))
     axis.tick_params(axis="y", labelsize=7)
@@ -131,7 +133,8 @@ def plot_learning(points, floors, path, note=None):
     for size in sizes:
         axis.plot([size] * len(points[size]), [run["value"] for run in points[size]], MARKERS[1], color=COLORS[1])
     for (name, values), color, marker in zip(floors.items(), (COLORS[0], *COLORS[2:]), (MARKERS[0], *MARKERS[2:])):
-        axis.plot(sorted(values), [values[size] for size in sorted(values)], marker, ls="--", lw=0.9, color=color, label=name)
+        heights = [values[size] for size in sorted(values)]
+        axis.plot(sorted(values), heights, marker, ls="--", lw=0.9, color=color, label=name)
     axis.set(xlabel="training rows", ylabel="macro-F1", xlim=(0, None), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1)

@@ -1,4 +1,4 @@
-"""The model card of an adapter, and pushing both to the Hugging Face Hub. No sentence or topic of a corpus gets into it."""
+"""The model card of an adapter, and pushing both to the Hugging Face Hub; neither holds any text of the corpus."""
 
 from pathlib import Path
 
@@ -29,8 +29,8 @@ TEXT = """\
 
 ## Data
 
-{train} annotated sentences for training, {val} for choosing the epoch, {test} for testing, on {topics} topics; no sentence
-is in two splits. The sentences are not part of this repository.
+{train} annotated sentences for training, {val} for choosing the epoch, {test} for testing, on {topics} topics; no
+sentence is in two splits. The sentences are not part of this repository.
 
 ## Results
 
@@ -111,12 +111,12 @@ def build_card(record, run, table, numbers):
 
 
 def push_adapter(folder, repository, private):
-    """Push PUSHED_FILES of an adapter folder to a repository "user/name" of the Hub; stop rather than publish by mistake."""
+    """Push PUSHED_FILES of an adapter folder to a repository "user/name" of the Hub; stop on anything doubtful."""
     base = records.read_json(Path(folder) / "adapter_config.json", "train again")["base_model_name_or_path"]
     if modeling.is_demo(base):
-        records.stop(f"{folder} is an adapter of the demo model, which nobody could use: PUSH_TO_HUB = None in evaluate.py")
+        records.stop(f"{folder} is an adapter of the demo model, of no use to anybody: set PUSH_TO_HUB = None")
     if Path(base).is_dir() or Path(base).is_absolute():
-        records.stop(f"{folder}/adapter_config.json names the folder {base}: write the base model's name on the Hub there")
+        records.stop(f"{folder}/adapter_config.json names the folder {base}: write the base's name on the Hub there")
     missing = [name for name in PUSHED_FILES if not (Path(folder) / name).is_file()]
     if missing:
         records.stop(f"{folder} holds no {', '.join(missing)}: evaluate the adapter beside its files (no --output-dir)")
@@ -126,6 +126,6 @@ def push_adapter(folder, repository, private):
         if private and not hub.model_info(repository).private:  # create_repo leaves one that exists as it is
             records.stop(f"{repository} exists and is public: choose another name, or set PUSH_PRIVATE = False")
         hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(PUSHED_FILES))
-    except (OSError, ValueError, *huggingface_hub.errors.HfHubHTTPError.__bases__) as problem:  # its bases: of the network
+    except (OSError, ValueError, *huggingface_hub.errors.HfHubHTTPError.__bases__) as problem:  # bases: the network's
         reason = str(problem).strip().partition("\n")[0]
         records.stop(f"cannot push to {repository} ({reason}): check the name and the network, and run `hf auth login`")

@@ -36,7 +36,7 @@ def parse_args(argv):
 
 
 def make_splits(path, rows, seed, topic=None):
-    """Return {split: lines of its file}, sorted by id; stop if there are too few rows to split, or none of the topic."""
+    """Return {split: lines of its file}, sorted by id; stop if there are too few rows to split, or none of a topic."""
     if len(rows) < MIN_ROWS:
         records.stop(f"{path}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
     drawn = corpus.split_rows(rows, seed) if topic is None else draw_topic(path, rows, seed, topic)

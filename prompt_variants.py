@@ -1,4 +1,4 @@
-"""Other ways to ask the same question, for the robustness table: other prompts and other spellings of the texts. No torch.
+"""Other ways to ask the same question, for the robustness table: other prompts, other spellings of texts. No torch.
 
 The prompt that models are trained with, and that answers come from, is prompts.py's; nothing else may use these.
 """
@@ -47,7 +47,7 @@ def build_variants(rows):
         "con before pro": Variant(reorder_labels(usual), pairs),
         "lower case": Variant(usual, [(topic.lower(), text.lower()) for topic, text in pairs]),
         "typing errors": Variant(usual, typed),
-        "negated topic": Variant(usual, [(NEGATION.replace("{topic}", topic), text) for topic, text in pairs], swaps=True),
+        "negated topic": Variant(usual, [(NEGATION.replace("{topic}", topic), text) for topic, text in pairs], True),
     }
 
 
@@ -55,7 +55,7 @@ def reorder_labels(template):
     """Return the template with con named before pro; ValueError if its wording has changed."""
     for usual, other in REORDERED:
         if template.count(usual) != 1:
-            raise ValueError(f"REORDERED does not fit the prompt any more: it holds {usual!r} {template.count(usual)} times")
+            raise ValueError(f"REORDERED does not fit the prompt any more: {usual!r} must be in it once")
         template = template.replace(usual, other)
     return template
 

@@ -16,7 +16,9 @@ from pathlib import Path
 SHOWN = 10  # rows or spellings that a message lists before it only counts them
 # --------------------------------------------------------------------------
 
-RECORDED_PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "scikit-learn")
+RECORDED_PACKAGES = (
+    "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "scikit-learn", "numpy", "scipy"
+)  # fmt: skip
 
 
 def stop(message):

@@ -102,7 +102,7 @@ def build_report(run, table, result, numbers, pictures):
     run: what evaluation.json says about it, with its note; result: analysis.summarise; numbers: analysis.analyse.
     """
     blocks = ["# Evaluation", *([f"> {run['note']}"] if run.get("note") else []), describe_run(run, table)]
-    blocks += [*list_results(numbers, len({row["topic"] for row in table})), *list_parts(result)]
+    blocks += [*list_results(numbers, len({row["topic"] for row in table})), *list_parts(result, numbers)]
     blocks += [*list_calibration(numbers), *list_robustness(numbers["robustness"]), *list_errors(table)]
     blocks += ["## Pictures", *(f"![{PICTURES[name]}]({name})" for name in pictures)]
     blocks += ["## How it was made", describe_environment(run)]
@@ -127,8 +127,8 @@ def list_results(numbers, topics):
     """Return the blocks on accuracy, macro-F1 and kappa, and on the differences between models."""
     blocks = ["## Results", markdown(result_tables.tabulate_results(numbers["intervals"]))]
     blocks += [
-        "Brackets: 95 % bootstrap intervals over rows. Majority (the most frequent label of the train split) and tf-idf "
-        "(a logistic regression over TF-IDF weights, trained on the train split) are floors."
+        "Brackets: 95 % bootstrap intervals over rows. Majority (the most frequent label of the train split) and "
+        "tf-idf (a logistic regression over TF-IDF weights, trained on the train split) are floors."
     ]
     blocks += list_widthless(numbers["intervals"])
     if topics > 1:
@@ -140,12 +140,14 @@ def list_results(numbers, topics):
     return blocks
 
 
-def list_parts(result):
+def list_parts(result, numbers):
     """Return the blocks by label and by topic."""
     blocks = ["## By label and topic"]
-    for name, numbers in result.items():
-        blocks += [f"{name}:", markdown(metrics.tabulate_labels(numbers))]
-        blocks += [markdown(metrics.tabulate_topics(numbers["topics"]))]
+    for name, parts in result.items():
+        header, rows = result_tables.tabulate_results(numbers["topics"][name], first="Topic")
+        sizes = [str(part["n"]) for part in parts["topics"].values()]
+        rows = [[*row, size] for row, size in zip(rows, sizes, strict=True)]
+        blocks += [f"{name}:", markdown(metrics.tabulate_labels(parts)), markdown(([*header, "n"], rows))]
     return blocks
 
 
@@ -201,8 +203,8 @@ def describe_topic_intervals(topics):
     if topics >= 30:
         return "These speak about other topics, as far as those are like these."
     return (
-        f"These are meant to speak about other topics, but {topics} are few: such intervals come out too narrow and hold the "
-        "true value in clearly less than 95 % of cases. Quote the wider of both, and hold topics out (study.py)."
+        f"These are meant to speak about other topics, but {topics} are few: such intervals come out too narrow and "
+        "hold the true value in clearly less than 95 % of cases. Quote the wider of both, and hold topics out (study.py)."
     )
 
 
@@ -212,7 +214,7 @@ def describe_environment(run):
     versions = [f"{name} {version}" for name, version in environment.get("versions", {}).items() if version]
     commit = (environment.get("git") or {}).get("commit")
     return (
-        f"Test split SHA-256 `{run.get('test_sha256')}`, prompt version `{run.get('prompt_version')}`, commit `{commit}`; "
-        f"{run.get('device')}, Python {environment.get('python')}, {', '.join(versions)}. Bootstrap: "
+        f"Test split SHA-256 `{run.get('test_sha256')}`, prompt version `{run.get('prompt_version')}`, commit "
+        f"`{commit}`; {run.get('device')}, Python {environment.get('python')}, {', '.join(versions)}. Bootstrap: "
         f"{uncertainty.RESAMPLES:,} resamples, seed {uncertainty.BOOTSTRAP_SEED}. All numbers: `evaluation.json`."
     )

@@ -1,4 +1,4 @@
-"""Numbers of an evaluation as tables: (header, rows) of texts, and these as Markdown and LaTeX. Numbers in, text out."""
+"""Numbers of an evaluation as tables: (header, rows) of texts, and these as Markdown and LaTeX."""
 
 import re
 
@@ -22,13 +22,13 @@ def format_p(p):
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def tabulate_results(intervals, over="rows"):
-    """Return (header, rows) of the table of results, each number with its interval over rows or topics."""
+def tabulate_results(intervals, over="rows", first="Model"):
+    """Return (header, rows) of a table of results, each number with its interval over rows or topics."""
     rows = [
         [name, *(f"{format_value(part[key]['value'])} {format_interval(part[key].get(over))}" for key in NAMES)]
         for name, part in intervals.items()
     ]
-    return ["Model", *NAMES.values()], rows
+    return [first, *NAMES.values()], rows
 
 
 def tabulate_comparison(comparison):
@@ -102,17 +102,21 @@ def tabulate_runs(comparison):
 def format_markdown(header, rows):
     """Return a Markdown table; numbers to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(" ".join(cell.replace("|", "\\|").split()) for cell in line) + " |" for line in lines)
+    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def format_latex(header, rows, caption, label):
     """Return a LaTeX table for the package booktabs."""
 
+    def escape(text):
+        return re.sub(r"[\\~^&%$#_{}]", lambda found: LATEX_SIGNS[found[0]], text)
+
     def line(cells):
-        return " & ".join(re.sub(r"[\\~^&%$#_{}]", lambda found: LATEX_SIGNS[found[0]], cell) for cell in cells) + r" \\"
+        return " & ".join(map(escape, cells)) + r" \\"
 
     return "\n".join([
         r"\begin{table}[t]", r"\centering\small", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule",
         line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}",
-        rf"\caption{{{line([caption])[:-3]}}}", rf"\label{{{label}}}", r"\end{table}", "",
+        rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}", r"\end{table}", "",
     ])  # fmt: skip

@@ -2,7 +2,7 @@
 
 Reads --corpus; calls prepare_data.py, finetune.py and evaluate.py for each run.
 Writes to --study-dir: data/ and runs/ (a folder a run, with all that these scripts write), study.json (all numbers),
-study.md, study.tex, cross_topic.png and learning_curve.png. Finished runs are skipped: the same command continues a study.
+study.md, study.tex, cross_topic.png, learning_curve.png. Finished runs are skipped: the same command continues a study.
 
     python study.py
     python study.py --studies topics --seeds 0 1 2 --study-dir outputs/my-study
@@ -92,7 +92,7 @@ def shorten(topic):
 
 
 def read_settings(args):
-    """Return {"setting NAME": value} of finetune.py, read from its source, and of the flags that override them; no SEED."""
+    """Return {"setting NAME": value} of finetune.py, read from its source, or of flags that override them; no SEED."""
     body = ast.parse((HERE / "finetune.py").read_text(encoding="utf-8")).body
     assigned = [node for node in body if isinstance(node, ast.Assign) and node.targets[0].id.isupper()]
     settings = {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}
@@ -139,7 +139,7 @@ def prepare_splits(args, folder, run):
 
 
 def take_fraction(rows, fraction, seed):
-    """Return a part of rows in their order, with the same shares of topics and labels; a smaller part lies in a larger."""
+    """Return a part of rows in their order, with the same shares of topics and labels; smaller parts lie in larger."""
     strata, line = {}, []
     for row in rows:
         place = hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest()
@@ -177,7 +177,8 @@ def check_run(home, data, run, plan):
     found = {**record, **{f"setting {name}": value for name, value in record["settings"].items()}}
     found |= {name: part["sha256"] for name, part in record["data"].items()}
     wanted = {key: value for key, value in plan.items() if key not in ("corpus", "SPLIT_SEED")}
-    wanted |= {"setting SEED": run.seed, **{name: records.hash_file(data / f"{name}.jsonl") for name in ("train", "val")}}
+    wanted |= {name: records.hash_file(data / f"{name}.jsonl") for name in ("train", "val")}
+    wanted["setting SEED"] = run.seed
     for key, value in wanted.items():
         if found.get(key) != value:
             records.stop(f"{home} was trained with {key} {found.get(key)}, the study has {value}: delete the folder")

@@ -1,8 +1,8 @@
 """What the runs of a study came to: evaluation records in, numbers and tables out. No torch, no files.
 
-tables: {run: records of its test split}; a run has data (name of its splits), seed, topic (held out, or None) and fraction
-(of the train split). "In-topic" is an adapter trained on all topics; "cross-topic" one that never saw the topic it is
-tested on. The two differ in test rows too (a tenth of a topic, all of it), so both are also compared on the same rows.
+tables: {run: records of its test split}; a run has data (name of its splits), seed, topic (held out, or None) and
+fraction (of the train split). "In-topic" is an adapter trained on all topics; "cross-topic" one that never saw the
+topic it is tested on. Their test rows differ too (a tenth of a topic, all of it): both are also compared on the same.
 """
 
 import statistics
@@ -15,10 +15,10 @@ import uncertainty
 TUNED = "fine-tuned"  # name of the adapter in records
 MEASURES = {"macro_f1": "Macro-F1", "accuracy": "Accuracy"}
 GUIDE = (
-    "Cross-topic: the topic was held out, the adapter was trained on the others and is tested on all rows of the topic. "
-    "In-topic: trained on rows of all topics and tested on the rows of the topic in the test split; \"there\" means these "
-    "same rows. Cross-topic adapters also have fewer training rows. Learning curve: all runs train for the same number of "
-    "epochs, so fewer rows also mean fewer steps. Brackets: 95 % bootstrap intervals over rows."
+    "Cross-topic: the topic was held out, the adapter was trained on the others and tested on all rows of the topic. "
+    'In-topic: trained on rows of all topics and tested on the rows of the topic in the test split; "there" means '
+    "these rows. Cross-topic adapters also have fewer training rows. Learning curve: all runs train for the same number "
+    "of epochs, so fewer rows also mean fewer steps. Brackets: 95 % bootstrap intervals over rows."
 )
 
 
@@ -27,8 +27,8 @@ def compare_topics(tables):
 
     by_topic: {topic: {"base", "cross", "in", "cross_same": {"n", "macro_f1", "accuracy"}}}, means over seeds; base and
     cross on all rows of the topic, in and cross_same on those in the test split of all topics. mean: over topics.
-    spread: standard deviation over seeds of these means, None for one seed. same_rows: in-topic minus cross-topic on the
-    same rows, paired, for the first seed. pictured: statistics with intervals of the first seed.
+    spread: standard deviation over seeds of these means, None for one seed. same_rows: in-topic minus cross-topic on
+    the same rows, paired, for the first seed. pictured: statistics with intervals of the first seed.
     """
     seeds = sorted({run.seed for run in tables})
     whole = {run.seed: table for run, table in tables.items() if run.topic is None and run.fraction == 1}
@@ -48,7 +48,7 @@ def compare_topics(tables):
 
 
 def measure_topic(whole, held_out):
-    """Return {"base", "cross", "in", "cross_same": metrics} of one topic; in and cross_same are None without common rows."""
+    """Return {"base", "cross", "in", "cross_same": metrics} of one topic; the last two are None without common rows."""
     ids = {row["id"] for row in held_out}
     common = [row for row in whole if row["id"] in ids]
     known = {row["id"] for row in common}
@@ -59,7 +59,8 @@ def measure_topic(whole, held_out):
 
 def measure(rows, name):
     """Return n, macro-F1 and accuracy of a model on records."""
-    numbers = metrics.compute_metrics([row["label"] for row in rows], [row["models"][name]["prediction"] for row in rows])
+    predicted = [row["models"][name]["prediction"] for row in rows]
+    numbers = metrics.compute_metrics([row["label"] for row in rows], predicted)
     return {key: numbers[key] for key in ("n", *MEASURES)}
 
 
@@ -98,16 +99,16 @@ def picture_topics(whole, held_out):
 
 
 def trace_curve(tables, sizes):
-    """Return the numbers of the study "curve": [{"rows", "fraction", "runs": [{"seed", model: statistics}]}], by fraction.
+    """Return the numbers of the study "curve": [{"rows", "fraction", "runs": [{"seed", model: statistics}]}].
 
     sizes: {run: rows it was trained on}; statistics: uncertainty.describe_answers of base, fine-tuned and tf-idf.
     """
-    points = {}
+    points, names = {}, ("base", TUNED, "tf-idf")
     for run, table in tables.items():
         if run.topic is None:
             gold, topics = analysis.encode_labels(row["label"] for row in table), [row["topic"] for row in table]
             answers = analysis.list_answers(table)
-            numbers = {name: uncertainty.describe_answers(gold, answers[name], topics) for name in ("base", TUNED, "tf-idf")}
+            numbers = {name: uncertainty.describe_answers(gold, answers[name], topics) for name in names}
             point = points.setdefault(run.fraction, {"rows": sizes[run], "fraction": run.fraction, "runs": []})
             point["runs"].append({"seed": run.seed, **numbers})
     return [points[fraction] for fraction in sorted(points)]
@@ -138,8 +139,8 @@ def list_topics(result):
         header = ["Topic", "n", "base", "cross-topic", "n in test split", "cross-topic there", "in-topic there"]
         texts.append((f"{title}: each topic held out in turn", header, rows))
     same = result["same_rows"]
-    p = result_tables.format_p(same["mcnemar"]["p"])
-    title = f"In-topic minus cross-topic on the same {same['n']} rows, seed {result['seeds'][0]}; McNemar's exact test {p}"
+    test = f"McNemar's exact test {result_tables.format_p(same['mcnemar']['p'])}"
+    title = f"In-topic minus cross-topic on the same {same['n']} rows, seed {result['seeds'][0]}; {test}"
     return [*texts, (title, *result_tables.tabulate_comparison(same))]
 
 
@@ -163,7 +164,8 @@ def list_curve(curve):
             spread = f" sd {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             first = result_tables.format_interval(point["runs"][0][TUNED][key]["rows"])
             cells.append(f"{result_tables.format_value(statistics.fmean(values))}{spread} {first}")
-        rows.append([*cells, *(result_tables.format_value(average_runs(point, name, "macro_f1")) for name in ("base", "tf-idf"))])
+        floors = [average_runs(point, name, "macro_f1") for name in ("base", "tf-idf")]
+        rows.append([*cells, *map(result_tables.format_value, floors)])
     header = ["Share", "training rows", *(f"{name}, 95 % of first seed" for name in MEASURES.values())]
     return [("Learning curve", [*header, "Macro-F1 of base", "of tf-idf"], rows)]
 

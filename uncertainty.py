@@ -1,14 +1,15 @@
 """How sure numbers are: bootstrap intervals, McNemar's test, kappa, calibration, abstaining. Numbers in, numbers out.
 
-gold holds n labels as indices 0, 1, 2 of prompts.LABELS; answers the same and 3 for an invalid answer. All statistics of
-answers are functions of counts [..., 3, 4]: rows gold labels, columns answers.
+gold holds n labels as indices 0, 1, 2 of prompts.LABELS; answers the same and 3 for an invalid answer. All statistics
+of answers are functions of counts [..., 3, 4]: rows gold labels, columns answers.
 
 What an interval speaks about. "rows": other sentences on the same topics. "topics": other topics, and so it resamples
-whole topics. Where accuracy differs between topics, the interval over rows is far too narrow for a claim about new topics,
-whatever the number of rows: of 95 % intervals for 100 rows on each of 5 topics with accuracies from 0.6 to 0.9, 61 % held
-the true mean. But the interval over topics needs many of them: with 5 there are only 126 different resamples, it can come
-out narrower than the one over rows, and 82 to 86 % held the true mean; with 40 topics, 95 % (tests/test_uncertainty.py
-repeats these simulations). With few topics quote the wider of both, and hold topics out (study.py).
+whole topics. Where accuracy differs between topics, the interval over rows is far too narrow for a claim about new
+topics, whatever the number of rows: of 95 % intervals for 100 rows on each of 5 topics with accuracies from 0.6 to 0.9,
+61 % held the true mean. But the interval over topics needs many of them: with 5 there are only 126 different resamples,
+it can come out narrower than the one over rows, and 82 to 86 % held the true mean; with 40 topics, 95 %
+(tests/test_uncertainty.py repeats these simulations). With few topics quote the wider of both, and hold topics out
+(study.py).
 """
 
 import numpy as np
@@ -209,7 +210,11 @@ def trace_coverage(confidence, right):
     hits = np.cumsum(right[order])
     last = np.flatnonzero(np.diff(confidence[order], append=-1.0))  # where the next confidence is a lower one
     return [
-        {"threshold": float(confidence[order][i]), "coverage": (i + 1) / len(order), "accuracy": float(hits[i] / (i + 1))}
+        {
+            "threshold": float(confidence[order[i]]),
+            "coverage": (i + 1) / len(order),
+            "accuracy": float(hits[i] / (i + 1)),
+        }
         for i in last.tolist()
     ]
 

@@ -107,7 +107,8 @@ def test_abstaining(numbers):
     # Confidence of fine-tuned rises from row 1 to 6; right are 1, 2, 5, 6.
     curve = analysis.trace_models(make_table())["fine-tuned"]
     assert [point["accuracy"] for point in curve] == pytest.approx([1, 1, 2 / 3, 2 / 4, 3 / 5, 4 / 6])
-    assert [point["coverage"] for point in numbers["coverage"]["fine-tuned"]] == pytest.approx([1, 1, 5 / 6, 5 / 6, 4 / 6, 3 / 6])
+    picked = [point["coverage"] for point in numbers["coverage"]["fine-tuned"]]
+    assert picked == pytest.approx([1, 1, 5 / 6, 5 / 6, 4 / 6, 3 / 6])
     assert len(analysis.trace_models(make_table())["base"]) == 1  # equally sure of all
 
 
@@ -130,7 +131,8 @@ def test_robustness_of_a_variant_that_should_change_nothing():
     base, tuned = result["lower case"]["base"], result["lower case"]["fine-tuned"]
     assert base == {
         "n": 3, "changed": pytest.approx(1 / 3), "expected": pytest.approx(2 / 3), "swapped": None,
-        "interval": uncertainty.find_wilson(2, 3), "accuracy": pytest.approx(2 / 3), "accuracy_before": pytest.approx(1 / 3),
+        "interval": uncertainty.find_wilson(2, 3),
+        "accuracy": pytest.approx(2 / 3), "accuracy_before": pytest.approx(1 / 3),
     }  # fmt: skip
     assert (tuned["changed"], tuned["accuracy_before"], tuned["accuracy"]) == pytest.approx((1 / 3, 2 / 3, 1 / 3))
 

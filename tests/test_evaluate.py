@@ -21,8 +21,8 @@ import scoring
 KEYS = ("accuracy", "micro_f1", "macro_f1")
 RECORD = '{"id": "1", "topic": "t", "text": "s", "label": "%s", "models": {%s}}\n'
 FILES = {  # that an evaluation leaves
-    "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md", "results.md", "results.tex",
-    "errors.xlsx", "confusion.png", "topics.png", "reliability.png", "coverage.png",
+    "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md", "results.md",
+    "results.tex", "errors.xlsx", "confusion.png", "topics.png", "reliability.png", "coverage.png",
 }  # fmt: skip
 TIE = 0.02  # labels closer than this may swap: bfloat16 rounds differently in another order
 
@@ -94,7 +94,8 @@ def test_records_are_the_test_rows_in_their_order(scored, test_rows):
     _, rows, _ = scored
     shared = ("id", "topic", "text", "label")
     assert [[row[key] for key in shared] for row in rows] == [[row[key] for key in shared] for row in test_rows]
-    assert all(list(row) == [*shared, "models", "floors"] and list(row["models"]) == ["base", "fine-tuned"] for row in rows)
+    for row in rows:
+        assert list(row) == [*shared, "models", "floors"] and list(row["models"]) == ["base", "fine-tuned"]
 
 
 @pytest.mark.parametrize("name", ["base", "fine-tuned"])
@@ -371,7 +372,7 @@ def test_generated_answers_have_no_side_records(generated):
 
 
 def test_tiny_probabilities_keep_their_size():
-    """A temperature needs the logarithm of every probability: six decimals would make 0 of what an adapter is sure of."""
+    """A temperature needs the logarithm of every probability: with six decimals those of a sure adapter would be 0."""
     scores = scoring.Scores(torch.tensor([[1 - 3e-9, 2e-9, 1e-9]]), torch.tensor([0.5]), None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "score_prompts", lambda model, tokenizer, encoded: scores)

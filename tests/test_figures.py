@@ -199,7 +199,7 @@ def test_numbers_stand_out_from_their_cells(tmp_path, drawn):
 
 TOPICS = (
     "Vegans are right.",
-    "We need to act against climate change now, and whoever denies it has not read a single one of the reports about it.",
+    "We need to act against climate change now, and whoever denies it has not read a single one of the reports on it.",
 )
 
 
@@ -237,7 +237,8 @@ def test_topics_picture(tmp_path, drawn):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("models, topics", [(1, 1), (3, 1), (3, 12)])
 def test_topics_picture_of_few_and_many(tmp_path, drawn, models, topics):
-    numbers = {f"model {i}": {f"Topic number {j}.": describe(0.5, 0.4, 0.6) for j in range(topics)} for i in range(models)}
+    parts = {f"Topic number {j}.": describe(0.5, 0.4, 0.6) for j in range(topics)}
+    numbers = {f"model {i}": parts for i in range(models)}
     figures.plot_topics(numbers, tmp_path / "topics.png", NOTE)
     check_layout(drawn[0])
 
@@ -257,7 +258,8 @@ CURVE = [{"coverage": 0.25, "accuracy": 1.0}, {"coverage": 0.5, "accuracy": 0.75
 
 
 def test_reliability_picture(tmp_path, drawn):
-    figures.plot_reliability({"base": CALIBRATION, "fine-tuned": {"test": CALIBRATION["test"]}}, tmp_path / "x.png", NOTE)
+    numbers = {"base": CALIBRATION, "fine-tuned": {"test": CALIBRATION["test"]}}
+    figures.plot_reliability(numbers, tmp_path / "x.png", NOTE)
     left, right = drawn[0].axes
     assert (left.get_title(), right.get_title()) == ("base", "fine-tuned")
     lines = {line.get_label(): line.get_xydata().tolist() for line in left.lines[1:]}  # the first is the diagonal
@@ -285,10 +287,11 @@ POINTS = {
 
 
 def test_learning_picture(tmp_path, drawn):
-    figures.plot_learning(POINTS, {"base": {100: 0.2, 400: 0.2}, "tf-idf": {100: 0.3, 400: 0.5}}, tmp_path / "x.png", NOTE)
+    floors = {"base": {100: 0.2, 400: 0.2}, "tf-idf": {100: 0.3, 400: 0.5}}
+    figures.plot_learning(POINTS, floors, tmp_path / "x.png", NOTE)
     [axis] = drawn[0].axes
-    lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines if not line.get_label().startswith("_")}
-    assert lines == {
+    named = [line for line in axis.lines if not line.get_label().startswith("_")]
+    assert {line.get_label(): line.get_xydata().tolist() for line in named} == {
         "fine-tuned": [[100, pytest.approx(0.45)], [400, pytest.approx(0.75)]],
         "base": [[100, 0.2], [400, 0.2]],
         "tf-idf": [[100, 0.3], [400, 0.5]],

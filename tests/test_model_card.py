@@ -1,4 +1,4 @@
-"""model_card.py: what the card says, that no corpus text gets into it, and what a push sends, to a hub of the test's own."""
+"""model_card.py: what the card says, that no corpus text gets into it, and what a push sends to a mocked hub."""
 
 import types
 
@@ -20,7 +20,7 @@ RECORD = {
     "result": {"kept_validation": {"epoch": 2.0, "eval_accuracy": 0.875}},
     "environment": {"versions": {"torch": "2.13.0", "trl": None}},
 }  # fmt: skip
-SECRETS = ("evaluation.jsonl", "errors.xlsx", "report.md", "run.json", "train.jsonl", "log.jsonl", "checkpoint.safetensors")
+SECRETS = ("evaluation.jsonl", "errors.xlsx", "report.md", "run.json", "train.jsonl", "log.jsonl", "x.safetensors")
 
 
 def make_card(record=RECORD, **run):
@@ -83,13 +83,15 @@ def test_the_card_is_one_for_the_hub():
     assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "text-classification")
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     intervals = analysis.analyse(make_table())["intervals"]["fine-tuned"]
-    assert values == pytest.approx({key: intervals[name]["value"] for key, name in (("accuracy", "accuracy"), ("f1", "macro_f1"))}, abs=1e-4)
+    wanted = {"accuracy": intervals["accuracy"]["value"], "f1": intervals["macro_f1"]["value"]}
+    assert values == pytest.approx(wanted, abs=1e-4)
 
 
 def test_the_card_tells_data_labels_prompt_settings_and_versions():
     text = str(make_card())
     for shown in (
-        "400 annotated sentences", "50 for choosing the epoch", "6 for testing, on 2 topics", "| pro |", "| con |", "| neu |",
+        "400 annotated sentences", "50 for choosing the epoch", "6 for testing, on 2 topics",
+        "| pro |", "| con |", "| neu |",
         "fine-tuned | 0.667 [", "LORA_R 16", "epoch 2, validation accuracy 0.875", "torch 2.13.0", "## Limits",
         prompts.PROMPT_VERSION, "4-bit nf4", *prompts.PROMPT_TEMPLATE.split("\n"),
     ):  # fmt: skip

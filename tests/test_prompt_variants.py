@@ -36,7 +36,8 @@ def test_other_templates_hold_both_texts_once_and_name_the_labels(variants):
         assert template != prompts.PROMPT_TEMPLATE
         assert template.count("{topic}") == template.count("{sentence}") == 1
         assert all(f'"{label}"' in template for label in prompts.LABELS)
-    assert all(variants[name].template == prompts.PROMPT_TEMPLATE for name in ("lower case", "typing errors", "negated topic"))
+    for name in ("lower case", "typing errors", "negated topic"):
+        assert variants[name].template == prompts.PROMPT_TEMPLATE
 
 
 def test_con_before_pro_has_the_words_of_the_prompt(variants):

@@ -27,7 +27,8 @@ def make_numbers(table):
 def read_markdown(text):
     """[[cells of a row, ...], ...] of the Markdown tables of a text."""
     tables = re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE)
-    return [[[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.split("\n") if line] for table in tables]
+    lines = [table.strip().split("\n") for table in tables]
+    return [[[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table] for table in lines]
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,8 @@ def test_all_files_are_written(written):
 def test_the_report_has_every_section_and_picture(written):
     folder, names = written
     text = (folder / "report.md").read_text(encoding="utf-8")
-    for title in ("Results", "By label and topic", "Calibration and abstaining", "Robustness", "Errors", "Pictures", "How it was made"):
+    titles = ("Results", "By label and topic", "Calibration and abstaining", "Robustness", "Errors", "Pictures")
+    for title in (*titles, "How it was made"):
         assert f"\n## {title}\n" in text
     assert re.findall(r"!\[.+\]\((.+)\)", text) == [name for name in names if name.endswith(".png")]
     for shown in (NOTE, "abc123", "c0ffee", "torch 2.0", "10,000 resamples", "google/gemma-2-9b-it"):
@@ -104,7 +106,8 @@ def test_the_comparison_is_said_in_words():
 
 
 def test_few_topics_are_warned_of():
-    assert "too narrow" in report.describe_topic_intervals(5) and "too narrow" not in report.describe_topic_intervals(40)
+    assert "too narrow" in report.describe_topic_intervals(5)
+    assert "too narrow" not in report.describe_topic_intervals(40)
 
 
 def test_robustness_in_the_report(written):
@@ -138,15 +141,16 @@ def test_a_report_of_generated_answers_has_no_calibration(tmp_path):
 
 def test_foreign_splits_are_said_in_the_report(tmp_path):
     table = make_table()
-    run = {**RUN, "splits_of_adapter": False}
-    text = report.build_report(run, table, analysis.summarise(table), analysis.analyse(table), [])
-    assert "may have seen these sentences" in text
-    assert "may have seen" not in report.build_report(RUN, table, analysis.summarise(table), analysis.analyse(table), [])
+    numbers = analysis.summarise(table), analysis.analyse(table)
+    foreign = {**RUN, "splits_of_adapter": False}
+    assert "may have seen these sentences" in report.build_report(foreign, table, *numbers, [])
+    assert "may have seen" not in report.build_report(RUN, table, *numbers, [])
 
 
 def test_the_screen_shows_both_kinds_of_intervals():
     text = report.format_statistics(analysis.analyse(make_table()))
-    assert "95 % bootstrap intervals over rows\nModel " in text and "95 % bootstrap intervals over topics\nModel " in text
+    for over in ("rows", "topics"):
+        assert f"95 % bootstrap intervals over {over}\nModel " in text
     one_topic = [{**row, "topic": "Zoos"} for row in make_table()]
     assert "intervals over topics" not in report.format_statistics(analysis.analyse(one_topic))
 

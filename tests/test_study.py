@@ -73,7 +73,7 @@ def pretend_training(given):
 
 
 def pretend_evaluation(given):
-    """The base always answers neu; an adapter is right about the topics it was trained on, and answers con otherwise."""
+    """The base always answers neu; an adapter is right about topics that it was trained on, otherwise it answers con."""
     home, data = Path(given["--adapter"]), Path(given["--data-dir"])
     known = {row["topic"] for row in corpus.load_split(data / "train.jsonl")}
     table = []
@@ -123,7 +123,9 @@ def test_parts_are_nested_stratified_and_seeded():
 
 
 def test_strata_of_unequal_size_keep_their_shares():
-    rows = [{**row, "topic": "rare" if i % 10 == 0 else "common", "label": "pro"} for i, row in enumerate(make_rows(200))]
+    rows = [{**row, "topic": "common", "label": "pro"} for row in make_rows(200)]
+    for row in rows[::10]:
+        row["topic"] = "rare"
     part = study.take_fraction(rows, 0.5, 3)
     assert Counter(row["topic"] for row in part) == {"common": 90, "rare": 10}
 
@@ -201,8 +203,8 @@ def test_an_interrupted_study_goes_on(pretend, two_topics, tmp_path, monkeypatch
     (homes["part-0.5-draw0-seed0"] / "evaluation.json").unlink()
     pretend.clear()
     assert run_study(two_topics, tmp_path) == first
-    called = [(script, "--resume" in flags, Path(flags[flags.index("--data-dir") + 1]).name) for script, flags in pretend[3:]]
-    assert called == [
+    given = [(script, "--resume" in flags, flags[flags.index("--data-dir") + 1]) for script, flags in pretend[3:]]
+    assert [(script, resumed, Path(data).name) for script, resumed, data in given] == [
         ("finetune.py", True, "all"), ("evaluate.py", False, "all"),
         ("finetune.py", False, "part-0.25-draw0"), ("evaluate.py", False, "part-0.25-draw0"),
         ("evaluate.py", False, "part-0.5-draw0"),
@@ -277,7 +279,7 @@ def test_what_scripts_print_is_kept(tmp_path, capfd):
 
 
 def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
-    """In-topic everything is right; cross-topic all is con, which is a third of a topic; the base says neu, a third too."""
+    """In-topic everything is right; cross-topic all is con, which is a third of a topic."""
     result = run_study(two_topics, tmp_path)["topics"]
     sizes = Counter(row["topic"] for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl"))
     for topic, cell in result["by_topic"].items():
@@ -308,24 +310,28 @@ def test_means_and_spread_over_seeds():
     assert study_results.average(cells[:1]) == {"in": {"accuracy": 0.5}, "cross": None}
 
 
-def test_a_topic_without_rows_in_the_test_split(pretend, two_topics, tmp_path, monkeypatch):
+def test_a_topic_without_rows_in_the_test_split():
     """Common for small topics: nothing to compare there, and no crash."""
-    whole = [{"id": "1", "topic": "a", "label": "pro", "models": {"base": {"prediction": "pro"}, "fine-tuned": {"prediction": "pro"}}}]
-    cell = study_results.measure_topic(whole, [{**whole[0], "id": "2", "topic": "b"}])
+    models = {"base": {"prediction": "pro"}, "fine-tuned": {"prediction": "pro"}}
+    row = {"id": "1", "topic": "a", "label": "pro", "models": models}
+    cell = study_results.measure_topic([row], [{**row, "id": "2", "topic": "b"}])
     assert cell["in"] is None and cell["cross_same"] is None and cell["cross"]["accuracy"] == 1
-    assert study_results.tabulate_topic("b", cell, "accuracy", count=True) == ["b", "1", "1.000", "1.000", "-", "-", "-"]
+    shown = study_results.tabulate_topic("b", cell, "accuracy", count=True)
+    assert shown == ["b", "1", "1.000", "1.000", "-", "-", "-"]
 
 
 def test_the_curve_has_a_point_a_fraction_and_floors(pretend, two_topics, tmp_path):
     curve = run_study(two_topics, tmp_path, "--studies", "curve", "--seeds", "0", "1")["curve"]
-    assert [(point["fraction"], point["rows"], len(point["runs"])) for point in curve] == [(0.25, 16, 2), (0.5, 32, 2), (1.0, 64, 2)]
+    found = [(point["fraction"], point["rows"], len(point["runs"])) for point in curve]
+    assert found == [(0.25, 16, 2), (0.5, 32, 2), (1.0, 64, 2)]
     points, floors = study_results.pick_points(curve)
     assert list(points) == [16, 32, 64] and set(floors) == {"base", "tf-idf"}
     test = corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
     neu = sum(row["label"] == "neu" for row in test)
     assert floors["base"][16] == pytest.approx(2 * neu / (len(test) + neu) / 3)
     [(_, header, rows)] = study_results.list_curve(curve)
-    assert len(rows) == 3 and all(len(row) == len(header) for row in rows) and "1.000 sd 0.000 [1.000, 1.000]" in rows[2][3]
+    assert len(rows) == 3 and all(len(row) == len(header) for row in rows)
+    assert "1.000 sd 0.000 [1.000, 1.000]" in rows[2][3]
 
 
 def test_pages_and_pictures(pretend, two_topics, tmp_path, monkeypatch):
@@ -350,11 +356,12 @@ def test_the_real_scripts_work_together(tiny_model, two_topics, tmp_path, monkey
     """One pass over the tiny model's data each; in one process, since torch takes seconds to import."""
     monkeypatch.setattr(study, "FRACTIONS", (0.5,))
     monkeypatch.setattr(study, "call_script", lambda script, *flags, log: SCRIPTS[script].main(list(map(str, flags))))
-    result = run_study(two_topics, tmp_path, "--base-model", tiny_model, "--epochs", "1", "--learning-rate", "4e-3")
+    flags = ["--base-model", tiny_model, "--epochs", "1", "--learning-rate", "4e-3"]
+    result = run_study(two_topics, tmp_path, *flags)
     assert result["note"] == modeling.DEMO_NOTE and len(result["topics"]["by_topic"]) == 2 and len(result["curve"]) == 2
     for home in (tmp_path / "runs").iterdir():
         assert (home / "report.md").is_file() and not (home / "robustness.jsonl").exists()
         assert openpyxl.load_workbook(home / "errors.xlsx")
     capsys.readouterr()
-    assert run_study(two_topics, tmp_path, "--base-model", tiny_model, "--epochs", "1", "--learning-rate", "4e-3") == result
+    assert run_study(two_topics, tmp_path, *flags) == result
     assert capsys.readouterr().out.count("finished before") == 4

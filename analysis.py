@@ -19,8 +19,8 @@ INVALID = len(prompts.LABELS)  # index of an answer that is no label
 def analyse(table, validation=(), variants=()):
     """Return all numbers beyond metrics.compute_metrics.
 
-    table: records of the test split; validation: of the validation split; variants: records with "variant" of the
-    prompt variants. Keys: intervals, topics, comparisons, calibration, coverage, robustness; empty without data.
+    table: records of the test split; validation: of the validation split; variants: records with "variant" and
+    "swaps" of the prompt variants. Keys: intervals, topics, comparisons, calibration, coverage, robustness; empty without data.
     """
     answers, models = list_answers(table), list(table[0]["models"])
     gold, topics = encode_labels(row["label"] for row in table), [row["topic"] for row in table]
@@ -100,10 +100,10 @@ def compare_variants(table, variants):
     with gold labels swapped likewise.
     """
     usual, result = {row["id"]: row for row in table}, {}
-    swapping = {name: variant.swaps for name, variant in prompt_variants.build_variants([]).items()}
     for variant in dict.fromkeys(row["variant"] for row in variants):
-        rows, swap = [row for row in variants if row["variant"] == variant], swapping[variant]
-        turn = prompt_variants.SWAPPED_LABELS if swap else {label: label for label in prompts.LABELS}
+        rows = [row for row in variants if row["variant"] == variant]
+        swaps = rows[0]["swaps"]
+        turn = prompt_variants.SWAPPED_LABELS if swaps else {label: label for label in prompts.LABELS}
         result[variant] = {}
         for name in rows[0]["models"]:
             before = [usual[row["id"]]["models"][name]["prediction"] for row in rows]
@@ -117,7 +117,7 @@ def compare_variants(table, variants):
                 "interval": uncertainty.find_wilson(sum(turn[b] == a for b, a in zip(before, after)), len(rows)),
                 "accuracy": share(turn[g] == a for g, a in zip(gold, after)),
                 "accuracy_before": share(g == b for g, b in zip(gold, before)),
-                "swapped": share(firm) if swap else None,
+                "swapped": share(firm) if swaps else None,
             }
     return result
 

@@ -34,7 +34,7 @@ def collect_parts(questions, answers, floors):
         else:
             asked = zip(rows, variant.pairs, strict=True)
             asked = [{**row, "topic": topic, "text": text} for row, (topic, text) in asked]
-            parts["robustness"] += make_records(asked, answers[part], variant=part)
+            parts["robustness"] += make_records(asked, answers[part], variant=part, swaps=variant.swaps)
     for i, row in enumerate(parts["evaluation"] if floors else []):
         row["floors"] = {name: labels[i] for name, labels in floors.items()}
     return parts
@@ -56,10 +56,16 @@ def read_records(path):
         models = row["models"] if isinstance(row["models"], dict) else {}
         if not models or models.keys() != dict(table[0]["models"]).keys():
             records.stop(f"{path}, line {number}: not the models of line 1: evaluate again")
-        answers = [answer.get("prediction", "") if isinstance(answer, dict) else answer for answer in models.values()]
-        if row["label"] not in prompts.LABELS or any(answer not in (*prompts.LABELS, None) for answer in answers):
+        if row["label"] not in prompts.LABELS or not all(map(is_answer, models.values())):
             records.stop(f"{path}, line {number}: labels must be {', '.join(prompts.LABELS)}: evaluate again")
     return table
+
+
+def is_answer(value):
+    """Whether a value is an answer of evaluate.py: a prediction, and the probabilities of all labels if there are any."""
+    if not isinstance(value, dict) or value.get("prediction", "") not in (*prompts.LABELS, None):
+        return False
+    return set(value.get("probabilities", prompts.LABELS)) == set(prompts.LABELS)
 
 
 def read_parts(path):

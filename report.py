@@ -117,7 +117,7 @@ def markdown(table):
 def describe_run(run, table):
     """Return what was evaluated on what."""
     topics, base, adapter = len({row["topic"] for row in table}), run.get("base_model"), run.get("adapter")
-    text = f"{len(table)} test rows on {topics} topics, mode `{run.get('mode')}`; base `{base}`, adapter `{adapter}`."
+    text = f"{len(table)} test rows on {topics} topics, mode `{run.get('mode')}`; base `{base}`, adapter `{adapter or 'none'}`."
     if run.get("splits_of_adapter") is False:
         text += " **The splits are not those of the adapter's training: it may have seen these sentences.**"
     return text

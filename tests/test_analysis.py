@@ -41,7 +41,8 @@ def make_variants(variant, answers):
     labels = {row[0]: row[2] for row in ROWS}
     return [
         {
-            "id": name, "topic": "t", "text": "s", "label": labels[name], "variant": variant,
+            "id": name, "topic": "t", "text": "s", "label": labels[name],
+            "variant": variant, "swaps": variant == "negated topic",
             "models": {"base": {"prediction": base}, "fine-tuned": {"prediction": tuned}},
         }
         for name, (base, tuned) in answers.items()

@@ -277,6 +277,7 @@ def test_rescoring_in_place_keeps_the_record_of_the_run(run_evaluate, tmp_path, 
     (RECORD % ("pro", '"base": {"prediction": null}') + RECORD % ("pro", '"mine": {"prediction": null}'), "line 2"),
     (RECORD % ("pro", '"base": {"prediction": null}') + RECORD % ("Pro", '"base": {"prediction": null}'), "line 2"),
     (RECORD % ("pro", '"base": {"prediction": "contra"}'), "line 1"),
+    (RECORD % ("pro", '"base": {"prediction": "pro", "probabilities": {"pro": 1}}'), "line 1"),
 ])  # fmt: skip
 def test_other_files_are_no_predictions(tmp_path, capsys, content, expected):
     path = tmp_path / "evaluation.jsonl"

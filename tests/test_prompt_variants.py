@@ -67,6 +67,8 @@ def test_typing_errors_are_seeded_by_row(variants):
     topic, text = variants["typing errors"].pairs[0]
     assert topic == ROWS[0]["topic"] and text != ROWS[0]["text"]
     assert variants["typing errors"].pairs[1][1] == "Ok."  # no word is long enough
+    twins = [{**ROWS[0], "id": f"id {i}"} for i in range(10)]
+    assert len(set(prompt_variants.build_variants(twins)["typing errors"].pairs)) > 2
 
 
 def test_a_typing_error_swaps_two_neighbouring_inner_letters():

@@ -19,8 +19,8 @@ INVALID = len(prompts.LABELS)  # index of an answer that is no label
 def analyse(table, validation=(), variants=()):
     """Return all numbers beyond metrics.compute_metrics.
 
-    table: records of the test split; validation: of the validation split; variants: records with "variant" and
-    "swaps" of the prompt variants. Keys: intervals, topics, comparisons, calibration, coverage, robustness; empty without data.
+    table: records of the test split; validation: of the validation split; variants: records with "variant" and "swaps"
+    of the prompt variants. Keys: intervals, topics, comparisons, calibration, coverage, robustness; empty without data.
     """
     answers, models = list_answers(table), list(table[0]["models"])
     gold, topics = encode_labels(row["label"] for row in table), [row["topic"] for row in table]

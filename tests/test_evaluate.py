@@ -354,6 +354,28 @@ def test_variants_are_asked_as_they_say(scored, plain, plain_prompts, flat_logit
             assert list(found["models"][name]["probabilities"].values()) == pytest.approx(wanted, abs=0.03)
 
 
+def test_every_part_is_asked_with_its_own_prompt(run_evaluate, plain_prompts, test_rows, data_dir, tmp_path, monkeypatch):
+    """The token ids are those of the chat template; the tiny model hardly tells one wording from another."""
+    tokenizer, usual = plain_prompts
+    asked = []
+
+    def score(model, tokenizer, encoded):
+        asked.append(encoded)
+        count = len(encoded)
+        return scoring.Scores(torch.full((count, 3), 1 / 3), torch.ones(count), torch.ones(count, 3))
+
+    monkeypatch.setattr(scoring, "score_prompts", score)
+    run_evaluate(tmp_path, "--robustness-rows", "4")
+    val = records.read_jsonl(f"{data_dir}/val.jsonl", (), "fix the test")
+    wanted = [[prompts.build_prompt(row["topic"], row["text"]) for row in val]]
+    for template, pairs, _ in prompt_variants.build_variants(test_rows[:4]).values():
+        wanted.append([prompts.build_prompt(*pair, template) for pair in pairs])
+    options = {"add_generation_prompt": True, "return_dict": False}
+    messages = [[[{"role": "user", "content": text}] for text in texts] for texts in wanted]
+    encoded = [usual, *([tokenizer.apply_chat_template(one, **options) for one in part] for part in messages)]
+    assert asked == encoded * 2  # by base and adapter
+
+
 def test_robustness_rows(run_evaluate, tmp_path, capsys, test_rows):
     _, result = run_evaluate(tmp_path / "five", "--robustness-rows", "5")
     numbers = result["analysis"]["robustness"]

@@ -92,13 +92,22 @@ def shorten(topic):
 
 
 def read_settings(args):
-    """Return {"setting NAME": value} of finetune.py, read from its source, or of flags that override them; no SEED."""
-    body = ast.parse((HERE / "finetune.py").read_text(encoding="utf-8")).body
-    assigned = [node for node in body if isinstance(node, ast.Assign) and node.targets[0].id.isupper()]
-    settings = {node.targets[0].id: ast.literal_eval(node.value) for node in assigned}
-    given = {"EPOCHS": args.epochs, "LEARNING_RATE": args.learning_rate}
-    settings |= {name: value for name, value in given.items() if value is not None}
-    return {f"setting {name}": value for name, value in settings.items() if name != "SEED"}
+    """Return {"setting NAME": value} of finetune.py, read from its source, or of flags that override them; no SEED.
+
+    A value that is worked out is kept as {"source NAME": text}.
+    """
+    settings = {}
+    for node in ast.parse((HERE / "finetune.py").read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper():
+            name = ast.unparse(node.targets[0])
+            try:
+                settings[f"setting {name}"] = ast.literal_eval(node.value)
+            except ValueError:
+                settings[f"source {name}"] = ast.unparse(node.value)
+    for name, value in (("EPOCHS", args.epochs), ("LEARNING_RATE", args.learning_rate)):
+        if value is not None:
+            settings[f"setting {name}"] = value
+    return {key: value for key, value in settings.items() if key != "setting SEED"}
 
 
 def check_plan(folder, plan):
@@ -176,7 +185,8 @@ def check_run(home, data, run, plan):
     record = records.read_json(home / "run.json", "delete its folder and start again")
     found = {**record, **{f"setting {name}": value for name, value in record["settings"].items()}}
     found |= {name: part["sha256"] for name, part in record["data"].items()}
-    wanted = {key: value for key, value in plan.items() if key not in ("corpus", "SPLIT_SEED")}
+    wanted = {key: value for key, value in plan.items() if key.startswith("setting ")}
+    wanted |= {key: plan[key] for key in ("base_model", "prompt_version")}
     wanted |= {name: records.hash_file(data / f"{name}.jsonl") for name in ("train", "val")}
     wanted["setting SEED"] = run.seed
     for key, value in wanted.items():
@@ -196,7 +206,6 @@ def main(argv=None):
     args = parse_args(argv)
     folder, topics = Path(args.study_dir), read_topics(args.corpus)
     runs = list_runs(args, topics)
-    modeling.check_base(args.base_model)
     plan = {
         "corpus": records.hash_file(args.corpus),
         "SPLIT_SEED": corpus.SPLIT_SEED,

@@ -58,7 +58,6 @@ def pretend(monkeypatch):
             pretend_evaluation(given)
 
     monkeypatch.setattr(study, "call_script", call)
-    monkeypatch.setattr(modeling, "check_base", lambda base: None)
     return calls
 
 
@@ -259,6 +258,12 @@ def test_settings_are_those_of_finetune():
     settings = study.read_settings(study.parse_args(["--learning-rate", "5e-4"]))
     wanted = {f"setting {name}": value for name, value in records.collect_settings(finetune).items() if name != "SEED"}
     assert settings == {**wanted, "setting LEARNING_RATE": 5e-4}
+
+
+def test_settings_that_are_worked_out_are_kept_as_text(tmp_path, monkeypatch):
+    (tmp_path / "finetune.py").write_text("import os\nRANK = 4\nALPHA = 2 * RANK\nSEED = 0\nsmall = 1\nos.x = 1\n")
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    assert study.read_settings(study.parse_args([])) == {"setting RANK": 4, "source ALPHA": "2 * RANK"}
 
 
 def test_a_script_that_fails_stops_the_study(tmp_path, capfd):

@@ -86,7 +86,7 @@ def scan_corpus(path, sheet=None):
                 what = f"{name} is a number, date or truth value, read as text"
                 findings.append(Finding(number, name, what, CHECK_TYPE, False))
             elif cell is not None and workbook_reader.is_full(cell):
-                what = f"{name} has {workbook_reader.MAX_TEXT:,} characters, all that a cell holds, and is probably cut"
+                what = f"{name} has {len(cell):,} characters, all that an Excel cell holds, and is probably cut"
                 findings.append(Finding(number, name, what, "compare it with its source", False))
     return table, rows, findings
 
@@ -165,7 +165,7 @@ def normalise_key(text):
     return " ".join(words) or text.casefold()
 
 
-def split_rows(rows, seed):
+def split_rows(rows, seed, shares=None):
     """Return {split: rows}, the held-out shares drawn systematically; the same splits for any order of the rows.
 
     A group is all rows with one normalised sentence, whatever their topics, so that no sentence is in two splits.
@@ -174,7 +174,9 @@ def split_rows(rows, seed):
     share of the rows so far has room for all of it. Of single-row groups, each block of 10 so gives one to val and,
     half a block away, one to test: the totals are exact and each stratum is within one row of its share. Larger
     groups come last, each size in proportion: drawn by rows, a sentence of five topics would be held out too often.
+    shares: those of the held-out splits, if not HELD_OUT_SHARES.
     """
+    shares = HELD_OUT_SHARES if shares is None else shares
     groups, strata, splits, walked = {}, {}, {name: [] for name in SPLITS}, 0
     for row in rows:
         groups.setdefault(normalise_key(row["text"]), []).append(row)
@@ -184,8 +186,8 @@ def split_rows(rows, seed):
     for size, key in ((stratum[0], key) for stratum in sorted(strata) for _, key in sorted(strata[stratum])):
         walked += size
         home = "train"
-        for i, (name, share) in enumerate(HELD_OUT_SHARES.items()):  # of two due at once, val waits for the next group
-            room = walked * share + i / len(HELD_OUT_SHARES) - len(splits[name])
+        for i, (name, share) in enumerate(shares.items()):  # of two due at once, val waits for the next group
+            room = walked * share + i / len(shares) - len(splits[name])
             if room > size - 1e-6:  # the margin absorbs rounding: 0.1 is not exact in binary
                 home = name
         splits[home] += groups[key]
@@ -195,6 +197,21 @@ def split_rows(rows, seed):
 def rank_stratum(group):
     """Return the sort key of a group's stratum: (size of the group, (topic, label))."""
     return len(group), min((normalise_key(row["topic"]), row["label"]) for row in group)
+
+
+def hold_out_topic(rows, topic, seed):
+    """Return ({split: rows}, rows left out): test is one topic, train and val are the other topics.
+
+    Left out are rows of other topics whose sentence also occurs under the held-out one. None if no row has the topic.
+    """
+    test = [row for row in rows if normalise_key(row["topic"]) == normalise_key(topic)]
+    rest = [row for row in rows if normalise_key(row["topic"]) != normalise_key(topic)]
+    if not test:
+        return None
+    seen = {normalise_key(row["text"]) for row in test}
+    kept = [row for row in rest if normalise_key(row["text"]) not in seen]
+    left_out = [row for row in rest if normalise_key(row["text"]) in seen]
+    return {**split_rows(kept, seed, {"val": HELD_OUT_SHARES["val"]}), "test": test}, left_out
 
 
 def make_id(topic, text):

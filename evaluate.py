@@ -1,11 +1,13 @@
 """Compare the base model with a fine-tuned adapter on the test split, both scored in one load.
 
-Reads test.jsonl of --data-dir and the adapter folder that finetune.py wrote; or, with --predictions, the records of
-an earlier evaluation, without any model.
-Writes evaluation.jsonl (a record a row), evaluation.json (all numbers) and confusion.png to --output-dir.
+Reads the splits of --data-dir and the adapter folder that finetune.py wrote; or without any model: with --predictions
+the records of an earlier evaluation, with --runs those of several (adapters, seeds), to compare them.
+Writes to --output-dir evaluation.jsonl, validation.jsonl, robustness.jsonl (a record an answered row), evaluation.json
+(all numbers), report.md, results.md, results.tex, errors.xlsx, pictures; beside an adapter its model card, README.md.
 
     python evaluate.py
     python evaluate.py --adapter outputs/my-run --mode generate
+    python evaluate.py --runs outputs/seed-0 outputs/seed-1 outputs/seed-2
 """
 
 import argparse
@@ -13,19 +15,27 @@ import time
 from pathlib import Path
 
 import acceleration
+import analysis
+import baselines
 import corpus
-import figures
+import evaluation_records
 import metrics
+import model_card
 import modeling
+import prompt_variants
 import prompts
 import records
+import report
+import result_tables
 import scoring
 
 # ---------------------------------------------------------------- settings
 MODE = "score"  # score: label probabilities from one forward pass; generate: greedy text, as published
+ROBUSTNESS_ROWS = 200  # test rows asked again in every variant of prompt_variants.py, in --mode score; 0: none
+RUNS_RESULTS = "outputs/runs"  # where --runs leaves its tables
+PUSH_TO_HUB = None  # "user/name": push the adapter and its model card to the Hugging Face Hub; None: push nothing
+PUSH_PRIVATE = True  # False: everybody can read what is pushed
 # --------------------------------------------------------------------------
-
-RECORD_KEYS = ("id", "topic", "text", "label", "models")  # of a line in evaluation.jsonl
 
 
 def parse_args(argv):
@@ -36,9 +46,29 @@ def parse_args(argv):
     parser.add_argument("--adapter", default=modeling.RUN_DIR, help="folder, or none: base only (%(default)s)")
     parser.add_argument("--data-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--mode", default=MODE, choices=("score", "generate"), help="how to answer (%(default)s)")
+    parser.add_argument(
+        "--robustness-rows", type=int, default=ROBUSTNESS_ROWS, help="rows asked in other ways too (%(default)s)"
+    )
     parser.add_argument("--predictions", help="an evaluation.jsonl: compute its tables again, without a model")
+    parser.add_argument("--runs", nargs="+", help="folders of evaluations on one test split: compare them")
     parser.add_argument("--output-dir", help="where results go (default: beside the adapter or the predictions)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.robustness_rows < 0:
+        records.stop(f"--robustness-rows {args.robustness_rows} is impossible: give 0 or more")
+    return args
+
+
+def compare_runs(args):
+    """Print and write the table of several evaluations, with mean and standard deviation."""
+    found, run = evaluation_records.read_runs(args.runs)
+    note = modeling.DEMO_NOTE if run.get("demo") else None
+    output_dir = Path(args.output_dir or RUNS_RESULTS)
+    records.make_folder(output_dir)
+    result = analysis.compare_runs(found)
+    print(f"\n{metrics.format_table(*result_tables.tabulate_runs(result))}\n\n{report.SPREAD}")
+    written = report.write_runs(output_dir, result, note)
+    print(f"{note}\n" if note else "", end="")
+    print(f"wrote {', '.join(written)} to {output_dir}")
 
 
 def resolve_base(args):
@@ -72,27 +102,57 @@ def answer_rows(model, tokenizer, encoded, mode):
     return [
         {
             "prediction": scoring.pick_label(row),
-            "probabilities": dict(zip(prompts.LABELS, (round(p, 6) for p in row), strict=True)),
+            "probabilities": dict(zip(prompts.LABELS, (float(f"{p:.6g}") for p in row), strict=True)),
             "label_mass": round(mass, 6),
         }
         for row, mass in zip(scores.probabilities.tolist(), scores.label_mass.tolist(), strict=True)
     ]
 
 
-def run_models(args, base, adapter, rows):
-    """Score the rows with the base and with the adapter, if any; return (records, description of the run)."""
+def load_splits(data_dir):
+    """Return {split: rows} of the test split and, where they are, the others; stop if a sentence is in two of them."""
+    splits = {"test": corpus.load_split(Path(data_dir) / "test.jsonl")}
+    for name, loss in (("train", "no floors"), ("val", "no floors and no temperature")):
+        path = Path(data_dir) / f"{name}.jsonl"
+        if path.is_file():
+            splits[name] = corpus.load_split(path)
+        else:
+            print(f"note: {path} not found: {loss}")
+    corpus.check_splits_disjoint(splits)
+    return splits
+
+
+def list_questions(args, splits):
+    """Return {part: (rows, prompt_variants.Variant)}: what models are asked; with --mode generate, the test alone."""
+    pairs = {name: [(row["topic"], row["text"]) for row in rows] for name, rows in splits.items()}
+    questions = {"evaluation": (splits["test"], prompt_variants.Variant(prompts.PROMPT_TEMPLATE, pairs["test"]))}
+    if args.mode == "score" and "val" in splits:
+        questions["validation"] = (splits["val"], prompt_variants.Variant(prompts.PROMPT_TEMPLATE, pairs["val"]))
+    rows = splits["test"][: args.robustness_rows]  # ordered by id, so that the first are no special ones
+    if args.mode == "score" and rows:
+        questions |= {name: (rows, variant) for name, variant in prompt_variants.build_variants(rows).items()}
+    return questions
+
+
+def run_models(args, base, adapter, splits):
+    """Return (records of all parts, description of the run)."""
     modeling.check_base(base)
     tokenizer = modeling.load_tokenizer(base)
-    pairs = [(row["topic"], row["text"]) for row in rows]
-    encoded = prompts.encode_examples(tokenizer, pairs)
+    questions = list_questions(args, splits)
+    encoded = {
+        part: prompts.encode_examples(tokenizer, variant.pairs, template=variant.template)
+        for part, (_, variant) in questions.items()
+    }
+    floors = baselines.answer_floors(splits["train"], splits["val"], splits["test"]) if len(splits) == 3 else {}
     model = modeling.load_base(base)
+    count = sum(map(len, encoded.values()))
     if args.mode == "score":
-        acceleration.prepare_scoring(model, len(rows))
-    started = time.time()
-    answers = {"base": answer_rows(model, tokenizer, encoded, args.mode)}
-    if adapter is not None:
-        model = modeling.load_adapter(model, adapter)
-        answers["fine-tuned"] = answer_rows(model, tokenizer, encoded, args.mode)
+        acceleration.prepare_scoring(model, count)
+    answers, started = {part: {} for part in questions}, time.time()
+    for name in ("base",) if adapter is None else ("base", "fine-tuned"):
+        model = model if name == "base" else modeling.load_adapter(model, adapter)
+        for part, sequences in encoded.items():
+            answers[part][name] = answer_rows(model, tokenizer, sequences, args.mode)
     seconds = time.time() - started
     run = {
         "mode": args.mode,
@@ -100,49 +160,16 @@ def run_models(args, base, adapter, rows):
         "adapter": adapter,
         "demo": modeling.is_demo(base),
         "prompt_version": prompts.PROMPT_VERSION,
-        "shortened_sentences": prompts.report_long(tokenizer, pairs),
+        "shortened_sentences": prompts.report_long(tokenizer, questions["evaluation"][1].pairs),
         "splits_of_adapter": compare_splits(args.data_dir, adapter),
         "test_sha256": records.hash_file(Path(args.data_dir) / "test.jsonl"),
         "seconds": round(seconds, 2),
-        "answers_per_second": round(len(rows) * len(answers) / seconds, 1),
+        "answers_per_second": round(count * len(answers["evaluation"]) / seconds, 1),
         "device": modeling.device_name(),
         "peak_gpu_gib": modeling.peak_gpu_gib(),
         "environment": records.describe_environment(),
     }
-    table = [
-        {**{key: row[key] for key in RECORD_KEYS[:-1]}, "models": {name: answers[name][i] for name in answers}}
-        for i, row in enumerate(rows)
-    ]
-    return table, run
-
-
-def read_predictions(args):
-    """Return (records, description of the run, output folder) of an earlier evaluation."""
-    path = Path(args.predictions)
-    table = records.read_jsonl(path, RECORD_KEYS, "give an evaluation.jsonl that evaluate.py wrote")
-    for number, row in enumerate(table, start=1):
-        models = row["models"] if isinstance(row["models"], dict) else {}
-        if not models or models.keys() != dict(table[0]["models"]).keys():
-            records.stop(f"{path}, line {number}: not the models of line 1: evaluate again")
-        answers = [answer.get("prediction", "nothing") if isinstance(answer, dict) else answer for answer in models.values()]
-        if row["label"] not in prompts.LABELS or any(answer not in (*prompts.LABELS, None) for answer in answers):
-            records.stop(f"{path}, line {number}: labels must be {', '.join(prompts.LABELS)}: evaluate again")
-    earlier = path.with_name("evaluation.json")
-    run = records.read_json(earlier, "delete it") if earlier.is_file() else {}
-    if not isinstance(run, dict):
-        records.stop(f"{earlier} is no record of evaluate.py: delete it")
-    return table, {**run, "rescored": path.name}, Path(args.output_dir or path.parent)
-
-
-def compute_all(table):
-    """Return {model: metrics with "topics"} of evaluation records."""
-    topics, gold = [row["topic"] for row in table], [row["label"] for row in table]
-    result = {}
-    for name in table[0]["models"]:
-        predicted = [row["models"][name]["prediction"] for row in table]
-        result[name] = metrics.compute_metrics(gold, predicted)
-        result[name]["topics"] = metrics.compute_topic_metrics(topics, gold, predicted)
-    return result
+    return evaluation_records.collect_parts(questions, answers, floors), run
 
 
 def print_report(result):
@@ -153,27 +180,48 @@ def print_report(result):
         print(f"\n{name}, by topic\n{metrics.format_topics(numbers['topics'])}")
 
 
+def publish(output_dir, run, table, numbers):
+    """Write the model card if the results lie beside their adapter, and push both if PUSH_TO_HUB says so."""
+    beside = run.get("adapter") and Path(run["adapter"]).resolve() == output_dir.resolve()
+    if beside:
+        model_card.write_card(output_dir, run, table, numbers)
+    if PUSH_TO_HUB and beside:
+        model_card.push_adapter(output_dir, PUSH_TO_HUB, PUSH_PRIVATE)
+        print(f"pushed the adapter and its card to {PUSH_TO_HUB}")
+    elif PUSH_TO_HUB:
+        print("note: nothing was pushed: these results do not lie beside an adapter")
+    return ["README.md"] if beside else []
+
+
 def main(argv=None):
     args = parse_args(argv)
+    if args.runs:
+        compare_runs(args)
+        return
     if args.predictions:
-        table, run, output_dir = read_predictions(args)
+        parts, run = evaluation_records.read_parts(args.predictions)
+        run["rescored"] = Path(args.predictions).name
+        output_dir = Path(args.output_dir or Path(args.predictions).parent)
         records.make_folder(output_dir)
+        written = []
     else:
-        rows = corpus.load_split(Path(args.data_dir) / "test.jsonl")
+        splits = load_splits(args.data_dir)
         base, adapter = resolve_base(args)
         home = Path(adapter or modeling.BASE_RESULTS)
         output_dir = Path(args.output_dir or (home if args.mode == "score" else home / args.mode))
         records.make_folder(output_dir)
-        table, run = run_models(args, base, adapter, rows)
-        records.write_jsonl(output_dir / "evaluation.jsonl", table)
-    result = compute_all(table)
-    note = modeling.DEMO_NOTE if run.get("demo") else None
+        parts, run = run_models(args, base, adapter, splits)
+        written = evaluation_records.write_parts(output_dir, parts, run)
+    table = parts["evaluation"]
+    result = analysis.summarise(table)
+    numbers = analysis.analyse(table, parts["validation"], parts["robustness"])
+    run["note"] = modeling.DEMO_NOTE if run.get("demo") else None
     print_report(result)
-    records.write_json(output_dir / "evaluation.json", {**run, "note": note, "metrics": result})
-    figures.plot_confusion(result, output_dir / "confusion.png", note)
-    print(f"\n{note}" if note else "")
-    written = "evaluation.json" if args.predictions else "evaluation.jsonl, evaluation.json"
-    print(f"wrote {written} and confusion.png to {output_dir}")
+    print(f"\n{report.format_statistics(numbers)}\n")
+    written += report.write_results(output_dir, run, table, result, numbers)
+    written += publish(output_dir, run, table, numbers)
+    print(f"{run['note']}\n" if run["note"] else "", end="")
+    print(f"wrote {', '.join(written)} to {output_dir}")
 
 
 if __name__ == "__main__":

@@ -56,19 +56,29 @@ def format_summary(metrics_of_model):
 
 def format_labels(metrics):
     """Return the table of precision, recall and F1 per label."""
+    return format_table(*tabulate_labels(metrics))
+
+
+def tabulate_labels(metrics):
+    """Return (header, rows) of precision, recall and F1 per label."""
     rows = [
         [label, *(f"{m[key]:.3f}" for key in ("precision", "recall", "f1")), str(m["support"])]
         for label, m in metrics["labels"].items()
     ]
-    return format_table(["Label", "Precision", "Recall", "F1", "n"], rows)
+    return ["Label", "Precision", "Recall", "F1", "n"], rows
 
 
 def format_topics(metrics_of_topic):
     """Return the table of accuracy and macro-F1 per topic."""
+    return format_table(*tabulate_topics(metrics_of_topic))
+
+
+def tabulate_topics(metrics_of_topic):
+    """Return (header, rows) of accuracy and macro-F1 per topic."""
     rows = [
         [topic, f"{m['accuracy']:.3f}", f"{m['macro_f1']:.3f}", str(m["n"])] for topic, m in metrics_of_topic.items()
     ]
-    return format_table(["Topic", "Accuracy", "Macro-F1", "n"], rows)
+    return ["Topic", "Accuracy", "Macro-F1", "n"], rows
 
 
 def format_table(header, rows):

@@ -7,6 +7,7 @@ With --check, writes no splits but shows all that is wrong, and marks it in a co
     python prepare_data.py
     python prepare_data.py --corpus my_annotations.xlsx --check
     python prepare_data.py --corpus my_annotations.xlsx --output-dir data/my-corpus --seed 1
+    python prepare_data.py --hold-out-topic "Vegans are right." --output-dir data/without-vegans
 """
 
 import argparse
@@ -35,6 +36,7 @@ def parse_args(argv):
     parser.add_argument("--seed", type=int, default=corpus.SPLIT_SEED, help="random seed of the splits (%(default)s)")
     parser.add_argument("--sheet", help="sheet of the workbook (default: the one with the columns)")
     parser.add_argument("--check", action="store_true", help="mark all that is wrong in a copy, write no splits")
+    parser.add_argument("--hold-out-topic", help="test on this topic, train and validate on the others")
     return parser.parse_args(argv)
 
 
@@ -53,16 +55,30 @@ def check_corpus(path, sheet):
     return 2 if problems or len(kept) < MIN_ROWS else 0
 
 
-def make_splits(path, rows, seed):
-    """Return {split: lines of its file}, sorted by id; stop if there are too few rows to split."""
+def make_splits(path, rows, seed, topic=None):
+    """Return {split: lines of its file}, sorted by id; stop if there are too few rows to split, or none of a topic."""
     if len(rows) < MIN_ROWS:
         records.stop(f"{path}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
-    splits = {name: [make_line(row) for row in part] for name, part in corpus.split_rows(rows, seed).items()}
+    drawn = corpus.split_rows(rows, seed) if topic is None else draw_topic(path, rows, seed, topic)
+    splits = {name: [make_line(row) for row in part] for name, part in drawn.items()}
     for name, lines in splits.items():
         if not lines:
             records.stop(f"{path}: the {name} split is empty, there are too few different sentences: annotate more")
         lines.sort(key=lambda line: line["id"])  # so that the order of the corpus does not matter
     corpus.check_splits_disjoint(splits)
+    return splits
+
+
+def draw_topic(path, rows, seed, topic):
+    """Return {split: rows} with one topic as test split; stop if no row has it."""
+    held_out = corpus.hold_out_topic(rows, topic, seed)
+    if held_out is None:
+        known = records.list_first(sorted({records.quote(row["topic"]) for row in rows}))
+        records.stop(f"{path}: no row has the topic {records.quote(topic)}: hold out one of {known}")
+    splits, left_out = held_out
+    if left_out:
+        numbers = records.count_rows([row["row"] for row in left_out])
+        print(f"left out: sentences of other topics that also occur in the test topic, {numbers}")
     return splits
 
 
@@ -128,11 +144,12 @@ def main(argv=None):
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_findings(duplicates, conflicts))
-    splits = make_splits(args.corpus, kept, args.seed)
+    splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)
     counts = count_labels(splits)
     report = {
         "corpus": {"file": Path(args.corpus).name, "sha256": records.hash_file(args.corpus), "rows": len(rows)},
         "seed": args.seed,
+        "hold_out_topic": args.hold_out_topic,
         "prompt_version": prompts.PROMPT_VERSION,
         "counts": counts,
         "duplicates": duplicates,

@@ -38,13 +38,15 @@ MIN_SENTENCE_TOKENS = 128  # that a topic must leave to the sentence
 PROMPT_VERSION = hashlib.sha256(PROMPT_TEMPLATE.encode()).hexdigest()[:12]  # stored with every adapter
 LABEL_OF_SPELLING = {spelling: label for label, spellings in STANCE_SPELLINGS.items() for spelling in spellings}
 REPLY_WORDS = {"pro": "pro", "con": "con", "contra": "con", "neu": "neu", "neutral": "neu"}
-_TEMPLATE_PIECES = re.split(r"\{topic\}|\{sentence\}", PROMPT_TEMPLATE)
 USER_SLOT, ANSWER_SLOT = "\ue000", "\ue001"  # private-use characters: no chat template contains them
 
 
-def build_prompt(topic, sentence):
-    """Return the user turn for one example; the expected reply is one of LABELS."""
-    before, between, after = _TEMPLATE_PIECES
+def build_prompt(topic, sentence, template=PROMPT_TEMPLATE):
+    """Return the user turn for one example; the expected reply is one of LABELS.
+
+    Another template is for prompt_variants.py alone, which asks how much answers hang on the wording.
+    """
+    before, between, after = re.split(r"\{topic\}|\{sentence\}", template)
     return before + topic + between + sentence + after  # not str.format: texts may hold braces
 
 
@@ -69,7 +71,7 @@ def encode_example(tokenizer, topic, sentence, label=None):
     return encode_examples(tokenizer, [(topic, sentence)], None if label is None else [label])[0]
 
 
-def encode_examples(tokenizer, pairs, labels=None):
+def encode_examples(tokenizer, pairs, labels=None, template=PROMPT_TEMPLATE):
     """Encode (topic, sentence) pairs as chat turns; with labels, append the answer and the end of its turn.
 
     The ids equal the tokenizer's own chat template on ordinary text. The text between two control tokens of the
@@ -77,7 +79,8 @@ def encode_examples(tokenizer, pairs, labels=None):
     Ids with a label start with exactly the ids without it. Sentences that are too long are shortened first; see
     report_long. One list of ids for each pair, always.
     """
-    encoded = _encode_prompts(tokenizer, [(topic, fit_sentence(tokenizer, topic, text)) for topic, text in pairs])
+    fitting = [(topic, fit_sentence(tokenizer, topic, text)) for topic, text in pairs]
+    encoded = _encode_prompts(tokenizer, fitting, template)
     if labels is None:
         return encoded
     ending = _encode_pieces(tokenizer, chat_frame(tokenizer)[2])
@@ -129,12 +132,12 @@ def _count_tokens(tokenizer, topic, sentence):
     return len(_encode_prompts(tokenizer, [(topic, sentence)])[0])
 
 
-def _encode_prompts(tokenizer, pairs):
+def _encode_prompts(tokenizer, pairs, template=PROMPT_TEMPLATE):
     """Return the token ids of the prompts of (topic, sentence) pairs, however long."""
     head, tail, _ = chat_frame(tokenizer)
     (before, after) = head[-1].split(USER_SLOT)
     prefix, suffix = _encode_pieces(tokenizer, head[:-1]), _encode_pieces(tokenizer, tail)
-    texts = [before + build_prompt(topic, sentence) + after for topic, sentence in pairs]
+    texts = [before + build_prompt(topic, sentence, template) + after for topic, sentence in pairs]
     bodies = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
     return [prefix + body + suffix for body in bodies]
 

@@ -17,7 +17,8 @@ SHOWN = 10  # rows or spellings that a message lists before it only counts them
 # --------------------------------------------------------------------------
 
 RECORDED_PACKAGES = (
-    "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "scikit-learn", "openpyxl",
+    "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "scikit-learn", "numpy", "scipy",
+    "openpyxl",
 )  # fmt: skip
 
 

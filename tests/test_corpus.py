@@ -358,7 +358,7 @@ def test_text_as_long_as_a_cell_was_probably_cut(tmp_path, capsys):
     rows = [HEADER, (GUNS, "a" * 32767, "pro"), (GUNS, "b" * 32766, "pro")]
     assert len(corpus.read_corpus(write_xlsx(tmp_path / "c.xlsx", corpus=rows))) == 2
     note = capsys.readouterr().out
-    assert "text has 32,767 characters, all that a cell holds, and is probably cut in row 2: compare" in note
+    assert "text has 32,767 characters, all that an Excel cell holds, and is probably cut in row 2: compare" in note
 
 
 def test_truncated_workbook(tmp_path, capsys):

@@ -6,15 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 
+import baselines
 import evaluate
 import finetune
 import metrics
+import model_card
 import modeling
+import prompt_variants
 import prompts
 import records
+import report
 import scoring
 
+KEYS = ("accuracy", "micro_f1", "macro_f1")
 RECORD = '{"id": "1", "topic": "t", "text": "s", "label": "%s", "models": {%s}}\n'
+FILES = {  # that an evaluation leaves
+    "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md", "results.md",
+    "results.tex", "errors.xlsx", "confusion.png", "topics.png", "reliability.png", "coverage.png",
+}  # fmt: skip
 TIE = 0.02  # labels closer than this may swap: bfloat16 rounds differently in another order
 
 
@@ -85,7 +94,8 @@ def test_records_are_the_test_rows_in_their_order(scored, test_rows):
     _, rows, _ = scored
     shared = ("id", "topic", "text", "label")
     assert [[row[key] for key in shared] for row in rows] == [[row[key] for key in shared] for row in test_rows]
-    assert all(list(row) == [*shared, "models"] and list(row["models"]) == ["base", "fine-tuned"] for row in rows)
+    for row in rows:
+        assert list(row) == [*shared, "models", "floors"] and list(row["models"]) == ["base", "fine-tuned"]
 
 
 @pytest.mark.parametrize("name", ["base", "fine-tuned"])
@@ -185,7 +195,10 @@ def test_numbers_are_those_of_the_records(request, mode):
 
 def test_evaluation_tells_what_was_run(scored, tiny_model, trained_run, data_dir):
     folder, rows, result = scored
-    assert sorted(path.name for path in folder.iterdir()) == ["confusion.png", "evaluation.json", "evaluation.jsonl"]
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert result["records"] == {
+        name: records.hash_file(folder / name) for name in ("validation.jsonl", "robustness.jsonl")
+    }
     assert (result["base_model"], result["adapter"]) == (tiny_model, str(trained_run))
     assert result["test_sha256"] == records.hash_file(f"{data_dir}/test.jsonl")
     assert result["prompt_version"] == prompts.PROMPT_VERSION
@@ -226,7 +239,9 @@ def test_rescoring_gives_the_same_tables_without_a_model(request, mode, tmp_path
     output = capsys.readouterr().out
     assert tables in output
     again = records.read_json(tmp_path / "evaluation.json", "fix the test")
-    assert again["metrics"] == result["metrics"]
+    assert again["metrics"] == result["metrics"] and again["analysis"] == result["analysis"]
+    for name in ("report.md", "results.md", "results.tex", "confusion.png"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
     assert list(again["metrics"]["base"]["topics"]) == list(result["metrics"]["base"]["topics"])
     assert again["rescored"] == "evaluation.jsonl"
     assert {key: again[key] for key in ("base_model", "mode", "note")}.items() <= result.items()
@@ -237,7 +252,7 @@ def test_rescoring_writes_what_it_says(scored, tmp_path, capsys):
     evaluate.main(["--predictions", str(scored[0] / "evaluation.jsonl"), "--output-dir", str(tmp_path)])
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("wrote ")
-    for name in ("evaluation.jsonl", "evaluation.json", "confusion.png"):
+    for name in FILES:
         assert (name in last.replace(",", " ").split()) == (tmp_path / name).is_file(), name
 
 
@@ -263,6 +278,7 @@ def test_rescoring_in_place_keeps_the_record_of_the_run(run_evaluate, tmp_path, 
     (RECORD % ("pro", '"base": {"prediction": null}') + RECORD % ("pro", '"mine": {"prediction": null}'), "line 2"),
     (RECORD % ("pro", '"base": {"prediction": null}') + RECORD % ("Pro", '"base": {"prediction": null}'), "line 2"),
     (RECORD % ("pro", '"base": {"prediction": "contra"}'), "line 1"),
+    (RECORD % ("pro", '"base": {"prediction": "pro", "probabilities": {"pro": 1}}'), "line 1"),
 ])  # fmt: skip
 def test_other_files_are_no_predictions(tmp_path, capsys, content, expected):
     path = tmp_path / "evaluation.jsonl"
@@ -271,6 +287,239 @@ def test_other_files_are_no_predictions(tmp_path, capsys, content, expected):
     message = stop_message(capsys, "--predictions", path, "--output-dir", tmp_path / "out")
     assert expected in message and ("evaluate.py" in message or "evaluate again" in message)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name, change", [
+    ("validation", lambda path: path.unlink()),
+    ("robustness", lambda path: path.write_bytes(path.read_bytes().replace(b'"neu"', b'"pro"', 1))),
+])  # fmt: skip
+def test_side_records_of_another_evaluation_are_left_out(scored, tmp_path, capsys, name, change):
+    for file in ("evaluation.jsonl", "evaluation.json", "validation.jsonl", "robustness.jsonl"):
+        (tmp_path / file).write_bytes((scored[0] / file).read_bytes())
+    change(tmp_path / f"{name}.jsonl")
+    evaluate.main(["--predictions", str(tmp_path / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")])
+    assert f"note: {tmp_path / name}.jsonl is missing or was changed" in capsys.readouterr().out
+    found = records.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"]
+    assert (found["robustness"] == {}) == (name == "robustness")
+    assert ("temperature" in found["calibration"]["base"]) == (name != "validation")
+
+
+def test_side_records_that_nothing_names_are_not_used(scored, tmp_path):
+    """Records of a --mode score evaluation may lie where --mode generate has written since."""
+    for file in ("evaluation.jsonl", "validation.jsonl", "robustness.jsonl"):
+        (tmp_path / file).write_bytes((scored[0] / file).read_bytes())
+    evaluate.main(["--predictions", str(tmp_path / "evaluation.jsonl")])
+    assert records.read_json(tmp_path / "evaluation.json", "fix the test")["analysis"]["robustness"] == {}
+
+
+# ---------------------------------------------------------------- validation, floors and robustness
+
+
+def read_side(scored, name):
+    return records.read_jsonl(scored[0] / f"{name}.jsonl", (), "fix the test")
+
+
+def test_floors_are_in_the_records(scored, data_dir):
+    splits = [records.read_jsonl(f"{data_dir}/{name}.jsonl", (), "fix the test") for name in ("train", "val", "test")]
+    for name, labels in baselines.answer_floors(*splits).items():
+        assert [row["floors"][name] for row in scored[1]] == labels
+    assert list(scored[2]["analysis"]["intervals"]) == ["majority", "tf-idf", "base", "fine-tuned"]
+
+
+def test_validation_records_are_those_of_the_validation_split(run_evaluate, scored, data_dir, tmp_path):
+    """As if it were the test split."""
+    rows = read_side(scored, "validation")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.jsonl").write_bytes(Path(data_dir, "val.jsonl").read_bytes())
+    as_test, _ = run_evaluate(tmp_path / "out", "--data-dir", str(tmp_path / "data"), "--robustness-rows", "0")
+    assert rows == as_test
+    assert {row["id"] for row in rows}.isdisjoint(row["id"] for row in scored[1])
+
+
+@pytest.mark.parametrize("name", ["base", "fine-tuned"])
+def test_variants_are_asked_as_they_say(scored, plain, plain_prompts, flat_logits, test_rows, name):
+    """Probabilities of plain peft for the variant's prompt in the chat template, for the first two rows."""
+    tokenizer, _ = plain_prompts
+    label_ids = tokenizer.convert_tokens_to_ids(list(prompts.LABELS))
+    asked = {(row["variant"], row["id"]): row for row in read_side(scored, "robustness")}
+    variants = prompt_variants.build_variants(test_rows)
+    assert list(asked) == [(variant, row["id"]) for variant in variants for row in test_rows]
+    for variant, (template, pairs, _) in variants.items():
+        for row, (topic, text) in list(zip(test_rows, pairs, strict=True))[:2]:
+            found = asked[variant, row["id"]]
+            assert (found["topic"], found["text"], found["label"]) == (topic, text, row["label"])
+            message = [{"role": "user", "content": prompts.build_prompt(topic, text, template)}]
+            ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+            every = flat_logits(plain[name], ids)[-1].softmax(0)[label_ids]
+            wanted = (every / every.sum()).tolist()
+            assert list(found["models"][name]["probabilities"].values()) == pytest.approx(wanted, abs=0.03)
+
+
+def test_every_part_is_asked_with_its_own_prompt(run_evaluate, plain_prompts, test_rows, data_dir, tmp_path, monkeypatch):
+    """The token ids are those of the chat template; the tiny model hardly tells one wording from another."""
+    tokenizer, usual = plain_prompts
+    asked = []
+
+    def score(model, tokenizer, encoded):
+        asked.append(encoded)
+        count = len(encoded)
+        return scoring.Scores(torch.full((count, 3), 1 / 3), torch.ones(count), torch.ones(count, 3), 128)
+
+    monkeypatch.setattr(scoring, "score_prompts", score)
+    run_evaluate(tmp_path, "--robustness-rows", "4")
+    val = records.read_jsonl(f"{data_dir}/val.jsonl", (), "fix the test")
+    wanted = [[prompts.build_prompt(row["topic"], row["text"]) for row in val]]
+    for template, pairs, _ in prompt_variants.build_variants(test_rows[:4]).values():
+        wanted.append([prompts.build_prompt(*pair, template) for pair in pairs])
+    options = {"add_generation_prompt": True, "return_dict": False}
+    messages = [[[{"role": "user", "content": text}] for text in texts] for texts in wanted]
+    encoded = [usual, *([tokenizer.apply_chat_template(one, **options) for one in part] for part in messages)]
+    assert asked == encoded * 2  # by base and adapter
+
+
+def test_robustness_rows(run_evaluate, tmp_path, capsys, test_rows):
+    _, result = run_evaluate(tmp_path / "five", "--robustness-rows", "5")
+    numbers = result["analysis"]["robustness"]
+    assert {part["n"] for models in numbers.values() for part in models.values()} == {5} and len(numbers) == 5
+    asked = records.read_jsonl(tmp_path / "five" / "robustness.jsonl", (), "fix the test")
+    assert [row["id"] for row in asked] == [row["id"] for row in test_rows[:5]] * 5
+    _, result = run_evaluate(tmp_path / "none", "--robustness-rows", "0")
+    assert result["analysis"]["robustness"] == {} and not (tmp_path / "none" / "robustness.jsonl").exists()
+    assert "--robustness-rows -1" in stop_message(capsys, "--robustness-rows", "-1")
+
+
+def test_generated_answers_have_no_side_records(generated):
+    folder, rows, result = generated
+    absent = {"validation.jsonl", "robustness.jsonl", "reliability.png", "coverage.png"}
+    assert {path.name for path in folder.iterdir()} == FILES - absent and result["records"] == {}
+    assert result["analysis"]["calibration"] == {} and "floors" in rows[0]
+
+
+def test_tiny_probabilities_keep_their_size():
+    """A temperature needs the logarithm of every probability: with six decimals those of a sure adapter would be 0."""
+    scores = scoring.Scores(torch.tensor([[1 - 3e-9, 2e-9, 1e-9]]), torch.tensor([0.5]), None, 128)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "score_prompts", lambda model, tokenizer, encoded: scores)
+        [answer] = evaluate.answer_rows(None, None, [[1]], "score")
+    assert answer["probabilities"]["con"] == pytest.approx(2e-9, rel=1e-5) and answer["probabilities"]["neu"] > 0
+
+
+def test_a_sentence_in_two_splits_is_refused(data_dir, trained_run, tmp_path, capsys):
+    for name in ("test", "val"):
+        (tmp_path / f"{name}.jsonl").write_bytes(Path(data_dir, "test.jsonl").read_bytes())
+    message = stop_message(capsys, "--adapter", trained_run, "--data-dir", tmp_path, "--output-dir", tmp_path / "out")
+    assert "two splits" in message and not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- the screen
+
+
+def test_the_summary_is_printed_first_and_the_statistics_below(scored, tmp_path, capsys):
+    capsys.readouterr()
+    evaluate.main(["--predictions", str(scored[0] / "evaluation.jsonl"), "--output-dir", str(tmp_path)])
+    output = capsys.readouterr().out
+    first, *_ = output.strip().splitlines()
+    assert first.split() == ["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"]
+    assert report.format_statistics(scored[2]["analysis"]) in output
+    assert "fine-tuned against base: " in output and "McNemar's exact test p" in output
+
+
+# ---------------------------------------------------------------- several runs
+
+
+@pytest.fixture
+def copied(scored, tmp_path):
+    """A function that copies the scored evaluation to a folder with some changes, and returns its name."""
+
+    def copy(name, change_rows=None, **changes):
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = json.loads(json.dumps(scored[1]))
+        if change_rows:
+            change_rows(rows)
+        records.write_jsonl(folder / "evaluation.jsonl", rows)
+        records.write_json(folder / "evaluation.json", {**scored[2], **changes})
+        return str(folder)
+
+    return copy
+
+
+def spoil(rows):
+    """Make every second answer of the adapter wrong."""
+    for row in rows[::2]:
+        row["models"]["fine-tuned"]["prediction"] = "pro" if row["label"] != "pro" else "con"
+
+
+def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(modeling, "load_base", None)
+    one, two, out = copied("one"), copied("two", spoil), tmp_path / "out"
+    evaluate.main(["--runs", one, two, "--output-dir", str(out)])
+    result = records.read_json(out / "runs.json", "fix the test")
+    values = [result["runs"][run]["fine-tuned"]["accuracy"] for run in (one, two)]
+    assert values[0] == scored[2]["metrics"]["fine-tuned"]["accuracy"] > values[1]
+    assert result["mean"]["accuracy"] == pytest.approx(sum(values) / 2)
+    assert result["sd"]["accuracy"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert result["note"] == modeling.DEMO_NOTE
+    output = capsys.readouterr().out
+    lines = [line.split() for line in output.splitlines()]
+    assert [two, "fine-tuned", *(f"{result['runs'][two]['fine-tuned'][key]:.3f}" for key in KEYS), "24", "0"] in lines
+    assert ["mean", "fine-tuned", *(f"{result['mean'][key]:.3f}" for key in KEYS)] in lines
+    assert modeling.DEMO_NOTE in output
+    for name in ("runs.md", "runs.tex"):
+        text = (out / name).read_text(encoding="utf-8")
+        assert modeling.DEMO_NOTE in text and f"{result['sd']['macro_f1']:.3f}" in text
+
+
+def test_runs_that_cannot_be_compared_are_refused(copied, tmp_path, capsys):
+    one = copied("one")
+    for other, expected in (
+        (copied("two", test_sha256="other"), "differ in test_sha256"),
+        (copied("three", mode="generate"), "differ in mode"),
+        (copied("four", lambda rows: rows.reverse()), "other rows"),
+        (one, "named twice"),
+        (str(tmp_path / "none"), "not found"),
+    ):
+        out = tmp_path / "out"
+        assert expected in stop_message(capsys, "--runs", one, other, "--output-dir", out) and not out.exists()
+
+
+# ---------------------------------------------------------------- the adapter's card
+
+
+@pytest.fixture
+def home(trained_run, scored, tmp_path):
+    """A folder with the adapter and its evaluation."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    for name in ("run.json", "adapter_config.json", "adapter_model.safetensors"):
+        (folder / name).write_bytes((trained_run / name).read_bytes())
+    for name in ("evaluation.jsonl", "validation.jsonl", "robustness.jsonl"):
+        (folder / name).write_bytes((scored[0] / name).read_bytes())
+    records.write_json(folder / "evaluation.json", {**scored[2], "adapter": str(folder)})
+    return folder
+
+
+def test_a_card_is_written_beside_the_adapter_alone(home, tmp_path, capsys):
+    evaluate.main(["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")])
+    assert not (tmp_path / "out" / "README.md").exists()
+    evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
+    text = (home / "README.md").read_text(encoding="utf-8")
+    rows = records.read_jsonl(home / "evaluation.jsonl", (), "fix the test")
+    assert modeling.DEMO_NOTE in text and "library_name: peft" in text
+    assert not any(row["text"] in text or row["topic"] in text for row in rows)
+    assert "README.md" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_nothing_is_pushed_unless_the_constant_says_so(home, tmp_path, monkeypatch, capsys):
+    pushed = []
+    monkeypatch.setattr(model_card, "push_adapter", lambda *words: pushed.append(words))
+    evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
+    assert evaluate.PUSH_TO_HUB is None and evaluate.PUSH_PRIVATE is True and pushed == []
+    monkeypatch.setattr(evaluate, "PUSH_TO_HUB", "me/stance")
+    evaluate.main(["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")])
+    assert pushed == [] and "nothing was pushed" in capsys.readouterr().out
+    evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
+    assert pushed == [(home, "me/stance", True)]
 
 
 # ---------------------------------------------------------------- base, adapter and data
@@ -312,8 +561,14 @@ def test_other_splits_than_the_adapters_are_noted(run_evaluate, scored, data_dir
         (tmp_path / "data" / f"{name}.jsonl").write_bytes(Path(data_dir, f"{source}.jsonl").read_bytes())
     capsys.readouterr()
     rows, result = run_evaluate(tmp_path / "out", "--data-dir", str(tmp_path / "data"))
-    assert rows == scored[1] and result["splits_of_adapter"] is False
-    assert f"note: {tmp_path / 'data'} does not hold the train.jsonl" in capsys.readouterr().out
+    assert [row["models"] for row in rows] == [row["models"] for row in scored[1]]
+    assert result["splits_of_adapter"] is False
+    output = capsys.readouterr().out
+    assert f"note: {tmp_path / 'data'} does not hold the train.jsonl" in output
+    # Without a validation split
+    assert f"note: {tmp_path / 'data' / 'val.jsonl'} not found: no floors and no temperature" in output
+    assert "floors" not in rows[0] and not (tmp_path / "out" / "validation.jsonl").exists()
+    assert list(result["analysis"]["calibration"]["base"]) == ["test"]
 
 
 def test_the_base_may_be_named_again(run_evaluate, scored, tiny_model, tmp_path):

@@ -4,6 +4,7 @@ import itertools
 from collections import Counter
 
 import matplotlib.colors
+import matplotlib.container
 import matplotlib.image
 import matplotlib.text
 import pytest
@@ -231,7 +232,139 @@ def test_shares_picture_of_few_and_many_topics(tmp_path, drawn, topics):
     check_layout(drawn[0])
 
 
+# ---------------------------------------------------------------- topics
+
+TOPICS = (
+    "Vegans are right.",
+    "We need to act against climate change now, and whoever denies it has not read a single one of the reports on it.",
+)
+
+
+def describe(value, low, high):
+    return {"macro_f1": {"value": value, "rows": [low, high]}}
+
+
+TOPIC_NUMBERS = {
+    "base": {TOPICS[0]: describe(0.2, 0.1, 0.4), TOPICS[1]: describe(0.3, 0.25, 0.3)},
+    "fine-tuned": {TOPICS[0]: describe(0.9, 0.8, 1.0), TOPICS[1]: describe(1.0, 1.0, 1.0)},
+}
+
+
+def find_bars(axis):
+    """The bars of a picture, model by model."""
+    return [part for part in axis.containers if isinstance(part, matplotlib.container.BarContainer)]
+
+
+def test_topics_picture(tmp_path, drawn):
+    figures.plot_topics(TOPIC_NUMBERS, tmp_path / "topics.png", NOTE)
+    [axis] = drawn[0].axes
+    assert {bars.get_label(): [bar.get_width() for bar in bars.patches] for bars in find_bars(axis)} == {
+        "base": [0.2, 0.3],
+        "fine-tuned": [0.9, 1.0],
+    }
+    ends = [path.vertices[:, 0].tolist() for lines in axis.collections for path in lines.get_paths()]
+    assert [pytest.approx(end) for end in ends] == [[0.1, 0.4], [0.25, 0.3], [0.8, 1.0], [1.0, 1.0]]
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    assert labels[1] == TOPICS[0] and labels[0].endswith("...") and labels[0].count("\n") == 1
+    heights = [bar.get_y() for bars in find_bars(axis) for bar in bars.patches]
+    assert heights[0] > heights[2] > heights[1]  # alphabetically from the top, the base above the adapter
+    check_layout(drawn[0])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("models, topics", [(1, 1), (3, 1), (3, 12)])
+def test_topics_picture_of_few_and_many(tmp_path, drawn, models, topics):
+    parts = {f"Topic number {j}.": describe(0.5, 0.4, 0.6) for j in range(topics)}
+    numbers = {f"model {i}": parts for i in range(models)}
+    figures.plot_topics(numbers, tmp_path / "topics.png", NOTE)
+    check_layout(drawn[0])
+
+
+def test_a_topic_may_miss_in_a_model(tmp_path, drawn):
+    numbers = {"base": TOPIC_NUMBERS["base"], "in-topic": {TOPICS[0]: describe(0.9, 0.8, 1.0)}}
+    figures.plot_topics(numbers, tmp_path / "topics.png")
+    bars = [bar for bars in find_bars(drawn[0].axes[0]) for bar in bars.patches]
+    assert len(bars) == 3 and bars[2].get_y() == pytest.approx(1 - 0.4) and bars[0].get_y() == pytest.approx(1)
+
+
+# ---------------------------------------------------------------- reliability, coverage, learning
+
+BINS = [{"n": 30, "confidence": 0.45, "accuracy": 0.4}, {"n": 10, "confidence": 0.9, "accuracy": 0.7}]
+CALIBRATION = {"test": {"ece": 0.123, "bins": BINS}, "temperature": 1.75, "scaled": {"ece": 0.02, "bins": BINS[:1]}}
+CURVE = [{"coverage": 0.25, "accuracy": 1.0}, {"coverage": 0.5, "accuracy": 0.75}, {"coverage": 1.0, "accuracy": 0.5}]
+
+
+def test_reliability_picture(tmp_path, drawn):
+    numbers = {"base": CALIBRATION, "fine-tuned": {"test": CALIBRATION["test"]}}
+    figures.plot_reliability(numbers, tmp_path / "x.png", NOTE)
+    left, right = drawn[0].axes
+    assert (left.get_title(), right.get_title()) == ("base", "fine-tuned")
+    lines = {line.get_label(): line.get_xydata().tolist() for line in left.lines[1:]}  # the first is the diagonal
+    assert left.lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
+    assert lines == {"as it is: ECE 0.123": [[0.45, 0.4], [0.9, 0.7]], "temperature 1.75: ECE 0.020": [[0.45, 0.4]]}
+    areas = left.collections[0].get_sizes()
+    assert areas[0] - 4 == pytest.approx(3 * (areas[1] - 4))  # as many rows as a bin holds
+    assert len(right.lines) == 2
+    check_layout(drawn[0])
+
+
+def test_coverage_picture(tmp_path, drawn):
+    figures.plot_coverage({"base": CURVE, "fine-tuned": CURVE[1:]}, tmp_path / "x.png", NOTE)
+    [axis] = drawn[0].axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
+    assert lines == {"base": [[0.25, 1], [0.5, 0.75], [1, 0.5]], "fine-tuned": [[0.5, 0.75], [1, 0.5]]}
+    assert axis.get_ylabel() == "accuracy" and "answered" in axis.get_xlabel()
+    check_layout(drawn[0])
+
+
+POINTS = {
+    100: [{"value": 0.4, "rows": [0.3, 0.5]}, {"value": 0.5, "rows": [0.1, 0.9]}],
+    400: [{"value": 0.7, "rows": [0.6, 0.8]}, {"value": 0.8, "rows": [0.1, 0.9]}],
+}
+
+
+def test_learning_picture(tmp_path, drawn):
+    floors = {"base": {100: 0.2, 400: 0.2}, "tf-idf": {100: 0.3, 400: 0.5}}
+    figures.plot_learning(POINTS, floors, tmp_path / "x.png", NOTE)
+    [axis] = drawn[0].axes
+    named = [line for line in axis.lines if not line.get_label().startswith("_")]
+    assert {line.get_label(): line.get_xydata().tolist() for line in named} == {
+        "fine-tuned": [[100, pytest.approx(0.45)], [400, pytest.approx(0.75)]],
+        "base": [[100, 0.2], [400, 0.2]],
+        "tf-idf": [[100, 0.3], [400, 0.5]],
+    }
+    dots = [line.get_xydata().tolist() for line in axis.lines if line.get_label().startswith("_")]
+    assert dots == [[[100, 0.4], [100, 0.5]], [[400, 0.7], [400, 0.8]]]
+    assert [path.vertices.tolist() for path in axis.collections[0].get_paths()] == [
+        [[100, 0.3], [100, 0.5]], [[400, 0.6], [400, 0.8]],
+    ]  # fmt: skip
+    check_layout(drawn[0])
+
+
 # ---------------------------------------------------------------- all
+
+
+@pytest.mark.parametrize("draw, width", [
+    (lambda path: figures.plot_training(LOG, path), figures.PAGE),
+    (lambda path: figures.plot_confusion({"base": metrics.compute_metrics(GOLD, GUESSES)}, path), figures.COLUMN),
+    (lambda path: figures.plot_topics(TOPIC_NUMBERS, path), figures.COLUMN),
+    (lambda path: figures.plot_reliability({"base": CALIBRATION, "fine-tuned": CALIBRATION}, path), figures.PAGE),
+    (lambda path: figures.plot_coverage({"base": CURVE}, path), figures.COLUMN),
+    (lambda path: figures.plot_learning(POINTS, {}, path), figures.COLUMN),
+])  # fmt: skip
+def test_pictures_fit_a_column_or_a_page_and_can_be_read(tmp_path, drawn, draw, width):
+    """In print no text is below 6 points; a wider picture would be scaled down, and its text with it."""
+    draw(tmp_path / "x.png")
+    assert drawn[0].get_figwidth() == width
+    assert read_picture(tmp_path / "x.png").shape[1] == round(width * figures.DPI)
+    assert min(text.get_fontsize() for text in find_texts(drawn[0])) >= 6
+
+
+def test_colours_are_those_of_okabe_and_ito():
+    """Safe for the colour-blind: https://jfly.uni-koeln.de/color/"""
+    published = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+    assert set(figures.COLORS) <= published and len(set(figures.COLORS)) == len(figures.MARKERS) == 6
+
 
 PICTURES = [
     pytest.param(lambda path, *note: figures.plot_training(LOG, path, *note), id="training"),
@@ -240,6 +373,10 @@ PICTURES = [
         id="confusion",
     ),
     pytest.param(lambda path, *note: figures.plot_shares(COUNTS, path, *note), id="shares"),
+    pytest.param(lambda path, *note: figures.plot_topics(TOPIC_NUMBERS, path, *note), id="topics"),
+    pytest.param(lambda path, *note: figures.plot_reliability({"base": CALIBRATION}, path, *note), id="reliability"),
+    pytest.param(lambda path, *note: figures.plot_coverage({"base": CURVE}, path, *note), id="coverage"),
+    pytest.param(lambda path, *note: figures.plot_learning(POINTS, {}, path, *note), id="learning"),
 ]
 
 

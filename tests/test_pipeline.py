@@ -76,13 +76,14 @@ def test_files_are_where_the_readme_says(done):
     expected |= {"my annotations.xlsx"} | {
         f"{RUN}/{name}" for name in (
             "adapter_model.safetensors", "adapter_config.json", "plan.json", "run.json", "log.jsonl", "training.png",
-            "evaluation.jsonl", "evaluation.json", "confusion.png",
+            "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md", "results.md",
+            "results.tex", "errors.xlsx", "confusion.png", "topics.png", "reliability.png", "coverage.png", "README.md",
         )
     }  # fmt: skip
     assert expected <= found
     rest = [name for name in found - expected if not name.startswith(("outputs/tiny-gemma2/", f"{RUN}/checkpoints/"))]
-    assert set(rest) <= {f"{RUN}/README.md"}  # peft's
-    for name in ("training.png", "confusion.png"):
+    assert rest == []
+    for name in ("training.png", "confusion.png", "topics.png", "reliability.png", "coverage.png"):
         assert (folder / RUN / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -136,7 +137,7 @@ def test_records_tell_nothing_about_the_user(done):
     for path in files:
         content = path.read_bytes()
         assert TOKEN.encode() not in content, path
-        if path.suffix in (".json", ".jsonl", ".md"):
+        if path.suffix in (".json", ".jsonl", ".md", ".tex"):
             for private in (str(folder.parent), "margaret", str(ROOT)):
                 assert private.encode() not in content, f"{private} in {path}"
     assert not any(TOKEN in output or "margaret" in output for output in outputs.values())

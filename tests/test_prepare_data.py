@@ -127,6 +127,40 @@ def test_bad_input_writes_nothing(tmp_path, capsys, rows, expected):
     assert not folder.exists()
 
 
+def test_a_topic_is_held_out(tmp_path, capsys):
+    """Sentences that also occur under the other topic go from there, so that none is in train and test."""
+    rows = make_table(90)  # even rows are on TOPICS[0]
+    rows += [(TOPICS[0], rows[i][1].upper(), "Neutral") for i in range(1, 11, 2)]  # rows 92 to 96
+    path = write_corpus(tmp_path / "c.xlsx", rows)
+    splits = run(path, tmp_path / "out", "--hold-out-topic", " vegans are RIGHT ")
+    topics = {name: {line["topic"] for line in lines} for name, lines in splits.items()}
+    assert topics == {"test.jsonl": {TOPICS[1]}, "train.jsonl": {TOPICS[0]}, "val.jsonl": {TOPICS[0]}}
+    assert [len(splits[name]) for name in SPLIT_FILES] == [45, 41, 4]  # a tenth of 45 rows to validate, rounded down
+    keys = {name: {corpus.normalise_key(line["text"]) for line in lines} for name, lines in splits.items()}
+    assert not keys["test.jsonl"] & (keys["train.jsonl"] | keys["val.jsonl"])
+    assert "also occur in the test topic, 5 rows (92, 93, 94, 95, 96)" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))
+    assert report["hold_out_topic"] == " vegans are RIGHT "
+    again = run(path, tmp_path / "again", "--hold-out-topic", TOPICS[1], "--seed", "1")
+    assert again["test.jsonl"] == splits["test.jsonl"] and again["val.jsonl"] != splits["val.jsonl"]
+
+
+def test_an_unknown_topic_is_answered_with_those_that_there_are(tmp_path, capsys):
+    path, folder = write_corpus(tmp_path / "c.xlsx", make_table(60)), tmp_path / "out"
+    with pytest.raises(SystemExit) as stopped:
+        run(path, folder, "--hold-out-topic", "Zoos.")
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and message.count("\n") == 1 and not folder.exists()
+    assert '"Zoos."' in message and all(topic in message for topic in TOPICS)
+
+
+def test_a_topic_that_is_all_there_is_cannot_be_held_out(tmp_path, capsys):
+    rows = [(TOPICS[0], *row[1:]) for row in make_table(60)]
+    with pytest.raises(SystemExit):
+        run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out", "--hold-out-topic", TOPICS[0])
+    assert "the train split is empty" in capsys.readouterr().err
+
+
 def test_output_dir_that_is_a_file(tmp_path, capsys):
     path, folder = write_corpus(tmp_path / "c.xlsx", make_table(60)), tmp_path / "out"
     folder.write_text("not a folder")
@@ -137,7 +171,8 @@ def test_output_dir_that_is_a_file(tmp_path, capsys):
 
 def test_defaults_are_the_constants():
     args = prepare_data.parse_args([])
-    assert vars(args) == {"corpus": "data/stance_corpus_sample.xlsx", "output_dir": "data", "seed": 0, "sheet": None, "check": False}
+    defaults = {"corpus": "data/stance_corpus_sample.xlsx", "output_dir": "data", "seed": 0, "sheet": None}
+    assert vars(args) == {**defaults, "check": False, "hold_out_topic": None}
 
 
 def test_sample_corpus_is_balanced(tmp_path, capsys):

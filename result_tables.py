@@ -1,0 +1,122 @@
+"""Numbers of an evaluation as tables: (header, rows) of texts, and these as Markdown and LaTeX."""
+
+import re
+
+NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "kappa": "Cohen's kappa"}
+LATEX_SIGNS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX_SIGNS |= {sign: "\\" + sign for sign in "&%$#_{}"}
+
+
+def format_value(value, signed=False):
+    """Return a number with three decimals, or a dash for None."""
+    return "-" if value is None else f"{value:{'+' if signed else ''}.3f}"
+
+
+def format_interval(ends, signed=False):
+    """Return [low, high] as text, or a dash for None."""
+    return "-" if ends is None else f"[{format_value(ends[0], signed)}, {format_value(ends[1], signed)}]"
+
+
+def format_p(p):
+    """Return a p-value as papers print it."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def tabulate_results(intervals, over="rows", first="Model"):
+    """Return (header, rows) of a table of results, each number with its interval over rows or topics."""
+    rows = [
+        [name, *(f"{format_value(part[key]['value'])} {format_interval(part[key].get(over))}" for key in NAMES)]
+        for name, part in intervals.items()
+    ]
+    return [first, *NAMES.values()], rows
+
+
+def tabulate_comparison(comparison):
+    """Return (header, rows) of the differences between two models."""
+    rows = [
+        [
+            NAMES[key],
+            format_value(comparison[key]["difference"], signed=True),
+            *(format_interval(comparison[key].get(over), signed=True) for over in ("rows", "topics")),
+        ]
+        for key in NAMES
+    ]
+    return ["Difference", "value", "95 % over rows", "95 % over topics"], rows
+
+
+def tabulate_calibration(calibration):
+    """Return (header, rows) of calibration errors, as they are and with the fitted temperature."""
+    rows = [
+        [
+            name,
+            *(format_value(part["test"][key]) for key in ("ece", "nll")),
+            format_value(part.get("temperature")),
+            *(format_value(part.get("scaled", {}).get(key)) for key in ("ece", "nll")),
+        ]
+        for name, part in calibration.items()
+    ]
+    return ["Model", "ECE", "NLL", "temperature", "ECE scaled", "NLL scaled"], rows
+
+
+def tabulate_coverage(coverage):
+    """Return (header, rows) of the accuracy on the most confident rows."""
+    rows = [
+        [name, *(format_value(point[key]) for key in ("coverage", "accuracy", "threshold"))]
+        for name, points in coverage.items()
+        for point in points
+    ]
+    return ["Model", "answered", "accuracy", "confidence at least"], rows
+
+
+def tabulate_robustness(robustness):
+    """Return (header, rows) of how answers change with the prompt or spelling."""
+    rows = [
+        [
+            variant,
+            name,
+            *(format_value(part[key]) for key in ("changed", "swapped")),
+            f"{format_value(part['expected'])} {format_interval(part['interval'])}",
+            *(format_value(part[key]) for key in ("accuracy_before", "accuracy")),
+            str(part["n"]),
+        ]
+        for variant, models in robustness.items()
+        for name, part in models.items()
+    ]
+    return ["Variant", "Model", "changed", "swapped", "as expected", "accuracy before", "accuracy", "n"], rows
+
+
+def tabulate_runs(comparison):
+    """Return (header, rows) of analysis.compare_runs: the runs, their mean and standard deviation."""
+    keys = ("accuracy", "micro_f1", "macro_f1")
+    rows = [
+        [run, name, *(format_value(numbers[key]) for key in keys), str(numbers["n"]), str(numbers["invalid"])]
+        for run, models in comparison["runs"].items()
+        for name, numbers in models.items()
+    ]
+    last = list(next(iter(comparison["runs"].values())))[-1]
+    for name in ("mean", "sd"):
+        rows.append([name, last, *(format_value(comparison[name][key]) for key in keys), "", ""])
+    return ["Run", "Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"], rows
+
+
+def format_markdown(header, rows):
+    """Return a Markdown table; numbers to the right."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def format_latex(header, rows, caption, label):
+    """Return a LaTeX table for the package booktabs."""
+
+    def escape(text):
+        return re.sub(r"[\\~^&%$#_{}]", lambda found: LATEX_SIGNS[found[0]], text)
+
+    def line(cells):
+        return " & ".join(map(escape, cells)) + r" \\"
+
+    return "\n".join([
+        r"\begin{table}[t]", r"\centering\small", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule",
+        line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}",
+        rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}", r"\end{table}", "",
+    ])  # fmt: skip

@@ -1,0 +1,202 @@
+"""analysis.py on a dozen records whose numbers are worked out by hand."""
+
+import json
+
+import pytest
+
+import analysis
+import metrics
+import uncertainty
+
+# (id, topic, gold, base answer, fine-tuned answer, majority, tf-idf)
+ROWS = [
+    ("1", "Zoos", "pro", "pro", "pro", "neu", "pro"),
+    ("2", "Zoos", "pro", "con", "pro", "neu", "con"),
+    ("3", "Zoos", "con", "con", "neu", "neu", "con"),
+    ("4", "Atoms", "neu", "pro", "con", "neu", "neu"),
+    ("5", "Atoms", "con", "neu", "con", "neu", "con"),
+    ("6", "Atoms", "neu", "neu", "neu", "neu", "pro"),
+]
+
+
+def spread(label, top):
+    """Probabilities with this label on top, the others equal."""
+    return {name: top if name == label else (1 - top) / 2 for name in ("pro", "con", "neu")}
+
+
+def make_table(scored=True, floors=True):
+    table = []
+    for place, (name, topic, gold, base, tuned, majority, tfidf) in enumerate(ROWS):
+        models = {"base": {"prediction": base}, "fine-tuned": {"prediction": tuned}}
+        if scored:
+            models["base"]["probabilities"] = spread(base, 0.5)
+            models["fine-tuned"]["probabilities"] = spread(tuned, 0.6 + 0.05 * place)
+        row = {"id": name, "topic": topic, "text": f"Sentence {name}.", "label": gold, "models": models}
+        table.append({**row, "floors": {"majority": majority, "tf-idf": tfidf}} if floors else row)
+    return table
+
+
+def make_variants(variant, answers):
+    """Records of a prompt variant; answers: {row id: (base, fine-tuned)}."""
+    labels = {row[0]: row[2] for row in ROWS}
+    return [
+        {
+            "id": name, "topic": "t", "text": "s", "label": labels[name],
+            "variant": variant, "swaps": variant == "negated topic",
+            "models": {"base": {"prediction": base}, "fine-tuned": {"prediction": tuned}},
+        }
+        for name, (base, tuned) in answers.items()
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def numbers():
+    return analysis.analyse(make_table(), validation=make_table(floors=False))
+
+
+def test_intervals_of_floors_and_models(numbers):
+    values = {name: part["accuracy"]["value"] for name, part in numbers["intervals"].items()}
+    assert values == pytest.approx({"majority": 2 / 6, "tf-idf": 4 / 6, "base": 3 / 6, "fine-tuned": 4 / 6})
+    for part in numbers["intervals"].values():
+        for key in ("accuracy", "macro_f1", "kappa"):
+            for over in ("rows", "topics"):
+                low, high = part[key][over]
+                assert low <= part[key]["value"] <= high
+
+
+def test_numbers_agree_with_metrics(numbers):
+    summary = analysis.summarise(make_table())
+    for name in ("base", "fine-tuned"):
+        for key in ("accuracy", "macro_f1"):
+            assert numbers["intervals"][name][key]["value"] == pytest.approx(summary[name][key])
+            for topic, part in summary[name]["topics"].items():
+                assert numbers["topics"][name][topic][key]["value"] == pytest.approx(part[key])
+
+
+def test_the_adapter_is_compared_with_base_and_tfidf(numbers):
+    pairs = {(part["first"], part["second"]): part for part in numbers["comparisons"]}
+    assert set(pairs) == {("base", "fine-tuned"), ("tf-idf", "fine-tuned")}
+    # Only base has row 3 right; only fine-tuned has 2 and 5.
+    assert pairs["base", "fine-tuned"]["mcnemar"] == {"only_first": 1, "only_second": 2, "p": pytest.approx(1)}
+    assert pairs["base", "fine-tuned"]["accuracy"]["difference"] == pytest.approx(1 / 6)
+
+
+def test_base_alone_is_compared_with_tfidf():
+    table = make_table()
+    for row in table:
+        del row["models"]["fine-tuned"]
+    pairs = [(part["first"], part["second"]) for part in analysis.analyse(table)["comparisons"]]
+    assert pairs == [("tf-idf", "base")]
+
+
+def test_the_temperature_comes_from_validation_records_alone(numbers):
+    table = make_table()
+    gold = analysis.encode_labels(row["label"] for row in table)
+    probabilities = analysis.read_probabilities("fine-tuned", table)
+    calibration = numbers["calibration"]["fine-tuned"]
+    assert calibration["test"] == uncertainty.measure_calibration(probabilities, gold)
+    assert calibration["temperature"] == uncertainty.fit_temperature(probabilities, gold)
+    wrong = [{**row, "label": {"pro": "con", "con": "neu", "neu": "pro"}[row["label"]]} for row in table]
+    other = analysis.analyse(table, validation=wrong)["calibration"]["fine-tuned"]
+    assert other["test"] == calibration["test"] and other["temperature"] > calibration["temperature"]
+    scaled = uncertainty.scale_probabilities(probabilities, other["temperature"])
+    assert other["scaled"] == uncertainty.measure_calibration(scaled, gold)
+    assert set(analysis.analyse(table)["calibration"]["base"]) == {"test"}  # no validation records, no temperature
+
+
+def test_abstaining(numbers):
+    # Confidence of fine-tuned rises from row 1 to 6; right are 1, 2, 5, 6.
+    curve = analysis.trace_models(make_table())["fine-tuned"]
+    assert [point["accuracy"] for point in curve] == pytest.approx([1, 1, 2 / 3, 2 / 4, 3 / 5, 4 / 6])
+    picked = [point["coverage"] for point in numbers["coverage"]["fine-tuned"]]
+    assert picked == pytest.approx([1, 1, 5 / 6, 5 / 6, 4 / 6, 3 / 6])
+    assert len(analysis.trace_models(make_table())["base"]) == 1  # equally sure of all
+
+
+def test_without_probabilities_or_floors():
+    numbers = analysis.analyse(make_table(scored=False, floors=False))
+    assert numbers["calibration"] == numbers["coverage"] == numbers["robustness"] == {}
+    assert list(numbers["intervals"]) == ["base", "fine-tuned"]
+
+
+def test_invalid_answers_are_wrong():
+    table = make_table(scored=False)
+    table[0]["models"]["fine-tuned"]["prediction"] = None
+    assert analysis.analyse(table)["intervals"]["fine-tuned"]["accuracy"]["value"] == pytest.approx(3 / 6)
+
+
+def test_robustness_of_a_variant_that_should_change_nothing():
+    variants = make_variants("lower case", {"1": ("pro", "con"), "2": ("con", "pro"), "4": ("neu", "con")})
+    result = analysis.compare_variants(make_table(), variants)
+    # base 1 pro, 2 con stay, 4 pro becomes neu, which is right; fine-tuned 1 pro becomes con, which is wrong.
+    base, tuned = result["lower case"]["base"], result["lower case"]["fine-tuned"]
+    assert base == {
+        "n": 3, "changed": pytest.approx(1 / 3), "expected": pytest.approx(2 / 3), "swapped": None,
+        "interval": uncertainty.find_wilson(2, 3),
+        "accuracy": pytest.approx(2 / 3), "accuracy_before": pytest.approx(1 / 3),
+    }  # fmt: skip
+    assert (tuned["changed"], tuned["accuracy_before"], tuned["accuracy"]) == pytest.approx((1 / 3, 2 / 3, 1 / 3))
+
+
+def test_robustness_of_a_negated_topic():
+    variants = make_variants("negated topic", {"1": ("con", "pro"), "3": ("con", "neu"), "6": ("neu", "pro")})
+    base, tuned = analysis.compare_variants(make_table(), variants)["negated topic"].values()
+    # base: 1 pro to con as it should, 3 con stays con, 6 neu stays. Gold is now con, pro, neu.
+    assert (base["changed"], base["expected"], base["swapped"]) == pytest.approx((1 / 3, 2 / 3, 1 / 2))
+    assert (base["accuracy_before"], base["accuracy"]) == pytest.approx((1, 2 / 3))
+    # fine-tuned: 1 pro stays pro, 3 neu stays, 6 neu becomes pro.
+    assert (tuned["changed"], tuned["expected"], tuned["swapped"]) == pytest.approx((1 / 3, 1 / 3, 0))
+    assert tuned["accuracy"] == 0
+
+
+def test_nothing_to_swap():
+    variants = make_variants("negated topic", {"6": ("neu", "neu")})
+    assert analysis.compare_variants(make_table(), variants)["negated topic"]["base"]["swapped"] is None
+
+
+def test_errors_are_sorted_by_confidence_and_say_what_fine_tuning_did():
+    header, rows = analysis.list_errors(make_table())
+    assert header == [
+        "change", "confidence", "topic", "text", "gold",
+        "base answer", "base p_pro", "base p_con", "base p_neu",
+        "fine-tuned answer", "fine-tuned p_pro", "fine-tuned p_con", "fine-tuned p_neu",
+    ]  # fmt: skip
+    # Wrong in fine-tuned: 3 (0.7) and 4 (0.75); in base alone: 2 and 5 (0.5). Rows 1 and 6 are right in both.
+    found = [(row[3], row[0], row[1]) for row in rows]
+    assert found[:2] == [("Sentence 4.", "wrong", 0.75), ("Sentence 3.", "broken", 0.7)]
+    assert sorted(found[2:]) == [("Sentence 2.", "fixed", 0.5), ("Sentence 5.", "fixed", 0.5)]
+    assert rows[0][4:] == ["neu", "pro", 0.5, 0.25, 0.25, "con", 0.125, 0.75, 0.125]
+
+
+def test_errors_without_probabilities():
+    table = make_table(scored=False)
+    table[0]["models"]["fine-tuned"]["prediction"] = None
+    header, rows = analysis.list_errors(table)
+    [row] = [row for row in rows if row[3] == "Sentence 1."]
+    assert row == ["broken", None, "Zoos", "Sentence 1.", "pro", "pro", None, None, None, "invalid", None, None, None]
+    assert len(rows) == 5
+
+
+def test_runs_have_mean_and_standard_deviation():
+    other = make_table()
+    for row in other:
+        row["models"]["fine-tuned"]["prediction"] = row["label"]
+    result = analysis.compare_runs({"a": make_table(), "b": other, "c": make_table()})
+    assert result["mean"]["accuracy"] == pytest.approx((4 / 6 + 1 + 4 / 6) / 3)
+    # Deviations from 7/9: -1/9, 2/9, -1/9; sum of squares 6/81, by n - 1 = 2
+    assert result["sd"]["accuracy"] == pytest.approx((3 / 81) ** 0.5)
+    assert result["runs"]["b"]["fine-tuned"]["accuracy"] == 1
+    gold = [row["label"] for row in other]
+    tuned = [row["models"]["fine-tuned"]["prediction"] for row in make_table()]
+    f1 = metrics.compute_metrics(gold, tuned)["macro_f1"]
+    assert result["mean"]["macro_f1"] == pytest.approx((2 * f1 + 1) / 3)
+
+
+def test_one_run_has_no_standard_deviation():
+    assert analysis.compare_runs({"a": make_table()})["sd"] == {"accuracy": None, "micro_f1": None, "macro_f1": None}
+
+
+def test_everything_can_be_written_as_json(numbers):
+    variants = make_variants("negated topic", {"1": ("con", "pro")})
+    text = json.dumps([numbers, analysis.compare_variants(make_table(), variants), analysis.summarise(make_table())])
+    assert "NaN" not in text

@@ -1,0 +1,47 @@
+"""baselines.py: floors that learn from the train split alone."""
+
+import pytest
+
+import baselines
+
+
+def make_rows(*pairs):
+    return [{"topic": "Zoos are good.", "text": text, "label": label} for text, label in pairs]
+
+
+TRAIN = make_rows(
+    ("I love them", "pro"), ("so much love", "pro"), ("I hate them", "con"), ("so much hate", "con"),
+    ("what time is it", "neu"), ("time will tell", "neu"), ("love it", "pro"),
+)  # fmt: skip
+TEST = make_rows(("hate hate hate", "con"), ("love", "pro"), ("what a time", "neu"), ("love love", "con"))
+
+
+def test_majority_is_the_most_frequent_label_of_the_train_rows():
+    assert baselines.answer_majority(TRAIN, TEST) == ["pro"] * 4
+
+
+def test_of_equally_frequent_labels_the_first_in_order():
+    assert baselines.answer_majority(make_rows(("a", "neu"), ("b", "con")), TEST) == ["con"] * 4
+
+
+def test_tfidf_learns_words():
+    floors = baselines.answer_floors(TRAIN, TRAIN, TEST)
+    assert list(floors) == ["majority", "tf-idf"] and floors["tf-idf"] == ["con", "pro", "neu", "pro"]
+
+
+def test_tfidf_does_not_look_at_test_labels():
+    other = [{**row, "label": "neu"} for row in TEST]
+    assert baselines.answer_tfidf(TRAIN, TRAIN, TEST) == baselines.answer_tfidf(TRAIN, TRAIN, other)
+
+
+def test_the_validation_split_chooses_the_regularisation(monkeypatch):
+    """Strongly regularised, every answer is the majority; validation rows that want it must choose that."""
+    monkeypatch.setattr(baselines, "PENALTIES", (1e-6, 100.0))
+    wish_pro = make_rows(("hate", "pro"), ("time", "pro"))
+    assert baselines.answer_tfidf(TRAIN, wish_pro, TEST) == ["pro"] * 4
+    assert baselines.answer_tfidf(TRAIN, TRAIN, TEST) == ["con", "pro", "neu", "pro"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_train_rows_of_one_label():
+    assert baselines.answer_floors(TRAIN[:2], TRAIN, TEST)["tf-idf"] == ["pro"] * 4

@@ -1,0 +1,170 @@
+"""model_card.py: what the card says, that no corpus text gets into it, and what a push sends to a mocked hub."""
+
+import types
+
+import huggingface_hub
+import pytest
+from test_analysis import make_table
+from test_report import RUN
+
+import analysis
+import model_card
+import prompts
+import records
+
+RECORD = {
+    "base_model": "google/gemma-2-9b-it", "prompt_version": prompts.PROMPT_VERSION, "demo": False,
+    "precision": {"quant_type": "nf4", "double_quant": True, "compute": "bfloat16"},
+    "settings": dict.fromkeys(model_card.SHOWN_SETTINGS, 16),
+    "data": {"train": {"rows": 400, "sha256": "x"}, "val": {"rows": 50, "sha256": "y"}},
+    "result": {"kept_validation": {"epoch": 2.0, "eval_accuracy": 0.875}},
+    "environment": {"versions": {"torch": "2.13.0", "trl": None}},
+}  # fmt: skip
+SECRETS = ("evaluation.jsonl", "errors.xlsx", "report.md", "run.json", "train.jsonl", "log.jsonl", "x.safetensors")
+
+
+def make_card(record=RECORD, **run):
+    table = make_table()
+    return model_card.build_card(record, {**RUN, **run}, table, analysis.analyse(table))
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A folder with an adapter, its card, and much that must not leave it."""
+    for name in (*model_card.PUSHED_FILES, *SECRETS):
+        (tmp_path / name).write_text("secret")
+    records.write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": "google/gemma-2-9b-it"})
+    return tmp_path
+
+
+class Hub:
+    """Stands in for huggingface_hub.HfApi: notes calls, and which files of a folder its real filter lets through."""
+
+    def __init__(self, public=False, problem=None):
+        self.public, self.problem, self.calls, self.sent = public, problem, [], None
+
+    def __call__(self):
+        return self
+
+    def create_repo(self, name, private, exist_ok):
+        if self.problem:
+            raise self.problem
+        self.calls.append(("create", name, private, exist_ok))
+
+    def model_info(self, name):
+        return types.SimpleNamespace(private=not self.public)
+
+    def upload_folder(self, repo_id, folder_path, allow_patterns):
+        names = [path.name for path in folder_path.iterdir()]
+        self.sent = sorted(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=allow_patterns))
+        self.calls.append(("upload", repo_id))
+
+
+def push(hub, monkeypatch, folder, private=True):
+    monkeypatch.setattr(huggingface_hub, "HfApi", hub)
+    model_card.push_adapter(folder, "me/stance", private)
+
+
+def stop_message(capsys, *words):
+    with pytest.raises(SystemExit) as stopped:
+        push(*words)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+# ---------------------------------------------------------------- card
+
+
+def test_the_card_is_one_for_the_hub():
+    card = huggingface_hub.ModelCard(str(make_card()))  # as the Hub reads it back
+    assert card.data.base_model == "google/gemma-2-9b-it" and card.data.license == "gemma"
+    assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "text-classification")
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    intervals = analysis.analyse(make_table())["intervals"]["fine-tuned"]
+    wanted = {"accuracy": intervals["accuracy"]["value"], "f1": intervals["macro_f1"]["value"]}
+    assert values == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_card_tells_data_labels_prompt_settings_and_versions():
+    text = str(make_card())
+    for shown in (
+        "400 annotated sentences", "50 for choosing the epoch", "6 for testing, on 2 topics",
+        "| pro |", "| con |", "| neu |",
+        "fine-tuned | 0.667 [", "LORA_R 16", "epoch 2, validation accuracy 0.875", "torch 2.13.0", "## Limits",
+        prompts.PROMPT_VERSION, "4-bit nf4", *prompts.PROMPT_TEMPLATE.split("\n"),
+    ):  # fmt: skip
+        assert shown in text
+    assert "None" not in text and "trl" not in text
+
+
+def test_no_corpus_text_is_in_the_card():
+    text = str(make_card())
+    for row in make_table():
+        assert row["text"] not in text and row["topic"] not in text
+
+
+def test_a_local_base_leaves_no_path(tmp_path):
+    text = str(make_card({**RECORD, "base_model": str(tmp_path)}))
+    assert str(tmp_path.parent) not in text and f"`{tmp_path.name}`" in text and "base_model:" not in text
+
+
+def test_the_tiny_model_and_foreign_splits_are_marked():
+    text = str(make_card({**RECORD, "demo": True}, note="DEMO: nothing real.", splits_of_adapter=False))
+    assert "**DEMO: nothing real.**" in text and "license:" not in text and model_card.OTHER_SPLITS in text
+    assert model_card.OTHER_SPLITS not in str(make_card()) and model_card.SAME_SPLITS in str(make_card())
+
+
+def test_the_card_replaces_the_readme_of_an_adapter(adapter):
+    records.write_json(adapter / "run.json", RECORD)
+    table = make_table()
+    model_card.write_card(adapter, RUN, table, analysis.analyse(table))
+    assert (adapter / "README.md").read_text(encoding="utf-8").rstrip("\n") == str(make_card()).rstrip("\n")
+
+
+# ---------------------------------------------------------------- push
+
+
+def test_only_adapter_and_card_are_pushed(adapter, monkeypatch):
+    hub = Hub()
+    push(hub, monkeypatch, adapter)
+    assert hub.sent == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert hub.calls == [("create", "me/stance", True, True), ("upload", "me/stance")]
+
+
+def test_a_public_repository_is_not_pushed_to_by_mistake(adapter, monkeypatch, capsys):
+    hub = Hub(public=True)
+    assert "me/stance exists and is public" in stop_message(capsys, hub, monkeypatch, adapter)
+    assert hub.sent is None
+    push(hub, monkeypatch, adapter, private=False)
+    assert hub.sent
+
+
+def test_paths_of_this_machine_are_not_pushed(adapter, monkeypatch, capsys):
+    for base in (str(adapter), "/no/such/folder"):
+        records.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": base})
+        hub = Hub()
+        assert base in stop_message(capsys, hub, monkeypatch, adapter) and hub.calls == []
+
+
+def test_the_tiny_model_is_not_pushed(adapter, monkeypatch, capsys):
+    (adapter / "tiny").mkdir()
+    (adapter / "tiny" / "demo_model.json").touch()
+    records.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(adapter / "tiny")})
+    assert "demo model" in stop_message(capsys, Hub(), monkeypatch, adapter)
+
+
+def test_a_missing_file_is_named(adapter, monkeypatch, capsys):
+    (adapter / "adapter_model.safetensors").unlink()
+    assert "adapter_model.safetensors" in stop_message(capsys, Hub(), monkeypatch, adapter)
+
+
+@pytest.mark.parametrize("problem", [
+    huggingface_hub.errors.LocalTokenNotFoundError("Token is required"),
+    huggingface_hub.errors.HFValidationError("Repo id must be"),
+    huggingface_hub.errors.HfHubHTTPError.__bases__[0]("offline"),
+])  # fmt: skip
+def test_problems_of_the_hub_end_in_one_line(adapter, monkeypatch, capsys, problem):
+    message = stop_message(capsys, Hub(problem=problem), monkeypatch, adapter)
+    assert "cannot push to me/stance" in message and str(problem) in message

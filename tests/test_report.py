@@ -1,0 +1,177 @@
+"""report.py and result_tables.py: the tables say what the numbers are, in Markdown, LaTeX and on the screen."""
+
+import re
+
+import openpyxl
+import pytest
+from test_analysis import make_table, make_variants
+
+import analysis
+import report
+import result_tables
+
+NOTE = "DEMO: a note that must not get lost."
+RUN = {
+    "mode": "score", "base_model": "google/gemma-2-9b-it", "adapter": "outputs/mine", "note": None, "device": "cpu",
+    "splits_of_adapter": True, "test_sha256": "abc123", "prompt_version": "f00", "demo": False,
+    "environment": {"python": "3.11", "versions": {"torch": "2.0", "trl": None}, "git": {"commit": "c0ffee"}},
+}  # fmt: skip
+
+
+def make_numbers(table):
+    swapped = {"pro": "con", "con": "pro", "neu": "neu"}
+    answers = {row["id"]: tuple(swapped[model["prediction"]] for model in row["models"].values()) for row in table}
+    return analysis.analyse(table, table, make_variants("negated topic", answers))
+
+
+def read_markdown(text):
+    """[[cells of a row, ...], ...] of the Markdown tables of a text."""
+    tables = re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE)
+    lines = [table.strip().split("\n") for table in tables]
+    return [[[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table] for table in lines]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(folder, names of the files) of a report."""
+    folder, table = tmp_path_factory.mktemp("report"), make_table()
+    numbers = make_numbers(table)
+    names = report.write_results(folder, {**RUN, "note": NOTE}, table, analysis.summarise(table), numbers)
+    return folder, names
+
+
+def test_all_files_are_written(written):
+    folder, names = written
+    assert sorted(names) == sorted(path.name for path in folder.iterdir())
+    assert {"report.md", "results.md", "results.tex", "errors.xlsx", "evaluation.json"} <= set(names)
+    assert {"confusion.png", "topics.png", "reliability.png", "coverage.png"} <= set(names)
+
+
+def test_the_report_has_every_section_and_picture(written):
+    folder, names = written
+    text = (folder / "report.md").read_text(encoding="utf-8")
+    titles = ("Results", "By label and topic", "Calibration and abstaining", "Robustness", "Errors", "Pictures")
+    for title in (*titles, "How it was made"):
+        assert f"\n## {title}\n" in text
+    assert re.findall(r"!\[.+\]\((.+)\)", text) == [name for name in names if name.endswith(".png")]
+    for shown in (NOTE, "abc123", "c0ffee", "torch 2.0", "10,000 resamples", "google/gemma-2-9b-it"):
+        assert shown in text
+    assert "trl" not in text and "None" not in text
+
+
+def test_every_table_of_the_report_is_whole(written):
+    tables = read_markdown((written[0] / "report.md").read_text(encoding="utf-8"))
+    assert len(tables) == 2 + 2 + 2 * 2 + 3
+    for table in tables:
+        assert len({len(row) for row in table}) == 1
+
+
+def test_results_show_values_and_intervals(written):
+    table = make_table()
+    intervals = analysis.analyse(table)["intervals"]
+    [shown] = read_markdown((written[0] / "results.md").read_text(encoding="utf-8"))
+    assert shown[0] == ["Model", "Accuracy", "Macro-F1", "Cohen's kappa"]
+    for row, (name, part) in zip(shown[2:], intervals.items(), strict=True):
+        cells = [f"{part[key]['value']:.3f} [{part[key]['rows'][0]:.3f}, {part[key]['rows'][1]:.3f}]" for key in part]
+        assert row == [name, *cells]
+
+
+def test_latex_is_a_booktabs_table(written):
+    text = (written[0] / "results.tex").read_text(encoding="utf-8")
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if "&" in line]
+    assert len(lines) == 1 + 4 and all(line.count("&") == 3 and line.endswith(r"\\") for line in lines)
+    assert NOTE in text and r"95\% bootstrap intervals" in text and "6 test sentences on 2 topics" in text
+
+
+def test_latex_escapes_what_latex_reads():
+    text = result_tables.format_latex(["A_b", "50 %"], [["x & y", "$1"], ["~^\\", "#{}"]], "50 % & more", "tab:x")
+    assert r"A\_b & 50 \% \\" in text and r"x \& y & \$1 \\" in text and r"\caption{50 \% \& more}" in text
+    assert r"\textasciitilde{}\textasciicircum{}\textbackslash{} & \#\{\} \\" in text
+
+
+def test_markdown_survives_pipes_and_line_breaks():
+    assert result_tables.format_markdown(["a", "b"], [["x|y", "1\n2"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 2 |"
+
+
+def test_the_comparison_is_said_in_words():
+    [comparison] = [part for part in analysis.analyse(make_table())["comparisons"] if part["first"] == "base"]
+    assert report.describe_comparison(comparison) == (
+        "fine-tuned against base: 2 rows right only in fine-tuned, 1 only in base; McNemar's exact test p = 1.000"
+    )
+    header, rows = result_tables.tabulate_comparison(comparison)
+    assert rows[0][:2] == ["Accuracy", "+0.167"] and re.fullmatch(r"\[[+-]0\.\d{3}, [+-]0\.\d{3}\]", rows[0][2])
+    assert result_tables.format_p(0.00012) == "p < 0.001" and result_tables.format_p(0.0431) == "p = 0.043"
+
+
+def test_few_topics_are_warned_of():
+    assert "too narrow" in report.describe_topic_intervals(5)
+    assert "too narrow" not in report.describe_topic_intervals(40)
+
+
+def test_robustness_in_the_report(written):
+    tables = read_markdown((written[0] / "report.md").read_text(encoding="utf-8"))
+    [robustness] = [table for table in tables if table[0][0] == "Variant"]
+    assert [row[:4] for row in robustness[2:]] == [
+        ["negated topic", "base", "0.667", "1.000"],
+        ["negated topic", "fine-tuned", "0.667", "1.000"],
+    ]
+
+
+def test_examples_of_fixed_and_broken_rows(written):
+    text = (written[0] / "report.md").read_text(encoding="utf-8")
+    assert "4 of 6 rows are wrong in some model" in text
+    assert "2 fixed by fine-tuning, for example:" in text and "1 broken by fine-tuning, for example:" in text
+    assert "- Zoos - `Sentence 3.` - gold: con, base: con, fine-tuned: neu" in text
+
+
+def test_errors_are_a_workbook(written):
+    lines = list(openpyxl.load_workbook(written[0] / "errors.xlsx").active.iter_rows(values_only=True))
+    header, rows = analysis.list_errors(make_table())
+    assert [list(line) for line in lines] == [header, *rows]
+
+
+def test_a_report_of_generated_answers_has_no_calibration(tmp_path):
+    table = make_table(scored=False, floors=False)
+    names = report.write_results(tmp_path, RUN, table, analysis.summarise(table), analysis.analyse(table))
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "Calibration" not in text and "Robustness" not in text and "reliability.png" not in names
+
+
+def test_foreign_splits_are_said_in_the_report(tmp_path):
+    table = make_table()
+    numbers = analysis.summarise(table), analysis.analyse(table)
+    foreign = {**RUN, "splits_of_adapter": False}
+    assert "may have seen these sentences" in report.build_report(foreign, table, *numbers, [])
+    assert "may have seen" not in report.build_report(RUN, table, *numbers, [])
+
+
+def test_the_screen_shows_both_kinds_of_intervals():
+    text = report.format_statistics(analysis.analyse(make_table()))
+    for over in ("rows", "topics"):
+        assert f"95 % bootstrap intervals over {over}\nModel " in text
+    one_topic = [{**row, "topic": "Zoos"} for row in make_table()]
+    assert "intervals over topics" not in report.format_statistics(analysis.analyse(one_topic))
+
+
+def test_an_interval_without_width_is_explained():
+    table = make_table()
+    for row in table:
+        row["models"]["fine-tuned"]["prediction"] = row["label"]
+    numbers = analysis.analyse(table)
+    # Wilson's interval of 6 of 6 begins at 6 / (6 + 1.96^2)
+    [sentence] = report.list_widthless(numbers["intervals"])
+    assert sentence.startswith("fine-tuned: an interval without width") and "[0.610, 1.000]" in sentence
+    assert sentence in report.format_statistics(numbers)
+    assert sentence in report.build_report(RUN, table, analysis.summarise(table), numbers, [])
+
+
+def test_runs_side_by_side():
+    header, rows = result_tables.tabulate_runs(analysis.compare_runs({"a": make_table(), "b": make_table()}))
+    assert header == ["Run", "Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"]
+    assert [row[:3] for row in rows] == [
+        ["a", "base", "0.500"], ["a", "fine-tuned", "0.667"], ["b", "base", "0.500"], ["b", "fine-tuned", "0.667"],
+        ["mean", "fine-tuned", "0.667"], ["sd", "fine-tuned", "0.000"],
+    ]  # fmt: skip
+    assert result_tables.tabulate_runs(analysis.compare_runs({"a": make_table()}))[1][-1][2] == "-"

@@ -1,0 +1,372 @@
+"""study.py: parts of a split, resuming, and the tables; most with scripts that only pretend to train."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import openpyxl
+import pytest
+from conftest import CORPUS_TOPICS
+from test_figures import check_layout
+
+import corpus
+import evaluate
+import figures
+import finetune
+import modeling
+import prepare_data
+import prompts
+import records
+import study
+import study_results
+
+SCRIPTS = {"prepare_data.py": prepare_data, "finetune.py": finetune, "evaluate.py": evaluate}
+BASE = "google/gemma-2-9b-it"
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(study, "FRACTIONS", (0.25, 0.5))
+
+
+@pytest.fixture(scope="module")
+def two_topics(data_dir, tmp_path_factory):
+    """A corpus file with 80 sentences on two topics."""
+    path = tmp_path_factory.mktemp("corpus") / "corpus.csv"
+    with open(Path(data_dir) / "corpus.csv", encoding="utf-8", newline="") as source:
+        rows = list(csv.reader(source))
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([row for row in rows if row[0] != CORPUS_TOPICS[2]])
+    return str(path)
+
+
+@pytest.fixture
+def pretend(monkeypatch):
+    """Replaces call_script by one that splits for real, pretends to train and evaluate, and notes [(script, flags)]."""
+    calls = []
+
+    def call(script, *flags, log):
+        flags = list(map(str, flags))
+        calls.append((script, flags))
+        given = {flag: value for flag, value in zip(flags, flags[1:]) if flag.startswith("--")}
+        if script == "prepare_data.py":
+            prepare_data.main(flags)
+        elif script == "finetune.py":
+            pretend_training(given)
+        else:
+            pretend_evaluation(given)
+
+    monkeypatch.setattr(study, "call_script", call)
+    return calls
+
+
+def pretend_training(given):
+    home, data = Path(given["--run-dir"]), Path(given["--data-dir"])
+    settings = records.collect_settings(finetune)
+    settings |= {"SEED": int(given["--seed"]), "EPOCHS": float(given.get("--epochs", finetune.EPOCHS))}
+    hashes = {name: {"sha256": records.hash_file(data / f"{name}.jsonl")} for name in ("train", "val")}
+    record = {"base_model": given["--base-model"], "prompt_version": prompts.PROMPT_VERSION}
+    records.write_json(home / "run.json", {**record, "settings": settings, "data": hashes})
+    records.write_text(home / "checkpoints" / "checkpoint-9" / "optimizer.pt", ["large"])
+
+
+def pretend_evaluation(given):
+    """The base always answers neu; an adapter is right about topics that it was trained on, otherwise it answers con."""
+    home, data = Path(given["--adapter"]), Path(given["--data-dir"])
+    known = {row["topic"] for row in corpus.load_split(data / "train.jsonl")}
+    table = []
+    for row in corpus.load_split(data / "test.jsonl"):
+        tuned = row["label"] if row["topic"] in known else "con"
+        models = {"base": {"prediction": "neu"}, "fine-tuned": {"prediction": tuned}}
+        kept = {key: row[key] for key in ("id", "topic", "text", "label")}
+        table.append({**kept, "models": models, "floors": {"majority": "pro", "tf-idf": "pro"}})
+    records.write_jsonl(home / "evaluation.jsonl", table)
+    described = {"test_sha256": records.hash_file(data / "test.jsonl"), "adapter": str(home)}
+    records.write_json(home / "evaluation.json", described)
+
+
+def run_study(corpus_file, folder, *flags):
+    study.main(["--corpus", corpus_file, "--study-dir", str(folder), *flags])
+    return records.read_json(folder / "study.json", "fix the test")
+
+
+def stop_message(capsys, corpus_file, folder, *flags):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        run_study(corpus_file, folder, *flags)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+# ---------------------------------------------------------------- parts of a split
+
+
+def make_rows(n):
+    return [{"id": f"{i:04}", "topic": f"t{i % 4}", "label": prompts.LABELS[i % 3]} for i in range(n)]
+
+
+def test_parts_are_nested_stratified_and_seeded():
+    rows = make_rows(600)
+    parts = [study.take_fraction(rows, fraction, 0) for fraction in (0.1, 0.25, 0.5, 1.0)]
+    assert [len(part) for part in parts] == [60, 150, 300, 600]
+    for smaller, larger in zip(parts, parts[1:]):
+        assert {row["id"] for row in smaller} < {row["id"] for row in larger}
+    for part in parts:
+        counts = Counter((row["topic"], row["label"]) for row in part)
+        assert len(counts) == 12 and max(counts.values()) - min(counts.values()) <= 1
+        assert [row["id"] for row in part] == sorted(row["id"] for row in part)
+    assert study.take_fraction(rows, 0.1, 0) == parts[0] != study.take_fraction(rows, 0.1, 1)
+
+
+def test_strata_of_unequal_size_keep_their_shares():
+    rows = [{**row, "topic": "common", "label": "pro"} for row in make_rows(200)]
+    for row in rows[::10]:
+        row["topic"] = "rare"
+    part = study.take_fraction(rows, 0.5, 3)
+    assert Counter(row["topic"] for row in part) == {"common": 90, "rare": 10}
+
+
+def test_a_part_is_never_empty():
+    assert len(study.take_fraction(make_rows(12), 0.01, 0)) == 1
+
+
+# ---------------------------------------------------------------- what is run
+
+
+def test_runs_of_both_studies(pretend, two_topics, tmp_path, capsys):
+    result = run_study(two_topics, tmp_path / "study", "--seeds", "0", "1")
+    trained = [flags for script, flags in pretend if script == "finetune.py"]
+    assert len(trained) == 2 * (1 + 2 + 2)
+    assert all(flags[flags.index("--base-model") + 1] == BASE for flags in trained)
+    assert sum(script == "prepare_data.py" for script, _ in pretend) == 3
+    data = tmp_path / "study" / "data"
+    whole = corpus.load_split(data / "all" / "train.jsonl")
+    for fraction in (0.25, 0.5):
+        parts = [corpus.load_split(data / f"part-{fraction}-draw{seed}" / "train.jsonl") for seed in (0, 1)]
+        assert parts[0] != parts[1] and all(len(part) == round(fraction * len(whole)) for part in parts)
+        for name in ("val.jsonl", "test.jsonl"):
+            assert (data / f"part-{fraction}-draw1" / name).read_bytes() == (data / "all" / name).read_bytes()
+    assert set(result) == {"note", "plan", "topics", "curve"}
+    assert not list((tmp_path / "study").rglob("checkpoints"))  # gigabytes
+    assert "[10/10] part-0.5-draw1-seed1: trained and evaluated" in capsys.readouterr().out
+
+
+def test_each_held_out_topic_is_tested_and_never_trained_on(pretend, two_topics, tmp_path):
+    run_study(two_topics, tmp_path, "--studies", "topics")
+    folders = sorted((tmp_path / "data").glob("without-*"))
+    held_out = [{row["topic"] for row in corpus.load_split(folder / "test.jsonl")} for folder in folders]
+    assert sorted(map(list, held_out)) == [[CORPUS_TOPICS[1]], [CORPUS_TOPICS[0]]]
+    for folder, topics in zip(folders, held_out):
+        for name in ("train", "val"):
+            assert not {row["topic"] for row in corpus.load_split(folder / f"{name}.jsonl")} & topics
+
+
+def test_one_topic_cannot_be_held_out(pretend, two_topics, tmp_path, capsys):
+    path = tmp_path / "one.csv"
+    lines = Path(two_topics).read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(line for line in lines if CORPUS_TOPICS[1] not in line), encoding="utf-8")
+    assert "--studies curve" in stop_message(capsys, str(path), tmp_path / "study")
+    assert pretend == [] and not (tmp_path / "study").exists()
+
+
+def test_similar_topics_have_folders_of_their_own():
+    topics = ["a b?", "a b!", "Ä", "ö", "x" * 300, "x" * 301]
+    names = [study.shorten(topic) for topic in topics]
+    assert len(set(names)) == 6 and all(name.replace("-", "").isalnum() and len(name) < 60 for name in names)
+
+
+# ---------------------------------------------------------------- resuming
+
+
+def test_finished_runs_are_skipped(pretend, two_topics, tmp_path, capsys):
+    first = run_study(two_topics, tmp_path)
+    pretend.clear()
+    capsys.readouterr()
+    assert run_study(two_topics, tmp_path) == first
+    assert {script for script, _ in pretend} == {"prepare_data.py"}
+    assert capsys.readouterr().out.count("finished before") == 5
+
+
+def test_an_interrupted_study_goes_on(pretend, two_topics, tmp_path, monkeypatch):
+    """One run has a checkpoint, one broke off before it, one was trained but not evaluated; other runs are done."""
+    first = run_study(two_topics, tmp_path)
+    homes = {path.name: path for path in (tmp_path / "runs").iterdir()}
+    for name in ("run.json", "evaluation.json"):
+        (homes["all-seed0"] / name).unlink()
+        (homes["part-0.25-draw0-seed0"] / name).unlink()
+    records.write_text(homes["all-seed0"] / "checkpoints" / "checkpoint-3" / "x", ["x"])
+    (homes["part-0.25-draw0-seed0"] / "plan.json").touch()
+    (homes["part-0.5-draw0-seed0"] / "evaluation.json").unlink()
+    pretend.clear()
+    assert run_study(two_topics, tmp_path) == first
+    given = [(script, "--resume" in flags, flags[flags.index("--data-dir") + 1]) for script, flags in pretend[3:]]
+    assert [(script, resumed, Path(data).name) for script, resumed, data in given] == [
+        ("finetune.py", True, "all"), ("evaluate.py", False, "all"),
+        ("finetune.py", False, "part-0.25-draw0"), ("evaluate.py", False, "part-0.25-draw0"),
+        ("evaluate.py", False, "part-0.5-draw0"),
+    ]  # fmt: skip
+    assert not (homes["part-0.25-draw0-seed0"] / "plan.json").exists()  # finetune.py wants an empty folder
+
+
+def test_seeds_can_be_added(pretend, two_topics, tmp_path):
+    run_study(two_topics, tmp_path, "--studies", "curve")
+    pretend.clear()
+    result = run_study(two_topics, tmp_path, "--studies", "curve", "--seeds", "0", "1")
+    assert [flags[flags.index("--seed") + 1] for script, flags in pretend if script == "finetune.py"] == ["1"] * 3
+    assert [len(point["runs"]) for point in result["curve"]] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("flags, named", [
+    (("--epochs", "7"), "setting EPOCHS 2.0, now it is 7.0"),
+    (("--base-model", "other/model"), "base_model google/gemma-2-9b-it, now it is other/model"),
+])  # fmt: skip
+def test_other_settings_are_refused_before_anything_is_touched(pretend, two_topics, tmp_path, capsys, flags, named):
+    run_study(two_topics, tmp_path, "--studies", "curve")
+    pretend.clear()
+    assert named in stop_message(capsys, two_topics, tmp_path, "--studies", "curve", *flags)
+    assert pretend == []
+
+
+def test_another_corpus_is_refused(pretend, two_topics, tmp_path, capsys):
+    run_study(two_topics, tmp_path / "study", "--studies", "curve")
+    (tmp_path / "other.csv").write_bytes(Path(two_topics).read_bytes().replace(b"maybe", b"perhaps"))
+    assert "corpus" in stop_message(capsys, str(tmp_path / "other.csv"), tmp_path / "study", "--studies", "curve")
+
+
+@pytest.mark.parametrize("change, named", [
+    ({"settings": {"LORA_R": 8}}, "setting LORA_R 8, the study has 16"),
+    ({"settings": {"SEED": 5}}, "setting SEED 5, the study has 0"),
+    ({"data": {"train": {"sha256": "other"}}}, "train other"),
+    ({"prompt_version": "old"}, "prompt_version old"),
+])  # fmt: skip
+def test_a_run_of_other_settings_is_refused(pretend, two_topics, tmp_path, capsys, change, named):
+    """Such as one that was copied into the folder."""
+    run_study(two_topics, tmp_path, "--studies", "curve")
+    path = tmp_path / "runs" / "part-0.25-draw0-seed0" / "run.json"
+    record = json.loads(path.read_text())
+    for key, value in change.items():
+        record[key] = {**record[key], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(record))
+    message = stop_message(capsys, two_topics, tmp_path, "--studies", "curve")
+    assert named in message and "part-0.25-draw0-seed0" in message
+
+
+def test_settings_are_those_of_finetune():
+    settings = study.read_settings(study.parse_args(["--learning-rate", "5e-4"]))
+    wanted = {f"setting {name}": value for name, value in records.collect_settings(finetune).items() if name != "SEED"}
+    assert settings == {**wanted, "setting LEARNING_RATE": 5e-4}
+
+
+def test_settings_that_are_worked_out_are_kept_as_text(tmp_path, monkeypatch):
+    (tmp_path / "finetune.py").write_text("import os\nRANK = 4\nALPHA = 2 * RANK\nSEED = 0\nsmall = 1\nos.x = 1\n")
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    assert study.read_settings(study.parse_args([])) == {"setting RANK": 4, "source ALPHA": "2 * RANK"}
+
+
+def test_a_script_that_fails_stops_the_study(tmp_path, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        study.call_script("prepare_data.py", "--corpus", tmp_path / "none.xlsx", log=tmp_path / "logs" / "log.txt")
+    message = capfd.readouterr().err
+    assert stopped.value.code == 2 and "none.xlsx not found" in message
+    assert "error: prepare_data.py --corpus" in message and str(tmp_path / "logs" / "log.txt") in message
+
+
+def test_what_scripts_print_is_kept(tmp_path, capfd):
+    for _ in range(2):
+        study.call_script("prepare_data.py", "--help", log=tmp_path / "log.txt")
+    assert (tmp_path / "log.txt").read_text().count("usage: prepare_data.py") == 2 and capfd.readouterr().out == ""
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
+    """In-topic everything is right; cross-topic all is con, which is a third of a topic."""
+    result = run_study(two_topics, tmp_path)["topics"]
+    sizes = Counter(row["topic"] for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl"))
+    for topic, cell in result["by_topic"].items():
+        rows = corpus.load_split(next(tmp_path.glob(f"data/without-{study.shorten(topic)}/test.jsonl")))
+        con = sum(row["label"] == "con" for row in rows)
+        assert cell["cross"]["n"] == cell["base"]["n"] == len(rows) == 40
+        assert cell["cross"]["accuracy"] == pytest.approx(con / 40)
+        assert cell["cross"]["macro_f1"] == pytest.approx(2 * con / (40 + con) / 3)
+        assert cell["in"]["n"] == cell["cross_same"]["n"] == sizes[topic]
+        assert cell["in"]["accuracy"] == 1
+    accuracies = [cell["cross"]["accuracy"] for cell in result["by_topic"].values()]
+    assert result["mean"]["cross"]["accuracy"] == pytest.approx(sum(accuracies) / 2)
+    same = result["same_rows"]
+    wrong = sum(row["label"] != "con" for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl"))
+    assert (same["mcnemar"]["only_second"], same["mcnemar"]["only_first"], same["n"]) == (wrong, 0, sum(sizes.values()))
+    assert same["accuracy"]["difference"] == pytest.approx(wrong / same["n"])
+    output = capsys.readouterr().out
+    lines = [line.split() for line in output.splitlines()]
+    topic, cell = next(iter(result["by_topic"].items()))
+    cells = [f"{cell[part]['accuracy']:.3f}" for part in ("base", "cross", "cross_same", "in")]
+    assert [*topic.split(), "40", *cells[:2], str(sizes[topic]), *cells[2:]] in lines
+    assert "Learning curve" in output
+
+
+def test_means_and_spread_over_seeds():
+    cells = [{"in": {"accuracy": 0.5}, "cross": None}, {"in": {"accuracy": 0.7}, "cross": {"accuracy": 0.2}}]
+    assert study_results.average(cells) == {"in": {"accuracy": pytest.approx(0.6)}, "cross": {"accuracy": 0.2}}
+    assert study_results.average(cells[:1]) == {"in": {"accuracy": 0.5}, "cross": None}
+
+
+def test_a_topic_without_rows_in_the_test_split():
+    """Common for small topics: nothing to compare there, and no crash."""
+    models = {"base": {"prediction": "pro"}, "fine-tuned": {"prediction": "pro"}}
+    row = {"id": "1", "topic": "a", "label": "pro", "models": models}
+    cell = study_results.measure_topic([row], [{**row, "id": "2", "topic": "b"}])
+    assert cell["in"] is None and cell["cross_same"] is None and cell["cross"]["accuracy"] == 1
+    shown = study_results.tabulate_topic("b", cell, "accuracy", count=True)
+    assert shown == ["b", "1", "1.000", "1.000", "-", "-", "-"]
+
+
+def test_the_curve_has_a_point_a_fraction_and_floors(pretend, two_topics, tmp_path):
+    curve = run_study(two_topics, tmp_path, "--studies", "curve", "--seeds", "0", "1")["curve"]
+    found = [(point["fraction"], point["rows"], len(point["runs"])) for point in curve]
+    assert found == [(0.25, 16, 2), (0.5, 32, 2), (1.0, 64, 2)]
+    points, floors = study_results.pick_points(curve)
+    assert list(points) == [16, 32, 64] and set(floors) == {"base", "tf-idf"}
+    test = corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
+    neu = sum(row["label"] == "neu" for row in test)
+    assert floors["base"][16] == pytest.approx(2 * neu / (len(test) + neu) / 3)
+    [(_, header, rows)] = study_results.list_curve(curve)
+    assert len(rows) == 3 and all(len(row) == len(header) for row in rows)
+    assert "1.000 sd 0.000 [1.000, 1.000]" in rows[2][3]
+
+
+def test_pages_and_pictures(pretend, two_topics, tmp_path, monkeypatch):
+    monkeypatch.setattr(modeling, "is_demo", lambda base: True)
+    drawn = []
+    monkeypatch.setattr(figures.plt, "close", drawn.append)
+    run_study(two_topics, tmp_path, "--seeds", "0", "1")
+    page = (tmp_path / "study.md").read_text(encoding="utf-8")
+    assert modeling.DEMO_NOTE in page and page.count("| --- |") == 4 and "sd over 2 seeds" in page
+    for name in ("cross_topic.png", "learning_curve.png"):
+        assert f"({name})" in page and (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "study.tex").read_text(encoding="utf-8").count(r"\toprule") == 4
+    assert len(drawn) == 2
+    for figure in drawn:
+        check_layout(figure)
+
+
+# ---------------------------------------------------------------- the real scripts
+
+
+def test_the_real_scripts_work_together(tiny_model, two_topics, tmp_path, monkeypatch, capsys):
+    """One pass over the tiny model's data each; in one process, since torch takes seconds to import."""
+    monkeypatch.setattr(study, "FRACTIONS", (0.5,))
+    monkeypatch.setattr(study, "call_script", lambda script, *flags, log: SCRIPTS[script].main(list(map(str, flags))))
+    flags = ["--base-model", tiny_model, "--epochs", "1", "--learning-rate", "4e-3"]
+    result = run_study(two_topics, tmp_path, *flags)
+    assert result["note"] == modeling.DEMO_NOTE and len(result["topics"]["by_topic"]) == 2 and len(result["curve"]) == 2
+    for home in (tmp_path / "runs").iterdir():
+        assert (home / "report.md").is_file() and not (home / "robustness.jsonl").exists()
+        assert openpyxl.load_workbook(home / "errors.xlsx")
+    capsys.readouterr()
+    assert run_study(two_topics, tmp_path, *flags) == result
+    assert capsys.readouterr().out.count("finished before") == 4

@@ -25,7 +25,7 @@ import scoring
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/score_throughput.json"  # of this run
 ROWS = 4096  # scored by each setting of label scoring
-GENERATED_ROWS = 128  # answered by each setting of generation
+GENERATED_ROWS = 64  # answered by each setting of generation
 SINGLE_ANSWERS = 20  # of which the median time is reported
 SEED = 0  # of the rows
 # --------------------------------------------------------------------------

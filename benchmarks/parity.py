@@ -60,12 +60,12 @@ def compare(trainer):
 
 
 def tree_step(trainer, rows):
-    """Return (loss, logits, gradients) as flat_step, of the trainer's recorded step."""
-    model = trainer.model
+    """Return (loss, logits, gradients) of the trainer's step, recorded if it records steps."""
+    model, step = trainer.model, trainer.step_graphs or trainer.run_step
     inputs = trainer._prepare_inputs({**trainer.data_collator(rows), "items": torch.tensor(1.0)})
-    for _ in range(2):  # the first is run, the second recorded and replayed
+    for _ in range(2):  # StepGraphs runs the first, and records and replays the second
         model.zero_grad()
-        loss = trainer.step_graphs(inputs)
+        loss = step(inputs)
     gradients = take_gradients(model)
     tree = prefix_tree.merge_prefixes([row["input_ids"][:-1] for row in rows], trainer.data_collator.pad_id)
     keep = torch.tensor([node for nodes in tree.nodes for node in nodes[-2:]], device=model.device)

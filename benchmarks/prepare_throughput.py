@@ -12,6 +12,7 @@ prints the table.
 import argparse
 import concurrent.futures
 import csv
+import gc
 import io
 import math
 import multiprocessing
@@ -98,6 +99,7 @@ def write_workbook(path, rows):
 
 def measure(path, folder):
     """Return {stage: seconds}, the processor time of all and the peak memory in GiB of preparing a corpus."""
+    gc.disable()  # as prepare_data.py does
     busy, times = time.process_time(), [time.perf_counter()]
     rows = corpus.read_corpus(path)
     times.append(time.perf_counter())

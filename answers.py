@@ -7,6 +7,7 @@ from collections import Counter
 
 import metrics
 import prompts
+import records
 import scoring
 import tables
 
@@ -122,5 +123,5 @@ def format_summary(summary):
     for topic, count in summary.items():
         rows = sum(count[name] for name in prompts.LABELS)
         shares = [f"{count[name] / rows:.1%}" for name in prompts.LABELS]
-        lines.append([topic if len(topic) <= 60 else topic[:57] + "...", f"{rows:,}", *shares, f"{count['review']:,}"])
+        lines.append([records.cut(topic), f"{rows:,}", *shares, f"{count['review']:,}"])
     return metrics.format_table(["Topic", "rows", *prompts.LABELS, "review"], lines)

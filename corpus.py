@@ -100,8 +100,8 @@ def find_fault(name, cell, value):
     if value in BROKEN:
         return name, f"{name} is {value}", "mend its formula or write the value"
     if name == "stance" and prompts.parse_stance(value) is None:
-        known = ", ".join(prompts.LABEL_OF_SPELLING)
-        return name, f"unknown stance {records.quote(value)}", f"write one of {known}, or add a spelling in prompts.py"
+        remedy = f"write {', '.join(prompts.LABELS)}, or add the spelling to STANCE_SPELLINGS in prompts.py"
+        return name, f"unknown stance {records.quote(value)}", remedy
     return None
 
 

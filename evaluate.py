@@ -77,7 +77,8 @@ def resolve_base(args):
         return args.base_model or modeling.BASE_MODEL, None
     record = modeling.check_adapter(args.adapter)
     if args.base_model not in (None, record["base_model"]):
-        records.stop(f"{args.adapter} was trained on {record['base_model']}, not on {args.base_model}: drop --base-model")
+        problem = f"{args.adapter} was trained on {record['base_model']}, not on {args.base_model}"
+        records.stop(f"{problem}: leave out --base-model")
     return record["base_model"], args.adapter
 
 
@@ -89,7 +90,8 @@ def compare_splits(data_dir, adapter):
     expected = modeling.check_adapter(adapter)["data"]["train"]["sha256"]
     same = train.is_file() and records.hash_file(train) == expected
     if not same:
-        print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: it may have been trained on test sentences")
+        problem = f"{data_dir} does not hold the train.jsonl of {adapter}"
+        print(f"note: {problem}: the adapter may have been trained on test sentences")
     return same
 
 

@@ -10,7 +10,11 @@ import records
 
 RECORD_KEYS = ("id", "topic", "text", "label", "models")  # of a line; models: {name: {"prediction", ...}}
 SIDE_RECORDS = ("validation", "robustness")  # .jsonl files that belong to an evaluation.jsonl
-SAME_IN_RUNS = ("test_sha256", "mode", "prompt_version")  # of evaluation.json: runs that differ cannot be compared
+SAME_IN_RUNS = {  # keys of evaluation.json in which runs to be compared agree, as messages call them
+    "test_sha256": "the test split",
+    "mode": "the mode",
+    "prompt_version": "the prompt",
+}
 
 
 def make_records(rows, answers, **more):
@@ -62,7 +66,7 @@ def read_records(path):
 
 
 def is_answer(value):
-    """Whether a value is an answer of evaluate.py: a prediction, and the probabilities of all labels if there are any."""
+    """Whether a value is an answer of evaluate.py: a prediction, with the probabilities of all labels or without."""
     if not isinstance(value, dict) or value.get("prediction", "") not in (*prompts.LABELS, None):
         return False
     return set(value.get("probabilities", prompts.LABELS)) == set(prompts.LABELS)
@@ -97,9 +101,9 @@ def read_runs(folders):
             records.stop(f"--runs: {folder} is named twice")
         run = records.read_json(Path(folder) / "evaluation.json", "give folders that evaluate.py wrote")
         first = first or run
-        for key in SAME_IN_RUNS:
+        for key, name in SAME_IN_RUNS.items():
             if not isinstance(run, dict) or run.get(key) is None or run[key] != first[key]:
-                records.stop(f"--runs: {folders[0]} and {folder} differ in {key}: evaluate both on the same test split")
+                records.stop(f"--runs: {folders[0]} and {folder} differ in {name}: evaluate both again with the same")
         found[folder] = read_records(Path(folder) / "evaluation.jsonl")
         rows, others = ([(row["id"], row["label"]) for row in found[name]] for name in (folder, folders[0]))
         if rows != others:

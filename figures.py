@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import matplotlib.ticker  # noqa: E402
 
 import prompts  # noqa: E402
+import result_tables  # noqa: E402
 
 # ---------------------------------------------------------------- settings
 DPI = 300  # dots an inch of every PNG
@@ -25,7 +26,7 @@ matplotlib.rcParams.update(STYLE)
 
 def plot_training(log, path, note=None):
     """Draw training loss, validation loss and validation accuracy over steps, from the entries of log.jsonl."""
-    figure, (loss_axis, accuracy_axis) = plt.subplots(1, 2, figsize=(PAGE, 2.6), layout="constrained")
+    figure, (loss_axis, accuracy_axis) = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharex=True, layout="constrained")
     for key, name, axis, style in (
         ("loss", "training", loss_axis, {"color": COLORS[0]}),
         ("eval_loss", "validation", loss_axis, {"color": COLORS[1], "marker": "o", "linestyle": "--"}),
@@ -104,7 +105,8 @@ def plot_topics(statistics_of_model, path, note=None):
         whiskers = {"xerr": [below, above], "error_kw": {"lw": 0.8, "capsize": 1.5}}
         axis.barh(places, values, height, label=name, color=COLORS[i], **whiskers)
     wrapped = [textwrap.fill(topic, 24, max_lines=2, placeholder=" ...") for topic in topics]
-    axis.set(yticks=range(len(topics)), yticklabels=wrapped, xlabel="macro-F1, 95 % interval over rows", xlim=(0, 1.02))
+    label = f"macro-F1, {result_tables.LEVEL_TEXT} interval over rows"
+    axis.set(yticks=range(len(topics)), yticklabels=wrapped, xlabel=label, xlim=(0, 1.02))
     axis.tick_params(axis="y", labelsize=7)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)

@@ -185,7 +185,8 @@ def label_pairs(store, output, run, load_scorer):
     ranks.wait_for_ranks()  # until all have read: only then may one append
     blocks = [block for block in range(store.count_blocks()) if block not in done][rank::count]
     if done and rank == 0:
-        print(f"going on where a run stopped: {len(done)} of {store.count_blocks()} blocks are in {output}.part-*.jsonl")
+        parts = f"{len(done)} of {store.count_blocks()} blocks are in {output}.part-*.jsonl"
+        print(f"going on where a run stopped: {parts}")
     if blocks:
         score = load_scorer()
         try:

@@ -4,6 +4,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import prompts
 
+
 def compute_metrics(gold, predicted):
     """Return the metrics of n predictions against n gold labels as a dict; a prediction of None is an invalid answer.
 
@@ -81,12 +82,19 @@ def tabulate_topics(metrics_of_topic):
     return ["Topic", "Accuracy", "Macro-F1", "n"], rows
 
 
+def align_columns(rows):
+    """Return "l" or "r" for each column of a table: numbers, but in the first column, go to the right."""
+    columns = list(zip(*rows, strict=True))
+    return ["r" if i and all(cell[:1] in "+-[0123456789" for cell in cells) else "l" for i, cells in enumerate(columns)]
+
+
 def format_table(header, rows):
-    """Return a fixed-width table: first column left-aligned, the others right-aligned."""
+    """Return a fixed-width table, aligned as align_columns says."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    sides = align_columns(rows or [header])
 
     def align(row):
-        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
-        return "  ".join([row[0].ljust(widths[0]), *cells[1:]])
+        cells = zip(row, widths, sides, strict=True)
+        return "  ".join(cell.rjust(width) if side == "r" else cell.ljust(width) for cell, width, side in cells)
 
     return "\n".join([align(header), "-" * (sum(widths) + 2 * len(widths) - 2), *map(align, rows)])

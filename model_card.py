@@ -29,15 +29,15 @@ TEXT = """\
 
 ## Data
 
-{train} annotated sentences for training, {val} for choosing the epoch, {test} for testing, on {topics} topics; no
-sentence is in two splits. The sentences are not part of this repository.
+{train} annotated sentences for training, {val} for choosing the epoch; {test} on {topics} for testing. No sentence is
+in two splits. The sentences are not part of this repository.
 
 ## Results
 
 {results}
 
-95 % bootstrap intervals over the test sentences; answers by `{mode}`. Majority and tf-idf (a logistic regression over
-TF-IDF weights) are floors. {splits}
+Brackets: {level} bootstrap intervals over the test sentences; answers by `{mode}`. Majority and tf-idf (a logistic
+regression over TF-IDF weights) are floors. {splits}
 
 ## Use
 
@@ -57,7 +57,7 @@ Versions: {versions}.
 ## Limits
 
 - Stance is judged sentence by sentence, without the thread around it, and labels follow the annotators of the corpus.
-- What holds on {topics} topics may not hold on another: evaluate on your own topics before use.
+- What holds on the topics of the test split may not hold on another: evaluate on your own topics before use.
 - The base is English-centred, and its terms of use apply to this adapter.
 - Not for decisions about persons.
 """
@@ -96,7 +96,7 @@ def build_card(record, run, table, numbers):
         note=f"**{run['note']}**\n\n" if run.get("note") else "",
         base=name if local else base,
         train=record["data"]["train"]["rows"], val=record["data"]["val"]["rows"],
-        test=len(table), topics=len({row["topic"] for row in table}),
+        test=len(table), topics=result_tables.count_topics(table), level=result_tables.LEVEL_TEXT,
         results=result_tables.format_markdown(*result_tables.tabulate_results(numbers["intervals"])),
         mode=run.get("mode"),
         splits=SAME_SPLITS if run.get("splits_of_adapter") else OTHER_SPLITS,

@@ -119,6 +119,15 @@ def open_input(args, topics, stdin):
     return tables.open_table(args.input, {name: own.get(name) or corpus.COLUMN_NAMES[name] for name in named})
 
 
+def note_topics(args, table):
+    """Print a note if --topic takes the place of a column of topics."""
+    accepted = (TOPIC_COLUMN.casefold(),) if TOPIC_COLUMN else corpus.COLUMN_NAMES["topic"]
+    unused = [name for name in table.header if args.topic is not None and name.casefold() in accepted]
+    if unused:
+        column = f"the column {records.quote(unused[0])} of {table.place}"
+        print(f"note: {column} is not used: --topic gives the topic of all rows")
+
+
 def name_columns(args, table):
     """Return the header of the output; stop if the table has one of its columns, or cannot be written as --output."""
     added = [*(["topic"] if args.topics_file else []), *COLUMNS]
@@ -186,6 +195,7 @@ def label_table(args, record):
         stdin = tables.keep_stdin() if args.input == "-" else None
         table = open_input(args, topics, stdin)
         header = name_columns(args, table)
+        note_topics(args, table)
         store = labelling.PairStore(check_rows(args, table, topics))
         if ranks.get_rank()[0] == 0:
             prompts.report_long(modeling.load_tokenizer(base), store.read_pairs())

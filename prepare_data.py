@@ -106,7 +106,7 @@ def format_counts(counts):
     for topic in counts[corpus.SPLITS[0]]:
         for label in prompts.LABELS:
             numbers = [counts[name][topic][label] for name in corpus.SPLITS]
-            lines.append([topic if len(topic) <= 60 else topic[:57] + "...", label, *numbers, sum(numbers)])
+            lines.append([records.cut(topic), label, *numbers, sum(numbers)])
     totals = [sum(column) for column in zip(*(line[2:] for line in lines))]
     cells = [list(map(str, line)) for line in [*lines, ["All topics", "all", *totals]]]
     return metrics.format_table(["Topic", "Label", *corpus.SPLITS, "total"], cells)

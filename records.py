@@ -14,6 +14,7 @@ from pathlib import Path
 
 # ---------------------------------------------------------------- settings
 SHOWN = 10  # rows or spellings that a message lists before it only counts them
+SHOWN_LENGTH = 60  # characters of a topic or sentence in messages and in tables on the screen
 # --------------------------------------------------------------------------
 
 RECORDED_PACKAGES = (
@@ -39,9 +40,14 @@ def count_rows(numbers):
     return f"{len(numbers)} rows ({list_first(numbers)})" if len(numbers) > 1 else f"row {numbers[0]}"
 
 
+def cut(text):
+    """Return a text, or the start of one that is longer than SHOWN_LENGTH."""
+    return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."
+
+
 def quote(text):
     """Return a text in quotation marks, cut and on one line, for a message."""
-    return json.dumps(text if len(text) <= 60 else text[:57] + "...", ensure_ascii=False)
+    return json.dumps(cut(text), ensure_ascii=False)
 
 
 def make_folder(path):

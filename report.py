@@ -12,6 +12,7 @@ import uncertainty
 
 # ---------------------------------------------------------------- settings
 EXAMPLES = 3  # rows shown of those that fine-tuning fixed and broke; errors.xlsx has all
+MANY_TOPICS = 30  # from here on, intervals over topics come without a warning; uncertainty.py has the simulations
 # --------------------------------------------------------------------------
 
 SPREAD = "sd: standard deviation between runs, with n - 1"
@@ -38,7 +39,9 @@ def format_statistics(numbers):
     for over in ("rows", "topics"):
         if over in next(iter(numbers["intervals"].values()))["accuracy"]:
             table = metrics.format_table(*result_tables.tabulate_results(numbers["intervals"], over))
-            parts.append(f"95 % bootstrap intervals over {over}\n{table}")
+            parts.append(f"{result_tables.LEVEL_TEXT} bootstrap intervals over {over}\n{table}")
+    topics = len(next(iter(numbers["topics"].values())))
+    parts += [describe_topic_intervals(topics)] if topics > 1 else []
     for comparison in numbers["comparisons"]:
         table = metrics.format_table(*result_tables.tabulate_comparison(comparison))
         parts.append(f"{describe_comparison(comparison)}\n{table}")
@@ -91,8 +94,8 @@ def draw_pictures(folder, table, result, numbers, note):
 
 def describe_caption(run, table):
     """Return the caption of the table of results."""
-    topics = len({row["topic"] for row in table})
-    caption = f"{len(table)} test sentences on {topics} topics; 95% bootstrap intervals over sentences."
+    topics, level = result_tables.count_topics(table), result_tables.LEVEL_TEXT
+    caption = f"{len(table)} test sentences on {topics}; {level} bootstrap intervals over sentences."
     return f"{run['note']} {caption}" if run.get("note") else caption
 
 
@@ -116,8 +119,10 @@ def markdown(table):
 
 def describe_run(run, table):
     """Return what was evaluated on what."""
-    topics, base, adapter = len({row["topic"] for row in table}), run.get("base_model"), run.get("adapter")
-    text = f"{len(table)} test rows on {topics} topics, mode `{run.get('mode')}`; base `{base}`, adapter `{adapter or 'none'}`."
+    text = (
+        f"{len(table)} test rows on {result_tables.count_topics(table)}, mode `{run.get('mode')}`; base "
+        f"`{run.get('base_model')}`, adapter `{run.get('adapter') or 'none'}`."
+    )
     if run.get("splits_of_adapter") is False:
         text += " **The splits are not those of the adapter's training: it may have seen these sentences.**"
     return text
@@ -127,8 +132,8 @@ def list_results(numbers, topics):
     """Return the blocks on accuracy, macro-F1 and kappa, and on the differences between models."""
     blocks = ["## Results", markdown(result_tables.tabulate_results(numbers["intervals"]))]
     blocks += [
-        "Brackets: 95 % bootstrap intervals over rows. Majority (the most frequent label of the train split) and "
-        "tf-idf (a logistic regression over TF-IDF weights, trained on the train split) are floors."
+        f"Brackets: {result_tables.LEVEL_TEXT} bootstrap intervals over rows. Majority (the most frequent label of the "
+        "train split) and tf-idf (a logistic regression over TF-IDF weights, trained on the train split) are floors."
     ]
     blocks += list_widthless(numbers["intervals"])
     if topics > 1:
@@ -174,7 +179,9 @@ def list_robustness(robustness):
         "## Robustness",
         "The same rows asked in another way. Changed: answers unlike those to the usual prompt. As expected: the same "
         "answer; for a negated topic, with pro and con swapped. Swapped: of the answers pro and con, those that became "
-        "the other. Accuracy before: of the same rows with the usual prompt. Brackets: 95 % Wilson intervals.",
+        "the other. Accuracy before: of the same rows with the usual prompt. Brackets: "
+        f"{result_tables.LEVEL_TEXT} Wilson intervals. A model that always answers neu is perfectly robust: read the "
+        "accuracy too.",
         markdown(result_tables.tabulate_robustness(robustness)),
     ]
 
@@ -200,11 +207,12 @@ def describe_example(cells):
 
 def describe_topic_intervals(topics):
     """Return what an interval over this many topics is worth."""
-    if topics >= 30:
+    if topics >= MANY_TOPICS:
         return "These speak about other topics, as far as those are like these."
     return (
         f"These are meant to speak about other topics, but {topics} are few: such intervals come out too narrow and "
-        "hold the true value in clearly less than 95 % of cases. Quote the wider of both, and hold topics out (study.py)."
+        f"hold the true value in clearly less than {result_tables.LEVEL_TEXT} of cases. Quote the wider of both, and "
+        "hold topics out (study.py)."
     )
 
 

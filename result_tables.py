@@ -2,6 +2,10 @@
 
 import re
 
+import metrics
+import uncertainty
+
+LEVEL_TEXT = f"{100 * uncertainty.LEVEL:g} %"  # of intervals, as texts have it
 NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "kappa": "Cohen's kappa"}
 LATEX_SIGNS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX_SIGNS |= {sign: "\\" + sign for sign in "&%$#_{}"}
@@ -15,6 +19,12 @@ def format_value(value, signed=False):
 def format_interval(ends, signed=False):
     """Return [low, high] as text, or a dash for None."""
     return "-" if ends is None else f"[{format_value(ends[0], signed)}, {format_value(ends[1], signed)}]"
+
+
+def count_topics(table):
+    """Return the number of topics of records as text."""
+    topics = len({row["topic"] for row in table})
+    return f"{topics} topic{'s' if topics > 1 else ''}"
 
 
 def format_p(p):
@@ -41,7 +51,7 @@ def tabulate_comparison(comparison):
         ]
         for key in NAMES
     ]
-    return ["Difference", "value", "95 % over rows", "95 % over topics"], rows
+    return ["Difference", "value", f"{LEVEL_TEXT} over rows", f"{LEVEL_TEXT} over topics"], rows
 
 
 def tabulate_calibration(calibration):
@@ -100,14 +110,15 @@ def tabulate_runs(comparison):
 
 
 def format_markdown(header, rows):
-    """Return a Markdown table; numbers to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    """Return a Markdown table of at least one row, numbers to the right."""
+    sides = ["---:" if side == "r" else "---" for side in metrics.align_columns(rows)]
+    lines = [header, sides, *rows]
     cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in cells)
 
 
 def format_latex(header, rows, caption, label):
-    """Return a LaTeX table for the package booktabs."""
+    """Return a LaTeX table of at least one row for the package booktabs."""
 
     def escape(text):
         return re.sub(r"[\\~^&%$#_{}]", lambda found: LATEX_SIGNS[found[0]], text)
@@ -115,8 +126,9 @@ def format_latex(header, rows, caption, label):
     def line(cells):
         return " & ".join(map(escape, cells)) + r" \\"
 
+    sides = "".join(metrics.align_columns(rows))
     return "\n".join([
-        r"\begin{table}[t]", r"\centering\small", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}", r"\toprule",
+        r"\begin{table}[t]", r"\centering\small", rf"\begin{{tabular}}{{{sides}}}", r"\toprule",
         line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}",
         rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}", r"\end{table}", "",
     ])  # fmt: skip

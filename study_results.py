@@ -16,9 +16,10 @@ TUNED = "fine-tuned"  # name of the adapter in records
 MEASURES = {"macro_f1": "Macro-F1", "accuracy": "Accuracy"}
 GUIDE = (
     "Cross-topic: the topic was held out, the adapter was trained on the others and tested on all rows of the topic. "
-    'In-topic: trained on rows of all topics and tested on the rows of the topic in the test split; "there" means '
-    "these rows. Cross-topic adapters also have fewer training rows. Learning curve: all runs train for the same number "
-    "of epochs, so fewer rows also mean fewer steps. Brackets: 95 % bootstrap intervals over rows."
+    'In-topic: trained on rows of all topics, tested on the rows of the topic in the test split; "there" means '
+    "these rows. Cross-topic adapters also have fewer training rows. Learning curve: all runs train for the same "
+    "number of epochs, so fewer rows also mean fewer steps. Brackets: "
+    f"{result_tables.LEVEL_TEXT} bootstrap intervals over rows."
 )
 
 
@@ -166,8 +167,9 @@ def list_curve(curve):
             cells.append(f"{result_tables.format_value(statistics.fmean(values))}{spread} {first}")
         floors = [average_runs(point, name, "macro_f1") for name in ("base", "tf-idf")]
         rows.append([*cells, *map(result_tables.format_value, floors)])
-    header = ["Share", "training rows", *(f"{name}, 95 % of first seed" for name in MEASURES.values())]
-    return [("Learning curve", [*header, "Macro-F1 of base", "of tf-idf"], rows)]
+    measured = [f"{name}, {result_tables.LEVEL_TEXT} of first seed" for name in MEASURES.values()]
+    header = ["Share", "training rows", *measured, "Macro-F1 of base", "of tf-idf"]
+    return [("Learning curve", header, rows)]
 
 
 def format_screen(texts):

@@ -192,9 +192,16 @@ def write_table(path, header, rows, shades=None):
     rows: any iterable; it is written as it comes, so memory does not grow with it. shades: {column: {value: RRGGBB}},
     the colours of cells in .xlsx.
     """
-    temporary = Path(path).with_name(Path(path).name + ".tmp")
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    suffix = Path(path).suffix.lower()
+    try:
+        _write_table(Path(path), header, rows, shades or {})
+    except OSError as problem:
+        records.stop(f"cannot write {path} ({problem.strerror}): make room or close it elsewhere, then start again")
+
+
+def _write_table(path, header, rows, shades):
+    """Write a table to a temporary file, which takes the place of path once it is whole."""
+    temporary, suffix = path.with_name(path.name + ".tmp"), path.suffix.lower()
+    path.parent.mkdir(parents=True, exist_ok=True)
     # Half a character, as a text cut inside an emoji holds, has no bytes in UTF-8.
     rows = ([HALF_CHARACTER.sub("", cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     if suffix == ".jsonl":
@@ -203,7 +210,7 @@ def write_table(path, header, rows, shades=None):
         return
     lines = itertools.chain([header], (map(dump_nested, row) for row in rows))
     if suffix == ".xlsx":
-        workbook_writer.write_xlsx(temporary, lines, shades or {})
+        workbook_writer.write_xlsx(temporary, lines, shades)
     else:
         with open(temporary, "w", encoding="utf-8-sig", newline="") as file:  # the mark makes Excel read UTF-8
             csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",").writerows(lines)

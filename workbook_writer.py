@@ -1,5 +1,6 @@
 """Excel workbooks written so that text stays text. No torch."""
 
+import itertools
 import math
 import os
 import re
@@ -14,6 +15,11 @@ from openpyxl.formatting.rule import CellIsRule
 from openpyxl.styles import PatternFill
 from openpyxl.utils import get_column_letter
 
+# ---------------------------------------------------------------- settings
+MIN_WIDTH, MAX_WIDTH = 10, 60  # characters of a column
+WIDTH_ROWS = 100  # the first rows, whose longest cell sets the width of a column
+# --------------------------------------------------------------------------
+
 EXACT_NUMBERS = 10**15  # Excel keeps 15 digits
 TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
@@ -26,11 +32,14 @@ def write_xlsx(path, lines, shades):
     book = openpyxl.Workbook(write_only=True)  # writes rows to disk as they come
     sheet = book.create_sheet("predictions")
     sheet.freeze_panes = "A2"
-    header, count = None, 0
+    lines, count = map(list, lines), 0
     try:
-        for count, row in enumerate(lines, start=1):
-            row = list(row)
-            header = header or row
+        first = list(itertools.islice(lines, WIDTH_ROWS))  # widths have to be known before the first row is written
+        header = first[0]
+        for place, cells in enumerate(zip(*first, strict=True), start=1):
+            width = max(len(str(cell)) for cell in cells if cell is not None) + 3  # room for the filter's arrow
+            sheet.column_dimensions[get_column_letter(place)].width = min(max(width, MIN_WIDTH), MAX_WIDTH)
+        for count, row in enumerate(itertools.chain(first, lines), start=1):
             sheet.append([make_cell(sheet, value) for value in row])
     except BaseException:
         sheet.close()  # or openpyxl complains about its open file

@@ -473,8 +473,8 @@ def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):
 def test_runs_that_cannot_be_compared_are_refused(copied, tmp_path, capsys):
     one = copied("one")
     for other, expected in (
-        (copied("two", test_sha256="other"), "differ in test_sha256"),
-        (copied("three", mode="generate"), "differ in mode"),
+        (copied("two", test_sha256="other"), "differ in the test split: evaluate both again with the same"),
+        (copied("three", mode="generate"), "differ in the mode: "),
         (copied("four", lambda rows: rows.reverse()), "other rows"),
         (one, "named twice"),
         (str(tmp_path / "none"), "not found"),

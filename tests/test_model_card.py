@@ -90,7 +90,7 @@ def test_the_card_is_one_for_the_hub():
 def test_the_card_tells_data_labels_prompt_settings_and_versions():
     text = str(make_card())
     for shown in (
-        "400 annotated sentences", "50 for choosing the epoch", "6 for testing, on 2 topics",
+        "400 annotated sentences", "50 for choosing the epoch", "6 on 2 topics for testing",
         "| pro |", "| con |", "| neu |",
         "fine-tuned | 0.667 [", "LORA_R 16", "epoch 2, validation accuracy 0.875", "torch 2.13.0", "## Limits",
         prompts.PROMPT_VERSION, "4-bit nf4", *prompts.PROMPT_TEMPLATE.split("\n"),
@@ -103,6 +103,11 @@ def test_no_corpus_text_is_in_the_card():
     text = str(make_card())
     for row in make_table():
         assert row["text"] not in text and row["topic"] not in text
+
+
+def test_one_topic_is_no_plural():
+    table = [{**row, "topic": "Zoos"} for row in make_table()]
+    assert "6 on 1 topic for testing" in str(model_card.build_card(RECORD, RUN, table, analysis.analyse(table)))
 
 
 def test_a_local_base_leaves_no_path(tmp_path):

@@ -454,6 +454,15 @@ def test_a_topic_given_for_a_file_is_cleaned_too(run, asked, tmp_path):
     assert asked == [(TOPIC, "one")]
 
 
+def test_a_column_of_topics_that_is_not_used_is_said(run, asked, tmp_path, capsys):
+    path = write_table(tmp_path / "in.csv", ["Claim", "text"], [["Zoos", "one"]])
+    run("--input", path, "--output", tmp_path / "out.csv", "--topic", TOPIC)
+    assert asked == [(TOPIC, "one")]
+    assert f'note: the column "Claim" of {path} is not used: --topic gives' in capsys.readouterr().out
+    run("--input", path, "--output", tmp_path / "out.csv")
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_blank_rows_are_left_out(run, asked, tmp_path, capsys):
     rows = [[TOPIC, "one"], [None, None], [" ", ""], [TOPIC, "two"]]
     path = write_table(tmp_path / "in.xlsx", ["topic", "text"], rows)

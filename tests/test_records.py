@@ -238,3 +238,8 @@ def test_no_commit_outside_a_checkout(tmp_path, monkeypatch):
 def test_no_commit_without_git(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert records.describe_commit() is None
+
+
+def test_long_texts_are_cut_for_messages():
+    assert records.cut("x" * 60) == "x" * 60 and records.cut("x" * 61) == "x" * 57 + "..."
+    assert records.quote('a "b"\n' + "x" * 60) == '"a \\"b\\"\\n' + "x" * 51 + '..."'

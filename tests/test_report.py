@@ -7,6 +7,7 @@ import pytest
 from test_analysis import make_table, make_variants
 
 import analysis
+import metrics
 import report
 import result_tables
 
@@ -82,13 +83,22 @@ def test_latex_is_a_booktabs_table(written):
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     lines = [line for line in body.splitlines() if "&" in line]
     assert len(lines) == 1 + 4 and all(line.count("&") == 3 and line.endswith(r"\\") for line in lines)
-    assert NOTE in text and r"95\% bootstrap intervals" in text and "6 test sentences on 2 topics" in text
+    assert NOTE in text and r"95 \% bootstrap intervals" in text and "6 test sentences on 2 topics" in text
 
 
 def test_latex_escapes_what_latex_reads():
     text = result_tables.format_latex(["A_b", "50 %"], [["x & y", "$1"], ["~^\\", "#{}"]], "50 % & more", "tab:x")
     assert r"A\_b & 50 \% \\" in text and r"x \& y & \$1 \\" in text and r"\caption{50 \% \& more}" in text
     assert r"\textasciitilde{}\textasciicircum{}\textbackslash{} & \#\{\} \\" in text
+
+
+def test_words_go_to_the_left_and_numbers_to_the_right():
+    rows = [["a", "base", "0.500 [0.1, 0.9]", "-"], ["sd", "fine-tuned", "+0.1", ""]]
+    assert r"\begin{tabular}{llrr}" in result_tables.format_latex(["Run", "Model", "F1", "n"], rows, "c", "tab:x")
+    assert "| --- | --- | ---: | ---: |" in result_tables.format_markdown(["Run", "Model", "F1", "n"], rows)
+    assert metrics.format_table(["Run", "Model", "F1"], [row[:3] for row in rows]).splitlines()[-1] == (
+        "sd   fine-tuned              +0.1"
+    )
 
 
 def test_markdown_survives_pipes_and_line_breaks():
@@ -152,7 +162,18 @@ def test_the_screen_shows_both_kinds_of_intervals():
     for over in ("rows", "topics"):
         assert f"95 % bootstrap intervals over {over}\nModel " in text
     one_topic = [{**row, "topic": "Zoos"} for row in make_table()]
-    assert "intervals over topics" not in report.format_statistics(analysis.analyse(one_topic))
+    few = report.describe_topic_intervals(2)
+    assert "2 are few" in few and few in text
+    text = report.format_statistics(analysis.analyse(one_topic))
+    assert "intervals over topics" not in text and "are few" not in text
+
+
+def test_tables_name_the_level_of_their_intervals(monkeypatch):
+    table = make_table()
+    numbers = analysis.analyse(table)
+    monkeypatch.setattr(result_tables, "LEVEL_TEXT", "90 %")
+    text = report.format_statistics(numbers) + report.build_report(RUN, table, analysis.summarise(table), numbers, [])
+    assert "90 % bootstrap intervals" in text and "90 % over topics" in text and "95 %" not in text
 
 
 def test_an_interval_without_width_is_explained():

@@ -172,6 +172,25 @@ def test_the_same_table_gives_the_same_bytes_in_xlsx(tmp_path):
         assert dates == ["1980-01-"] * 2
 
 
+def test_columns_of_xlsx_are_as_wide_as_their_texts(tmp_path):
+    tables.write_table(tmp_path / "table.xlsx", HEADER, [["1", "x" * 500, "y" * 20], ["2", None, 3.5]] * 100)
+    sheet = openpyxl.load_workbook(tmp_path / "table.xlsx").active
+    assert [sheet.column_dimensions[letter].width for letter in "ABC"] == [10, 60, 23] and sheet.max_row == 201
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch, capsys, suffix):
+    def fail(*paths):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / f"t{suffix}").write_text("old")
+    monkeypatch.setattr(tables.os, "replace", fail)
+    with pytest.raises(SystemExit) as stopped:
+        tables.write_table(tmp_path / f"t{suffix}", HEADER, [["1", "x", "y"]])
+    assert stopped.value.code == 2 and (tmp_path / f"t{suffix}").read_text() == "old"
+    assert "cannot write" in (line := capsys.readouterr().err) and "No space left on device" in line
+
+
 def test_xlsx_without_rows_has_a_filter_too(tmp_path):
     tables.write_table(tmp_path / "table.xlsx", ["text"], [], {"text": {"pro": "BDD7EE"}})
     assert openpyxl.load_workbook(tmp_path / "table.xlsx").active.auto_filter.ref == "A1:A1"

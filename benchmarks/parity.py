@@ -62,7 +62,8 @@ def compare(trainer):
 def tree_step(trainer, rows):
     """Return (loss, logits, gradients) as flat_step, of the trainer's recorded step."""
     model = trainer.model
-    inputs = trainer._prepare_inputs({**trainer.data_collator(rows), "items": torch.tensor(1.0)})
+    tree = trainer.data_collator([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows])
+    inputs = trainer._prepare_inputs({**tree, "items": torch.tensor(1.0)})
     for _ in range(2):  # the first is run, the second recorded and replayed
         model.zero_grad()
         loss = trainer.step_graphs(inputs)

@@ -18,6 +18,7 @@ import transformers
 
 import ranks
 import records
+import safeguards
 
 # ---------------------------------------------------------------- settings
 KEPT = 2  # complete checkpoints that stay: the newest and the best, or the newest two
@@ -80,7 +81,7 @@ def find_best(folder):
 
 
 def is_usable(folder):
-    """Return whether a run can go on from a checkpoint: it is complete, and so is the best one that it may return to."""
+    """Return whether a run can go on from a checkpoint: it is complete, and so is the best one before it."""
     if not is_complete(folder):
         return False
     best = find_best(folder)
@@ -197,8 +198,8 @@ def check_disk_space(run_dir, parameters):
     there = sum(path.stat().st_size for folder in list_checkpoints(run_dir) for path in folder.rglob("*"))
     free = shutil.disk_usage(run_dir).free + there
     if free < needed:
-        remedy = "free some, or choose a --run-dir on another disk"
-        records.stop(f"{run_dir} has {free / 1e9:.2f} GB of disk space left, checkpoints need {needed / 1e9:.2f}: {remedy}")
+        found = f"{run_dir} has {free / 1e9:.2f} GB of disk space left, checkpoints need {needed / 1e9:.2f}"
+        records.stop(f"{found}: free some, or choose a --run-dir on another disk")
 
 
 @contextlib.contextmanager
@@ -211,11 +212,12 @@ def explain_full_disk(run_dir):
         if not full and not any(os.strerror(number) in str(problem) for number in DISK_FULL):
             raise
         left = shutil.disk_usage(run_dir).free / 1e9
-        records.stop(f"cannot write to {run_dir}, the disk is full ({left:.2f} GB left): free some, then add --resume")
+        message = f"cannot write to {run_dir}, the disk is full ({left:.2f} GB left)"
+        safeguards.stop_training(f"{message}: free some, then add --resume")
 
 
 def save_adapter(model, run_dir):
-    """Write the files of the final adapter, each whole or not at all. run.json makes them count: write it after them."""
+    """Write the final adapter, each file whole or not at all. run.json makes them count: write it after them."""
     partial = run_dir / "adapter.partial"
     shutil.rmtree(partial, ignore_errors=True)
     model.save_pretrained(partial)

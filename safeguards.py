@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import sys
 
 import torch
 import transformers
@@ -12,6 +13,12 @@ import ranks
 import records
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and how clusters announce that time is up
+
+
+def stop_training(message):
+    """Stop with an error line of its own, below the progress bar."""
+    print(file=sys.stderr)
+    records.stop(message)
 
 
 class Interruption(transformers.TrainerCallback):
@@ -34,7 +41,7 @@ class Interruption(transformers.TrainerCallback):
         if self.number:
             os._exit(128 + number)
         self.number = number
-        os.write(2, b"\nstopping after this step with a checkpoint; once more to stop at once\n")  # print may be at work
+        os.write(2, b"\nstopping after this step with a checkpoint; once more to stop at once\n")  # print may be busy
 
     def agree(self, args):
         """Return the number of the signal that any process received, or 0."""
@@ -88,9 +95,11 @@ class StepWatch:
                 number = last - len(pairs) + 1 + place
                 self.save_rows({"step": number, "loss": str(loss), "grad_norm": str(norm)}, self.steps[place]["places"])
                 what = f"loss {loss:g} and gradient norm {norm:g} at step {number}"
-                records.stop(f"training stopped, {what}: look at its rows in {self.path}, lower LEARNING_RATE, start anew")
+                remedy = f"look at its rows in {self.path}, lower LEARNING_RATE, start a new run"
+                stop_training(f"training stopped, {what}: {remedy}")
         if not all(map(math.isfinite, values)):
-            records.stop(f"training stopped, the validation loss is no number at step {last}: lower LEARNING_RATE")
+            remedy = "lower LEARNING_RATE and start a new run"
+            stop_training(f"training stopped, the validation loss is no number at step {last}: {remedy}")
         self.steps.clear()
 
     def save_rows(self, head, places):

@@ -119,14 +119,15 @@ def test_killed_runs_go_on_as_if_nothing_had_happened(tiny_model, data_dir, tmp_
     "name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
              training.LOSS_WINDOW, checkpoints.MARKER]
 )  # fmt: skip
-@pytest.mark.parametrize("damage", ["missing", "cut off"])
-def test_a_checkpoint_that_lacks_anything_does_not_count(whole, copy, name, damage):
+@pytest.mark.parametrize("damage", ["missing", "cut off", "one byte"])
+def test_a_checkpoint_that_lacks_anything_does_not_count(copy, name, damage):
     path = copy / "checkpoints" / "checkpoint-18" / name
     assert checkpoints.is_complete(path.parent)
     if damage == "missing":
         path.unlink()
     else:
-        path.write_bytes(path.read_bytes()[:-1][: path.stat().st_size // 2])
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if damage == "cut off" else b"x" + content[1:])
     assert not checkpoints.is_complete(path.parent)
     assert checkpoints.find_checkpoint(copy, resume=True).name == "checkpoint-9"
 
@@ -532,7 +533,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(train, whole, resume, tmp_path,
     assert stopped.value.code == code
     printed = capfd.readouterr().out
     line = re.search(rf"interrupted: checkpoint-{step} is saved; continue with: python finetune.py (.*)", printed)
-    assert line[1].endswith("--epochs 2 --resume") or "--resume" in line[1]
+    assert line[1].endswith("--epochs 2 --resume")
     assert checkpoints.is_complete(tmp_path / "run" / "checkpoints" / f"checkpoint-{step}")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     resume(tmp_path / "run")

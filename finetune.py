@@ -10,6 +10,7 @@ log.jsonl, training.png and checkpoints/; and at the start plan.json, with which
 
 import argparse
 import math
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -20,11 +21,13 @@ import torch
 import transformers
 import trl
 
+import checkpoints
 import corpus
 import figures
 import modeling
 import prompts
 import records
+import safeguards
 import training
 
 # ---------------------------------------------------------------- settings
@@ -61,26 +64,12 @@ def parse_args(argv):
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the data (%(default)s)")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="peak rate (%(default)s)")
     parser.add_argument("--seed", type=int, default=SEED, help="random seed (%(default)s)")
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint of --run-dir")
+    parser.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint of --run-dir")
     args = parser.parse_args(argv)
     for flag, value in (("--epochs", args.epochs), ("--learning-rate", args.learning_rate)):
         if not 0 < value < math.inf:
             records.stop(f"{flag} {value} is impossible: give a number above 0")
     return args
-
-
-def find_checkpoint(run_dir, resume):
-    """Return the checkpoint to resume from, or None for a new run; stop rather than mix two runs."""
-    if run_dir.exists() and not run_dir.is_dir():
-        records.stop(f"{run_dir} is a file: choose another --run-dir")
-    checkpoints = run_dir / "checkpoints"
-    found = transformers.trainer_utils.get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
-    if resume and found is None:
-        records.stop(f"--resume: {run_dir} holds no checkpoint: start without --resume")
-    if not resume and run_dir.is_dir() and any(run_dir.iterdir()):
-        remedy = "add --resume to continue it" if found else "delete it"
-        records.stop(f"{run_dir} is not empty: {remedy}, or choose another --run-dir")
-    return found
 
 
 def check_settings():
@@ -118,7 +107,7 @@ def make_config(args, run_dir):
         seed=args.seed,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=2,
+        save_total_limit=None,  # checkpoints.remove_old deletes, once the new one is complete
         load_best_model_at_end=SELECT_BY != "last",
         metric_for_best_model=None if SELECT_BY == "last" else SELECT_BY,
         greater_is_better=SELECT_BY == "eval_accuracy",
@@ -136,11 +125,13 @@ def make_config(args, run_dir):
 def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
     """Load the base model, put a fresh adapter on it, and return the trainer."""
     columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS)
+    columns["place"] = list(range(len(train_rows)))
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
     return training.TreeTrainer(
         model=modeling.load_base(args.base_model),
         args=make_config(args, run_dir),
         train_dataset=datasets.Dataset.from_dict(columns),
+        train_rows=train_rows,
         eval_dataset=datasets.Dataset.from_dict(training.encode_rows(tokenizer, val_rows)),
         processing_class=tokenizer,
         data_collator=training.TreeCollator(tokenizer.pad_token_id),
@@ -160,6 +151,7 @@ def describe_run(args, train_rows, val_rows):
     overrides = {name: value for flag, value in vars(args).items() if (name := flag.upper()) in globals()}
     return {
         "base_model": args.base_model,
+        "base_version": checkpoints.identify_base(args.base_model),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
         "precision": modeling.describe_precision(),
@@ -175,21 +167,9 @@ def describe_run(args, train_rows, val_rows):
     }
 
 
-def check_same_run(run_dir, record):
-    """Stop if a run to resume was started with other settings or data: it would be neither run."""
-    started = records.read_json(run_dir / "plan.json", "start a new run")
-    for key in ("base_model", "prompt_version", "precision", "data"):
-        if started[key] != record[key]:
-            records.stop(f"--resume: {key} was {started[key]}, now it is {record[key]}: restore it or start a new run")
-    for name, value in record["settings"].items():
-        if started["settings"].get(name) != value:
-            was = started["settings"].get(name)
-            records.stop(f"--resume: {name} was {was}, now it is {value}: restore it or start a new run")
-
-
 def describe_result(trainer, checkpoint, seconds):
     """Return what the training came to, for the run record; speed is that since the checkpoint, if it was resumed."""
-    steps, before = trainer.state.global_step, int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    steps, before = trainer.state.global_step, checkpoints.count_steps(checkpoint) if checkpoint else 0
     rows = trainer.state.epoch * len(trainer.train_dataset) * (steps - before) / steps
     validation = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     kept = trainer.state.best_model_checkpoint or f"checkpoint-{steps}"
@@ -199,48 +179,59 @@ def describe_result(trainer, checkpoint, seconds):
         "train_samples_per_second": round(rows / seconds, 2),
         "peak_gpu_gib": modeling.peak_gpu_gib(),
         "kept": Path(kept).name,
-        "kept_validation": next(e for e in validation if e["step"] == int(kept.rpartition("-")[2])),
+        "kept_validation": next(e for e in validation if e["step"] == checkpoints.count_steps(kept)),
         "validation": validation,
     }
+
+
+def word_remedy(argv):
+    """Return the words that name the command which continues this run."""
+    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
+    return f"continue with: python finetune.py {shlex.join([*words, '--resume'])}"
+
+
+def train(trainer, checkpoint):
+    """Train to the end; stop with one line if the GPU memory does not suffice."""
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError:
+        size = max(trainer.args.per_device_train_batch_size // 2, 1)
+        remedy = f"set MICRO_BATCH_SIZE to {size} and GRADIENT_CHECKPOINTING to True in finetune.py and start a new run"
+        safeguards.stop_training(f"not enough GPU memory: {remedy}")
 
 
 def main(argv=None):
     args = parse_args(argv)
     run_dir = Path(args.run_dir)
     check_settings()
-    checkpoint = find_checkpoint(run_dir, args.resume)
+    checkpoint = checkpoints.find_checkpoint(run_dir, args.resume)
     train_rows, val_rows = load_rows(args.data_dir)
     modeling.check_base(args.base_model)
     tokenizer = modeling.load_tokenizer(args.base_model)
     record = describe_run(args, train_rows, val_rows)
     record["shortened_sentences"] = prompts.report_long(tokenizer, [(r["topic"], r["text"]) for r in train_rows + val_rows])
-    records.make_folder(run_dir)
-    if checkpoint:
-        check_same_run(run_dir, record)
-    else:
-        records.write_json(run_dir / "plan.json", record)
+    checkpoints.open_run(run_dir, record, args.resume, checkpoint)
 
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows)
     trainable, total = trainer.model.get_nb_trainable_parameters()  # a 4-bit weight counts as one parameter
+    checkpoints.check_disk_space(run_dir, trainable)
     record["parameters"] = {"trainable": trainable, "total": total}
     record["acceleration"] = trainer.accelerate(GRADIENT_CHECKPOINTING, dropout=LORA_DROPOUT > 0)
+    record["memory_probe"] = safeguards.probe_memory(trainer)
     print(f"{args.base_model}: {len(train_rows)} training rows, {len(val_rows)} validation rows")
     print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
     print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
 
-    started = time.time()
-    try:
-        trainer.train(resume_from_checkpoint=checkpoint)
-    except torch.OutOfMemoryError:
-        records.stop(
-            f"not enough GPU memory: set MICRO_BATCH_SIZE to {max(MICRO_BATCH_SIZE // 2, 1)} and GRADIENT_CHECKPOINTING "
-            f"to True in finetune.py, delete {run_dir} and start again"
-        )
-    record["result"] = describe_result(trainer, checkpoint, time.time() - started)
-    trainer.model.save_pretrained(run_dir)
-    records.write_json(run_dir / "run.json", record)
+    interruption, started = safeguards.Interruption(word_remedy(argv)), time.time()
+    trainer.add_callback(interruption)
     note = modeling.DEMO_NOTE if record["demo"] else None
-    figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
+    with checkpoints.explain_full_disk(run_dir):
+        with interruption:
+            train(trainer, checkpoint)
+        record["result"] = describe_result(trainer, checkpoint, time.time() - started)
+        checkpoints.save_adapter(trainer.model, run_dir)
+        figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
+        records.write_json(run_dir / "run.json", record)  # last: with it, the run counts as finished
     kept = record["result"]["kept_validation"]
     print(f"kept epoch {kept['epoch']:g}: validation accuracy {kept['eval_accuracy']:.3f}, loss {kept['eval_loss']:.3f}")
     print(f"{note}\n" if note else "", f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}", sep="")

@@ -2,16 +2,21 @@
 
 import collections
 import json
+import os
+from pathlib import Path
 
 import torch
 import transformers
 import trl
 
 import acceleration
+import checkpoints
 import prefix_tree
 import prompts
 import records
+import safeguards
 
+LOSS_WINDOW = "loss_window.json"  # of a checkpoint: what the next log line has to average beside the steps to come
 IGNORED = -100  # transformers' label of a token without loss
 
 
@@ -33,7 +38,7 @@ class TreeCollator:
     """Merge a batch of rows into one prefix tree with the targets of its loss.
 
     Adds to prefix_tree.tree_inputs: keep [K] the nodes whose next token is predicted, target_ids [K] that token,
-    target_weights [K] how many rows share the prediction.
+    target_weights [K] how many rows share the prediction. Rows with a place (in their file) give the list places.
     """
 
     def __init__(self, pad_id):
@@ -52,6 +57,8 @@ class TreeCollator:
         inputs["keep"] = torch.tensor([node for node, _ in shared])
         inputs["target_ids"] = torch.tensor([label for _, label in shared])
         inputs["target_weights"] = torch.tensor(list(shared.values()), dtype=torch.float32)
+        if "place" in rows[0]:
+            inputs["places"] = [row["place"] for row in rows]
         return inputs
 
 
@@ -64,16 +71,19 @@ class TreeTrainer(trl.SFTTrainer):
 
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole effective batch
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, train_rows, **kwargs):
         super().__init__(*args, **kwargs)
         for weight in self.model.parameters():  # SFTTrainer makes 4-bit adapters bfloat16, where small updates vanish
             if weight.requires_grad:
                 weight.data = weight.data.float()
         self.step_graphs = None
+        self.watch = safeguards.StepWatch(Path(self.args.output_dir).parent / "non_finite_rows.jsonl", train_rows)
+        self.loss_window = None
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Return the micro-batches of one step and the number of their target tokens."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.watch.begin_step([place for batch in batches for place in batch.pop("places")])
         return batches, sum(batch["target_weights"].sum() for batch in batches)
 
     def accelerate(self, checkpoint, dropout):
@@ -106,10 +116,13 @@ class TreeTrainer(trl.SFTTrainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Return the loss of a micro-batch, its gradients added to those of the effective batch."""
         if self.step_graphs is None:
-            return super().training_step(model, inputs, num_items_in_batch)
-        if not model.training:
-            model.train()
-        return self.step_graphs(self._prepare_inputs({**inputs, "items": num_items_in_batch}))
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            if not model.training:
+                model.train()
+            loss = self.step_graphs(self._prepare_inputs({**inputs, "items": num_items_in_batch}))
+        self.watch.add_loss(loss)
+        return loss
 
     def floating_point_ops(self, inputs):
         """Return 0: the trainer's count would take no notice of trees, and walks over all parameters."""
@@ -156,6 +169,48 @@ class TreeTrainer(trl.SFTTrainer):
         return metrics
 
 
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Return the gradient norm of a step, and keep it to be checked."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        self.watch.add_norm(norm)
+        return norm
+
+    def log(self, logs, *args, **kwargs):
+        """Log values, then stop if one of them is not finite."""
+        super().log(logs, *args, **kwargs)
+        self.watch.check(self.state.global_step, [logs[key] for key in ("loss", "eval_loss") if key in logs])
+
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        """Train from the first step, or on from a checkpoint, as if there had been no interruption."""
+        if resume_from_checkpoint:
+            remedy = "start a new run"
+            self.loss_window = records.read_json(Path(resume_from_checkpoint) / LOSS_WINDOW, remedy)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _run_epoch(self, *args, **kwargs):
+        """Train for an epoch, or what is left of it."""
+        if self.state.global_step >= self.state.max_steps:
+            return  # resumed from the last checkpoint: the trainer would make a step more than max_steps
+        if self.loss_window:
+            self._tr_loss.fill_(self.loss_window["loss"])
+            self._globalstep_last_logged = self.loss_window["logged_step"]
+            self.loss_window = None
+        super()._run_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, model, trial):
+        """Save a checkpoint and mark it complete; only then may older ones go."""
+        self.watch.check(self.state.global_step)
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        loss = self.accelerator.reduce(self._tr_loss, "mean").item()
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        if self.is_world_process_zero():
+            window = {"loss": loss, "logged_step": self._globalstep_last_logged}
+            records.write_json(folder / LOSS_WINDOW, window)
+            checkpoints.mark_complete(folder)
+            checkpoints.remove_old(folder.parent.parent, self.state.best_model_checkpoint)
+
+
 def target_losses(model, config, inputs):
     """Return the cross-entropy [K] of each target token, weighted by the rows that share it."""
     return weigh_losses(prefix_tree.forward_tree(model, config, inputs, inputs["keep"]), inputs)
@@ -174,11 +229,17 @@ class JsonlLog(transformers.TrainerCallback):
         self.path = path
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and state.global_step:  # resumed: drop what came after the checkpoint
-            entries = records.read_jsonl(self.path, ("step",), "delete the run folder and start again")
+        if state.is_world_process_zero and self.path.exists():  # resumed: drop what came after the checkpoint
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            entries = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may cut the last one off
             records.write_jsonl(self.path, (entry for entry in entries if entry["step"] <= state.global_step))
+        if state.best_global_step:  # the run folder may have moved since the checkpoint was saved
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            state.best_model_checkpoint = str(best) if best.is_dir() else None
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if state.is_world_process_zero:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # before a checkpoint counts, the log up to it is on disk

@@ -62,7 +62,8 @@ def compare(trainer):
 def tree_step(trainer, rows):
     """Return (loss, logits, gradients) of the trainer's step, recorded if it records steps."""
     model, step = trainer.model, trainer.step_graphs or trainer.run_step
-    inputs = trainer._prepare_inputs({**trainer.data_collator(rows), "items": torch.tensor(1.0)})
+    tree = trainer.data_collator([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows])
+    inputs = trainer._prepare_inputs({**tree, "items": torch.tensor(1.0)})
     for _ in range(2):  # StepGraphs runs the first, and records and replays the second
         model.zero_grad()
         loss = step(inputs)

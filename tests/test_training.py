@@ -364,19 +364,25 @@ def test_speed_of_a_resumed_run_counts_the_rows_since_the_checkpoint(resumed):
     assert result["train_samples_per_second"] * result["train_seconds"] == pytest.approx(72, rel=0.2)
 
 
-def test_the_commands_that_messages_name_after_an_early_interruption_work(train, tmp_path, capsys, monkeypatch):
-    """Stopped before the first checkpoint there is nothing to resume, so --resume must not be the remedy."""
+def test_a_run_stopped_before_its_first_checkpoint_starts_over(train, resumed, tmp_path, capsys, monkeypatch):
+    """The command that the message names works, and the log has no step twice, not even one that was cut off."""
 
     class Interrupting(training.JsonlLog):
         def on_log(self, *args, **kwargs):
             super().on_log(*args, **kwargs)
+            with open(self.path, "a") as file:
+                file.write('{"step": 1, "lo')
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(training, "JsonlLog", Interrupting)
-        train(tmp_path / "run")
-    message = stop_message(capsys, train, tmp_path / "run")
-    assert "not empty" in message and "--resume" not in message
+        train(tmp_path / "run", "--epochs", "2")
+    message = stop_message(capsys, train, tmp_path / "run", "--epochs", "2")
+    assert "not empty" in message and "--resume" in message
+    train(tmp_path / "run", "--epochs", "2", "--resume")
+    assert "resuming from the first step" in capsys.readouterr().out
+    assert list(read_log(tmp_path / "run", "loss")) == list(range(1, 19))
+    assert distance(read_adapter(tmp_path / "run"), read_adapter(resumed / "whole")) <= RUN_TOLERANCE
 
 
 # ---------------------------------------------------------------- refusals
@@ -405,9 +411,9 @@ def test_a_run_folder_in_use_is_not_touched(train, trained_run, capsys):
 
 
 def test_resuming_needs_a_checkpoint(train, tmp_path, capsys):
-    assert "holds no checkpoint" in stop_message(capsys, train, tmp_path / "run", "--resume")
+    assert "holds no run" in stop_message(capsys, train, tmp_path / "run", "--resume")
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    assert "holds no checkpoint" in stop_message(capsys, train, tmp_path / "run", "--resume")
+    assert "holds no run" in stop_message(capsys, train, tmp_path / "run", "--resume")
     assert len(list_files(tmp_path)) == 2
 
 

@@ -1,0 +1,166 @@
+"""What ends a training run in order: signals, losses that are no numbers; and the micro-batch that the memory takes."""
+
+import math
+import os
+import signal
+import sys
+
+import torch
+import transformers
+
+import prefix_tree
+import ranks
+import records
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and how clusters announce that time is up
+
+
+def stop_training(message):
+    """Stop with an error line of its own, below the progress bar."""
+    print(file=sys.stderr)
+    records.stop(message)
+
+
+class Interruption(transformers.TrainerCallback):
+    """While it is entered, SIGINT and SIGTERM end the training after this step with a checkpoint; a second one at once.
+
+    remedy: the words that tell how to go on. The exit code is 128 and the number of the signal, as shells count.
+    """
+
+    def __init__(self, remedy):
+        self.remedy, self.number = remedy, 0
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self.receive) for number in NUMBERS}
+
+    def __exit__(self, *problem):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def receive(self, number, frame):
+        if self.number:
+            os._exit(128 + number)
+        self.number = number
+        os.write(2, b"\nstopping after this step with a checkpoint; once more to stop at once\n")  # print may be busy
+
+    def agree(self, args):
+        """Return the number of the signal that any process received, or 0."""
+        if args.world_size > 1:
+            number = torch.tensor(self.number, device=args.device)
+            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
+            self.number = number.item()
+        return self.number
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_training_stop or state.epoch % 1 == 0:
+            return  # the epoch ends: it is validated and saved anyway, and a checkpoint before that would skip it
+        if args.world_size > 1 and not control.should_log:  # asking the others waits for all GPUs
+            return
+        control.should_save = bool(self.agree(args))
+
+    def on_save(self, args, state, control, **kwargs):
+        if not self.agree(args):
+            return
+        if state.is_world_process_zero:
+            print(f"\ninterrupted: checkpoint-{state.global_step} is saved; {self.remedy}", flush=True)
+        raise SystemExit(128 + self.number)
+
+
+class StepWatch:
+    """Keeps the losses and gradient norms of the last steps where they were computed, so that no step waits for a GPU.
+
+    check is called when values are read anyway: at log lines and before a checkpoint is saved. It stops the run if one
+    is not finite, and writes the rows of the first such step to path.
+    """
+
+    def __init__(self, path, rows):
+        self.path, self.rows, self.steps = path, rows, []
+
+    def begin_step(self, places):
+        """Note which rows (places in the training data) the next step has."""
+        self.steps.append({"places": places, "losses": [], "norm": None})
+
+    def add_loss(self, loss):
+        self.steps[-1]["losses"].append(loss.detach())
+
+    def add_norm(self, norm):
+        self.steps[-1]["norm"] = norm
+
+    def check(self, last, values=()):
+        """Stop unless all losses, norms and values are finite; last: the number of the newest step."""
+        pairs = [torch.stack((sum(step["losses"]), step["norm"])) for step in self.steps]
+        pairs = torch.stack(pairs).tolist() if pairs else []  # waits for the GPU once
+        for place, (loss, norm) in enumerate(pairs):
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                number = last - len(pairs) + 1 + place
+                self.save_rows({"step": number, "loss": str(loss), "grad_norm": str(norm)}, self.steps[place]["places"])
+                what = f"loss {loss:g} and gradient norm {norm:g} at step {number}"
+                remedy = f"look at its rows in {self.path}, lower LEARNING_RATE, start a new run"
+                stop_training(f"training stopped, {what}: {remedy}")
+        if not all(map(math.isfinite, values)):
+            remedy = "lower LEARNING_RATE and start a new run"
+            stop_training(f"training stopped, the validation loss is no number at step {last}: {remedy}")
+        self.steps.clear()
+
+    def save_rows(self, head, places):
+        """Write the rows of a step, of all processes, each with what is in head (text: JSON has no NaN)."""
+        rank, count = ranks.get_rank()
+        parts = [places]
+        if count > 1:  # the gradient norm is that of all processes, so each of them stops here
+            parts = [None] * count
+            torch.distributed.all_gather_object(parts, places)
+        rows = (self.rows[place] for part in parts for place in part)
+        if rank == 0:
+            keys = ("id", "topic", "text", "label")
+            records.write_jsonl(self.path, ({**head, **{key: row[key] for key in keys}} for row in rows))
+
+
+def probe_memory(trainer):
+    """Run the longest rows forward and backward once; while they do not fit, make the micro-batch smaller.
+
+    Call it after trainer.accelerate. The effective batch, the weights and the random state stay as they are. Returns
+    what came of it, for the run record; None on a CPU.
+    """
+    if not torch.cuda.is_available():
+        return None
+    args, too_large = trainer.args, []
+    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
+    longest = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    while not fits_memory(trainer, longest[: args.per_device_train_batch_size]):
+        size = args.per_device_train_batch_size
+        if size == 1:
+            records.stop("not enough GPU memory for a single row: set GRADIENT_CHECKPOINTING to True in finetune.py")
+        too_large.append(size)
+        smaller = next(part for part in range(size // 2, 0, -1) if size % part == 0)
+        args.gradient_accumulation_steps *= size // smaller
+        args.per_device_train_batch_size = trainer._train_batch_size = smaller
+        args.per_device_eval_batch_size = 2 * smaller
+        batch = f"batch of {smaller * args.gradient_accumulation_steps} rows unchanged"
+        print(f"note: micro-batches of {size} rows need more GPU memory than there is: now {smaller} rows, {batch}")
+    return {"micro_batch_size": args.per_device_train_batch_size, "too_large": too_large}
+
+
+def fits_memory(trainer, places):
+    """Return whether these training rows fit into the memory as one micro-batch; of several processes, in all."""
+    rows = [{key: trainer.train_dataset[place][key] for key in ("input_ids", "labels")} for place in places]
+    inputs = trainer._prepare_inputs({**trainer.data_collator(rows), "items": torch.tensor(float(len(rows)))})
+    weights, fits = [weight for weight in trainer.model.parameters() if weight.requires_grad], True
+    with torch.random.fork_rng([trainer.args.device] if trainer.args.device.type == "cuda" else []):  # dropout draws
+        try:
+            moments = [torch.empty_like(weight) for weight in 2 * weights]  # Adam's, which come at the first step
+            if trainer.step_graphs is not None:
+                trainer.step_graphs(inputs)  # compiles what the first steps need; nothing is recorded yet
+            else:
+                with prefix_tree.compute_precision(trainer.model):
+                    trainer.compute_loss(trainer.model, inputs).backward()
+        except torch.OutOfMemoryError:
+            fits = False
+    moments = None  # outside of the handler, whose exception would keep the tensors alive
+    trainer.model.zero_grad()
+    fits = trainer.accelerator.reduce(torch.tensor(float(fits), device=trainer.args.device), "mean").item() == 1
+    if not fits:
+        if trainer.step_graphs is not None:
+            trainer.step_graphs.compiled.clear()  # what was broken off is not compiled
+            trainer.step_graphs.release()
+        torch.cuda.empty_cache()
+    return fits

@@ -1,0 +1,571 @@
+"""Training that loses nothing: kills, full disks, short memory, bad numbers, signals, changed runs, secrets."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import checkpoints
+import finetune
+import modeling
+import prefix_tree
+import records
+import safeguards
+import training
+
+ROOT = Path(__file__).resolve().parents[1]
+SECRET = "hf_ThisIsAMarkerAndNoToken0123456789"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads add up the gradients of a shared node in the order they finish, so two runs would differ."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def whole(train, tmp_path_factory):
+    """A run of 2 epochs of 9 steps in one go. Tests must not write to it."""
+    return train(tmp_path_factory.mktemp("whole") / "run", "--epochs", "2", LOG_STEPS=4)
+
+
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of that run as a kill after the last checkpoint would have left it."""
+    shutil.copytree(whole, tmp_path / "run")
+    for name in ("run.json", "adapter_model.safetensors", "adapter_config.json", "training.png"):
+        (tmp_path / "run" / name).unlink()
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def resume(train):
+    """A function that resumes a run of 2 epochs, with other flags and constants if they are given."""
+    return lambda run_dir, *flags, **words: train(run_dir, "--epochs", "2", "--resume", *flags, **{"LOG_STEPS": 4, **words})
+
+
+@pytest.fixture
+def build(tiny_model, data_dir, tmp_path, monkeypatch):
+    """A function that returns the trainer of finetune.py for the tiny model, with the constants that are given."""
+
+    def run(**constants):
+        for name, value in {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 8, **constants}.items():
+            monkeypatch.setattr(finetune, name, value)
+        rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
+        args = finetune.parse_args(["--base-model", tiny_model, "--epochs", "0.5"])
+        return finetune.build_trainer(args, tmp_path, modeling.load_tokenizer(tiny_model), rows, rows[:6])
+
+    return run
+
+
+def read_log(run_dir):
+    """The entries of log.jsonl, without the line that has times."""
+    return [entry for entry in records.read_jsonl(run_dir / "log.jsonl", (), "") if "train_runtime" not in entry]
+
+
+def assert_equal_runs(one, other):
+    """Equal to the bit: the adapter, and every line of the log."""
+    assert (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
+    assert read_log(one) == read_log(other)
+
+
+def stop_message(capsys, action, *words, **options):
+    """The one line on stderr with which an action stops."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        action(*words, **options)
+    assert stopped.value.code == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(errors) == 1 and errors[0].startswith("error: ")
+    return errors[0]
+
+
+def list_names(run_dir):
+    return sorted(path.name for path in (run_dir / "checkpoints").iterdir() if path.is_dir())
+
+
+# ---------------------------------------------------------------- kills
+
+
+def test_killed_runs_go_on_as_if_nothing_had_happened(tiny_model, data_dir, tmp_path):
+    """SIGKILL and SIGTERM at random places, many of them while saving; in processes of their own."""
+    command = [sys.executable, "benchmarks/chaos.py", "--base-model", tiny_model, "--data-dir", data_dir]
+    command += ["--kills", "3", "--rows", "40", "--seed", "3", "--output", str(tmp_path / "chaos.json")]
+    settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    result = records.read_json(tmp_path / "chaos.json", "fix the test")
+    assert result["failed"] == []
+    assert result["kills"] >= 3 and result["stops"] >= 1
+    assert result["bit_equal_adapters"] == result["equal_loss_curves"] == result["runs"]
+
+
+# ---------------------------------------------------------------- complete checkpoints
+
+
+@pytest.mark.parametrize(
+    "name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
+             training.LOSS_WINDOW, checkpoints.MARKER]
+)  # fmt: skip
+@pytest.mark.parametrize("damage", ["missing", "cut off", "one byte"])
+def test_a_checkpoint_that_lacks_anything_does_not_count(copy, name, damage):
+    path = copy / "checkpoints" / "checkpoint-18" / name
+    assert checkpoints.is_complete(path.parent)
+    if damage == "missing":
+        path.unlink()
+    else:
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] if damage == "cut off" else b"x" + content[1:])
+    assert not checkpoints.is_complete(path.parent)
+    assert checkpoints.find_checkpoint(copy, resume=True).name == "checkpoint-9"
+
+
+def test_an_incomplete_checkpoint_is_set_aside_and_the_one_before_resumed(whole, copy, resume, capsys):
+    broken = copy / "checkpoints" / "checkpoint-18"
+    (broken / "optimizer.pt").unlink()
+    (broken / "trainer_state.json").write_text("mine")
+    (broken.with_name("incomplete-checkpoint-18")).mkdir()  # from an earlier kill
+    resume(copy)
+    printed = capsys.readouterr().out
+    assert "checkpoint-18 is incomplete: set aside as" in printed and "resuming from" in printed
+    assert (copy / "checkpoints" / "incomplete-checkpoint-18-2" / "trainer_state.json").read_text() == "mine"
+    assert_equal_runs(copy, whole)
+
+
+@pytest.mark.parametrize("epochs", ["2", "0.5"])
+def test_a_run_killed_after_its_last_checkpoint_is_only_finished(train, tmp_path, epochs, monkeypatch):
+    """Also if the run folder has moved: paths in checkpoints are those of the old place."""
+    whole = train(tmp_path / "whole", "--epochs", epochs)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints, "save_adapter", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
+        train(tmp_path / "killed", "--epochs", epochs)
+    run = (tmp_path / "killed").rename(tmp_path / "moved")
+    train(run, "--epochs", epochs, "--resume")
+    assert_equal_runs(run, whole)
+    results = [records.read_json(folder / "run.json", "")["result"] for folder in (run, whole)]
+    for key in ("steps", "kept", "kept_validation", "validation"):
+        assert results[0][key] == results[1][key]
+
+
+def make_checkpoints(run_dir, *steps, best=None):
+    """Complete checkpoints with next to nothing in them."""
+    for step in steps:
+        folder = run_dir / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        records.write_json(folder / "trainer_state.json", {"best_global_step": best if best and best <= step else None})
+        checkpoints.mark_complete(folder)
+    return run_dir / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    "best, kept", [(10, [10, 40]), (40, [30, 40]), (None, [30, 40])], ids=["old", "newest", "none"]
+)
+def test_old_checkpoints_go_but_not_the_newest_or_the_best(tmp_path, best, kept):
+    folder = make_checkpoints(tmp_path, 10, 20, 30, 40)
+    (folder / "deleting-checkpoint-5").mkdir()
+    (folder / "checkpoint-50").mkdir()  # not complete yet: it neither counts nor goes
+    checkpoints.remove_old(tmp_path, best and f"elsewhere/checkpoint-{best}")
+    assert list_names(tmp_path) == [f"checkpoint-{step}" for step in [*kept, 50]]
+
+
+def test_old_checkpoints_stay_until_the_new_one_is_complete(train, tmp_path, monkeypatch):
+    """Killed before the third of three is marked: both before it are still there, whole."""
+    mark = checkpoints.mark_complete
+
+    def mark_two(folder):
+        if folder.name == "checkpoint-27":
+            raise KeyboardInterrupt
+        mark(folder)
+
+    monkeypatch.setattr(checkpoints, "mark_complete", mark_two)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", "--epochs", "3")
+    folders = checkpoints.list_checkpoints(tmp_path / "run")
+    assert [(folder.name, checkpoints.is_complete(folder)) for folder in folders] == [
+        ("checkpoint-9", True), ("checkpoint-18", True), ("checkpoint-27", False)
+    ]  # fmt: skip
+
+
+def test_a_run_does_not_go_on_from_a_checkpoint_whose_best_is_lost(tmp_path):
+    folder = make_checkpoints(tmp_path, 9, 18, 27, best=18)
+    records.write_json(tmp_path / "plan.json", {})
+    assert checkpoints.find_checkpoint(tmp_path, resume=True).name == "checkpoint-27"
+    (folder / "checkpoint-18" / "trainer_state.json").write_text("{}")
+    found = checkpoints.find_checkpoint(tmp_path, resume=True)
+    assert found.name == "checkpoint-9"
+    checkpoints.set_aside(tmp_path, found)
+    assert list_names(tmp_path) == ["checkpoint-9", "incomplete-checkpoint-18", "incomplete-checkpoint-27"]
+
+
+# ---------------------------------------------------------------- the same run
+
+
+def test_a_finished_run_is_not_resumed(whole, resume, capsys):
+    assert "is finished" in stop_message(capsys, resume, whole)
+
+
+def test_all_that_differs_is_named(whole, resume, capsys):
+    message = stop_message(capsys, resume, whole, "--seed", "1", LORA_R=8)
+    assert "SEED was 0, now it is 1" in message and "LORA_R was 16, now it is 8" in message
+
+
+def test_other_data_are_refused(copy, resume, data_dir, tmp_path, capsys):
+    shutil.copytree(data_dir, tmp_path / "data")
+    lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "data" / "train.jsonl").write_text("".join(lines[1:]))
+    message = stop_message(capsys, resume, copy, "--data-dir", str(tmp_path / "data"))
+    assert "data train rows was 72, now it is 71" in message and "data train sha256 was" in message
+
+
+def test_another_base_of_the_same_name_is_refused(copy, resume, tiny_model, tmp_path, capsys, monkeypatch):
+    """One weight differs."""
+    shutil.copytree(tiny_model, tmp_path / "base")
+    before = checkpoints.identify_base(str(tmp_path / "base"))
+    assert before == checkpoints.identify_base(tiny_model)
+    weights = safetensors.torch.load_file(tmp_path / "base" / "model.safetensors")
+    weights["model.norm.weight"][0] += 1
+    safetensors.torch.save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(
+        checkpoints, "identify_base", lambda base, identify=checkpoints.identify_base: identify(str(tmp_path / "base"))
+    )
+    assert "base_version was" in stop_message(capsys, resume, copy)
+
+
+def test_other_versions_are_noted(whole, copy, resume, capsys):
+    plan = records.read_json(copy / "plan.json", "")
+    plan["environment"]["versions"]["peft"] = "0.1.0"
+    records.write_json(copy / "plan.json", plan)
+    resume(copy)
+    now = records.describe_environment()["versions"]["peft"]
+    assert f"note: environment versions peft was 0.1.0, now it is {now};" in capsys.readouterr().out
+    assert_equal_runs(copy, whole)
+
+
+# ---------------------------------------------------------------- numbers that are not finite
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_bad_step_stops_the_run_and_its_rows_are_saved(train, data_dir, tmp_path, capsys, monkeypatch, where):
+    """At step 3; log lines come every 5 steps, so it is noticed at step 5, and nothing is saved."""
+    steps = []
+
+    class Noting(training.JsonlLog):
+        def on_step_begin(self, args, state, control, **kwargs):
+            steps.append(state.global_step + 1)
+
+    compute_loss, places = training.TreeTrainer.compute_loss, {}
+
+    def spoil(self, *words, **options):
+        loss = compute_loss(self, *words, **options)
+        places[steps[-1]] = list(self.watch.steps[-1]["places"])
+        if steps[-1] == 3 and where == "loss":
+            return loss * float("nan")
+        if steps[-1] == 3:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss
+
+    monkeypatch.setattr(training, "JsonlLog", Noting)
+    monkeypatch.setattr(training.TreeTrainer, "compute_loss", spoil)
+    message = stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
+    assert "at step 3" in message and "non_finite_rows.jsonl" in message and "LEARNING_RATE" in message
+    assert steps == [1, 2, 3, 4, 5]
+    rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "")
+    saved = records.read_jsonl(tmp_path / "run" / "non_finite_rows.jsonl", (), "")
+    assert len(saved) == 8
+    assert [row["id"] for row in saved] == [rows[place]["id"] for place in places[3]]
+    assert all(row["step"] == 3 and row["text"] and row["topic"] and row["label"] for row in saved)
+    assert list_names(tmp_path / "run") == []
+
+
+def test_a_bad_step_is_noticed_before_a_checkpoint_between_two_log_lines(tmp_path, capsys):
+    """As a signal asks for one: the watch is read before anything is saved."""
+    rows = [{"id": number, "topic": "t", "text": "x", "label": "pro"} for number in range(4)]
+    watch = safeguards.StepWatch(tmp_path / "rows.jsonl", rows)
+    for places, loss in (([0, 1], 1.0), ([3, 2], float("inf"))):
+        watch.begin_step(places)
+        watch.add_loss(torch.tensor(loss) / 2)
+        watch.add_loss(torch.tensor(loss) / 2)
+        watch.add_norm(torch.tensor(1.0))
+    assert "at step 7" in stop_message(capsys, watch.check, 7)
+    assert [row["id"] for row in records.read_jsonl(tmp_path / "rows.jsonl", (), "")] == [3, 2]
+    json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
+
+
+def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(train, tmp_path, capsys, monkeypatch):
+    class Stopping(training.JsonlLog):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    compute_loss = training.TreeTrainer.compute_loss
+
+    def spoil(self, *words, **options):
+        return compute_loss(self, *words, **options) * (float("nan") if self.state.global_step == 2 else 1)
+
+    monkeypatch.setattr(training, "JsonlLog", Stopping)
+    monkeypatch.setattr(training.TreeTrainer, "compute_loss", spoil)
+    assert "at step 3" in stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
+    assert list_names(tmp_path / "run") == []
+
+
+def test_finite_steps_are_forgotten_once_they_are_checked(tmp_path):
+    watch = safeguards.StepWatch(tmp_path / "rows.jsonl", [])
+    watch.begin_step([0])
+    watch.add_loss(torch.tensor(1.0))
+    watch.add_norm(torch.tensor(1.0))
+    watch.check(1, [1.0])
+    assert watch.steps == [] and not (tmp_path / "rows.jsonl").exists()
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_run(train, tmp_path, capsys, monkeypatch):
+    forward = prefix_tree.forward_tree
+
+    def spoil(model, *words):
+        return forward(model, *words) * (1 if model.training else float("nan"))
+
+    monkeypatch.setattr(prefix_tree, "forward_tree", spoil)
+    message = stop_message(capsys, train, tmp_path / "run", "--epochs", "1")
+    assert "validation loss" in message and "step 9" in message
+    assert list_names(tmp_path / "run") == []
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.fixture
+def limited(build, monkeypatch):
+    """A function that returns (trainer, its probe's record), as if a GPU had memory for this many rows at a time."""
+
+    def run(most, **constants):
+        trainer, tried = build(**constants), []
+        compute_loss = trainer.compute_loss
+
+        def compute(model, inputs, **options):
+            rows = int(inputs["target_weights"].sum()) // 2  # two targets a row
+            tried.append((rows, inputs["position_ids"].max().item()))
+            loss = compute_loss(model, inputs, **options)
+            if rows > most:
+                raise torch.OutOfMemoryError("simulated")
+            return loss
+
+        with monkeypatch.context() as on_gpu:
+            on_gpu.setattr(torch.cuda, "is_available", lambda: True)
+            on_gpu.setattr(trainer, "compute_loss", compute)
+            record = safeguards.probe_memory(trainer)
+        return trainer, record, tried
+
+    return run
+
+
+def test_the_probe_halves_the_micro_batch_and_keeps_the_effective_batch(limited, capsys):
+    trainer, record, tried = limited(3, MICRO_BATCH_SIZE=8)
+    assert record == {"micro_batch_size": 2, "too_large": [8, 4]}
+    assert [rows for rows, _ in tried] == [8, 4, 2]
+    args = trainer.args
+    assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 4)
+    assert trainer.get_total_train_batch_size(args) == 8
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert len(lines) == 2 and "now 2 rows, batch of 8 rows unchanged" in lines[1]
+    longest = max(len(ids) for ids in trainer.train_dataset["input_ids"])
+    assert {depth for _, depth in tried} == {longest - 2}  # the last token needs no node; depths start at 0
+
+
+def test_the_probe_tries_a_micro_batch_that_fits_once_and_keeps_odd_batches_whole(limited):
+    _, record, tried = limited(99)
+    assert record == {"micro_batch_size": 8, "too_large": []} and len(tried) == 1
+    trainer, record, _ = limited(2, MICRO_BATCH_SIZE=9, EFFECTIVE_BATCH_SIZE=9)
+    assert record == {"micro_batch_size": 1, "too_large": [9, 3]}
+    assert trainer.args.gradient_accumulation_steps == 9
+
+
+def test_the_probe_leaves_weights_gradients_and_random_state_alone(limited, build):
+    untouched = build(MICRO_BATCH_SIZE=2, LORA_DROPOUT=0.1)
+    states = [torch.get_rng_state()]
+    trainer, _, _ = limited(3, LORA_DROPOUT=0.1)
+    states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+    for one, other in zip(trainer.model.parameters(), untouched.model.parameters(), strict=True):
+        assert torch.equal(one, other) and one.grad is None
+    curves = []
+    for each in (trainer, untouched):
+        torch.manual_seed(0)  # of dropout
+        each.train()
+        shutil.rmtree(each.args.output_dir)
+        curves.append([entry for entry in each.state.log_history if "loss" in entry])
+    assert curves[0] == curves[1] and curves[0]
+
+
+def test_a_single_row_that_does_not_fit_stops_the_run(limited, capsys):
+    assert "GRADIENT_CHECKPOINTING" in stop_message(capsys, limited, 0)
+
+
+def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monkeypatch):
+    """What ran out of memory was not compiled to its end, and recording needs compiled code."""
+
+    class Graphs:
+        compiled, released, calls = {"kind"}, 0, []
+
+        def __call__(self, inputs):
+            self.calls.append(set(inputs))
+            if len(self.calls) == 1:
+                raise torch.OutOfMemoryError("simulated")
+
+        def release(self):
+            self.released += 1
+
+    trainer = build()
+    trainer.step_graphs = Graphs()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert safeguards.probe_memory(trainer)["micro_batch_size"] == 4
+    assert trainer.step_graphs.compiled == set() and trainer.step_graphs.released == 1
+    assert "items" in trainer.step_graphs.calls[0] and "places" not in trainer.step_graphs.calls[0]
+
+
+def test_there_is_no_probe_without_a_gpu(whole):
+    assert records.read_json(whole / "run.json", "")["memory_probe"] is None
+
+
+# ---------------------------------------------------------------- disk
+
+
+def test_a_disk_without_room_for_the_checkpoints_is_refused_before_training(train, tmp_path, capsys, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=120_000_000))
+    message = stop_message(capsys, train, tmp_path / "run")
+    assert "0.12 GB of disk space left" in message and "--run-dir" in message
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_space_that_a_resumed_run_already_has_counts(tmp_path, monkeypatch, capsys):
+    folder = make_checkpoints(tmp_path, 9)
+    (folder / "checkpoint-9" / "optimizer.pt").write_bytes(bytes(60_000_000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000_000))
+    checkpoints.check_disk_space(tmp_path, 1000)
+    (folder / "checkpoint-9" / "optimizer.pt").unlink()
+    assert "checkpoints need 0.15" in stop_message(capsys, checkpoints.check_disk_space, tmp_path, 1000)
+
+
+@pytest.mark.parametrize("size", [20_000, 150_000])
+def test_a_disk_that_fills_up_while_saving_ends_in_one_line(train, resume, whole, tmp_path, capsys, size):
+    """Simulated by the largest size that a file may have; which library meets it first depends on that size."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        message = stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "the disk is full" in message and "--resume" in message
+    assert not any(map(checkpoints.is_complete, checkpoints.list_checkpoints(tmp_path / "run")))
+    resume(tmp_path / "run")
+    assert_equal_runs(tmp_path / "run", whole)
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed"),
+        safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["python", "torch", "safetensors"],
+)
+def test_a_full_disk_is_told_from_other_problems(tmp_path, capsys, problem):
+    def write(error):
+        with checkpoints.explain_full_disk(tmp_path):
+            raise error
+
+    assert "the disk is full" in stop_message(capsys, write, problem)
+    with pytest.raises(type(problem), match="something else"):
+        write(type(problem)("something else"))
+
+
+def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, capsys, monkeypatch):
+    """Broken off between its two files: evaluate.py and predict.py refuse the folder, --resume finishes it."""
+    replace, moved = os.replace, []
+
+    def replace_one(source, target):
+        if moved and "adapter.partial" in str(source):
+            raise KeyboardInterrupt
+        moved.append(source)
+        replace(source, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.os, "replace", lambda s, t: replace_one(s, t) if "partial" in str(s) else replace(s, t))
+        resume(copy)
+    assert len(moved) == 1
+    assert "run.json" in stop_message(capsys, modeling.check_adapter, copy)
+    resume(copy)
+    assert modeling.check_adapter(copy)["result"]["kept"]
+    assert_equal_runs(copy, whole)
+    assert not list(copy.glob("adapter.partial"))
+
+
+# ---------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("step", [6, 9])
+def test_a_signal_ends_the_run_with_a_checkpoint(train, whole, resume, tmp_path, capfd, monkeypatch, number, code, step):
+    """In the middle of an epoch, and in its last step, whose validation must not be skipped."""
+
+    class Stopping(training.JsonlLog):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == step - 1:
+                os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(training, "JsonlLog", Stopping)
+        train(tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
+    assert stopped.value.code == code
+    printed = capfd.readouterr().out
+    line = re.search(rf"interrupted: checkpoint-{step} is saved; continue with: python finetune.py (.*)", printed)
+    assert line[1].endswith("--epochs 2 --resume")
+    assert checkpoints.is_complete(tmp_path / "run" / "checkpoints" / f"checkpoint-{step}")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    resume(tmp_path / "run")
+    assert_equal_runs(tmp_path / "run", whole)
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    code = (
+        "import os, signal, time, safeguards\n"
+        "with safeguards.Interruption('x'):\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); print('one', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT); time.sleep(60); print('two')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert done.stdout == "one\n" and "stopping after this step" in done.stderr
+
+
+def test_the_command_to_continue_is_the_one_that_was_started():
+    words = ["--run-dir", "my runs/one", "--epochs", "2", "--resume"]
+    assert finetune.word_remedy(words) == "continue with: python finetune.py --run-dir 'my runs/one' --epochs 2 --resume"
+
+
+# ---------------------------------------------------------------- secrets
+
+
+def test_no_token_is_written_anywhere(train, tmp_path, capfd, monkeypatch):
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    train(tmp_path / "run", "--epochs", "0.3")
+    captured = capfd.readouterr()
+    assert SECRET not in captured.out + captured.err
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert {"run.json", "plan.json", "log.jsonl", "training_args.bin", "optimizer.pt"} <= {path.name for path in files}
+    assert [path.name for path in files if SECRET.encode() in path.read_bytes()] == []

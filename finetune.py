@@ -18,12 +18,13 @@ import datasets
 import peft
 import torch
 import transformers
-import trl
 
 import corpus
 import figures
 import modeling
+import parallel_training
 import prompts
+import ranks
 import records
 import training
 
@@ -84,9 +85,11 @@ def find_checkpoint(run_dir, resume):
 
 
 def check_settings():
-    """Stop on constants that cannot be meant."""
-    if EFFECTIVE_BATCH_SIZE % MICRO_BATCH_SIZE:
-        records.stop(f"MICRO_BATCH_SIZE {MICRO_BATCH_SIZE} is no divisor of EFFECTIVE_BATCH_SIZE {EFFECTIVE_BATCH_SIZE}")
+    """Stop on constants that cannot be meant, or do not go with the number of processes."""
+    count = ranks.get_rank()[1]
+    if EFFECTIVE_BATCH_SIZE % (MICRO_BATCH_SIZE * count):
+        product = f"MICRO_BATCH_SIZE {MICRO_BATCH_SIZE}" + (f" x {count} processes" if count > 1 else "")
+        records.stop(f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {EFFECTIVE_BATCH_SIZE}")
     if SELECT_BY not in ("eval_accuracy", "eval_loss", "last"):
         records.stop(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
 
@@ -101,7 +104,7 @@ def load_rows(data_dir):
 def make_config(args, run_dir):
     """Return the trainer's settings. Validation and checkpoint each epoch; the best epoch is loaded at the end."""
     on_gpu = torch.cuda.is_available()
-    config = trl.SFTConfig(
+    return parallel_training.RankConfig(
         output_dir=str(run_dir / "checkpoints"),
         num_train_epochs=args.epochs,
         learning_rate=args.learning_rate,
@@ -129,15 +132,13 @@ def make_config(args, run_dir):
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=on_gpu,
     )
-    config._n_gpu = min(config.n_gpu, 1)  # the model is on one GPU; the trainer multiplies the batch by all it sees
-    return config
 
 
 def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
     """Load the base model, put a fresh adapter on it, and return the trainer."""
     columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS)
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
-    return training.TreeTrainer(
+    return parallel_training.RankTrainer(
         model=modeling.load_base(args.base_model),
         args=make_config(args, run_dir),
         train_dataset=datasets.Dataset.from_dict(columns),
@@ -171,6 +172,7 @@ def describe_run(args, train_rows, val_rows):
         },
         "environment": records.describe_environment(),
         "device": modeling.device_name(),
+        "processes": ranks.get_rank()[1],
         "demo": modeling.is_demo(args.base_model),
     }
 
@@ -187,46 +189,40 @@ def check_same_run(run_dir, record):
             records.stop(f"--resume: {name} was {was}, now it is {value}: restore it or start a new run")
 
 
-def describe_result(trainer, checkpoint, seconds):
-    """Return what the training came to, for the run record; speed is that since the checkpoint, if it was resumed."""
-    steps, before = trainer.state.global_step, int(checkpoint.rpartition("-")[2]) if checkpoint else 0
-    rows = trainer.state.epoch * len(trainer.train_dataset) * (steps - before) / steps
-    validation = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    kept = trainer.state.best_model_checkpoint or f"checkpoint-{steps}"
-    return {
-        "steps": steps,
-        "train_seconds": round(seconds, 1),
-        "train_samples_per_second": round(rows / seconds, 2),
-        "peak_gpu_gib": modeling.peak_gpu_gib(),
-        "kept": Path(kept).name,
-        "kept_validation": next(e for e in validation if e["step"] == int(kept.rpartition("-")[2])),
-        "validation": validation,
-    }
+def print_start(trainer, record):
+    """Print what is trained, and add the number of its parameters to the run record."""
+    trainable, total = trainer.model.get_nb_trainable_parameters()  # a 4-bit weight counts as one parameter
+    record["parameters"] = {"trainable": trainable, "total": total}
+    training_rows, validation_rows = (record["data"][name]["rows"] for name in ("train", "val"))
+    print(f"{record['base_model']}: {training_rows} training rows, {validation_rows} validation rows")
+    print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
+    print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
 
 
 def main(argv=None):
     args = parse_args(argv)
     run_dir = Path(args.run_dir)
-    check_settings()
-    checkpoint = find_checkpoint(run_dir, args.resume)
-    train_rows, val_rows = load_rows(args.data_dir)
-    modeling.check_base(args.base_model)
-    tokenizer = modeling.load_tokenizer(args.base_model)
-    record = describe_run(args, train_rows, val_rows)
-    record["shortened_sentences"] = prompts.report_long(tokenizer, [(r["topic"], r["text"]) for r in train_rows + val_rows])
-    records.make_folder(run_dir)
-    if checkpoint:
-        check_same_run(run_dir, record)
-    else:
+    ranks.join_ranks()
+    with ranks.first_rank_first():
+        check_settings()
+        checkpoint = find_checkpoint(run_dir, args.resume)
+        train_rows, val_rows = load_rows(args.data_dir)
+        modeling.check_base(args.base_model)
+        tokenizer = modeling.load_tokenizer(args.base_model)
+        record = describe_run(args, train_rows, val_rows)
+        pairs = [(row["topic"], row["text"]) for row in train_rows + val_rows]
+        record["shortened_sentences"] = prompts.report_long(tokenizer, pairs)
+        records.make_folder(run_dir)
+        if checkpoint:
+            check_same_run(run_dir, record)
+    ranks.wait_for_ranks()  # until all have looked into the run folder: only then may one write to it
+    if not checkpoint and ranks.get_rank()[0] == 0:
         records.write_json(run_dir / "plan.json", record)
 
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows)
-    trainable, total = trainer.model.get_nb_trainable_parameters()  # a 4-bit weight counts as one parameter
-    record["parameters"] = {"trainable": trainable, "total": total}
     record["acceleration"] = trainer.accelerate(GRADIENT_CHECKPOINTING, dropout=LORA_DROPOUT > 0)
-    print(f"{args.base_model}: {len(train_rows)} training rows, {len(val_rows)} validation rows")
-    print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
-    print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
+    if ranks.get_rank()[0] == 0:
+        print_start(trainer, record)
 
     started = time.time()
     try:
@@ -236,7 +232,10 @@ def main(argv=None):
             f"not enough GPU memory: set MICRO_BATCH_SIZE to {max(MICRO_BATCH_SIZE // 2, 1)} and GRADIENT_CHECKPOINTING "
             f"to True in finetune.py, delete {run_dir} and start again"
         )
-    record["result"] = describe_result(trainer, checkpoint, time.time() - started)
+    ranks.leave_ranks()
+    if ranks.get_rank()[0] > 0:
+        return
+    record["result"] = training.describe_result(trainer, checkpoint, time.time() - started)
     trainer.model.save_pretrained(run_dir)
     records.write_json(run_dir / "run.json", record)
     note = modeling.DEMO_NOTE if record["demo"] else None

@@ -2,14 +2,17 @@
 
 import collections
 import json
+from pathlib import Path
 
 import torch
 import transformers
 import trl
 
 import acceleration
+import modeling
 import prefix_tree
 import prompts
+import ranks
 import records
 
 IGNORED = -100  # transformers' label of a token without loss
@@ -138,8 +141,8 @@ class TreeTrainer(trl.SFTTrainer):
         if self.step_graphs is not None:
             self.step_graphs.release()  # validation needs the memory
         with acceleration.run_uncompiled(len(self.eval_dataset)), prefix_tree.compute_precision(self.model):
-            size = self.args.per_device_eval_batch_size
-            for start in range(0, len(self.eval_dataset), size):
+            size, (rank, count) = self.args.per_device_eval_batch_size, ranks.get_rank()
+            for start in range(rank * size, len(self.eval_dataset), count * size):
                 rows = self.eval_dataset[start : start + size]
                 rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
                 inputs = self._prepare_inputs(self.data_collator(rows))
@@ -148,6 +151,7 @@ class TreeTrainer(trl.SFTTrainer):
                 right = label_ids[logits[:, label_ids].argmax(1)] == targets  # never true of an end of turn
                 sums += torch.stack([x.sum() for x in (weigh_losses(logits, inputs), weights, right * weights)])
         self.model.train(was_training)
+        ranks.sum_tensors([sums])
         loss, tokens, correct = sums.tolist()
         accuracy = correct / len(self.eval_dataset)
         metrics = {f"{metric_key_prefix}_loss": loss / tokens, f"{metric_key_prefix}_accuracy": accuracy}
@@ -165,6 +169,23 @@ def weigh_losses(logits, inputs):
     """Return the cross-entropy [K] of logits [K, vocabulary] for the targets, times the rows that share each."""
     losses = torch.nn.functional.cross_entropy(logits.float(), inputs["target_ids"], reduction="none")
     return losses * inputs["target_weights"]
+
+
+def describe_result(trainer, checkpoint, seconds):
+    """Return what the training came to, for the run record; speed is that since the checkpoint, if it was resumed."""
+    steps, before = trainer.state.global_step, int(checkpoint.rpartition("-")[2]) if checkpoint else 0
+    rows = trainer.state.epoch * len(trainer.train_dataset) * (steps - before) / steps
+    validation = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    kept = trainer.state.best_model_checkpoint or f"checkpoint-{steps}"
+    return {
+        "steps": steps,
+        "train_seconds": round(seconds, 1),
+        "train_samples_per_second": round(rows / seconds, 2),
+        "peak_gpu_gib": modeling.peak_gpu_gib(),
+        "kept": Path(kept).name,
+        "kept_validation": next(e for e in validation if e["step"] == int(kept.rpartition("-")[2])),
+        "validation": validation,
+    }
 
 
 class JsonlLog(transformers.TrainerCallback):

@@ -232,9 +232,7 @@ def main(argv=None):
             f"not enough GPU memory: set MICRO_BATCH_SIZE to {max(MICRO_BATCH_SIZE // 2, 1)} and GRADIENT_CHECKPOINTING "
             f"to True in finetune.py, delete {run_dir} and start again"
         )
-    ranks.leave_ranks()
-    if ranks.get_rank()[0] > 0:
-        return
+    ranks.go_on_alone()
     record["result"] = training.describe_result(trainer, checkpoint, time.time() - started)
     trainer.model.save_pretrained(run_dir)
     records.write_json(run_dir / "run.json", record)

@@ -11,10 +11,12 @@ import pytest
 import safetensors.torch
 import torch
 
+import evaluate
 import finetune
 import parallel_training
 import ranks
 import records
+import scoring
 
 CONSTANTS = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 4, "LOG_STEPS": 1}
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +64,10 @@ if rank == 0:
     shutil.copytree(f"{{folder}}/run", f"{{folder}}/interrupted")
 ranks.wait_for_ranks()
 ranks.join_ranks, after = lambda: None, len(batches)
-finetune.main([*words, "--resume"])
+try:
+    finetune.main([*words, "--resume"])
+except SystemExit as ended:  # of all but the first process
+    assert (ranks.get_rank()[0], ended.code) == (1, 0)
 weights = {{name: weight.data for name, weight in trainers[-1].model.named_parameters() if weight.requires_grad}}
 safetensors.torch.save_file(weights, f"{{folder}}/rank-{{rank}}.safetensors")
 json.dump({{"before": batches[:after], "after": batches[after:]}}, open(f"{{folder}}/rank-{{rank}}.json", "w"))
@@ -185,10 +190,56 @@ def test_a_process_trains_on_its_own_gpu_and_writes_only_if_it_is_the_first(monk
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *words: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: place[0])
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: place.append(torch.device(device)))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: place.append(str(device)))
     config = parallel_training.RankConfig(output_dir=str(tmp_path), report_to="none")
-    assert place[1:] == [torch.device("cuda:0"), torch.device("cuda:1")]  # the library's choice, then ours
+    assert place[1:] == ["cuda:0", "1"]  # the library's choice, then ours
     assert config.device == config.distributed_state.device == torch.device("cuda:1")
     assert (config.world_size, config.n_gpu, config.distributed_state.num_processes) == (1, 1, 1)
     assert config.process_index == 1 and not config.should_save
     assert os.environ["WORLD_SIZE"] == "2" and ranks.DEVICE_VARIABLE not in os.environ
+
+
+# ---------------------------------------------------------------- evaluating
+
+# Run by torchrun. Evaluates in both modes, after one start.
+EVALUATION = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import evaluate, ranks, scoring
+
+scoring.SCORE_BATCH_SIZE = scoring.GENERATE_BATCH_SIZE = 10
+leave_ranks, ranks.leave_ranks = ranks.leave_ranks, lambda: None
+for mode in ("score", "generate"):
+    try:
+        evaluate.main([*sys.argv[2:], "--mode", mode, "--output-dir", sys.argv[1] + mode])
+    except SystemExit as ended:  # of all but the first process
+        assert (ranks.get_rank()[0], ended.code) == (1, 0)
+    ranks.wait_for_ranks()
+    ranks.join_ranks = lambda: None
+leave_ranks()
+"""
+
+
+def test_two_processes_evaluate_as_one(one_process, small_data, tmp_path, monkeypatch):
+    """24 rows in batches of 10, so that the first process has two of three and the second one."""
+    words = ["--adapter", str(one_process), "--data-dir", small_data, "--robustness-rows", "3"]
+    for name in ("SCORE_BATCH_SIZE", "GENERATE_BATCH_SIZE"):
+        monkeypatch.setattr(scoring, name, 10)
+    done = run_torchrun(tmp_path, EVALUATION, str(tmp_path / "two-"), *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote evaluation.jsonl") == 2
+    for mode, files in (("score", 3), ("generate", 1)):
+        one, two = tmp_path / f"one-{mode}", tmp_path / f"two-{mode}"
+        evaluate.main([*words, "--mode", mode, "--output-dir", str(one)])
+        names = [path.name for path in one.glob("*.jsonl")]
+        assert len(names) == files
+        for name in names:
+            assert (two / name).read_bytes() == (one / name).read_bytes()
+        assert [records.read_json(folder / "evaluation.json", "")["processes"] for folder in (one, two)] == [1, 2]
+
+
+def test_torchrun_is_for_answering(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["--predictions", "evaluation.jsonl"])
+    assert stopped.value.code == 2 and "start evaluate.py with python" in capsys.readouterr().err

@@ -52,7 +52,8 @@ def check_place(output_dir, base):
     need = 2 * modeling.count_weights(transformers.AutoConfig.from_pretrained(base))  # bytes of bfloat16
     free = shutil.disk_usage(output_dir.parent).free
     if free < need:
-        records.stop(f"{output_dir.parent} has {free / 1e9:.1f} GB free, the model takes {need / 1e9:.1f} GB: make room")
+        size = f"{free / 1e9:.1f} GB free, the model takes {need / 1e9:.1f} GB"
+        records.stop(f"{output_dir.parent} has {size}: make room or choose another --output-dir")
 
 
 @torch.no_grad()
@@ -81,7 +82,7 @@ def score_merged(merged, tokenizer, encoded):
 
 
 def compare_scores(scores, expected):
-    """Return how far two scorings of the same rows agree: share of equal labels, largest difference of a probability."""
+    """Return how far two scorings of the same rows agree: equal labels, and the largest difference of a probability."""
     labels = [list(map(scoring.pick_label, part.probabilities.tolist())) for part in (scores, expected)]
     same = sum(one == other for one, other in zip(*labels, strict=True))
     difference = (scores.probabilities - expected.probabilities).abs().max().item()
@@ -128,8 +129,8 @@ def main(argv=None):
         del merged  # two are twice the memory
         merged = merge_adapter(adapted, base, kind)
         agreement[kind] = compare_scores(score_merged(merged, tokenizer, encoded), expected)
-        same, difference = agreement[kind]["same_label"], agreement[kind]["largest_difference"]
-        print(f"merged into {kind} weights: {same:.1%} the same label, probabilities differ by {difference:.4f} at most")
+        same, most = agreement[kind]["same_label"], agreement[kind]["largest_difference"]
+        print(f"merged into {kind} weights: {same:.1%} the same label, probabilities differ by {most:.4f} at most")
     record = {
         **{key: run[key] for key in ("base_model", "prompt_version", "labels", "demo")},
         "adapter_sha256": records.hash_file(Path(args.adapter) / "adapter_model.safetensors"),

@@ -16,7 +16,7 @@ import training
 
 
 class RankConfig(trl.SFTConfig):
-    """SFTConfig of a process that trains on the GPU it has now, as if it were alone, and writes only if it is rank 0."""
+    """SFTConfig of a process that trains on the GPU it has now as if it were alone, and writes only if it is rank 0."""
 
     def __post_init__(self):
         place = torch.cuda.current_device() if torch.cuda.is_available() and not self.use_cpu else None
@@ -38,7 +38,7 @@ class RankConfig(trl.SFTConfig):
 
 
 class RankTrainer(training.TreeTrainer):
-    """TreeTrainer for one or several processes. With dropout, these draw the same masks and one process draws others."""
+    """TreeTrainer for one process or several, which agree except that dropout draws other masks."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

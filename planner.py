@@ -75,7 +75,8 @@ def list_linears(config):
     """Return (inputs, outputs) of the linear layers of one decoder layer, which are quantised and adapted."""
     hidden, mlp, size = config.hidden_size, config.intermediate_size, config.head_dim
     query, value = config.num_attention_heads * size, config.num_key_value_heads * size
-    return [(hidden, query), (hidden, value), (hidden, value), (query, hidden), (hidden, mlp), (hidden, mlp), (mlp, hidden)]
+    attention = [(hidden, query), (hidden, value), (hidden, value), (query, hidden)]
+    return [*attention, (hidden, mlp), (hidden, mlp), (mlp, hidden)]
 
 
 def count_linear_weights(config):
@@ -84,7 +85,10 @@ def count_linear_weights(config):
 
 
 def estimate_memory(config, batch, dense, checkpoint):
-    """Return the peak GPU memory of training in GiB; batch: rows a forward pass, dense and checkpoint as in a run record."""
+    """Return the peak GPU memory of training in GiB.
+
+    batch: rows a forward pass; dense: 16-bit copies of the weights; checkpoint: activations are computed twice.
+    """
     linears, layers = count_linear_weights(config), config.num_hidden_layers
     nodes = SHARED_NODES + (PROMPT_NODES + SENTENCE_TOKENS) * batch
     adapter = ADAPTER_RANK * layers * sum(inputs + outputs for inputs, outputs in list_linears(config))
@@ -101,9 +105,9 @@ def read_record(name):
 
 
 def plan_card(base, card):
-    """Return {"gib", "batch", "dense_weights", "checkpoint", "rows_per_second"} of training on a card; None: no room.
+    """Return {"gib", "batch", "dense_weights", "checkpoint", "rows_per_second"} of training on a card, None without room.
 
-    Like acceleration.plan_training: fast if it fits, else 4-bit weights and activations computed twice.
+    As acceleration.plan_training does: fast if it fits, else 4-bit weights and activations computed twice.
     """
     measured, config, (room, speed) = read_record("h200-train.json")["results"], make_config(base), CARDS[card]
     size = count_linear_weights(make_config(MEASURED_BASE)) / count_linear_weights(config)
@@ -112,13 +116,14 @@ def plan_card(base, card):
         gib = estimate_memory(config, batch, dense, checkpoint)
         if gib + (acceleration.RESERVE_GB * 1e9 / 2**30 if dense else 0) <= room:
             rate = measured[record]["samples_per_second"] * size * speed / CARDS[MEASURED_CARD][1]
-            return {"gib": gib, "batch": batch, "dense_weights": dense, "checkpoint": checkpoint, "rows_per_second": rate}
+            chosen = {"gib": gib, "batch": batch, "dense_weights": dense, "checkpoint": checkpoint}
+            return {**chosen, "rows_per_second": rate}
     return None
 
 
 def format_training(rows, epochs):
     """Return the Markdown table of cards and bases."""
-    lines = ["| base | card | GPU memory | MICRO_BATCH_SIZE | weights | minutes |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = ["| base | card | GPU memory | MICRO_BATCH_SIZE | weights | minutes |", "| --- " * 6 + "|"]
     for base in BASES:
         for card in CARDS:
             plan = plan_card(base, card)
@@ -154,7 +159,7 @@ def format_labelling(plan):
 
 def main(argv=None):
     args = parse_args(argv)
-    print(f"Training on {args.train_rows:,} rows, {args.train_epochs:g} epochs, without start and validation (estimate)\n")
+    print(f"Training on {args.train_rows:,} rows, {args.train_epochs:g} epochs; start and validation aside (estimate)\n")
     print(f"{format_training(args.train_rows, args.train_epochs)}\n")
     print(f"Labelling {args.sentences:,} sentences with {MEASURED_BASE} on {MEASURED_CARD} (estimate)\n")
     print(format_labelling(plan_labelling(args.sentences, args.gpus)))

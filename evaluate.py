@@ -120,7 +120,7 @@ def share_answers(model, tokenizer, encoded, mode):
     """
     size = scoring.SCORE_BATCH_SIZE if mode == "score" else scoring.GENERATE_BATCH_SIZE
     order = sorted(range(len(encoded)), key=encoded.__getitem__) if mode == "score" else range(len(encoded))
-    own = ranks.take_share(order, size)
+    own = sorted(ranks.take_share(order, size))  # score_prompts puts them into that order again
     answers = answer_rows(model, tokenizer, [encoded[row] for row in own], mode) if own else []
     found = dict(ranks.join_lists(list(zip(own, answers, strict=True))))
     return [found[row] for row in range(len(encoded))]

@@ -105,7 +105,7 @@ def read_record(name):
 
 
 def plan_card(base, card):
-    """Return {"gib", "batch", "dense_weights", "checkpoint", "rows_per_second"} of training on a card, None without room.
+    """Return {"gib", "batch", "dense_weights", "checkpoint", "rows_per_second"} of training on a card, or None.
 
     As acceleration.plan_training does: fast if it fits, else 4-bit weights and activations computed twice.
     """
@@ -159,7 +159,7 @@ def format_labelling(plan):
 
 def main(argv=None):
     args = parse_args(argv)
-    print(f"Training on {args.train_rows:,} rows, {args.train_epochs:g} epochs; start and validation aside (estimate)\n")
+    print(f"Training, {args.train_rows:,} rows x {args.train_epochs:g} epochs, start and validation aside (estimate)\n")
     print(f"{format_training(args.train_rows, args.train_epochs)}\n")
     print(f"Labelling {args.sentences:,} sentences with {MEASURED_BASE} on {MEASURED_CARD} (estimate)\n")
     print(format_labelling(plan_labelling(args.sentences, args.gpus)))

@@ -16,7 +16,7 @@ from pathlib import Path
 import safetensors
 import transformers
 
-import ranks
+import modeling
 import records
 import safeguards
 
@@ -158,11 +158,7 @@ def list_differences(before, now):
 
 
 def open_run(run_dir, record, resume, checkpoint):
-    """Make the run folder and its plan.json; to resume, stop if the run was started otherwise, and tidy checkpoints."""
-    if resume:
-        check_same_run(run_dir, record)
-    if ranks.get_rank()[0] > 0:
-        return
+    """Make the run folder and its plan.json; to resume, tidy checkpoints. Called by one process alone."""
     records.make_folder(run_dir)
     if not resume:
         records.write_json(run_dir / "plan.json", record)
@@ -226,3 +222,20 @@ def save_adapter(model, run_dir):
         os.replace(path, run_dir / path.name)
     partial.rmdir()
     flush(run_dir)
+
+
+def describe_result(trainer, checkpoint, seconds):
+    """Return what the training came to, for the run record; speed is that since the checkpoint, if it was resumed."""
+    steps, before = trainer.state.global_step, count_steps(checkpoint) if checkpoint else 0
+    rows = trainer.state.epoch * len(trainer.train_dataset) * (steps - before) / steps
+    validation = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    kept = trainer.state.best_model_checkpoint or f"checkpoint-{steps}"
+    return {
+        "steps": steps,
+        "train_seconds": round(seconds, 1),
+        "train_samples_per_second": round(rows / seconds, 2),
+        "peak_gpu_gib": modeling.peak_gpu_gib(),
+        "kept": Path(kept).name,
+        "kept_validation": next(e for e in validation if e["step"] == count_steps(kept)),
+        "validation": validation,
+    }

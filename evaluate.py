@@ -8,6 +8,7 @@ Writes to --output-dir evaluation.jsonl, validation.jsonl, robustness.jsonl (a r
     python evaluate.py
     python evaluate.py --adapter outputs/my-run --mode generate
     python evaluate.py --runs outputs/seed-0 outputs/seed-1 outputs/seed-2
+    torchrun --nproc-per-node 2 evaluate.py  # as many as there are GPUs
 """
 
 import argparse
@@ -24,6 +25,7 @@ import model_card
 import modeling
 import prompt_variants
 import prompts
+import ranks
 import records
 import report
 import result_tables
@@ -55,6 +57,8 @@ def parse_args(argv):
     args = parser.parse_args(argv)
     if args.robustness_rows < 0:
         records.stop(f"--robustness-rows {args.robustness_rows} is impossible: give 0 or more")
+    if ranks.get_rank()[1] > 1 and (args.runs or args.predictions):
+        records.stop("torchrun is for answering: without a model, start evaluate.py with python")
     return args
 
 
@@ -111,6 +115,19 @@ def answer_rows(model, tokenizer, encoded, mode):
     ]
 
 
+def share_answers(model, tokenizer, encoded, mode):
+    """Return answer_rows of the prompts, computed by all processes.
+
+    A process takes whole batches of those that one alone would make, so that roundings and records are the same.
+    """
+    size = scoring.SCORE_BATCH_SIZE if mode == "score" else scoring.GENERATE_BATCH_SIZE
+    order = sorted(range(len(encoded)), key=encoded.__getitem__) if mode == "score" else range(len(encoded))
+    own = sorted(ranks.take_share(order, size))  # score_prompts puts them into that order again
+    answers = answer_rows(model, tokenizer, [encoded[row] for row in own], mode) if own else []
+    found = dict(ranks.join_lists(list(zip(own, answers, strict=True))))
+    return [found[row] for row in range(len(encoded))]
+
+
 def load_splits(data_dir):
     """Return {split: rows} of the test split and, where they are, the others; stop if a sentence is in two of them."""
     splits = {"test": corpus.load_split(Path(data_dir) / "test.jsonl")}
@@ -138,13 +155,14 @@ def list_questions(args, splits):
 
 def run_models(args, base, adapter, splits):
     """Return (records of all parts, description of the run)."""
-    modeling.check_base(base)
-    tokenizer = modeling.load_tokenizer(base)
-    questions = list_questions(args, splits)
-    encoded = {
-        part: prompts.encode_examples(tokenizer, variant.pairs, template=variant.template)
-        for part, (_, variant) in questions.items()
-    }
+    with ranks.first_rank_first():
+        modeling.check_base(base)
+        tokenizer = modeling.load_tokenizer(base)
+        questions = list_questions(args, splits)
+        encoded = {
+            part: prompts.encode_examples(tokenizer, variant.pairs, template=variant.template)
+            for part, (_, variant) in questions.items()
+        }
     floors = baselines.answer_floors(splits["train"], splits["val"], splits["test"]) if len(splits) == 3 else {}
     model = modeling.load_base(base)
     count = sum(map(len, encoded.values()))
@@ -154,7 +172,8 @@ def run_models(args, base, adapter, splits):
     for name in ("base",) if adapter is None else ("base", "fine-tuned"):
         model = model if name == "base" else modeling.load_adapter(model, adapter)
         for part, sequences in encoded.items():
-            answers[part][name] = answer_rows(model, tokenizer, sequences, args.mode)
+            answers[part][name] = share_answers(model, tokenizer, sequences, args.mode)
+    ranks.go_on_alone()
     seconds = time.time() - started
     run = {
         "mode": args.mode,
@@ -168,6 +187,7 @@ def run_models(args, base, adapter, splits):
         "seconds": round(seconds, 2),
         "answers_per_second": round(count * len(answers["evaluation"]) / seconds, 1),
         "device": modeling.device_name(),
+        "processes": ranks.get_rank()[1],
         "peak_gpu_gib": modeling.peak_gpu_gib(),
         "environment": records.describe_environment(),
     }
@@ -207,11 +227,13 @@ def main(argv=None):
         records.make_folder(output_dir)
         written = []
     else:
-        splits = load_splits(args.data_dir)
-        base, adapter = resolve_base(args)
-        home = Path(adapter or modeling.BASE_RESULTS)
-        output_dir = Path(args.output_dir or (home if args.mode == "score" else home / args.mode))
-        records.make_folder(output_dir)
+        ranks.join_ranks()
+        with ranks.first_rank_first():
+            splits = load_splits(args.data_dir)
+            base, adapter = resolve_base(args)
+            home = Path(adapter or modeling.BASE_RESULTS)
+            output_dir = Path(args.output_dir or (home if args.mode == "score" else home / args.mode))
+            records.make_folder(output_dir)
         parts, run = run_models(args, base, adapter, splits)
         written = evaluation_records.write_parts(output_dir, parts, run)
     table = parts["evaluation"]

@@ -19,13 +19,14 @@ import datasets
 import peft
 import torch
 import transformers
-import trl
 
 import checkpoints
 import corpus
 import figures
 import modeling
+import parallel_training
 import prompts
+import ranks
 import records
 import safeguards
 import training
@@ -73,9 +74,11 @@ def parse_args(argv):
 
 
 def check_settings():
-    """Stop on constants that cannot be meant."""
-    if EFFECTIVE_BATCH_SIZE % MICRO_BATCH_SIZE:
-        records.stop(f"MICRO_BATCH_SIZE {MICRO_BATCH_SIZE} is no divisor of EFFECTIVE_BATCH_SIZE {EFFECTIVE_BATCH_SIZE}")
+    """Stop on constants that cannot be meant, or do not go with the number of processes."""
+    count = ranks.get_rank()[1]
+    if EFFECTIVE_BATCH_SIZE % (MICRO_BATCH_SIZE * count):
+        product = f"MICRO_BATCH_SIZE {MICRO_BATCH_SIZE}" + (f" x {count} processes" if count > 1 else "")
+        records.stop(f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {EFFECTIVE_BATCH_SIZE}")
     if SELECT_BY not in ("eval_accuracy", "eval_loss", "last"):
         records.stop(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
 
@@ -90,7 +93,7 @@ def load_rows(data_dir):
 def make_config(args, run_dir):
     """Return the trainer's settings. Validation and checkpoint each epoch; the best epoch is loaded at the end."""
     on_gpu = torch.cuda.is_available()
-    config = trl.SFTConfig(
+    return parallel_training.RankConfig(
         output_dir=str(run_dir / "checkpoints"),
         num_train_epochs=args.epochs,
         learning_rate=args.learning_rate,
@@ -118,8 +121,6 @@ def make_config(args, run_dir):
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=on_gpu,
     )
-    config._n_gpu = min(config.n_gpu, 1)  # the model is on one GPU; the trainer multiplies the batch by all it sees
-    return config
 
 
 def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
@@ -127,7 +128,7 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
     columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS)
     columns["place"] = list(range(len(train_rows)))
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
-    return training.TreeTrainer(
+    return parallel_training.RankTrainer(
         model=modeling.load_base(args.base_model),
         args=make_config(args, run_dir),
         train_dataset=datasets.Dataset.from_dict(columns),
@@ -163,31 +164,28 @@ def describe_run(args, train_rows, val_rows):
         },
         "environment": records.describe_environment(),
         "device": modeling.device_name(),
+        "processes": ranks.get_rank()[1],
         "demo": modeling.is_demo(args.base_model),
     }
 
 
-def describe_result(trainer, checkpoint, seconds):
-    """Return what the training came to, for the run record; speed is that since the checkpoint, if it was resumed."""
-    steps, before = trainer.state.global_step, checkpoints.count_steps(checkpoint) if checkpoint else 0
-    rows = trainer.state.epoch * len(trainer.train_dataset) * (steps - before) / steps
-    validation = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    kept = trainer.state.best_model_checkpoint or f"checkpoint-{steps}"
-    return {
-        "steps": steps,
-        "train_seconds": round(seconds, 1),
-        "train_samples_per_second": round(rows / seconds, 2),
-        "peak_gpu_gib": modeling.peak_gpu_gib(),
-        "kept": Path(kept).name,
-        "kept_validation": next(e for e in validation if e["step"] == checkpoints.count_steps(kept)),
-        "validation": validation,
-    }
+def print_start(trainer, run_dir, record):
+    """Print what is trained, and add the number of its parameters to the run record; stop if the disk is too full."""
+    trainable, total = trainer.model.get_nb_trainable_parameters()  # a 4-bit weight counts as one parameter
+    checkpoints.check_disk_space(run_dir, trainable)
+    record["parameters"] = {"trainable": trainable, "total": total}
+    training_rows, validation_rows = (record["data"][name]["rows"] for name in ("train", "val"))
+    print(f"{record['base_model']}: {training_rows} training rows, {validation_rows} validation rows")
+    print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
+    print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
 
 
 def word_remedy(argv):
     """Return the words that name the command which continues this run."""
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
-    return f"continue with: python finetune.py {shlex.join([*words, '--resume'])}"
+    count = ranks.get_rank()[1]
+    launcher = "python" if count == 1 else f"torchrun --nproc-per-node {count}"
+    return f"continue with: {launcher} finetune.py {shlex.join([*words, '--resume'])}"
 
 
 def train(trainer, checkpoint):
@@ -203,24 +201,27 @@ def train(trainer, checkpoint):
 def main(argv=None):
     args = parse_args(argv)
     run_dir = Path(args.run_dir)
-    check_settings()
-    checkpoint = checkpoints.find_checkpoint(run_dir, args.resume)
-    train_rows, val_rows = load_rows(args.data_dir)
-    modeling.check_base(args.base_model)
-    tokenizer = modeling.load_tokenizer(args.base_model)
-    record = describe_run(args, train_rows, val_rows)
-    record["shortened_sentences"] = prompts.report_long(tokenizer, [(r["topic"], r["text"]) for r in train_rows + val_rows])
-    checkpoints.open_run(run_dir, record, args.resume, checkpoint)
+    ranks.join_ranks()
+    with ranks.first_rank_first():
+        check_settings()
+        checkpoint = checkpoints.find_checkpoint(run_dir, args.resume)
+        train_rows, val_rows = load_rows(args.data_dir)
+        modeling.check_base(args.base_model)
+        tokenizer = modeling.load_tokenizer(args.base_model)
+        record = describe_run(args, train_rows, val_rows)
+        pairs = [(row["topic"], row["text"]) for row in train_rows + val_rows]
+        record["shortened_sentences"] = prompts.report_long(tokenizer, pairs)
+        if args.resume:
+            checkpoints.check_same_run(run_dir, record)
+    ranks.wait_for_ranks()  # until all have looked into the run folder: only then may one write to it
+    if ranks.get_rank()[0] == 0:
+        checkpoints.open_run(run_dir, record, args.resume, checkpoint)
 
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows)
-    trainable, total = trainer.model.get_nb_trainable_parameters()  # a 4-bit weight counts as one parameter
-    checkpoints.check_disk_space(run_dir, trainable)
-    record["parameters"] = {"trainable": trainable, "total": total}
     record["acceleration"] = trainer.accelerate(GRADIENT_CHECKPOINTING, dropout=LORA_DROPOUT > 0)
     record["memory_probe"] = safeguards.probe_memory(trainer)
-    print(f"{args.base_model}: {len(train_rows)} training rows, {len(val_rows)} validation rows")
-    print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
-    print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
+    if ranks.get_rank()[0] == 0:
+        print_start(trainer, run_dir, record)
 
     interruption, started = safeguards.Interruption(word_remedy(argv)), time.time()
     trainer.add_callback(interruption)
@@ -228,7 +229,8 @@ def main(argv=None):
     with checkpoints.explain_full_disk(run_dir):
         with interruption:
             train(trainer, checkpoint)
-        record["result"] = describe_result(trainer, checkpoint, time.time() - started)
+        ranks.go_on_alone()
+        record["result"] = checkpoints.describe_result(trainer, checkpoint, time.time() - started)
         checkpoints.save_adapter(trainer.model, run_dir)
         figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
         records.write_json(run_dir / "run.json", record)  # last: with it, the run counts as finished

@@ -1,4 +1,4 @@
-"""The processes that torchrun starts for one run, called ranks: joining, waiting, and which of them this is."""
+"""The processes that torchrun starts for one run, called ranks: joining, waiting, sharing work and adding up."""
 
 import contextlib
 import datetime
@@ -9,6 +9,8 @@ import torch
 import records
 
 TIMEOUT = datetime.timedelta(days=7)  # ranks wait for the slowest; torchrun ends all of them if one fails
+LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # by which libraries find out about ranks
+DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"  # names a GPU other than the first to accelerate
 
 
 def get_rank():
@@ -38,16 +40,71 @@ def wait_for_ranks():
 
 @contextlib.contextmanager
 def first_rank_first():
-    """Let rank 0 do something alone before the others do: if it stops with an error, the user reads it once."""
+    """Let rank 0 do something alone before the others do, silently: the user reads notes and errors once."""
     rank = get_rank()[0]
     if rank > 0:
         wait_for_ranks()
-    yield
+    with contextlib.redirect_stdout(None) if rank > 0 else contextlib.nullcontext():
+        yield
     if rank == 0:
         wait_for_ranks()
+
+
+def take_share(items, size):
+    """Return the items of this process: every n-th block of so many items, so that blocks are the same for any n."""
+    rank, count = get_rank()
+    return [item for start in range(rank * size, len(items), count * size) for item in items[start : start + size]]
+
+
+def join_lists(items):
+    """Return the lists of all processes as one, on every process."""
+    if get_rank()[1] == 1:
+        return items
+    lists = [None] * get_rank()[1]
+    torch.distributed.all_gather_object(lists, items)
+    return [item for part in lists for item in part]
+
+
+def sum_tensors(tensors):
+    """Replace float32 tensors by their sums over all processes, in one exchange."""
+    if get_rank()[1] == 1:
+        return
+    joined = torch.cat([tensor.flatten() for tensor in tensors])
+    torch.distributed.all_reduce(joined)
+    for tensor, total in zip(tensors, joined.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(total.view_as(tensor))
+
+
+def take_from_first(value):
+    """Return what rank 0 has as this value; any object that can be pickled."""
+    if get_rank()[1] == 1:
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+@contextlib.contextmanager
+def hide_ranks():
+    """Let libraries take this process for the only one, on the GPU that it has now."""
+    hidden = {name: os.environ.pop(name) for name in LAUNCH_VARIABLES if name in os.environ}
+    if hidden and torch.cuda.is_available():
+        os.environ[DEVICE_VARIABLE] = f"cuda:{torch.cuda.current_device()}"
+    try:
+        yield
+    finally:
+        os.environ.pop(DEVICE_VARIABLE, None)
+        os.environ.update(hidden)
 
 
 def leave_ranks():
     """Part from the other processes."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def go_on_alone():
+    """Part from the other processes, which end here without an error; rank 0 goes on."""
+    leave_ranks()
+    if get_rank()[0] > 0:
+        raise SystemExit(0)

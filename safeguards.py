@@ -45,7 +45,7 @@ class Interruption(transformers.TrainerCallback):
 
     def agree(self, args):
         """Return the number of the signal that any process received, or 0."""
-        if args.world_size > 1:
+        if ranks.get_rank()[1] > 1:
             number = torch.tensor(self.number, device=args.device)
             torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
             self.number = number.item()
@@ -54,7 +54,7 @@ class Interruption(transformers.TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if control.should_training_stop or state.epoch % 1 == 0:
             return  # the epoch ends: it is validated and saved anyway, and a checkpoint before that would skip it
-        if args.world_size > 1 and not control.should_log:  # asking the others waits for all GPUs
+        if ranks.get_rank()[1] > 1 and not control.should_log:  # asking the others waits for all GPUs
             return
         control.should_save = bool(self.agree(args))
 
@@ -88,7 +88,7 @@ class StepWatch:
 
     def check(self, last, values=()):
         """Stop unless all losses, norms and values are finite; last: the number of the newest step."""
-        pairs = [torch.stack((sum(step["losses"]), step["norm"])) for step in self.steps]
+        pairs = [torch.stack((sum(step["losses"], torch.zeros_like(step["norm"])), step["norm"])) for step in self.steps]
         pairs = torch.stack(pairs).tolist() if pairs else []  # waits for the GPU once
         for place, (loss, norm) in enumerate(pairs):
             if not math.isfinite(loss) or not math.isfinite(norm):
@@ -103,15 +103,10 @@ class StepWatch:
         self.steps.clear()
 
     def save_rows(self, head, places):
-        """Write the rows of a step, of all processes, each with what is in head (text: JSON has no NaN)."""
-        rank, count = ranks.get_rank()
-        parts = [places]
-        if count > 1:  # the gradient norm is that of all processes, so each of them stops here
-            parts = [None] * count
-            torch.distributed.all_gather_object(parts, places)
-        rows = (self.rows[place] for part in parts for place in part)
-        if rank == 0:
-            keys = ("id", "topic", "text", "label")
+        """Write the rows of a step, which every process knows, each with what is in head (text: JSON has no NaN)."""
+        keys = ("id", "topic", "text", "label")
+        rows = (self.rows[place] for place in places)
+        if ranks.get_rank()[0] == 0:
             records.write_jsonl(self.path, ({**head, **{key: row[key] for key in keys}} for row in rows))
 
 
@@ -157,7 +152,9 @@ def fits_memory(trainer, places):
             fits = False
     moments = None  # outside of the handler, whose exception would keep the tensors alive
     trainer.model.zero_grad()
-    fits = trainer.accelerator.reduce(torch.tensor(float(fits), device=trainer.args.device), "mean").item() == 1
+    total = torch.tensor(float(fits), device=trainer.args.device)
+    ranks.sum_tensors([total])
+    fits = total.item() == ranks.get_rank()[1]
     if not fits:
         if trainer.step_graphs is not None:
             trainer.step_graphs.compiled.clear()  # what was broken off is not compiled

@@ -13,6 +13,7 @@ import acceleration
 import checkpoints
 import prefix_tree
 import prompts
+import ranks
 import records
 import safeguards
 
@@ -151,8 +152,8 @@ class TreeTrainer(trl.SFTTrainer):
         if self.step_graphs is not None:
             self.step_graphs.release()  # validation needs the memory
         with acceleration.run_uncompiled(len(self.eval_dataset)), prefix_tree.compute_precision(self.model):
-            size = self.args.per_device_eval_batch_size
-            for start in range(0, len(self.eval_dataset), size):
+            size, (rank, count) = self.args.per_device_eval_batch_size, ranks.get_rank()
+            for start in range(rank * size, len(self.eval_dataset), count * size):
                 rows = self.eval_dataset[start : start + size]
                 rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
                 inputs = self._prepare_inputs(self.data_collator(rows))
@@ -161,6 +162,7 @@ class TreeTrainer(trl.SFTTrainer):
                 right = label_ids[logits[:, label_ids].argmax(1)] == targets  # never true of an end of turn
                 sums += torch.stack([x.sum() for x in (weigh_losses(logits, inputs), weights, right * weights)])
         self.model.train(was_training)
+        ranks.sum_tensors([sums])
         loss, tokens, correct = sums.tolist()
         accuracy = correct / len(self.eval_dataset)
         metrics = {f"{metric_key_prefix}_loss": loss / tokens, f"{metric_key_prefix}_accuracy": accuracy}
@@ -201,14 +203,11 @@ class TreeTrainer(trl.SFTTrainer):
         """Save a checkpoint and mark it complete; only then may older ones go."""
         self.watch.check(self.state.global_step)
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        loss = self.accelerator.reduce(self._tr_loss, "mean").item()
+        window = {"loss": self._tr_loss.item(), "logged_step": self._globalstep_last_logged}
         super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            window = {"loss": loss, "logged_step": self._globalstep_last_logged}
-            records.write_json(folder / LOSS_WINDOW, window)
-            checkpoints.mark_complete(folder)
-            checkpoints.remove_old(folder.parent.parent, self.state.best_model_checkpoint)
+        records.write_json(folder / LOSS_WINDOW, window)
+        checkpoints.mark_complete(folder)
+        checkpoints.remove_old(folder.parent.parent, self.state.best_model_checkpoint)
 
 
 def target_losses(model, config, inputs):

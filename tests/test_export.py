@@ -1,0 +1,119 @@
+"""export.py: the merged model answers as base and adapter do, in plain transformers, and nothing is overwritten."""
+
+import pytest
+import safetensors.torch
+import torch
+import transformers
+
+import export
+import modeling
+import prompts
+import records
+
+
+@pytest.fixture(scope="module")
+def merged(trained_run, data_dir, tmp_path_factory):
+    """Folder of the merged model of the trained run."""
+    folder = tmp_path_factory.mktemp("export") / "merged"
+    export.main(["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(folder)])
+    return folder
+
+
+def read_rows(data_dir):
+    return records.read_jsonl(f"{data_dir}/test.jsonl", (), "")
+
+
+def score_plain(model, tokenizer, rows, flat_logits):
+    """Probabilities [n, 3] of the labels, one plain forward pass a row."""
+    ids = prompts.label_token_ids(tokenizer)
+    encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+    return torch.stack([flat_logits(model, row)[-1, ids].softmax(0) for row in encoded])
+
+
+def load_merged(folder):
+    """The model and tokenizer of a folder, by transformers alone."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="eager")
+    return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def test_merged_model_answers_as_base_and_adapter(merged, trained_run, tiny_model, data_dir, load_plain, flat_logits):
+    """Sums of weights rounded to bfloat16 move probabilities by up to 0.05; labels stay."""
+    model, tokenizer = load_merged(merged)
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    rows = read_rows(data_dir)
+    found = score_plain(model, tokenizer, rows, flat_logits)
+    expected = score_plain(load_plain(tiny_model, trained_run), tokenizer, rows, flat_logits)
+    base = score_plain(load_plain(tiny_model), tokenizer, rows, flat_logits)
+    assert (base.argmax(1) != expected.argmax(1)).any()  # or the adapter might be missing
+    assert torch.equal(found.argmax(1), expected.argmax(1))
+    assert (found - expected).abs().max() < 0.05
+
+
+def test_merging_into_original_weights_adds_the_adapter_to_them(merged, trained_run, tiny_model):
+    adapted = modeling.load_adapter(modeling.load_base(tiny_model), str(trained_run))
+    original = export.merge_adapter(adapted, tiny_model, "original").state_dict()
+    rounded, start = (safetensors.torch.load_file(f"{folder}/model.safetensors") for folder in (merged, tiny_model))
+    adapter = safetensors.torch.load_file(trained_run / "adapter_model.safetensors")
+    name = "model.layers.0.mlp.up_proj"
+    a, b = (adapter[f"base_model.model.{name}.lora_{letter}.weight"] for letter in "AB")
+    expected = (start[f"{name}.weight"].float() + 2 * b @ a).bfloat16()  # alpha / r = 2
+    torch.testing.assert_close(original[f"{name}.weight"].cpu(), expected)
+    assert (rounded[f"{name}.weight"] != expected).float().mean() > 0.5  # NF4 has 16 values
+    for other in ("model.embed_tokens.weight", "model.norm.weight"):
+        assert torch.equal(rounded[other], start[other])
+
+
+def test_the_record_says_how_far_answers_agree(merged, trained_run):
+    record = records.read_json(merged / "export.json", "")
+    assert record["merged_into"] == "rounded" and record["demo"] and modeling.is_demo(merged)
+    assert set(record["agreement"]) == {"rounded", "original"}
+    rounded, original = (record["agreement"][kind] for kind in ("rounded", "original"))
+    assert rounded["rows"] == 24 and rounded["same_label"] == 1
+    assert rounded["largest_difference"] < original["largest_difference"]
+
+
+def test_agreement_counts_labels_and_takes_the_largest_difference():
+    def score(*rows):
+        return export.scoring.Scores(torch.tensor(rows), torch.ones(len(rows)), torch.zeros(len(rows), 3), 1)
+
+    one = score([0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.4, 0.3, 0.3])
+    other = score([0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.4, 0.3, 0.3])
+    expected = {"rows": 4, "same_label": 0.75, "largest_difference": pytest.approx(0.3)}
+    assert export.compare_scores(one, other) == expected
+
+
+def test_modelfile_and_prompt_give_the_trained_prompt(merged, data_dir):
+    """Filled in as Ollama and its user do, they are the ids of training, after the <bos> that llama.cpp adds."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(merged)
+    modelfile = (merged / "Modelfile").read_text()
+    turn = modelfile.partition('TEMPLATE """')[2].partition('"""')[0]
+    row = read_rows(data_dir)[0]
+    text = (merged / "prompt.txt").read_text().format(topic=row["topic"], sentence=row["text"])
+    ids = tokenizer(turn.replace("{{ .Prompt }}", text), add_special_tokens=False)["input_ids"]
+    assert [tokenizer.bos_token_id, *ids] == prompts.encode_example(tokenizer, row["topic"], row["text"])
+    assert modelfile.startswith("FROM ./model.gguf\n") and 'stop "<end_of_turn>"' in modelfile
+
+
+def test_modelfile_of_the_real_tokenizer(gemma_tokenizer):
+    assert '"""<start_of_turn>user\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n"""' in export.format_modelfile(
+        gemma_tokenizer
+    )
+
+
+@pytest.mark.parametrize("fault", ["folder in use", "disk full"])
+def test_nothing_is_overwritten_and_the_disk_is_looked_at(
+    trained_run, data_dir, tmp_path, monkeypatch, capsys, fault
+):
+    if fault == "disk full":
+        usage = export.shutil._ntuple_diskusage(10, 10, 0)
+        monkeypatch.setattr(export.shutil, "disk_usage", lambda path: usage)
+    else:
+        (tmp_path / "merged").mkdir()
+        (tmp_path / "merged" / "mine").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as stopped:
+        export.main(["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(tmp_path / "merged")])
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and message.count("\n") == 1
+    assert ("make room" if fault == "disk full" else "is there already") in message
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,245 @@
+"""Training and evaluating by the processes of torchrun: what two processes do is what one does."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import evaluate
+import finetune
+import parallel_training
+import ranks
+import records
+import scoring
+
+CONSTANTS = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 4, "LOG_STEPS": 1}
+ROOT = Path(__file__).resolve().parents[1]
+ROWS = 65  # 9 steps an epoch, the last of a single row, so that the second of two processes has no share of it
+# Equal micro-batches give equal gradients on a CPU, added up in the same order; only validation sums in another.
+TOLERANCE = 1e-5
+
+# Run by torchrun. Trains until step 12 of 18, leaves a copy of the run, goes on; each process leaves its own adapter.
+WORKER = f"""
+import json, shutil, sys
+sys.path.insert(0, {str(ROOT)!r})
+import safetensors.torch
+import finetune, modeling, parallel_training, ranks, training
+
+folder, words = sys.argv[1], sys.argv[2:]
+for name, value in {CONSTANTS!r}.items():
+    setattr(finetune, name, value)
+trainers, batches = [], []
+
+class Watching(parallel_training.RankTrainer):
+    def __init__(self, *words, **options):
+        super().__init__(*words, **options)
+        trainers.append(self)
+
+    def get_batch_samples(self, *words):
+        samples, items = super().get_batch_samples(*words)
+        batches.append([sample is not None for sample in samples])
+        return samples, items
+
+class Interrupting(training.JsonlLog):
+    def on_step_end(self, args, state, control, **options):
+        if state.global_step == 12:
+            raise KeyboardInterrupt
+
+parallel_training.RankTrainer, kept = Watching, training.JsonlLog
+leave_ranks, ranks.leave_ranks = ranks.leave_ranks, lambda: None
+training.JsonlLog = Interrupting
+try:
+    finetune.main(words)
+except KeyboardInterrupt:
+    training.JsonlLog = kept
+ranks.wait_for_ranks()
+rank = ranks.get_rank()[0]
+if rank == 0:
+    shutil.copytree(f"{{folder}}/run", f"{{folder}}/interrupted")
+ranks.wait_for_ranks()
+ranks.join_ranks, after = lambda: None, len(batches)
+try:
+    finetune.main([*words, "--resume"])
+except SystemExit as ended:  # of all but the first process
+    assert (ranks.get_rank()[0], ended.code) == (1, 0)
+weights = {{name: weight.data for name, weight in trainers[-1].model.named_parameters() if weight.requires_grad}}
+safetensors.torch.save_file(weights, f"{{folder}}/rank-{{rank}}.safetensors")
+json.dump({{"before": batches[:after], "after": batches[after:]}}, open(f"{{folder}}/rank-{{rank}}.json", "w"))
+leave_ranks()
+"""
+
+
+def run_torchrun(folder, worker, *words):
+    """Run the code of a worker by two processes; return the finished torchrun."""
+    (folder / "worker.py").write_text(worker)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    alone = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(
+        [*torchrun, str(folder / "worker.py"), *words], env={**os.environ, **alone}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small_data(data_dir, tmp_path_factory):
+    """Folder of the splits with ROWS rows to train on, as text."""
+    folder = tmp_path_factory.mktemp("small") / "data"
+    shutil.copytree(data_dir, folder)
+    rows = records.read_jsonl(folder / "train.jsonl", (), "")
+    records.write_jsonl(folder / "train.jsonl", rows[:ROWS])
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def flags(small_data):
+    """The flags of a run of two epochs."""
+    return ["--data-dir", small_data, "--epochs", "2", "--learning-rate", "4e-3"]
+
+
+@pytest.fixture(scope="module")
+def one_process(train, flags, tmp_path_factory):
+    """Folder of the run of one process."""
+    return train(tmp_path_factory.mktemp("one") / "run", *flags, **CONSTANTS)
+
+
+@pytest.fixture(scope="module")
+def two_processes(tiny_model, flags, tmp_path_factory):
+    """Folder of the same run of two processes, interrupted and resumed (run), and as it was then (interrupted)."""
+    folder = tmp_path_factory.mktemp("two")
+    words = ["--base-model", tiny_model, *flags, "--run-dir", str(folder / "run")]
+    done = run_torchrun(folder, WORKER, str(folder), *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote adapter") == 1 and done.stdout.count("trainable parameters") == 2  # of two starts
+    return folder
+
+
+def read_weights(path):
+    return safetensors.torch.load_file(path)
+
+
+def read_curve(run, key):
+    entries = records.read_jsonl(run / "log.jsonl", (), "")
+    return [(entry["step"], entry[key]) for entry in entries if key in entry]
+
+
+def check_equal_runs(run, expected):
+    """The same steps, losses, rates and gradients at each, and the same adapter at the end."""
+    for key in ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy"):
+        curves = [read_curve(folder, key) for folder in (run, expected)]
+        assert [step for step, _ in curves[0]] == [step for step, _ in curves[1]]
+        assert [value for _, value in curves[0]] == pytest.approx([value for _, value in curves[1]], rel=TOLERANCE)
+    adapters = [read_weights(folder / "adapter_model.safetensors") for folder in (run, expected)]
+    for name, weight in adapters[1].items():
+        torch.testing.assert_close(adapters[0][name], weight, rtol=TOLERANCE, atol=TOLERANCE)
+
+
+def test_two_processes_train_as_one(two_processes, one_process):
+    losses = [value for _, value in read_curve(one_process, "loss")]
+    assert len(losses) == 18 and max(losses) - min(losses) > 1  # something is learnt: a wrong gradient would show
+    check_equal_runs(two_processes / "run", one_process)
+    record = records.read_json(two_processes / "run" / "run.json", "")
+    assert record["processes"] == 2 and record["result"]["steps"] == 18
+
+
+def test_each_process_computes_its_half(two_processes):
+    """Of a last step with one micro-batch the second has none; the first steps are not computed again on resuming."""
+    for rank, last in ((0, [True]), (1, [False])):
+        steps = json.loads((two_processes / f"rank-{rank}.json").read_text())
+        epoch = [[rank == 0, rank == 1]] * 8 + [last]
+        assert steps["before"] == epoch + epoch[:3]
+        assert steps["after"] == epoch
+
+
+def test_both_processes_end_with_one_adapter(two_processes):
+    first, second = (read_weights(two_processes / f"rank-{rank}.safetensors") for rank in (0, 1))
+    assert len(first) > 0
+    for name, weight in first.items():
+        assert torch.equal(weight, second[name])
+
+
+def test_one_process_goes_on_where_two_stopped(two_processes, one_process, train, flags, tmp_path):
+    run = shutil.copytree(two_processes / "interrupted", tmp_path / "run")
+    assert not (run / "run.json").exists()
+    check_equal_runs(train(run, *flags, "--resume", **CONSTANTS), one_process)
+
+
+def test_processes_must_divide_the_batch(monkeypatch, capsys):
+    monkeypatch.setattr(ranks, "get_rank", lambda: (0, 3))
+    for name, value in CONSTANTS.items():
+        monkeypatch.setattr(finetune, name, value)
+    with pytest.raises(SystemExit) as stopped:
+        finetune.check_settings()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: MICRO_BATCH_SIZE 4 x 3 processes is no divisor of EFFECTIVE_BATCH_SIZE 8\n"
+    )
+
+
+def test_a_process_trains_on_its_own_gpu_and_writes_only_if_it_is_the_first(monkeypatch, tmp_path):
+    """As on a machine with two GPUs: accelerate and the trainer would take the first one and wrap the model."""
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    place = [1]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *words: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: place[0])
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: place.append(str(device)))
+    config = parallel_training.RankConfig(output_dir=str(tmp_path), report_to="none")
+    assert place[1:] == ["cuda:0", "1"]  # the library's choice, then ours
+    assert config.device == config.distributed_state.device == torch.device("cuda:1")
+    assert (config.world_size, config.n_gpu, config.distributed_state.num_processes) == (1, 1, 1)
+    assert config.process_index == 1 and not config.should_save
+    assert os.environ["WORLD_SIZE"] == "2" and ranks.DEVICE_VARIABLE not in os.environ
+
+
+# ---------------------------------------------------------------- evaluating
+
+# Run by torchrun. Evaluates in both modes, after one start.
+EVALUATION = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import evaluate, ranks, scoring
+
+scoring.SCORE_BATCH_SIZE = scoring.GENERATE_BATCH_SIZE = 10
+leave_ranks, ranks.leave_ranks = ranks.leave_ranks, lambda: None
+for mode in ("score", "generate"):
+    try:
+        evaluate.main([*sys.argv[2:], "--mode", mode, "--output-dir", sys.argv[1] + mode])
+    except SystemExit as ended:  # of all but the first process
+        assert (ranks.get_rank()[0], ended.code) == (1, 0)
+    ranks.wait_for_ranks()
+    ranks.join_ranks = lambda: None
+leave_ranks()
+"""
+
+
+def test_two_processes_evaluate_as_one(one_process, small_data, tmp_path, monkeypatch):
+    """24 rows in batches of 10, so that the first process has two of three and the second one."""
+    words = ["--adapter", str(one_process), "--data-dir", small_data, "--robustness-rows", "3"]
+    for name in ("SCORE_BATCH_SIZE", "GENERATE_BATCH_SIZE"):
+        monkeypatch.setattr(scoring, name, 10)
+    done = run_torchrun(tmp_path, EVALUATION, str(tmp_path / "two-"), *words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote evaluation.jsonl") == 2
+    for mode, files in (("score", 3), ("generate", 1)):
+        one, two = tmp_path / f"one-{mode}", tmp_path / f"two-{mode}"
+        evaluate.main([*words, "--mode", mode, "--output-dir", str(one)])
+        names = [path.name for path in one.glob("*.jsonl")]
+        assert len(names) == files
+        for name in names:
+            assert (two / name).read_bytes() == (one / name).read_bytes()
+        assert [records.read_json(folder / "evaluation.json", "")["processes"] for folder in (one, two)] == [1, 2]
+
+
+def test_torchrun_is_for_answering(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["--predictions", "evaluation.jsonl"])
+    assert stopped.value.code == 2 and "start evaluate.py with python" in capsys.readouterr().err

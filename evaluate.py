@@ -24,6 +24,7 @@ import model_card
 import modeling
 import prompt_variants
 import prompts
+import provenance
 import records
 import report
 import result_tables
@@ -81,15 +82,20 @@ def resolve_base(args):
     return record["base_model"], args.adapter
 
 
-def compare_splits(data_dir, adapter):
-    """Return whether the splits are those that the adapter was trained with; print a note if not. None: no adapter."""
+def compare_splits(data_dir, adapter, test_rows):
+    """Return whether the splits are those that the adapter was trained with; print a note if not. None: no adapter.
+
+    Stops if the adapter has seen test sentences; its own splits have been checked against each other.
+    """
     if adapter is None:
         return None
     train = Path(data_dir) / "train.jsonl"
     expected = modeling.check_adapter(adapter)["data"]["train"]["sha256"]
     same = train.is_file() and records.hash_file(train) == expected
     if not same:
-        print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: it may have been trained on test sentences")
+        checked = provenance.check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
+        finding = "it has seen none of these test sentences" if checked else "it may have been trained on test sentences"
+        print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: {finding}")
     return same
 
 
@@ -136,7 +142,8 @@ def list_questions(args, splits):
 
 def run_models(args, base, adapter, splits):
     """Return (records of all parts, description of the run)."""
-    modeling.check_base(base)
+    modeling.check_base(base, adapter)
+    same_splits = compare_splits(args.data_dir, adapter, splits["test"])
     tokenizer = modeling.load_tokenizer(base)
     questions = list_questions(args, splits)
     encoded = {
@@ -161,7 +168,7 @@ def run_models(args, base, adapter, splits):
         "demo": modeling.is_demo(base),
         "prompt_version": prompts.PROMPT_VERSION,
         "shortened_sentences": prompts.report_long(tokenizer, questions["evaluation"][1].pairs),
-        "splits_of_adapter": compare_splits(args.data_dir, adapter),
+        "splits_of_adapter": same_splits,
         "test_sha256": records.hash_file(Path(args.data_dir) / "test.jsonl"),
         "seconds": round(seconds, 2),
         "answers_per_second": round(count * len(answers["evaluation"]) / seconds, 1),

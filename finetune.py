@@ -159,7 +159,7 @@ def describe_run(args, train_rows, val_rows):
     """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
     overrides = {name: value for flag, value in vars(args).items() if (name := flag.upper()) in globals()}
     return {
-        "base_model": args.base_model,
+        **modeling.describe_base(args.base_model),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
         "precision": modeling.describe_precision(),
@@ -237,7 +237,7 @@ def main(argv=None):
             f"to True in finetune.py, delete {run_dir} and start again"
         )
     record["result"] = describe_result(trainer, checkpoint, time.time() - started)
-    trainer.model.save_pretrained(run_dir)
+    modeling.save_adapter(trainer.model, run_dir, train_rows + val_rows)
     records.write_json(run_dir / "run.json", record)
     note = modeling.DEMO_NOTE if record["demo"] else None
     figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)

@@ -1,6 +1,7 @@
 """The base model, its tokenizer and its adapter: loading, checking, counting. The only module that loads weights."""
 
 import os
+import random
 import warnings
 from pathlib import Path
 
@@ -25,6 +26,8 @@ QUANT_TYPE = "nf4"  # 4-bit NormalFloat
 DOUBLE_QUANT = True  # quantise the quantisation constants too: 0.4 bits less per weight
 
 # limits
+CHECKED_TOKENS = 24  # of the two prompts on which a loaded base is compared with itself
+TREE_TOLERANCE = 0.1  # relative difference of their logits; roundings of bfloat16 make 1 to 3 %
 CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
 # --------------------------------------------------------------------------
 
@@ -43,8 +46,16 @@ def is_demo(base):
 
 
 def load_tokenizer(base):
-    """Load the tokenizer of a base model; stop with what to do if it cannot be had."""
-    return _load(transformers.AutoTokenizer.from_pretrained, base)
+    """Load the tokenizer of a base model; stop with what to do if it cannot be had or cannot ask the question."""
+    tokenizer = _load(transformers.AutoTokenizer.from_pretrained, base)
+    try:
+        prompts.check_chat(tokenizer)
+    except ValueError as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        records.stop(f"{base} cannot be used ({reason}): choose an instruction-tuned model (README, Other base models)")
+    if tokenizer.pad_token_id is None:  # nothing sees padding, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def describe_base(base):
@@ -59,8 +70,9 @@ def check_base(base, adapter=None):
     adapter: folder of an adapter, which must have been trained on this very version of the base.
     """
     config = _load(transformers.AutoConfig.from_pretrained, base)
-    if config.model_type != "gemma2":
-        records.stop(f"{base} is a {config.model_type} model: this version knows the attention of gemma2 models only")
+    known = (*prefix_tree.MASK_BY_LAYER, *prefix_tree.ONE_MASK)
+    if config.model_type not in known:
+        records.stop(f"{base} is a {config.model_type} model: choose one of the architectures {', '.join(known)}")
     if adapter is not None:
         check_same_base(adapter, describe_base(base))
     if torch.cuda.is_available():
@@ -119,8 +131,30 @@ def load_base(base):
         # On CPUs with AVX512-BF16 bitsandbytes would round the weights' scales to bfloat16 at the first inference, for
         # good: training would go on from other weights after a validation than a resumed run does.
         linear.support_avx512bf16_for_cpu = False
-    model.set_attn_implementation(prefix_tree.ATTENTION)
+    check_tree(model, base)
     return model
+
+
+@torch.no_grad()
+def check_tree(model, base):
+    """Give a loaded base the attention of prefix trees; stop if two prompts then get other logits than before."""
+    chance = random.Random(0)
+    ids = [[chance.randrange(model.config.vocab_size) for _ in range(CHECKED_TOKENS)] for _ in range(2)]
+    ids[1][: CHECKED_TOKENS // 2] = ids[0][: CHECKED_TOKENS // 2]
+    tree = prefix_tree.merge_prefixes(ids, pad_id=0)
+    inputs = {name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()}
+    last = torch.tensor([nodes[-1] for nodes in tree.nodes], device=model.device)
+    with prefix_tree.compute_precision(model):
+        flat = model(input_ids=torch.tensor(ids, device=model.device), logits_to_keep=1, use_cache=False).logits[:, 0]
+        model.set_attn_implementation(prefix_tree.ATTENTION)
+        logits = prefix_tree.forward_tree(model, model.config, inputs, last)
+    flat, logits = (values.float() - values.float().mean(1, keepdim=True) for values in (flat, logits))
+    difference = ((logits - flat).norm() / flat.norm()).item()
+    if not difference <= TREE_TOLERANCE:  # NaN neither
+        records.stop(
+            f"{base}: prefix trees give logits {difference:.0%} away from the model's own, so this version of "
+            "transformers computes another attention: install the versions of requirements.txt, or choose another base"
+        )
 
 
 def describe_precision():
@@ -167,7 +201,7 @@ def load_adapter(model, folder):
         model = peft.PeftModel.from_pretrained(model, folder)
     except (OSError, ValueError, safetensors.SafetensorError) as problem:
         reason = str(problem).strip().partition("\n")[0]
-        records.stop(f"cannot load the adapter {folder} ({reason}): copy it again from where it was trained, or train again")
+        records.stop(f"cannot load the adapter {folder} ({reason}): copy it again, or train again")
     if torch.cuda.is_available():
         acceleration.fuse_adapters(model)
     return model
@@ -197,7 +231,7 @@ def _load(loader, base, **options):
         if not Path(base).is_dir():
             remedy = f"check its name and the network; to get a gated model, {ACCESS_STEPS}"
         elif "use_safetensors" in options and not any(Path(base).glob("*.safetensors")):
-            remedy = "download its .safetensors files; others (.bin, .pt) are pickles, which can run code, and not loaded"
+            remedy = "download its .safetensors files: pickles (.bin, .pt) can run code and are not loaded"
         else:
             remedy = "download it again"
         records.stop(f"cannot load {base} ({reason}): {remedy}")

@@ -11,6 +11,7 @@ import acceleration
 import prefix_tree
 import prompts
 import records
+import scoring
 
 IGNORED = -100  # transformers' label of a token without loss
 
@@ -131,7 +132,8 @@ class TreeTrainer(trl.SFTTrainer):
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Compute, log and return loss and accuracy of the validation rows, whose labels must be answers alone."""
-        label_ids = torch.tensor(prompts.label_token_ids(self.processing_class), device=self.args.device)
+        answers = prompts.encode_labels(self.processing_class)
+        label_ids = torch.tensor([ids[0] for ids in answers], device=self.args.device)
         sums = torch.zeros(3, device=self.args.device)  # loss, target tokens, right labels
         was_training = self.model.training
         self.model.eval()
@@ -149,11 +151,23 @@ class TreeTrainer(trl.SFTTrainer):
                 sums += torch.stack([x.sum() for x in (weigh_losses(logits, inputs), weights, right * weights)])
         self.model.train(was_training)
         loss, tokens, correct = sums.tolist()
+        if any(len(ids) > 1 for ids in answers):  # a label's first token does not say which label it is
+            correct = self.count_right(answers)
         accuracy = correct / len(self.eval_dataset)
         metrics = {f"{metric_key_prefix}_loss": loss / tokens, f"{metric_key_prefix}_accuracy": accuracy}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+    def count_right(self, answers):
+        """Return how many validation rows get their label by the log-probabilities of all tokens of each label."""
+        starts = [sum(label == IGNORED for label in row) for row in self.eval_dataset["labels"]]
+        asked = [ids[:start] for ids, start in zip(self.eval_dataset["input_ids"], starts, strict=True)]
+        given = [ids[start:] for ids, start in zip(self.eval_dataset["input_ids"], starts, strict=True)]
+        scores = scoring.score_prompts(self.model, self.processing_class, asked, self.args.per_device_eval_batch_size)
+        picked = [answers[place] for place in scores.nll.argmin(1).tolist()]
+        return sum(ids[: len(label)] == label for ids, label in zip(given, picked, strict=True))
 
 
 def target_losses(model, config, inputs):

@@ -354,5 +354,6 @@ def test_replies_are_generated(base):
     assert len(set(map(len, encoded))) > 1
     for ids, reply in zip(encoded, scoring.generate_replies(model, tokenizer, encoded), strict=True):
         ids = torch.tensor([ids])
-        output = model.generate(input_ids=ids, max_new_tokens=scoring.MAX_NEW_TOKENS, do_sample=False, pad_token_id=0)
+        options = {"attention_mask": torch.ones_like(ids), "pad_token_id": 1}
+        output = model.generate(ids, max_new_tokens=scoring.MAX_NEW_TOKENS, do_sample=False, **options)
         assert tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True) == reply

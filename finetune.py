@@ -178,7 +178,7 @@ def describe_run(args, train_rows, val_rows):
 def check_same_run(run_dir, record):
     """Stop if a run to resume was started with other settings or data: it would be neither run."""
     started = records.read_json(run_dir / "plan.json", "start a new run")
-    for key in ("base_model", "prompt_version", "precision", "data"):
+    for key in ("base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data"):
         if started[key] != record[key]:
             records.stop(f"--resume: {key} was {started[key]}, now it is {record[key]}: restore it or start a new run")
     for name, value in record["settings"].items():

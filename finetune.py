@@ -237,7 +237,7 @@ def main(argv=None):
             f"to True in finetune.py, delete {run_dir} and start again"
         )
     record["result"] = describe_result(trainer, checkpoint, time.time() - started)
-    modeling.save_adapter(trainer.model, run_dir, train_rows + val_rows)
+    modeling.save_adapter(trainer.model, run_dir, train_rows)
     records.write_json(run_dir / "run.json", record)
     note = modeling.DEMO_NOTE if record["demo"] else None
     figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)

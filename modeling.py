@@ -25,7 +25,7 @@ BASE_RESULTS = "outputs/base"  # where evaluate.py leaves what the base does wit
 QUANT_TYPE = "nf4"  # 4-bit NormalFloat
 DOUBLE_QUANT = True  # quantise the quantisation constants too: 0.4 bits less per weight
 
-# limits
+# checks
 CHECKED_TOKENS = 24  # of the two prompts on which a loaded base is compared with itself
 TREE_TOLERANCE = 0.25  # relative difference of their logits: bfloat16 rounds by some percent, a wrong mask changes all
 CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
@@ -189,10 +189,10 @@ def check_adapter(folder):
     return record
 
 
-def save_adapter(model, folder, seen_rows):
-    """Write an adapter, and hashes of the sentences that it was trained or validated on, into a folder."""
+def save_adapter(model, folder, train_rows):
+    """Write an adapter, and hashes of the sentences that it was trained on, into a folder."""
     model.save_pretrained(folder, safe_serialization=True)
-    provenance.write_sentences(folder, seen_rows)
+    provenance.write_sentences(folder, train_rows)
 
 
 def load_adapter(model, folder):

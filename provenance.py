@@ -14,7 +14,7 @@ import corpus
 import records
 
 # ---------------------------------------------------------------- settings
-SENTENCES_FILE = "seen_sentences.txt"  # beside the adapter: hashes of the sentences it was trained or validated on
+SENTENCES_FILE = "train_sentences.txt"  # beside the adapter: hashes of the sentences that it was trained on
 SAMPLED_BLOCKS = 64  # read of each weight file: all 18 GB would take a minute, and other weights differ everywhere
 BLOCK_BYTES = 4096
 # --------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def write_sentences(folder, rows):
 
 
 def check_unseen(folder, rows, place):
-    """Stop if an adapter was trained or validated on a sentence of the rows; return whether that could be checked."""
+    """Stop if an adapter was trained on a sentence of the rows; return whether that could be checked."""
     path = Path(folder) / SENTENCES_FILE
     if not path.is_file():
         return False
@@ -70,7 +70,7 @@ def check_unseen(folder, rows, place):
     known = [records.quote(row["text"]) for row in rows if hash_sentence(row) in seen]
     if known:
         records.stop(
-            f"{len(known)} of {len(rows)} sentences of {place} are among those that {folder} was trained or validated "
-            f"on ({records.list_first(known)}): evaluate it on its own splits (--data-dir), or remove them"
+            f"{len(known)} of {len(rows)} sentences of {place} are among those that {folder} was trained on "
+            f"({records.list_first(known)}): evaluate it on its own splits (--data-dir), or remove them"
         )
     return True

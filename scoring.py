@@ -95,11 +95,12 @@ def _score_batch(model, tokenizer, sequences, label_ids):
         for row, ids in enumerate(sequences)
         for home, context in zip(homes, contexts, strict=True)
     ]
+    steps = [(contexts.index(tuple(ids[:place])), token) for ids in label_ids for place, token in enumerate(ids)]
+    keep, (before, tokens) = (torch.tensor(item, device=model.device) for item in (places, list(zip(*steps))))
     with prefix_tree.compute_precision(model):
-        logits = prefix_tree.forward_tree(model, model.config, inputs, torch.tensor(places, device=model.device))
-    scores = logits.float().log_softmax(1).unflatten(0, (len(sequences), len(contexts)))
-    steps = [[contexts.index(tuple(ids[:place])) for place in range(len(ids))] for ids in label_ids]
-    return -torch.stack([scores[:, step, ids].sum(1) for step, ids in zip(steps, label_ids, strict=True)], 1)
+        logits = prefix_tree.forward_tree(model, model.config, inputs, keep)
+    scores = logits.float().log_softmax(1).unflatten(0, (len(sequences), len(contexts)))[:, before, tokens]
+    return -torch.stack([part.sum(1) for part in scores.split([len(ids) for ids in label_ids], 1)], 1)
 
 
 @torch.no_grad()

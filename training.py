@@ -159,13 +159,14 @@ class TreeTrainer(trl.SFTTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-
     def count_right(self, answers):
         """Return how many validation rows get their label by the log-probabilities of all tokens of each label."""
         starts = [sum(label == IGNORED for label in row) for row in self.eval_dataset["labels"]]
         asked = [ids[:start] for ids, start in zip(self.eval_dataset["input_ids"], starts, strict=True)]
         given = [ids[start:] for ids, start in zip(self.eval_dataset["input_ids"], starts, strict=True)]
-        scores = scoring.score_prompts(self.model, self.processing_class, asked, self.args.per_device_eval_batch_size)
+        size = self.args.per_device_eval_batch_size
+        with acceleration.run_uncompiled(len(asked)):
+            scores = scoring.score_prompts(self.model, self.processing_class, asked, size)
         picked = [answers[place] for place in scores.nll.argmin(1).tolist()]
         return sum(ids[: len(label)] == label for ids, label in zip(given, picked, strict=True))
 

@@ -165,6 +165,8 @@ def hub(tiny_model, tmp_path, monkeypatch):
     home = tmp_path / "hub" / "models--someone--gemma"
     for commit in COMMITS:
         shutil.copytree(tiny_model, home / "snapshots" / commit)
+    with open(home / "snapshots" / COMMITS[1] / "chat_template.jinja", "a", encoding="utf-8") as file:
+        file.write(" ")
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(COMMITS[1])
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -174,8 +176,9 @@ def hub(tiny_model, tmp_path, monkeypatch):
 
 
 def test_a_base_on_the_hub_is_known_by_its_commit(hub):
-    assert modeling.describe_base(hub)["base_revision"] == COMMITS[1]
-    assert modeling.describe_base(f"{hub}@{COMMITS[0]}")["base_revision"] == COMMITS[0]
+    current, pinned = modeling.describe_base(hub), modeling.describe_base(f"{hub}@{COMMITS[0]}")
+    assert (current["base_revision"], pinned["base_revision"]) == (COMMITS[1], COMMITS[0])
+    assert current["tokenizer"] != pinned["tokenizer"]
 
 
 def test_another_commit_is_refused_and_the_remedy_works(hub, adapter, capsys):

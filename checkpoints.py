@@ -6,7 +6,6 @@ without it, or whose files differ from it, was broken off or damaged, and no run
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import shutil
 from pathlib import Path
 
 import safetensors
-import transformers
 
 import modeling
 import records
@@ -26,7 +24,6 @@ OTHER_BYTES = 50_000_000  # of a checkpoint beside the adapter and its optimiser
 # --------------------------------------------------------------------------
 
 MARKER = "complete.json"
-ENDS = 1 << 20  # bytes at either end of a weight file that tell it from another; hashing all of 18 GB takes a minute
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -129,20 +126,6 @@ def remove_old(run_dir, best):
 # ---------------------------------------------------------------- one run, and not two mixed
 
 
-def identify_base(base):
-    """Return what tells a base model from another of the same name: a hash of its files' ends, or its commit."""
-    if not Path(base).is_dir():
-        return transformers.AutoConfig.from_pretrained(base)._commit_hash
-    digest = hashlib.sha256()
-    for path in sorted([*Path(base).glob("*.safetensors"), Path(base) / "config.json"]):
-        digest.update(f"{path.name} {path.stat().st_size}".encode())
-        with open(path, "rb") as file:
-            digest.update(file.read(ENDS))
-            file.seek(max(path.stat().st_size - ENDS, 0))
-            digest.update(file.read(ENDS))
-    return digest.hexdigest()
-
-
 def flatten(value, name=""):
     """Return a nested dict as {"outer inner": value}, in the types of JSON."""
     if not isinstance(value, dict):
@@ -170,7 +153,7 @@ def open_run(run_dir, record, resume, checkpoint):
 def check_same_run(run_dir, record):
     """Stop if a run to resume was started with other settings, data or base, or is finished; note other versions."""
     started = records.read_json(run_dir / "plan.json", "start a new run")
-    keys = ("base_model", "base_version", "prompt_version", "precision", "data")
+    keys = ("base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data")
     parts = [({key: run.get(key) for key in keys}, run.get("settings", {})) for run in (started, record)]
     differences = "; ".join(filter(None, (list_differences(*pair) for pair in zip(*parts, strict=True))))
     if differences:
@@ -212,11 +195,11 @@ def explain_full_disk(run_dir):
         safeguards.stop_training(f"{message}: free some, then add --resume")
 
 
-def save_adapter(model, run_dir):
+def save_adapter(model, run_dir, train_rows):
     """Write the final adapter, each file whole or not at all. run.json makes them count: write it after them."""
     partial = run_dir / "adapter.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
+    modeling.save_adapter(model, partial, train_rows)
     for path in sorted(partial.iterdir()):
         flush(path)
         os.replace(path, run_dir / path.name)

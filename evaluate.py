@@ -25,6 +25,7 @@ import model_card
 import modeling
 import prompt_variants
 import prompts
+import provenance
 import ranks
 import records
 import report
@@ -86,19 +87,6 @@ def resolve_base(args):
     return record["base_model"], args.adapter
 
 
-def compare_splits(data_dir, adapter):
-    """Return whether the splits are those that the adapter was trained with; print a note if not. None: no adapter."""
-    if adapter is None:
-        return None
-    train = Path(data_dir) / "train.jsonl"
-    expected = modeling.check_adapter(adapter)["data"]["train"]["sha256"]
-    same = train.is_file() and records.hash_file(train) == expected
-    if not same:
-        problem = f"{data_dir} does not hold the train.jsonl of {adapter}"
-        print(f"note: {problem}: the adapter may have been trained on test sentences")
-    return same
-
-
 def answer_rows(model, tokenizer, encoded, mode):
     """Return one answer for each prompt: prediction (a label or None), and the probabilities or reply behind it."""
     if mode == "generate":
@@ -156,7 +144,11 @@ def list_questions(args, splits):
 def run_models(args, base, adapter, splits):
     """Return (records of all parts, description of the run)."""
     with ranks.first_rank_first():
-        modeling.check_base(base)
+        modeling.check_base(base, adapter)
+        same_splits = None
+        if adapter is not None:
+            train_hash = modeling.check_adapter(adapter)["data"]["train"]["sha256"]
+            same_splits = provenance.compare_splits(args.data_dir, adapter, train_hash, splits["test"])
         tokenizer = modeling.load_tokenizer(base)
         questions = list_questions(args, splits)
         encoded = {
@@ -182,7 +174,7 @@ def run_models(args, base, adapter, splits):
         "demo": modeling.is_demo(base),
         "prompt_version": prompts.PROMPT_VERSION,
         "shortened_sentences": prompts.report_long(tokenizer, questions["evaluation"][1].pairs),
-        "splits_of_adapter": compare_splits(args.data_dir, adapter),
+        "splits_of_adapter": same_splits,
         "test_sha256": records.hash_file(Path(args.data_dir) / "test.jsonl"),
         "seconds": round(seconds, 2),
         "answers_per_second": round(count * len(answers["evaluation"]) / seconds, 1),

@@ -143,7 +143,7 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
             target_modules=LORA_TARGETS,
             task_type="CAUSAL_LM",
         ),
-        callbacks=[training.JsonlLog(run_dir / "log.jsonl")],
+        callbacks=[safeguards.JsonlLog(run_dir / "log.jsonl")],
     )
 
 
@@ -151,8 +151,7 @@ def describe_run(args, train_rows, val_rows):
     """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
     overrides = {name: value for flag, value in vars(args).items() if (name := flag.upper()) in globals()}
     return {
-        "base_model": args.base_model,
-        "base_version": checkpoints.identify_base(args.base_model),
+        **modeling.describe_base(args.base_model),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
         "precision": modeling.describe_precision(),
@@ -231,7 +230,7 @@ def main(argv=None):
             train(trainer, checkpoint)
         ranks.go_on_alone()
         record["result"] = checkpoints.describe_result(trainer, checkpoint, time.time() - started)
-        checkpoints.save_adapter(trainer.model, run_dir)
+        checkpoints.save_adapter(trainer.model, run_dir, train_rows)
         figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
         records.write_json(run_dir / "run.json", record)  # last: with it, the run counts as finished
     kept = record["result"]["kept_validation"]

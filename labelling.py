@@ -16,10 +16,10 @@ import sqlite3
 import sys
 from pathlib import Path
 
-import transformers
 from tqdm import tqdm
 
 import prompts
+import provenance
 import ranks
 import records
 import scoring
@@ -102,14 +102,9 @@ def make_key(topic, text):
 def describe_run(adapter, base, store):
     """Return what answers depend on, {name for messages: value}: answers of runs that differ in any must not mix."""
     adapter_files = [Path(adapter) / name for name in ADAPTER_FILES if (Path(adapter) / name).is_file()]
-    if Path(base).is_dir():  # 18 GB take a minute to hash; names, sizes and times tell a replaced file
-        files = sorted(Path(base).glob("*.safetensors"))
-        version = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
-    else:
-        version = transformers.AutoConfig.from_pretrained(base)._commit_hash
     return {
         "sentences or topics": store.hash_pairs(),
-        "base model": [base, version],
+        "base model": [base, provenance.fingerprint_base(base)],
         "adapter": [records.hash_file(path) for path in adapter_files],
         "prompt": prompts.PROMPT_VERSION,
         "batch size": [scoring.SCORE_BATCH_SIZE, BLOCK_SIZE],

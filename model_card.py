@@ -7,6 +7,7 @@ import huggingface_hub.errors
 
 import modeling
 import prompts
+import provenance
 import records
 import result_tables
 
@@ -74,7 +75,7 @@ def write_card(folder, run, table, numbers):
 
 def build_card(record, run, table, numbers):
     """Return the ModelCard of an adapter from its run record and its evaluation."""
-    base = record["base_model"]
+    base, _ = provenance.split_revision(record["base_model"])
     name, local = Path(base).name, Path(base).is_dir()
     intervals = numbers["intervals"][list(table[0]["models"])[-1]]
     evaluated = [
@@ -87,7 +88,7 @@ def build_card(record, run, table, numbers):
     data = huggingface_hub.ModelCardData(
         base_model=None if local else base,  # the Hub knows no folders of this machine
         model_name=f"{name}-stance", library_name="peft", pipeline_tag="text-classification",
-        license=None if record["demo"] else "gemma", language="en", tags=["stance-detection", "lora"],
+        license="gemma" if "gemma" in base and not record["demo"] else None, language="en", tags=["stance-detection", "lora"],
         eval_results=evaluated,
     )  # fmt: skip
     settings, kept = record["settings"], record["result"]["kept_validation"]

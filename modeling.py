@@ -1,6 +1,7 @@
 """The base model, its tokenizer and its adapter: loading, checking, counting. The only module that loads weights."""
 
 import os
+import random
 import warnings
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import transformers
 import acceleration
 import prefix_tree
 import prompts
+import provenance
 import records
 
 # ---------------------------------------------------------------- settings
-BASE_MODEL = "google/gemma-2-9b-it"  # hub name or folder of the instruction-tuned base
+BASE_MODEL = "google/gemma-2-9b-it"  # hub name (name@commit for one version) or folder of the instruction-tuned base
 RUN_DIR = "outputs/gemma-2-9b-it-stance"  # where finetune.py leaves an adapter and evaluate.py, predict.py find it
 BASE_RESULTS = "outputs/base"  # where evaluate.py leaves what the base does without an adapter
 
@@ -23,7 +25,9 @@ BASE_RESULTS = "outputs/base"  # where evaluate.py leaves what the base does wit
 QUANT_TYPE = "nf4"  # 4-bit NormalFloat
 DOUBLE_QUANT = True  # quantise the quantisation constants too: 0.4 bits less per weight
 
-# limits
+# checks
+CHECKED_TOKENS = 24  # of the two prompts on which a loaded base is compared with itself
+TREE_TOLERANCE = 0.25  # relative difference of their logits: bfloat16 rounds by some percent, a wrong mask changes all
 CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
 # --------------------------------------------------------------------------
 
@@ -42,15 +46,35 @@ def is_demo(base):
 
 
 def load_tokenizer(base):
-    """Load the tokenizer of a base model; stop with what to do if it cannot be had."""
-    return _load(transformers.AutoTokenizer.from_pretrained, base)
+    """Load the tokenizer of a base model; stop with what to do if it cannot be had or cannot ask the question."""
+    tokenizer = _load(transformers.AutoTokenizer.from_pretrained, base)
+    try:
+        prompts.check_chat(tokenizer)
+    except ValueError as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        records.stop(f"{base} cannot be used ({reason}): choose an instruction-tuned model (README, Other base models)")
+    if tokenizer.pad_token_id is None:  # nothing sees padding, so any token will do
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
-def check_base(base):
-    """Stop before any weights load if this machine cannot run the base: model not accessible, no GPU, GPU too old."""
+def describe_base(base):
+    """Return what run records hold of a base: its name, its version, and the tokenizer that it was used with."""
+    tokenizer = provenance.fingerprint_tokenizer(load_tokenizer(base))
+    return {"base_model": base, "base_revision": provenance.fingerprint_base(base), "tokenizer": tokenizer}
+
+
+def check_base(base, adapter=None):
+    """Stop before any weights load if this machine cannot run the base: model not accessible, no GPU, GPU too old.
+
+    adapter: folder of an adapter, which must have been trained on this very version of the base.
+    """
     config = _load(transformers.AutoConfig.from_pretrained, base)
-    if config.model_type != "gemma2":
-        records.stop(f"{base} is a {config.model_type} model: this version knows the attention of gemma2 models only")
+    known = (*prefix_tree.MASK_BY_LAYER, *prefix_tree.ONE_MASK)
+    if config.model_type not in known:
+        records.stop(f"{base} is a {config.model_type} model: choose one of the architectures {', '.join(known)}")
+    if adapter is not None:
+        check_same_base(adapter, describe_base(base))
     if torch.cuda.is_available():
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             records.stop(f"{torch.cuda.get_device_name()} has no bfloat16: use a GPU of the Ampere generation or newer")
@@ -61,6 +85,19 @@ def check_base(base):
             f"no CUDA GPU found and {base} has {size:,} parameters: run on a GPU (16 GB for gemma-2-9b), or try the "
             "scripts on the tiny model with `make demo`"
         )
+
+
+def check_same_base(folder, found):
+    """Stop if an adapter was trained on another version of the base, or with another tokenizer, than those found."""
+    record = records.read_json(Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)")
+    for key in ("base_revision", "tokenizer"):
+        was, now, remedy = record.get(key), found[key], "restore it or train again"
+        if was == now:
+            continue
+        if key == "base_revision" and was and not was.startswith("files") and not Path(found["base_model"]).is_dir():
+            pinned = f"{found['base_model'].partition('@')[0]}@{record['base_revision']}"
+            remedy = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'
+        records.stop(f"{folder} was trained with {key} {was} of {found['base_model']}, here it is {now}: {remedy}")
 
 
 def count_weights(config):
@@ -85,6 +122,7 @@ def load_base(base):
         transformers.AutoModelForCausalLM.from_pretrained,
         base,
         dtype=torch.bfloat16,
+        use_safetensors=True,  # other weight files are pickles, which can run code
         quantization_config=quantisation,
         device_map={"": torch.cuda.current_device() if on_gpu else "cpu"},
         attn_implementation="eager",  # sdpa lacks the soft cap of Gemma-2
@@ -93,8 +131,30 @@ def load_base(base):
         # On CPUs with AVX512-BF16 bitsandbytes would round the weights' scales to bfloat16 at the first inference, for
         # good: training would go on from other weights after a validation than a resumed run does.
         linear.support_avx512bf16_for_cpu = False
-    model.set_attn_implementation(prefix_tree.ATTENTION)
+    check_tree(model, base)
     return model
+
+
+@torch.no_grad()
+def check_tree(model, base):
+    """Give a loaded base the attention of prefix trees; stop if two prompts then get other logits than before."""
+    chance = random.Random(0)
+    ids = [[chance.randrange(model.config.vocab_size) for _ in range(CHECKED_TOKENS)] for _ in range(2)]
+    ids[1][: CHECKED_TOKENS // 2] = ids[0][: CHECKED_TOKENS // 2]
+    tree = prefix_tree.merge_prefixes(ids, pad_id=0)
+    inputs = {name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()}
+    last = torch.tensor([nodes[-1] for nodes in tree.nodes], device=model.device)
+    with prefix_tree.compute_precision(model):
+        flat = model(input_ids=torch.tensor(ids, device=model.device), logits_to_keep=1, use_cache=False).logits[:, 0]
+        model.set_attn_implementation(prefix_tree.ATTENTION)
+        logits = prefix_tree.forward_tree(model, model.config, inputs, last)
+    flat, logits = (values.float() - values.float().mean(1, keepdim=True) for values in (flat, logits))
+    difference = ((logits - flat).norm() / flat.norm()).item()
+    if not difference <= TREE_TOLERANCE:  # NaN neither
+        records.stop(
+            f"{base}: prefix trees give logits {difference:.0%} away from the model's own, so this version of "
+            "transformers computes another attention: install the versions of requirements.txt, or choose another base"
+        )
 
 
 def describe_precision():
@@ -109,8 +169,15 @@ def check_adapter(folder):
     missing = {"base_model", "prompt_version", "labels", "precision", "data", "demo"} - set(record)
     if missing:
         records.stop(f"{folder}/run.json is no run record, it lacks {', '.join(sorted(missing))}: {remedy}")
+    if (Path(folder) / "adapter_model.bin").exists():
+        records.stop(f"{folder} holds adapter_model.bin, a pickle, which can run code when it is loaded: delete it")
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         records.stop(f"{folder} holds no adapter_model.safetensors: the training run did not finish")
+    config = Path(folder) / "adapter_config.json"
+    if config.is_file():  # fields with which peft would import or build something else
+        fields = records.read_json(config, "copy it again from where the adapter was trained")
+        if fields.get("peft_type") != "LORA" or fields.get("megatron_config"):
+            records.stop(f"{config} describes no plain LoRA adapter: {remedy}")
     if record["prompt_version"] != prompts.PROMPT_VERSION:
         records.stop(
             f"{folder} was trained with prompt version {record['prompt_version']}, prompts.py now builds "
@@ -122,9 +189,19 @@ def check_adapter(folder):
     return record
 
 
+def save_adapter(model, folder, train_rows):
+    """Write an adapter, and hashes of the sentences that it was trained on, into a folder."""
+    model.save_pretrained(folder, safe_serialization=True)
+    provenance.write_sentences(folder, train_rows)
+
+
 def load_adapter(model, folder):
     """Put a trained adapter on a loaded base; its weights stay float32."""
-    model = peft.PeftModel.from_pretrained(model, folder)
+    try:
+        model = peft.PeftModel.from_pretrained(model, folder)
+    except (OSError, ValueError, safetensors.SafetensorError) as problem:
+        reason = str(problem).strip().partition("\n")[0]
+        records.stop(f"cannot load the adapter {folder} ({reason}): copy it again, or train again")
     if torch.cuda.is_available():
         acceleration.fuse_adapters(model)
     return model
@@ -144,9 +221,17 @@ def _load(loader, base, **options):
     """Call a transformers loader; turn a model that is missing, gated or out of reach into one clear line."""
     if os.sep in base and base.startswith((".", os.sep)) and not Path(base).is_dir():
         records.stop(f"base model folder {base} not found")
+    name, revision = provenance.split_revision(base)
+    if revision:
+        options["revision"] = revision
     try:
-        return loader(base, trust_remote_code=False, **options)
+        return loader(name, trust_remote_code=False, **options)
     except (OSError, ValueError, safetensors.SafetensorError) as problem:
         reason = str(problem).strip().splitlines()[0]
-        remedy = "download it again" if Path(base).is_dir() else f"to get a gated model, {ACCESS_STEPS}"
+        if not Path(base).is_dir():
+            remedy = f"check its name and the network; to get a gated model, {ACCESS_STEPS}"
+        elif "use_safetensors" in options and not any(Path(base).glob("*.safetensors")):
+            remedy = "download its .safetensors files: pickles (.bin, .pt) can run code and are not loaded"
+        else:
+            remedy = "download it again"
         records.stop(f"cannot load {base} ({reason}): {remedy}")

@@ -220,7 +220,7 @@ def main(argv=None):
     check_mode(args)
     record = modeling.check_adapter(args.adapter)
     base, topic = record["base_model"], tables.clean_text(args.topic)
-    modeling.check_base(base)
+    modeling.check_base(base, args.adapter)
     if args.input:
         label_table(args, record)
     elif args.text is not None:

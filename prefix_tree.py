@@ -15,14 +15,18 @@ from typing import NamedTuple
 import torch
 import transformers
 
+import tree_attention
+
 # ---------------------------------------------------------------- settings
-ROW_LENGTH = 128  # nodes; rows are as long as the longest chain, in multiples of this
 TRUNK_MULTIPLE = 32  # nodes; few distinct shapes, and aligned matrix products
 SMALL_MULTIPLE = 16  # nodes; row length if all chains fit into one row
 MIN_SHARED = 4  # sequences; a prefix that fewer share is cheaper to repeat than to score against every node
 # --------------------------------------------------------------------------
 
-ATTENTION = "prefix_tree"  # name of tree_attention among transformers' attention implementations
+# Architectures whose tree was compared with the flat batch, by the form in which they take masks.
+MASK_BY_LAYER = ("gemma2", "qwen2", "qwen3")  # one for each type of layer
+ONE_MASK = ("llama", "mistral")  # one for all layers
+ATTENTION = "prefix_tree"  # name of tree_attention.attend among transformers' attention implementations
 NO_TRUNK = -1  # anchor of a node without any trunk node on its path
 
 
@@ -37,11 +41,12 @@ class PrefixTree(NamedTuple):
     nodes: list  # for each sequence, in the order given, the node of each of its tokens
 
 
-class TreeMask(NamedTuple):
-    """Which nodes a node sees; bool, True for visible."""
+class MaskCarrier(NamedTuple):
+    """A TreeMask on its way through transformers' mask creation, which only looks at dimension and shape."""
 
-    trunk: torch.Tensor  # [N, T]
-    row: torch.Tensor  # [R, L, L]
+    mask: tree_attention.TreeMask
+    ndim: int = 3  # neither padding (2) nor a finished dense mask (4)
+    shape: tuple = (0,)
 
 
 def merge_prefixes(sequences, pad_id):
@@ -88,10 +93,10 @@ def extend_shared(sizes, shared):
 
     One long sequence would otherwise make all rows long, whose cost is quadratic. Of many it is cheaper to do so.
     """
-    longest = max(size - common for size, common in zip(sizes, shared))
-    for length in range(ROW_LENGTH, longest + ROW_LENGTH, ROW_LENGTH):
+    longest, step = max(size - common for size, common in zip(sizes, shared)), tree_attention.ROW_LENGTH
+    for length in range(step, longest + step, step):
         extended = [max(common, size - length) for size, common in zip(sizes, shared)]
-        if sum(extended) - sum(shared) <= ROW_LENGTH:
+        if sum(extended) - sum(shared) <= step:
             return extended
     return shared
 
@@ -132,9 +137,9 @@ def add_chains(sequences, paths, trunk, pad_id):
 
 def pack_rows(sizes):
     """Pack chains, a dict of number to size, into rows: first fit, longest first. Returns (rows, row length)."""
-    longest, total = max(sizes.values()), sum(sizes.values())
+    longest, total, step = max(sizes.values()), sum(sizes.values()), tree_attention.ROW_LENGTH
     small = -(-max(total, 1) // SMALL_MULTIPLE) * SMALL_MULTIPLE
-    length = small if total <= ROW_LENGTH else -(-longest // ROW_LENGTH) * ROW_LENGTH
+    length = small if total <= step else -(-longest // step) * step
     rows, room = [[]], [length]
     for index in sorted(sizes, key=lambda index: (-sizes[index], index)):
         place = next((i for i, free in enumerate(room) if free >= sizes[index]), len(rows))
@@ -168,70 +173,34 @@ def tree_mask(inputs, window=None):
         row_depth = depth[len(end) :].view(chain.shape)
         on_path &= depth[:, None] - depth[: len(end)] < window
         in_chain &= row_depth[:, :, None] - row_depth[:, None, :] < window
-    return TreeMask(on_path, in_chain)
+    return tree_attention.TreeMask(on_path, in_chain)
 
 
-def tree_attention(
-    module, query, key, value, attention_mask, scaling, softcap=None, dropout=0.0, sliding_window=None, **kwargs
-):
-    """Attention of a prefix tree, for transformers' attention interface; the mask is a TreeMask.
-
-    query [1, H, N, D]; key, value [1, G, N, D] with H a multiple of G. Returns ([1, N, H, D], None). Scores are capped
-    and exponentiated in float32, as in transformers' eager attention; dropout is not supported.
-    """
-    if not isinstance(attention_mask, TreeMask) or dropout or softcap is None:
-        raise ValueError("tree_attention takes a TreeMask and a soft cap, no dropout: run the model by forward_tree")
-    trunk, (rows, length) = attention_mask.trunk.shape[1], attention_mask.row.shape[:2]
-    length = ROW_LENGTH if length == ROW_LENGTH else length  # for the compiler a constant: its indices are faster
-    groups, heads = key.shape[1], query.shape[1] // key.shape[1]
-    query, key, value = query[0].unflatten(0, (groups, heads)), key[0], value[0]
-    row_query = query[:, :, trunk:].unflatten(2, (rows, length)).transpose(1, 2).flatten(2, 3)  # [G, R, H/G * L, D]
-    row_key, row_value = (tensor[:, trunk:].unflatten(1, (rows, length)) for tensor in (key, value))  # [G, R, L, D]
-
-    to_trunk = (query.flatten(1, 2) @ key[:, :trunk].mT).unflatten(1, (heads, -1))  # [G, H/G, N, T]
-    to_row = (row_query @ row_key.mT).unflatten(2, (heads, length))  # [G, R, H/G, L, L]
-    to_trunk, trunk_sum = exponentiate(to_trunk, attention_mask.trunk, scaling, softcap, value.dtype)
-    to_row, row_sum = exponentiate(to_row, attention_mask.row[:, None], scaling, softcap, value.dtype)
-
-    output = (to_trunk.flatten(1, 2) @ value[:, :trunk]).unflatten(1, (heads, -1))  # [G, H/G, N, D]
-    row_output = (to_row.flatten(2, 3) @ row_value).unflatten(2, (heads, length)).transpose(1, 2).flatten(2, 3)
-    row_sum = row_sum.transpose(1, 2).flatten(2, 3)
-    output = torch.cat(
-        [
-            output[:, :, :trunk] / trunk_sum[:, :, :trunk],
-            (output[:, :, trunk:] + row_output) / (trunk_sum[:, :, trunk:] + row_sum),
-        ],
-        2,
-    )
-    return output.to(value.dtype).flatten(0, 1).transpose(0, 1)[None], None
+def pass_mask(*args, attention_mask=None, **kwargs):
+    """Return the TreeMask that forward_tree sent; stop a model set to tree_attention from running on ordinary masks."""
+    if not isinstance(attention_mask, MaskCarrier):
+        raise ValueError("this model computes prefix trees: run it through forward_tree, or set eager attention")
+    return attention_mask.mask
 
 
-def exponentiate(scores, mask, scaling, softcap, dtype):
-    """Return (softmax numerators in dtype, their float32 sums over the last dimension, kept as size 1).
-
-    The soft cap bounds the scores (Gemma-2: 50), so float32 and bfloat16, which shares its range, hold the exponentials
-    without subtracting a maximum first: one pass over the scores instead of two.
-    """
-    weights = torch.exp(softcap * torch.tanh(scores.float() * (scaling / softcap))) * mask
-    return weights.to(dtype), weights.sum(-1, keepdim=True)
+transformers.AttentionInterface.register(ATTENTION, tree_attention.attend)
+transformers.AttentionMaskInterface.register(ATTENTION, pass_mask)
 
 
-def refuse_mask(*args, **kwargs):
-    """Stop a model that was set to tree_attention from being called with an ordinary mask."""
-    raise ValueError("this model computes prefix trees: run it through forward_tree, or set eager attention")
-
-
-transformers.AttentionInterface.register(ATTENTION, tree_attention)
-transformers.AttentionMaskInterface.register(ATTENTION, refuse_mask)
+def make_masks(config, inputs):
+    """Return the masks of tree inputs in the form that models of this config take as their attention_mask."""
+    window = getattr(config, "sliding_window", None)
+    if config.model_type in ONE_MASK:
+        return MaskCarrier(tree_mask(inputs, window))
+    return {"full_attention": tree_mask(inputs), "sliding_attention": tree_mask(inputs, window)}
 
 
 def forward_tree(model, config, inputs, keep):
     """Run a causal language model over tree inputs; return its logits [K, vocabulary] at the K nodes of keep."""
-    masks = {"full_attention": tree_mask(inputs), "sliding_attention": tree_mask(inputs, config.sliding_window)}
     output = model(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],
-        attention_mask=masks,
+        attention_mask=make_masks(config, inputs),
         logits_to_keep=keep,
         use_cache=False,
     )

@@ -30,6 +30,12 @@ STANCE_SPELLINGS = {  # spellings found in annotated files; compared after strip
     "neu": ("neu", "neutral", "none", "neither", "no stance", "no position"),
 }
 
+# What chat templates ask for beside the messages; Gemma's asks for nothing.
+TEMPLATE_OPTIONS = {
+    "enable_thinking": False,  # Qwen3: answer at once
+    "date_string": "26 Jul 2024",  # Llama 3.2 would put today's date into the prompt: another prompt each day
+}
+
 # Far more than a sentence, and a quarter of the base's sliding window; one long row makes its whole batch need memory.
 MAX_PROMPT_TOKENS = 1024  # of a prompt with its template; a sentence beyond that is shortened
 MIN_SENTENCE_TOKENS = 128  # that a topic must leave to the sentence
@@ -84,7 +90,7 @@ def encode_examples(tokenizer, pairs, labels=None, template=PROMPT_TEMPLATE):
     if labels is None:
         return encoded
     ending = _encode_pieces(tokenizer, chat_frame(tokenizer)[2])
-    answers = {label: _encode_pieces(tokenizer, [label]) + ending for label in set(labels)}
+    answers = {label: ids + ending for label, ids in zip(LABELS, encode_labels(tokenizer), strict=True)}
     return [ids + answers[label] for ids, label in zip(encoded, labels, strict=True)]
 
 
@@ -142,9 +148,15 @@ def _encode_prompts(tokenizer, pairs, template=PROMPT_TEMPLATE):
     return [prefix + body + suffix for body in bodies]
 
 
+def encode_labels(tokenizer):
+    """Return the token ids (a list) of each label in LABELS order, as they follow a prompt."""
+    lead = _render_chat(tokenizer)[1]
+    return [_encode_pieces(tokenizer, [lead + label]) for label in LABELS]
+
+
 def label_token_ids(tokenizer):
     """Return the single token id of each label in LABELS order; ValueError if a label takes several tokens."""
-    ids = [_encode_pieces(tokenizer, [label]) for label in LABELS]
+    ids = encode_labels(tokenizer)
     if any(len(pieces) != 1 for pieces in ids):
         raise ValueError(f"labels {LABELS} must be one token each for this tokenizer, got {ids}")
     return [pieces[0] for pieces in ids]
@@ -155,23 +167,41 @@ def end_of_turn_id(tokenizer):
     return _encode_pieces(tokenizer, chat_frame(tokenizer)[2])[-1]
 
 
+def check_chat(tokenizer):
+    """Raise ValueError unless examples get the ids that the tokenizer gives to its own chat template's text."""
+    for label in LABELS:
+        messages = build_messages("A topic.", "A sentence, plain.", label)
+        text = tokenizer.apply_chat_template(messages, tokenize=False, **TEMPLATE_OPTIONS)
+        ids = encode_example(tokenizer, "A topic.", "A sentence, plain.", label)
+        if tokenizer(text, add_special_tokens=False)["input_ids"][: len(ids)] != ids:
+            raise ValueError("its tokenizer joins text across the parts of its chat template")
+
+
+@functools.lru_cache(maxsize=8)
+def _render_chat(tokenizer):
+    """Return the chat template's text before an answer, blanks that it puts between both, and the text after it."""
+    user = [{"role": "user", "content": USER_SLOT}]
+    chat = user + [{"role": "assistant", "content": ANSWER_SLOT}]
+    asked = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS)
+    answered = tokenizer.apply_chat_template(chat, tokenize=False, **TEMPLATE_OPTIONS)
+    lead, slot, rest = answered[len(asked) :].partition(ANSWER_SLOT)
+    if not answered.startswith(asked) or not slot or lead.strip():
+        raise ValueError("this chat template renders an answered turn differently from a prompt; cannot train on it")
+    return asked, lead, rest
+
+
 @functools.lru_cache(maxsize=8)  # rendering the template costs more than encoding a row
 def chat_frame(tokenizer):
     """Cut the rendered chat template into pieces: (up to and with the user slot, up to the answer, end of answer).
 
     A piece is either one control token or the text between two of them.
     """
-    user = [{"role": "user", "content": USER_SLOT}]
-    chat = user + [{"role": "assistant", "content": ANSWER_SLOT}]
-    asked = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True)
-    answered = tokenizer.apply_chat_template(chat, tokenize=False)
-    if not answered.startswith(asked + ANSWER_SLOT):
-        raise ValueError("this chat template renders an answered turn differently from a prompt; cannot train on it")
+    asked, _, rest = _render_chat(tokenizer)
     control = control_tokens(tokenizer)
     splitter = re.compile("(" + "|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)) + ")")
     pieces = [piece for piece in splitter.split(asked) if piece]
     slot = next(i for i, piece in enumerate(pieces) if USER_SLOT in piece)
-    ending = [piece for piece in splitter.split(answered[len(asked) + len(ANSWER_SLOT) :]) if piece]
+    ending = [piece for piece in splitter.split(rest) if piece]
     stop = next(i for i, piece in enumerate(ending) if piece in control)
     return tuple(pieces[: slot + 1]), tuple(pieces[slot + 1 :]), tuple(ending[: stop + 1])
 

@@ -1,5 +1,9 @@
-"""What ends a training run in order: signals, losses that are no numbers; and the micro-batch that the memory takes."""
+"""What ends a training run in order: signals, losses that are no numbers; the micro-batch that the memory takes.
 
+And the log, which a killed run leaves whole.
+"""
+
+import json
 import math
 import os
 import signal
@@ -161,3 +165,26 @@ def fits_memory(trainer, places):
             trainer.step_graphs.release()
         torch.cuda.empty_cache()
     return fits
+
+
+class JsonlLog(transformers.TrainerCallback):
+    """Append every log entry of the trainer to a JSON Lines file, with its step."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and self.path.exists():  # resumed: drop what came after the checkpoint
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            entries = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may cut the last one off
+            records.write_jsonl(self.path, (entry for entry in entries if entry["step"] <= state.global_step))
+        if state.best_global_step:  # the run folder may have moved since the checkpoint was saved
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            state.best_model_checkpoint = str(best) if best.is_dir() else None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # before a checkpoint counts, the log up to it is on disk

@@ -33,14 +33,14 @@ def pick_label(probabilities):
 
 @torch.no_grad()
 def score_prompts(model, tokenizer, encoded, batch_size=None, bar=None):
-    """Score prompts (lists of token ids) by the logits of the labels at the last prompt token. Returns Scores.
+    """Score prompts (lists of token ids) by the log-probabilities of the labels after them. Returns Scores.
 
     Sorting the prompts puts equal topics side by side, so a batch shares them; the result is in the order given.
     batch_size: rows a forward pass (None: SCORE_BATCH_SIZE), halved if the memory does not hold them.
     bar: a tqdm that counts the rows; None: one of its own.
     """
     size = batch_size or SCORE_BATCH_SIZE
-    label_ids = torch.tensor(prompts.label_token_ids(tokenizer), device=model.device)
+    label_ids = prompts.encode_labels(tokenizer)
     order = sorted(range(len(encoded)), key=encoded.__getitem__)
     parts, start = [], 0
     was_training = model.training
@@ -79,13 +79,28 @@ def _halve_batch(sequences):
 
 
 def _score_batch(model, tokenizer, sequences, label_ids):
-    """Return the negative log-likelihood [B, 3] of the labels after each sequence."""
-    tree = prefix_tree.merge_prefixes(sequences, tokenizer.pad_token_id)
+    """Return the negative log-likelihood [B, 3] of the labels after each sequence, summed over a label's tokens.
+
+    label_ids: a list of token ids for each label. What comes before a label's last token goes into the tree too; for
+    labels of one token that is nothing.
+    """
+    contexts = sorted({tuple(ids[:place]) for ids in label_ids for place in range(len(ids))})
+    endings = [one for one in contexts if not any(other[: len(one)] == one != other for other in contexts)]
+    homes = [next(i for i, ending in enumerate(endings) if ending[: len(one)] == one) for one in contexts]
+    extended = [[*ids, *ending] for ids in sequences for ending in endings]
+    tree = prefix_tree.merge_prefixes(extended, tokenizer.pad_token_id)
     inputs = {name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()}
-    last = torch.tensor([nodes[-1] for nodes in tree.nodes], device=model.device)
+    places = [
+        tree.nodes[row * len(endings) + home][len(ids) - 1 + len(context)]
+        for row, ids in enumerate(sequences)
+        for home, context in zip(homes, contexts, strict=True)
+    ]
+    steps = [(contexts.index(tuple(ids[:place])), token) for ids in label_ids for place, token in enumerate(ids)]
+    keep, (before, tokens) = (torch.tensor(item, device=model.device) for item in (places, list(zip(*steps))))
     with prefix_tree.compute_precision(model):
-        logits = prefix_tree.forward_tree(model, model.config, inputs, last)
-    return -logits.float().log_softmax(1)[:, label_ids]
+        logits = prefix_tree.forward_tree(model, model.config, inputs, keep)
+    scores = logits.float().log_softmax(1).unflatten(0, (len(sequences), len(contexts)))[:, before, tokens]
+    return -torch.stack([part.sum(1) for part in scores.split([len(ids) for ids in label_ids], 1)], 1)
 
 
 @torch.no_grad()

@@ -1,12 +1,9 @@
 """trl's SFTTrainer over prefix trees: batches merged into trees, loss on chosen tokens, validation by label scoring."""
 
 import collections
-import json
-import os
 from pathlib import Path
 
 import torch
-import transformers
 import trl
 
 import acceleration
@@ -16,6 +13,7 @@ import prompts
 import ranks
 import records
 import safeguards
+import scoring
 
 LOSS_WINDOW = "loss_window.json"  # of a checkpoint: what the next log line has to average beside the steps to come
 IGNORED = -100  # transformers' label of a token without loss
@@ -145,7 +143,8 @@ class TreeTrainer(trl.SFTTrainer):
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Compute, log and return loss and accuracy of the validation rows, whose labels must be answers alone."""
-        label_ids = torch.tensor(prompts.label_token_ids(self.processing_class), device=self.args.device)
+        answers = prompts.encode_labels(self.processing_class)
+        label_ids = torch.tensor([ids[0] for ids in answers], device=self.args.device)
         sums = torch.zeros(3, device=self.args.device)  # loss, target tokens, right labels
         was_training = self.model.training
         self.model.eval()
@@ -164,11 +163,24 @@ class TreeTrainer(trl.SFTTrainer):
         self.model.train(was_training)
         ranks.sum_tensors([sums])
         loss, tokens, correct = sums.tolist()
+        if any(len(ids) > 1 for ids in answers):  # a label's first token does not say which label it is
+            correct = self.count_right(answers)
         accuracy = correct / len(self.eval_dataset)
         metrics = {f"{metric_key_prefix}_loss": loss / tokens, f"{metric_key_prefix}_accuracy": accuracy}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def count_right(self, answers):
+        """Return how many validation rows get their label by the log-probabilities of all tokens of each label."""
+        starts = [sum(label == IGNORED for label in row) for row in self.eval_dataset["labels"]]
+        asked = [ids[:start] for ids, start in zip(self.eval_dataset["input_ids"], starts, strict=True)]
+        given = [ids[start:] for ids, start in zip(self.eval_dataset["input_ids"], starts, strict=True)]
+        size = self.args.per_device_eval_batch_size
+        with acceleration.run_uncompiled(len(asked)):
+            scores = scoring.score_prompts(self.model, self.processing_class, asked, size)
+        picked = [answers[place] for place in scores.nll.argmin(1).tolist()]
+        return sum(ids[: len(label)] == label for ids, label in zip(given, picked, strict=True))
 
 
     def _get_grad_norm(self, model, grad_norm=None):
@@ -219,26 +231,3 @@ def weigh_losses(logits, inputs):
     """Return the cross-entropy [K] of logits [K, vocabulary] for the targets, times the rows that share each."""
     losses = torch.nn.functional.cross_entropy(logits.float(), inputs["target_ids"], reduction="none")
     return losses * inputs["target_weights"]
-
-
-class JsonlLog(transformers.TrainerCallback):
-    """Append every log entry of the trainer to a JSON Lines file, with its step."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and self.path.exists():  # resumed: drop what came after the checkpoint
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            entries = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may cut the last one off
-            records.write_jsonl(self.path, (entry for entry in entries if entry["step"] <= state.global_step))
-        if state.best_global_step:  # the run folder may have moved since the checkpoint was saved
-            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
-            state.best_model_checkpoint = str(best) if best.is_dir() else None
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if state.is_world_process_zero:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
-                file.flush()
-                os.fsync(file.fileno())  # before a checkpoint counts, the log up to it is on disk

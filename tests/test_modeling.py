@@ -50,11 +50,11 @@ def test_large_base_without_gpu_stops_before_loading(gemma_config, tmp_path, mon
 
 
 def test_other_architecture_stops(tmp_path, capsys):
-    transformers.LlamaConfig(num_hidden_layers=1).save_pretrained(tmp_path)
+    transformers.GPT2Config(n_layer=1).save_pretrained(tmp_path)
     with pytest.raises(SystemExit) as stopped:
         modeling.check_base(str(tmp_path))
     assert stopped.value.code == 2
-    assert "is a llama model" in capsys.readouterr().err
+    assert "is a gpt2 model: choose one of the architectures gemma2" in capsys.readouterr().err
 
 
 def test_missing_base_names_the_remedy(monkeypatch, tmp_path, capsys):

@@ -16,6 +16,7 @@ import finetune
 import parallel_training
 import ranks
 import records
+import safeguards
 import scoring
 
 CONSTANTS = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 4, "LOG_STEPS": 1}
@@ -46,18 +47,18 @@ class Watching(parallel_training.RankTrainer):
         batches.append([sample is not None for sample in samples])
         return samples, items
 
-class Interrupting(training.JsonlLog):
+class Interrupting(safeguards.JsonlLog):
     def on_step_end(self, args, state, control, **options):
         if state.global_step == 12:
             raise KeyboardInterrupt
 
-parallel_training.RankTrainer, kept = Watching, training.JsonlLog
+parallel_training.RankTrainer, kept = Watching, safeguards.JsonlLog
 leave_ranks, ranks.leave_ranks = ranks.leave_ranks, lambda: None
-training.JsonlLog = Interrupting
+safeguards.JsonlLog = Interrupting
 try:
     finetune.main(words)
 except KeyboardInterrupt:
-    training.JsonlLog = kept
+    safeguards.JsonlLog = kept
 ranks.wait_for_ranks()
 rank = ranks.get_rank()[0]
 if rank == 0:

@@ -78,6 +78,7 @@ def test_files_are_where_the_readme_says(done):
             "adapter_model.safetensors", "adapter_config.json", "plan.json", "run.json", "log.jsonl", "training.png",
             "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md", "results.md",
             "results.tex", "errors.xlsx", "confusion.png", "topics.png", "reliability.png", "coverage.png", "README.md",
+            "train_sentences.txt",
         )
     }  # fmt: skip
     assert expected <= found

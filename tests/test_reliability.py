@@ -18,6 +18,7 @@ import checkpoints
 import finetune
 import modeling
 import prefix_tree
+import provenance
 import records
 import safeguards
 import training
@@ -230,17 +231,16 @@ def test_other_data_are_refused(copy, resume, data_dir, tmp_path, capsys):
 
 
 def test_another_base_of_the_same_name_is_refused(copy, resume, tiny_model, tmp_path, capsys, monkeypatch):
-    """One weight differs."""
+    """All weights differ."""
     shutil.copytree(tiny_model, tmp_path / "base")
-    before = checkpoints.identify_base(str(tmp_path / "base"))
-    assert before == checkpoints.identify_base(tiny_model)
+    before = provenance.fingerprint_base(str(tmp_path / "base"))
+    assert before == provenance.fingerprint_base(tiny_model)
     weights = safetensors.torch.load_file(tmp_path / "base" / "model.safetensors")
-    weights["model.norm.weight"][0] += 1
+    weights = {name: weight + 1 for name, weight in weights.items()}
     safetensors.torch.save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
-    monkeypatch.setattr(
-        checkpoints, "identify_base", lambda base, identify=checkpoints.identify_base: identify(str(tmp_path / "base"))
-    )
-    assert "base_version was" in stop_message(capsys, resume, copy)
+    changed = provenance.fingerprint_base(str(tmp_path / "base"))
+    monkeypatch.setattr(provenance, "fingerprint_base", lambda base: changed)
+    assert "base_revision was" in stop_message(capsys, resume, copy)
 
 
 def test_other_versions_are_noted(whole, copy, resume, capsys):
@@ -261,7 +261,7 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(train, data_dir, tmp_pa
     """At step 3; log lines come every 5 steps, so it is noticed at step 5, and nothing is saved."""
     steps = []
 
-    class Noting(training.JsonlLog):
+    class Noting(safeguards.JsonlLog):
         def on_step_begin(self, args, state, control, **kwargs):
             steps.append(state.global_step + 1)
 
@@ -304,7 +304,7 @@ def test_a_bad_step_is_noticed_before_a_checkpoint_between_two_log_lines(tmp_pat
 
 
 def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(train, tmp_path, capsys, monkeypatch):
-    class Stopping(training.JsonlLog):
+    class Stopping(safeguards.JsonlLog):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -522,7 +522,7 @@ def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, 
 def test_a_signal_ends_the_run_with_a_checkpoint(train, whole, resume, tmp_path, capfd, monkeypatch, number, code, step):
     """In the middle of an epoch, and in its last step, whose validation must not be skipped."""
 
-    class Stopping(training.JsonlLog):
+    class Stopping(safeguards.JsonlLog):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == step - 1:
                 os.kill(os.getpid(), number)

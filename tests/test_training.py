@@ -19,6 +19,7 @@ import modeling
 import prefix_tree
 import prompts
 import records
+import safeguards
 import training
 
 END_OF_TURN = 107
@@ -315,11 +316,11 @@ def resumed(train, tmp_path_factory):
     """Folder of two runs of 2 epochs: one in one go, one interrupted in the second epoch and resumed."""
     folder, steps = tmp_path_factory.mktemp("resumed"), []
 
-    class Counting(training.JsonlLog):
+    class Counting(safeguards.JsonlLog):
         def on_step_begin(self, args, state, control, **kwargs):
             steps.append(state.global_step + 1)
 
-    class Interrupting(training.JsonlLog):
+    class Interrupting(safeguards.JsonlLog):
         def on_log(self, args, state, control, **kwargs):
             super().on_log(args, state, control, **kwargs)
             if state.global_step == 12:  # the checkpoint is of step 9
@@ -367,7 +368,7 @@ def test_speed_of_a_resumed_run_counts_the_rows_since_the_checkpoint(resumed):
 def test_a_run_stopped_before_its_first_checkpoint_starts_over(train, resumed, tmp_path, capsys, monkeypatch):
     """The command that the message names works, and the log has no step twice, not even one that was cut off."""
 
-    class Interrupting(training.JsonlLog):
+    class Interrupting(safeguards.JsonlLog):
         def on_log(self, *args, **kwargs):
             super().on_log(*args, **kwargs)
             with open(self.path, "a") as file:
@@ -484,7 +485,7 @@ def test_a_file_in_place_of_the_run_folder(train, tmp_path, capsys):
 
 
 def test_log_entries_are_one_json_object_a_line(tmp_path):
-    log = training.JsonlLog(tmp_path / "log.jsonl")
+    log = safeguards.JsonlLog(tmp_path / "log.jsonl")
     state = transformers.TrainerState(global_step=3)
     for loss in (1.5, random.Random(0).random()):
         log.on_log(None, state, None, logs={"loss": loss})

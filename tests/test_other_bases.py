@@ -1,0 +1,359 @@
+"""Other bases than Gemma-2-9b: the tree, the chat template, and labels of one or several tokens, from start to end."""
+
+import json
+import re
+import types
+
+import datasets
+import pytest
+import tokenizers
+import torch
+import transformers
+
+import evaluate
+import modeling
+import prefix_tree
+import prompts
+import scoring
+import training
+import tree_attention
+
+LLAMA_TEMPLATE = """\
+{{- bos_token -}}
+{%- if not date_string is defined -%}{%- set date_string = strftime_now("%d %b %Y") -%}{%- endif -%}
+{{- "<|start_header_id|>system<|end_header_id|>\\n\\nToday Date: " ~ date_string ~ "\\n\\n<|eot_id|>" -}}
+{%- for message in messages -%}
+{{- "<|start_header_id|>" ~ message.role ~ "<|end_header_id|>\\n\\n" ~ message.content | trim ~ "<|eot_id|>" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<|start_header_id|>assistant<|end_header_id|>\\n\\n" -}}{%- endif -%}
+"""
+QWEN2_TEMPLATE = """\
+{{- "<|im_start|>system\\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n" -}}
+{%- for message in messages -%}
+{{- "<|im_start|>" ~ message.role ~ "\\n" ~ message.content ~ "<|im_end|>\\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<|im_start|>assistant\\n" -}}{%- endif -%}
+"""
+QWEN3_TEMPLATE = """\
+{%- for message in messages -%}
+{{- "<|im_start|>" ~ message.role ~ "\\n" -}}
+{%- if message.role == "assistant" and loop.last -%}{{- "<think>\\n\\n</think>\\n\\n" -}}{%- endif -%}
+{{- message.content ~ "<|im_end|>\\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+{{- "<|im_start|>assistant\\n" -}}
+{%- if enable_thinking is defined and enable_thinking is false -%}{{- "<think>\\n\\n</think>\\n\\n" -}}{%- endif -%}
+{%- endif -%}
+"""
+MISTRAL_TEMPLATE = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{%- if message.role == "user" -%}{{- "[INST] " ~ message.content ~ "[/INST]" -}}
+{%- else -%}{{- " " ~ message.content ~ eos_token -}}{%- endif -%}
+{%- endfor -%}
+"""
+GEMMA_TEMPLATE = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{{- "<start_of_turn>" ~ ("model" if message.role == "assistant" else "user") ~ "\\n" -}}
+{{- message.content | trim ~ "<end_of_turn>\\n" -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- "<start_of_turn>model\\n" -}}{%- endif -%}
+"""
+# How Llama-3 and Qwen cut a text before merging: line feeds stay apart from the word behind them.
+PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+FAMILIES = {  # model type: (template, control tokens of which the first begins a text, end of a turn, differences)
+    "llama": (
+        LLAMA_TEMPLATE,
+        ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        "<|eot_id|>",
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}},
+    ),
+    "qwen2": (QWEN2_TEMPLATE, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "<|im_end|>", {}),
+    "qwen3": (QWEN3_TEMPLATE, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "<|im_end|>", {"head_dim": 32}),
+    "mistral": (MISTRAL_TEMPLATE, ["<s>", "</s>", "[INST]", "[/INST]"], "</s>", {"sliding_window": None}),
+    "gemma2": (  # as in gemma-2-27b-it, scores are not scaled by the width of a head
+        GEMMA_TEMPLATE,
+        ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"],
+        "<end_of_turn>",
+        {"head_dim": 32, "query_pre_attn_scalar": 48, "sliding_window": 4096},
+    ),
+}
+WINDOWS = {  # the same families with windows shorter than a prompt
+    "mistral": {"sliding_window": 40},
+    "qwen2": {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1},
+}
+PAIRS = [(f"Topic {n % 3}.", " ".join(["word", "other", "third"][: n % 3 + 1] * (n % 5 + 1))) for n in range(9)]
+
+
+def train_tokenizer(family, whole_labels):
+    """Return a byte-level tokenizer with a family's template; labels are one token each, or several."""
+    template, control, end, _ = FAMILIES[family]
+    trainee = tokenizers.Tokenizer(tokenizers.models.BPE())
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PIECES), "isolated")
+    trainee.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, byte_level])
+    trainee.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=700,
+        special_tokens=control,
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    text = prompts.PROMPT_TEMPLATE + "\npro\ncon\nneu pro con neu Topic 1."
+    if not whole_labels:
+        text = re.sub("pro|con|neu", "", text)
+    trainee.train_from_iterator([text], trainer)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=trainee,
+        bos_token=control[0],
+        eos_token=control[1] if family in ("llama", "mistral", "gemma2") else end,
+        pad_token="<|endoftext|>" if family.startswith("qwen") else None,
+        chat_template=template,
+    )
+
+
+def build_model(family, size, **changes):
+    """Return a small random float32 model of a family, whose sharp attention makes every visible token count."""
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        family,
+        **{
+            "vocab_size": size, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "bos_token_id": 0, "eos_token_id": 1,
+            "pad_token_id": None, "tie_word_embeddings": False, **FAMILIES[family][3], **changes,
+        },
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "bias" in name:  # zero at the start
+            weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
+        elif weight.ndim == 2:
+            weight.data *= 8 if "q_proj" in name or "k_proj" in name else 2
+    return model.eval()
+
+
+@pytest.fixture(scope="module", params=[(family, whole) for family in FAMILIES for whole in (True, False)], ids=str)
+def base(request, tmp_path_factory):
+    """(family, whether labels are one token, folder of a tiny model)."""
+    family, whole_labels = request.param
+    folder = tmp_path_factory.mktemp(family)
+    tokenizer = train_tokenizer(family, whole_labels)
+    tokenizer.save_pretrained(folder)
+    build_model(family, len(tokenizer)).to(torch.bfloat16).save_pretrained(folder)
+    return family, whole_labels, str(folder)
+
+
+def flat_losses(model, asked, answers):
+    """Return the summed negative log-likelihood [n, answers] of each answer (token ids) after each prompt, one by one."""
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    rows = []
+    for ids in asked:
+        rows.append([])
+        for answer in answers:
+            logits = model(input_ids=torch.tensor([[*ids, *answer]])).logits[0].float().log_softmax(1)
+            rows[-1].append(-sum(logits[len(ids) - 1 + place, token] for place, token in enumerate(answer)))
+    model.set_attn_implementation(attention)
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+# ---------------------------------------------------------------- the chat template
+
+
+def test_ids_are_those_of_the_chat_template(base):
+    family, whole_labels, folder = base
+    tokenizer = modeling.load_tokenizer(folder)
+    assert [len(ids) == 1 for ids in prompts.encode_labels(tokenizer)] == [whole_labels] * 3
+    options = {"tokenize": False, **prompts.TEMPLATE_OPTIONS}
+    for topic, sentence in PAIRS:
+        asked = tokenizer.apply_chat_template(
+            prompts.build_messages(topic, sentence), add_generation_prompt=True, **options
+        )
+        ids = prompts.encode_example(tokenizer, topic, sentence)
+        assert tokenizer.decode(ids) == asked
+        assert tokenizer(asked, add_special_tokens=False)["input_ids"] == ids
+        answered = prompts.encode_example(tokenizer, topic, sentence, "con")
+        text = tokenizer.apply_chat_template(prompts.build_messages(topic, sentence, "con"), **options)
+        assert answered[: len(ids)] == ids and text.startswith(tokenizer.decode(answered))
+        assert tokenizer.decode(answered).endswith("con" + FAMILIES[family][2])
+        assert tokenizer(text, add_special_tokens=False)["input_ids"][: len(answered)] == answered
+
+
+def test_typed_control_tokens_stay_text(base):
+    family, _, folder = base
+    tokenizer = modeling.load_tokenizer(folder)
+    control = set(prompts.control_tokens(tokenizer).values())
+    plain, typed = (
+        [id for id in prompts.encode_example(tokenizer, "a topic", text) if id in control]
+        for text in ("plain", "typed " + " ".join(FAMILIES[family][1]))
+    )
+    assert plain == typed and len(plain) >= 3
+
+
+def test_a_prompt_does_not_change_with_the_day():
+    tokenizer = train_tokenizer("llama", True)
+    assert "26 Jul 2024" in tokenizer.decode(prompts.encode_example(tokenizer, "a", "b"))
+
+
+def test_a_base_without_chat_template_is_refused(tmp_path, capsys):
+    tokenizer = train_tokenizer("llama", True)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        modeling.load_tokenizer(str(tmp_path))
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and message.count("\n") == 1
+    assert "chat template" in message and "instruction-tuned" in message
+
+
+def test_a_tokenizer_that_joins_the_parts_of_its_template_is_refused(monkeypatch):
+    """A label that merges with the blank before it would be trained on other tokens than the model would write."""
+    tokenizer = train_tokenizer("mistral", True)
+    prompts.check_chat(tokenizer)
+    apart = [tokenizer(label)["input_ids"] for label in prompts.LABELS]
+    monkeypatch.setattr(prompts, "encode_labels", lambda tokenizer: apart)
+    with pytest.raises(ValueError, match="joins text"):
+        prompts.check_chat(tokenizer)
+
+
+# ---------------------------------------------------------------- the tree
+
+
+@pytest.mark.parametrize("family, window", [(name, {}) for name in FAMILIES] + list(WINDOWS.items()), ids=str)
+def test_logits_and_gradients_equal_the_flat_batch(family, window):
+    tokenizer = train_tokenizer(family, True)
+    model = build_model(family, len(tokenizer), **window)
+    rows = [{"topic": topic, "text": text, "label": prompts.LABELS[n % 3]} for n, (topic, text) in enumerate(PAIRS)]
+    columns = training.encode_rows(tokenizer, rows)
+    flat, tokens = 0, 0
+    for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True):
+        logits = model(input_ids=torch.tensor([ids])).logits[0].float()
+        flat += torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(labels[1:]), reduction="sum")
+        tokens += sum(label != training.IGNORED for label in labels)
+    flat = flat / tokens
+    flat.backward()
+    expected = {name: weight.grad.clone() for name, weight in model.named_parameters()}
+    model.zero_grad()
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    inputs = training.TreeCollator(0)([{"input_ids": a, "labels": b} for a, b in zip(*columns.values(), strict=True)])
+    loss = training.target_losses(model, model.config, inputs).sum() / inputs["target_weights"].sum()
+    loss.backward()
+    assert abs(loss.item() - flat.item()) <= 1e-5
+    for name, weight in model.named_parameters():
+        assert (weight.grad - expected[name]).norm() <= 1e-4 * expected[name].norm() + 1e-6, name
+
+
+def test_large_scores_do_not_overflow_without_a_soft_cap():
+    """exp(1000) is infinite; the highest score is subtracted over trunk and row together."""
+    tokenizer = train_tokenizer("llama", True)
+    model = build_model("llama", len(tokenizer))
+    for name, weight in model.named_parameters():
+        if "q_proj" in name:
+            weight.data *= 1000
+    asked = prompts.encode_examples(tokenizer, PAIRS)
+    expected = flat_losses(model, asked, prompts.encode_labels(tokenizer))
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    tokenizer.pad_token = tokenizer.eos_token
+    found = scoring.score_prompts(model, tokenizer, asked).nll
+    assert (found - expected).abs().max() <= 1e-2 * expected.abs().max()
+
+
+def test_a_base_whose_tree_differs_is_refused(base, capsys):
+    folder = base[2]
+    right = tree_attention.attend
+
+    def sharper(*tensors, scaling, **options):
+        return right(*tensors, scaling=2 * scaling, **options)
+
+    transformers.AttentionInterface.register(prefix_tree.ATTENTION, sharper)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            modeling.load_base(folder)
+    finally:
+        transformers.AttentionInterface.register(prefix_tree.ATTENTION, right)
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and f"error: {folder}: prefix trees give logits" in message
+    assert modeling.load_base(folder).config._attn_implementation == prefix_tree.ATTENTION
+
+
+# ---------------------------------------------------------------- labels
+
+
+@pytest.mark.parametrize("answers", [[[9], [8], [7]], [[9, 8], [7], [9, 6, 5]], [[9, 8], [9, 7], [6, 5]]])
+def test_labels_are_scored_by_all_their_tokens(answers, monkeypatch):
+    tokenizer = train_tokenizer("llama", True)
+    tokenizer.pad_token = tokenizer.eos_token
+    model = build_model("llama", len(tokenizer))
+    asked = prompts.encode_examples(tokenizer, PAIRS)
+    expected = flat_losses(model, asked, answers)
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    monkeypatch.setattr(prompts, "encode_labels", lambda tokenizer: answers)
+    for size in (2, 128):
+        scores = scoring.score_prompts(model, tokenizer, asked, size)
+        assert (scores.nll - expected).abs().max() <= 1e-4
+        assert (scores.probabilities - (-expected).softmax(1)).abs().max() <= 1e-5
+        assert (scores.label_mass - (-expected).exp().sum(1)).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("answers", [[[9, 8], [9, 7], [6, 5]], [[9, 8], [7], [9, 6, 5]]])
+def test_validation_counts_whole_labels(answers, monkeypatch):
+    """The first token alone would not tell the first two labels from each other."""
+    tokenizer = train_tokenizer("llama", True)
+    tokenizer.pad_token = tokenizer.eos_token
+    model = build_model("llama", len(tokenizer))
+    asked = prompts.encode_examples(tokenizer, PAIRS)
+    picked = flat_losses(model, asked, answers).argmin(1).tolist()
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    monkeypatch.setattr(prompts, "encode_labels", lambda tokenizer: answers)
+    given = [answers[place if row < 5 else place - 1] for row, place in enumerate(picked)]  # the last four are wrong
+    columns = {
+        "input_ids": [[*ids, *answer, 1] for ids, answer in zip(asked, given, strict=True)],
+        "labels": [[training.IGNORED] * len(ids) + [*answer, 1] for ids, answer in zip(asked, given, strict=True)],
+    }
+    trainer = types.SimpleNamespace(
+        eval_dataset=datasets.Dataset.from_dict(columns), model=model, processing_class=tokenizer,
+        args=types.SimpleNamespace(per_device_eval_batch_size=4),
+    )  # fmt: skip
+    assert training.TreeTrainer.count_right(trainer, answers) == 5
+
+
+# ---------------------------------------------------------------- from training to evaluation
+
+
+@pytest.mark.parametrize("base", [("llama", True), ("mistral", False), ("qwen3", False)], indirect=True, ids=str)
+def test_training_and_evaluation(base, train, data_dir, tmp_path, monkeypatch):
+    """Validation accuracy is that of the answers that evaluate.py gives, for labels of any number of tokens."""
+    _, whole_labels, folder = base
+    count_right, counted = training.TreeTrainer.count_right, []
+
+    def count(trainer, answers):
+        counted.append(count_right(trainer, answers))
+        return counted[-1]
+
+    monkeypatch.setattr(training.TreeTrainer, "count_right", count)
+    run = train(tmp_path / "run", "--base-model", folder, "--epochs", "1")
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    assert record["base_model"] == folder and record["parameters"]["trainable"] > 0
+    assert bool(counted) is not whole_labels
+    evaluate.main(["--adapter", str(run), "--data-dir", data_dir, "--robustness-rows", "0"])
+    rows = [json.loads(line) for line in (run / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
+    right = [row["models"]["fine-tuned"]["prediction"] == row["label"] for row in rows]
+    accuracy = record["result"]["kept_validation"]["eval_accuracy"]
+    assert len(rows) == 24 and abs(sum(right) / 24 - accuracy) < 1.5 / 24  # 4-bit: a row on the edge may fall
+
+
+@pytest.mark.parametrize("base", [("mistral", True)], indirect=True, ids=str)
+def test_replies_are_generated(base):
+    """A tokenizer without a padding token pads with another, which nothing sees."""
+    tokenizer = modeling.load_tokenizer(base[2])
+    assert tokenizer.pad_token == tokenizer.eos_token
+    model = build_model("mistral", len(tokenizer))  # float32: a random 4-bit model's replies hang on roundings
+    encoded = prompts.encode_examples(tokenizer, PAIRS)
+    assert len(set(map(len, encoded))) > 1
+    for ids, reply in zip(encoded, scoring.generate_replies(model, tokenizer, encoded), strict=True):
+        ids = torch.tensor([ids])
+        options = {"attention_mask": torch.ones_like(ids), "pad_token_id": 1}
+        output = model.generate(ids, max_new_tokens=scoring.MAX_NEW_TOKENS, do_sample=False, **options)
+        assert tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True) == reply

@@ -1,0 +1,245 @@
+"""An adapter is loaded on the base, with the tokenizer and for the sentences that it may be used with; else one line."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+import transformers
+
+import evaluate
+import modeling
+import predict
+import provenance
+import records
+
+
+def stop_message(capsys, call, *words):
+    """Run a call that must stop; return its one line."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        call(*words)
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and message.count("\n") == 1
+    return message
+
+
+@pytest.fixture
+def adapter(trained_run, tmp_path):
+    """A copy of a trained adapter that a test may spoil."""
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for name in ("run.json", "adapter_config.json", "adapter_model.safetensors", provenance.SENTENCES_FILE):
+        shutil.copy(trained_run / name, folder)
+    return folder
+
+
+def change_record(folder, **changes):
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    (folder / "run.json").write_text(json.dumps({**record, **changes}), encoding="utf-8")
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    monkeypatch.setattr(modeling, "load_base", None)
+
+
+# ---------------------------------------------------------------- nothing that can run code
+
+
+class Bomb:
+    """A pickle that makes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_a_pickled_adapter_is_refused(adapter, tmp_path, capsys, no_weights):
+    (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
+    for has_both in (True, False):
+        message = stop_message(capsys, predict.main, ["--adapter", str(adapter), "--topic", "a", "--text", "b"])
+        assert "adapter_model.bin" in message and "pickle" in message
+        if has_both:
+            (adapter / "adapter_model.safetensors").unlink()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickled_base_is_refused(tiny_model, tmp_path, capsys):
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    (base / "model.safetensors").unlink()
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
+    torch.save(model.state_dict(), base / "pytorch_model.bin")
+    message = stop_message(capsys, modeling.load_base, str(base))
+    assert "pickles" in message and ".safetensors" in message
+
+
+def test_code_beside_a_base_never_runs(tiny_model, tmp_path):
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    (base / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Own: pass\n")
+    config = json.loads((base / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
+    (base / "config.json").write_text(json.dumps(config))
+    modeling.check_base(str(base))
+    assert type(modeling.load_base(str(base))).__name__ == "Gemma2ForCausalLM"
+    assert not (tmp_path / "ran").exists()
+
+
+def test_loaders_are_told_to_run_no_code(tiny_model):
+    seen = []
+    modeling._load(lambda base, **options: seen.append(options), tiny_model)
+    assert seen == [{"trust_remote_code": False}]
+
+
+@pytest.mark.parametrize("change", [{"peft_type": "LOHA"}, {"megatron_config": {"a": 1}}], ids=lambda c: next(iter(c)))
+def test_an_adapter_that_is_no_plain_lora_is_refused(adapter, capsys, change):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, **change}))
+    assert "no plain LoRA adapter" in stop_message(capsys, modeling.check_adapter, adapter)
+
+
+def test_a_cut_adapter_is_one_line(adapter, tiny_model, capsys):
+    weights = adapter / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    message = stop_message(capsys, modeling.load_adapter, modeling.load_base(tiny_model), adapter)
+    assert str(adapter) in message and "copy it again" in message
+
+
+# ---------------------------------------------------------------- the base of the training
+
+
+@pytest.fixture
+def moved_base(adapter, tiny_model, tmp_path):
+    """A copy of the base, which the adapter's record names; nothing has changed yet."""
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    change_record(adapter, base_model=str(base))
+    return base
+
+
+def test_a_copied_base_is_the_same_base(adapter, moved_base):
+    modeling.check_base(str(moved_base), adapter)
+
+
+@pytest.mark.parametrize("script", ["evaluate", "predict"])
+def test_a_base_with_other_weights_is_refused(adapter, moved_base, data_dir, capsys, no_weights, script):
+    """Of the same shape, which would load without an error."""
+    weights = moved_base / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    was = provenance.fingerprint_base(str(moved_base))
+    for place in range(len(content) // 2, len(content)):  # a part of the weights
+        content[place] ^= 1
+    weights.write_bytes(content)
+    now = provenance.fingerprint_base(str(moved_base))
+    flags = {"evaluate": ["--data-dir", data_dir], "predict": ["--topic", "a", "--text", "b"]}[script]
+    call = {"evaluate": evaluate.main, "predict": predict.main}[script]
+    message = stop_message(capsys, call, ["--adapter", str(adapter), *flags])
+    assert was != now and was in message and now in message and str(moved_base) in message
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "chat_template.jinja"])
+def test_another_tokenizer_is_refused(adapter, moved_base, capsys, name):
+    path = moved_base / name
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("<unused7>", "<other7>") if name == "tokenizer.json" else text + " ", encoding="utf-8")
+    message = stop_message(capsys, modeling.check_base, str(moved_base), adapter)
+    assert "trained with tokenizer" in message and "here it is" in message
+
+
+def test_a_record_without_a_version_of_the_base_is_refused(adapter, tiny_model, capsys):
+    change_record(adapter, base_revision=None)
+    assert "base_revision None" in stop_message(capsys, modeling.check_base, tiny_model, adapter)
+
+
+COMMITS = "1" * 40, "2" * 40
+
+
+@pytest.fixture
+def hub(tiny_model, tmp_path, monkeypatch):
+    """A hub cache with two commits of one model, the second of them current, and no network."""
+    home = tmp_path / "hub" / "models--someone--gemma"
+    for commit in COMMITS:
+        shutil.copytree(tiny_model, home / "snapshots" / commit)
+    with open(home / "snapshots" / COMMITS[1] / "chat_template.jinja", "a", encoding="utf-8") as file:
+        file.write(" ")
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(COMMITS[1])
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    for module in (huggingface_hub.constants, transformers.utils.hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return "someone/gemma"
+
+
+def test_a_base_on_the_hub_is_known_by_its_commit(hub):
+    current, pinned = modeling.describe_base(hub), modeling.describe_base(f"{hub}@{COMMITS[0]}")
+    assert (current["base_revision"], pinned["base_revision"]) == (COMMITS[1], COMMITS[0])
+    assert current["tokenizer"] != pinned["tokenizer"]
+
+
+def test_another_commit_is_refused_and_the_remedy_works(hub, adapter, capsys):
+    change_record(adapter, base_model=hub, base_revision=COMMITS[0])
+    message = stop_message(capsys, modeling.check_base, hub, adapter)
+    assert COMMITS[0] in message and COMMITS[1] in message
+    pinned = f"{hub}@{COMMITS[0]}"
+    assert f'"base_model": "{pinned}"' in message
+    modeling.check_base(pinned, adapter)
+
+
+# ---------------------------------------------------------------- models out of reach
+
+
+@pytest.mark.parametrize("problem", [
+    OSError("You are trying to access a gated repo.\nMake sure to have access to it at https://huggingface.co/x"),
+    OSError("x/y is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'\n"),
+])  # fmt: skip
+def test_a_model_out_of_reach_is_one_line_with_steps(capsys, problem):
+    def load(base, **options):
+        raise problem
+
+    message = stop_message(capsys, modeling._load, load, "x/y")
+    assert str(problem).splitlines()[0] in message
+    assert "check its name" in message and "1. accept the licence" in message and "3. start again" in message
+
+
+# ---------------------------------------------------------------- sentences seen in training
+
+
+def copy_splits(data_dir, folder, test_rows):
+    """Write splits that are not the adapter's: its validation split as train split, and other test rows."""
+    folder.mkdir()
+    shutil.copy(Path(data_dir, "val.jsonl"), folder / "train.jsonl")
+    records.write_jsonl(folder / "test.jsonl", test_rows)
+    return str(folder)
+
+
+def test_sentences_of_the_training_are_no_test(adapter, data_dir, tmp_path, capsys, no_weights):
+    """Even with other case and punctuation, which hide nothing from a model."""
+    rows = records.read_jsonl(Path(data_dir, "test.jsonl"), (), "fix the test")
+    known = records.read_jsonl(Path(data_dir, "train.jsonl"), (), "fix the test")[0]
+    text = known["text"].upper() + "!!"
+    known = {**known, "text": text, "prompt": evaluate.prompts.build_prompt(known["topic"], text)}
+    splits = copy_splits(data_dir, tmp_path / "data", [*rows, known])
+    message = stop_message(capsys, evaluate.main, ["--adapter", str(adapter), "--data-dir", splits])
+    assert "1 of 25 sentences" in message and text[:40] in message and "was trained on" in message
+
+
+def test_unseen_sentences_are_said_to_be_so(adapter, data_dir, tmp_path, capsys):
+    rows = list(records.read_jsonl(Path(data_dir, "test.jsonl"), (), "fix the test"))
+    splits = copy_splits(data_dir, tmp_path / "data", rows)
+    assert evaluate.compare_splits(splits, adapter, rows) is False
+    assert "it has seen none of these test sentences" in capsys.readouterr().out
+    (adapter / provenance.SENTENCES_FILE).unlink()
+    assert evaluate.compare_splits(splits, adapter, rows) is False
+    assert "may have been trained on test sentences" in capsys.readouterr().out
+
+
+def test_hashes_hold_every_sentence_and_no_text(trained_run, data_dir):
+    lines = (trained_run / provenance.SENTENCES_FILE).read_text().splitlines()
+    rows = records.read_jsonl(Path(data_dir, "train.jsonl"), (), "fix the test")
+    assert lines == sorted({provenance.hash_sentence(row) for row in rows}) and len(lines) > 60
+    assert all(len(line) == 16 and set(line) <= set("0123456789abcdef") for line in lines)

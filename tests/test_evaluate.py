@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import baselines
+import checkpoints
 import evaluate
 import finetune
 import metrics
@@ -539,7 +540,7 @@ def test_evaluating_the_base_first_does_not_block_training(tiny_model, data_dir,
     evaluate.main(["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir])
     assert list(tmp_path.rglob("evaluation.json"))
     args = finetune.parse_args([])
-    assert finetune.find_checkpoint(Path(args.run_dir), args.resume) is None
+    assert checkpoints.find_checkpoint(Path(args.run_dir), args.resume) is None
 
 
 def test_results_go_to_the_adapter_folder(trained_run, data_dir, tmp_path):

@@ -16,7 +16,6 @@ import finetune
 import parallel_training
 import ranks
 import records
-import safeguards
 import scoring
 
 CONSTANTS = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 4, "LOG_STEPS": 1}
@@ -30,7 +29,7 @@ WORKER = f"""
 import json, shutil, sys
 sys.path.insert(0, {str(ROOT)!r})
 import safetensors.torch
-import finetune, modeling, parallel_training, ranks, training
+import finetune, modeling, parallel_training, ranks, safeguards
 
 folder, words = sys.argv[1], sys.argv[2:]
 for name, value in {CONSTANTS!r}.items():

@@ -276,7 +276,7 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(train, data_dir, tmp_pa
             loss.register_hook(lambda gradient: gradient * float("inf"))
         return loss
 
-    monkeypatch.setattr(training, "JsonlLog", Noting)
+    monkeypatch.setattr(safeguards, "JsonlLog", Noting)
     monkeypatch.setattr(training.TreeTrainer, "compute_loss", spoil)
     message = stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
     assert "at step 3" in message and "non_finite_rows.jsonl" in message and "LEARNING_RATE" in message
@@ -314,7 +314,7 @@ def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(train, tmp_path
     def spoil(self, *words, **options):
         return compute_loss(self, *words, **options) * (float("nan") if self.state.global_step == 2 else 1)
 
-    monkeypatch.setattr(training, "JsonlLog", Stopping)
+    monkeypatch.setattr(safeguards, "JsonlLog", Stopping)
     monkeypatch.setattr(training.TreeTrainer, "compute_loss", spoil)
     assert "at step 3" in stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
     assert list_names(tmp_path / "run") == []
@@ -333,7 +333,8 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(train, tmp_path, caps
     forward = prefix_tree.forward_tree
 
     def spoil(model, *words):
-        return forward(model, *words) * (1 if model.training else float("nan"))
+        validating = hasattr(model, "peft_config") and not model.training
+        return forward(model, *words) * (float("nan") if validating else 1)
 
     monkeypatch.setattr(prefix_tree, "forward_tree", spoil)
     message = stop_message(capsys, train, tmp_path / "run", "--epochs", "1")
@@ -528,7 +529,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(train, whole, resume, tmp_path,
                 os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(training, "JsonlLog", Stopping)
+        patch.setattr(safeguards, "JsonlLog", Stopping)
         train(tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
     assert stopped.value.code == code
     printed = capfd.readouterr().out

@@ -328,11 +328,11 @@ def resumed(train, tmp_path_factory):
 
     train(folder / "whole", "--epochs", "2")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "JsonlLog", Interrupting)
+        patch.setattr(safeguards, "JsonlLog", Interrupting)
         train(folder / "resumed", "--epochs", "2")
     assert not (folder / "resumed" / "run.json").exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "JsonlLog", Counting)
+        patch.setattr(safeguards, "JsonlLog", Counting)
         train(folder / "resumed", "--epochs", "2", "--resume")
     assert steps == list(range(10, 19))  # and not all of them again
     return folder
@@ -376,7 +376,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over(train, resumed, t
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "JsonlLog", Interrupting)
+        patch.setattr(safeguards, "JsonlLog", Interrupting)
         train(tmp_path / "run", "--epochs", "2")
     message = stop_message(capsys, train, tmp_path / "run", "--epochs", "2")
     assert "not empty" in message and "--resume" in message

@@ -144,12 +144,13 @@ def list_questions(args, splits):
 def run_models(args, base, adapter, splits):
     """Return (records of all parts, description of the run)."""
     with ranks.first_rank_first():
-        modeling.check_base(base, adapter)
+        modeling.check_base(base)
+        tokenizer = modeling.load_tokenizer(base)
         same_splits = None
         if adapter is not None:
+            modeling.check_same_base(adapter, base, tokenizer)
             train_hash = modeling.check_adapter(adapter)["data"]["train"]["sha256"]
             same_splits = provenance.compare_splits(args.data_dir, adapter, train_hash, splits["test"])
-        tokenizer = modeling.load_tokenizer(base)
         questions = list_questions(args, splits)
         encoded = {
             part: prompts.encode_examples(tokenizer, variant.pairs, template=variant.template)

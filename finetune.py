@@ -147,11 +147,11 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
     )
 
 
-def describe_run(args, train_rows, val_rows):
+def describe_run(args, tokenizer, train_rows, val_rows):
     """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
     overrides = {name: value for flag, value in vars(args).items() if (name := flag.upper()) in globals()}
     return {
-        **modeling.describe_base(args.base_model),
+        **modeling.describe_base(args.base_model, tokenizer),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
         "precision": modeling.describe_precision(),
@@ -207,7 +207,7 @@ def main(argv=None):
         train_rows, val_rows = load_rows(args.data_dir)
         modeling.check_base(args.base_model)
         tokenizer = modeling.load_tokenizer(args.base_model)
-        record = describe_run(args, train_rows, val_rows)
+        record = describe_run(args, tokenizer, train_rows, val_rows)
         pairs = [(row["topic"], row["text"]) for row in train_rows + val_rows]
         record["shortened_sentences"] = prompts.report_long(tokenizer, pairs)
         if args.resume:

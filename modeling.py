@@ -58,23 +58,18 @@ def load_tokenizer(base):
     return tokenizer
 
 
-def describe_base(base):
-    """Return what run records hold of a base: its name, its version, and the tokenizer that it was used with."""
-    tokenizer = provenance.fingerprint_tokenizer(load_tokenizer(base))
-    return {"base_model": base, "base_revision": provenance.fingerprint_base(base), "tokenizer": tokenizer}
+def describe_base(base, tokenizer):
+    """Return what run records hold of a base: its name, its version, and the tokenizer that it is used with."""
+    version = {"base_revision": provenance.fingerprint_base(base)}
+    return {"base_model": base, **version, "tokenizer": provenance.fingerprint_tokenizer(tokenizer)}
 
 
-def check_base(base, adapter=None):
-    """Stop before any weights load if this machine cannot run the base: model not accessible, no GPU, GPU too old.
-
-    adapter: folder of an adapter, which must have been trained on this very version of the base.
-    """
+def check_base(base):
+    """Stop before any weights load if this machine cannot run the base: model not accessible, no GPU, GPU too old."""
     config = _load(transformers.AutoConfig.from_pretrained, base)
     known = (*prefix_tree.MASK_BY_LAYER, *prefix_tree.ONE_MASK)
     if config.model_type not in known:
         records.stop(f"{base} is a {config.model_type} model: choose one of the architectures {', '.join(known)}")
-    if adapter is not None:
-        check_same_base(adapter, describe_base(base))
     if torch.cuda.is_available():
         if not torch.cuda.is_bf16_supported(including_emulation=False):
             records.stop(f"{torch.cuda.get_device_name()} has no bfloat16: use a GPU of the Ampere generation or newer")
@@ -87,17 +82,18 @@ def check_base(base, adapter=None):
         )
 
 
-def check_same_base(folder, found):
-    """Stop if an adapter was trained on another version of the base, or with another tokenizer, than those found."""
+def check_same_base(folder, base, tokenizer):
+    """Stop if an adapter was trained on another version of the base than this, or with another tokenizer."""
+    found = describe_base(base, tokenizer)
     record = records.read_json(Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)")
     for key in ("base_revision", "tokenizer"):
         was, now, remedy = record.get(key), found[key], "restore it or train again"
         if was == now:
             continue
-        if key == "base_revision" and was and not was.startswith("files") and not Path(found["base_model"]).is_dir():
-            pinned = f"{found['base_model'].partition('@')[0]}@{record['base_revision']}"
+        if key == "base_revision" and was and not was.startswith("files") and not Path(base).is_dir():
+            pinned = f"{base.partition('@')[0]}@{record['base_revision']}"
             remedy = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'
-        records.stop(f"{folder} was trained with {key} {was} of {found['base_model']}, here it is {now}: {remedy}")
+        records.stop(f"{folder} was trained with {key} {was} of {base}, here it is {now}: {remedy}")
 
 
 def count_weights(config):

@@ -80,9 +80,8 @@ def check_mode(args):
         records.stop("torchrun is for tables: give --input and --output, or start predict.py with python")
 
 
-def load_scorer(adapter, base, rows):
+def load_scorer(adapter, base, tokenizer, rows):
     """Load base and adapter for so many rows; return score(pairs) -> scoring.Scores."""
-    tokenizer = modeling.load_tokenizer(base)
     model = modeling.load_adapter(modeling.load_base(base), adapter)
     acceleration.prepare_scoring(model, rows)
 
@@ -186,7 +185,7 @@ def label_rows(args, table, topics, store, counts):
         records.stop(f"{table.place} changed while it was labelled: start again")
 
 
-def label_table(args, record):
+def label_table(args, record, tokenizer):
     """Label a table and sum it up; of several processes, the first alone writes."""
     base = record["base_model"]
     ranks.join_ranks()
@@ -198,9 +197,9 @@ def label_table(args, record):
         note_topics(args, table)
         store = labelling.PairStore(check_rows(args, table, topics))
         if ranks.get_rank()[0] == 0:
-            prompts.report_long(modeling.load_tokenizer(base), store.read_pairs())
+            prompts.report_long(tokenizer, store.read_pairs())
     run = labelling.describe_run(args.adapter, base, store)
-    labelling.label_pairs(store, args.output, run, lambda: load_scorer(args.adapter, base, store.size))
+    labelling.label_pairs(store, args.output, run, lambda: load_scorer(args.adapter, base, tokenizer, store.size))
     if ranks.get_rank()[0] == 0:
         counts = defaultdict(Counter)
         rows = label_rows(args, open_input(args, topics, stdin), topics, store, counts)
@@ -220,16 +219,18 @@ def main(argv=None):
     check_mode(args)
     record = modeling.check_adapter(args.adapter)
     base, topic = record["base_model"], tables.clean_text(args.topic)
-    modeling.check_base(base, args.adapter)
+    modeling.check_base(base)
+    tokenizer = modeling.load_tokenizer(base)
+    modeling.check_same_base(args.adapter, base, tokenizer)
     if args.input:
-        label_table(args, record)
+        label_table(args, record, tokenizer)
     elif args.text is not None:
         text = tables.clean_text(args.text)
         if not text:
             records.stop("--text must not be empty")
-        answers.print_answer(load_scorer(args.adapter, base, 1), topic, text, args.explain, bar=False)
+        answers.print_answer(load_scorer(args.adapter, base, tokenizer, 1), topic, text, args.explain, bar=False)
     else:
-        answers.answer_lines(load_scorer(args.adapter, base, 1), topic, args.explain)
+        answers.answer_lines(load_scorer(args.adapter, base, tokenizer, 1), topic, args.explain)
     if record["demo"] and ranks.get_rank()[0] == 0:
         print(modeling.DEMO_NOTE)
 

@@ -60,7 +60,7 @@ def build_adapter(folder, base):
     lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
     peft.get_peft_model(modeling.load_base(str(base)), lora).save_pretrained(folder)
     record = {
-        **modeling.describe_base(str(base)),
+        **modeling.describe_base(str(base), modeling.load_tokenizer(str(base))),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
         "precision": modeling.describe_precision(),

@@ -312,7 +312,7 @@ def asked(monkeypatch):
         pairs.extend(chosen)
         return scoring.Scores(torch.tensor([[0.5, 0.3, 0.2]] * len(chosen)), None, None, 128)
 
-    monkeypatch.setattr(predict, "load_scorer", lambda adapter, base, rows: score)
+    monkeypatch.setattr(predict, "load_scorer", lambda adapter, base, tokenizer, rows: score)
     return pairs
 
 

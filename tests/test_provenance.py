@@ -122,8 +122,13 @@ def moved_base(adapter, tiny_model, tmp_path):
     return base
 
 
+def check_same_base(adapter, base):
+    """The check of evaluate.py and predict.py."""
+    modeling.check_same_base(adapter, base, modeling.load_tokenizer(base))
+
+
 def test_a_copied_base_is_the_same_base(adapter, moved_base):
-    modeling.check_base(str(moved_base), adapter)
+    check_same_base(adapter, str(moved_base))
 
 
 @pytest.mark.parametrize("script", ["evaluate", "predict"])
@@ -176,18 +181,18 @@ def hub(tiny_model, tmp_path, monkeypatch):
 
 
 def test_a_base_on_the_hub_is_known_by_its_commit(hub):
-    current, pinned = modeling.describe_base(hub), modeling.describe_base(f"{hub}@{COMMITS[0]}")
+    current, pinned = (modeling.describe_base(base, modeling.load_tokenizer(base)) for base in (hub, f"{hub}@{COMMITS[0]}"))
     assert (current["base_revision"], pinned["base_revision"]) == (COMMITS[1], COMMITS[0])
     assert current["tokenizer"] != pinned["tokenizer"]
 
 
 def test_another_commit_is_refused_and_the_remedy_works(hub, adapter, capsys):
     change_record(adapter, base_model=hub, base_revision=COMMITS[0])
-    message = stop_message(capsys, modeling.check_base, hub, adapter)
+    message = stop_message(capsys, check_same_base, adapter, hub)
     assert COMMITS[0] in message and COMMITS[1] in message
     pinned = f"{hub}@{COMMITS[0]}"
     assert f'"base_model": "{pinned}"' in message
-    modeling.check_base(pinned, adapter)
+    check_same_base(adapter, pinned)
 
 
 # ---------------------------------------------------------------- models out of reach

@@ -20,6 +20,7 @@ import prompts
 import ranks
 import scoring
 import tables
+from stopping import stop_message
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK_SIZE = 8
@@ -116,17 +117,6 @@ def run_worker(folder, *command):
     (folder / "worker.py").write_text(WORKER)
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True, timeout=300)
-
-
-def stop_message(capsys, action, *words):
-    """The one line on stderr with which an action stops."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        action(*words)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
 
 
 def interrupt(monkeypatch, label, source, output, *flags, blocks=2):

@@ -15,17 +15,7 @@ import modeling
 import predict
 import provenance
 import records
-
-
-def stop_message(capsys, call, *words):
-    """Run a call that must stop; return its one line."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        call(*words)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
+from stopping import stop_message
 
 
 @pytest.fixture
@@ -152,13 +142,13 @@ def test_another_tokenizer_is_refused(adapter, moved_base, capsys, name):
     path = moved_base / name
     text = path.read_text(encoding="utf-8")
     path.write_text(text.replace("<unused7>", "<other7>") if name == "tokenizer.json" else text + " ", encoding="utf-8")
-    message = stop_message(capsys, modeling.check_base, str(moved_base), adapter)
+    message = stop_message(capsys, check_same_base, adapter, str(moved_base))
     assert "trained with tokenizer" in message and "here it is" in message
 
 
 def test_a_record_without_a_version_of_the_base_is_refused(adapter, tiny_model, capsys):
     change_record(adapter, base_revision=None)
-    assert "base_revision None" in stop_message(capsys, modeling.check_base, tiny_model, adapter)
+    assert "base_revision None" in stop_message(capsys, check_same_base, adapter, tiny_model)
 
 
 COMMITS = "1" * 40, "2" * 40

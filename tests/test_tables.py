@@ -12,6 +12,7 @@ import openpyxl
 import pytest
 
 import tables
+from stopping import stop_message
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")
 HEADER = ["nr", "text", "note"]
@@ -42,17 +43,6 @@ def read_table(path, *needed):
     """(header, rows) of a file."""
     table = tables.open_table(path, {name: (name,) for name in needed or ("text",)})
     return table.header, [cells for _, cells in table.rows]
-
-
-def stop_message(capsys, action, *words):
-    """The one line on stderr with which an action stops."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        action(*words)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
 
 
 # ---------------------------------------------------------------- round trips

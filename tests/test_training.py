@@ -21,6 +21,7 @@ import prompts
 import records
 import safeguards
 import training
+from stopping import stop_message
 
 END_OF_TURN = 107
 # Equal batches give equal adapters on a CPU; a GPU adds up in any order, and Adam enlarges the difference.
@@ -387,17 +388,6 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over(train, resumed, t
 
 
 # ---------------------------------------------------------------- refusals
-
-
-def stop_message(capsys, action, *words, **options):
-    """The one line on stderr with which an action stops."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        action(*words, **options)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
 
 
 def list_files(folder):

@@ -1,4 +1,4 @@
-"""What makes the GPU fast: NF4 layers that torch.compile can fuse, compiled layers, and steps as CUDA graphs.
+"""What makes the GPU fast: NF4 layers that torch.compile can fuse, and compiled layers (cuda_graphs.py: recorded steps).
 
 Nothing here changes the experiment: dequantised weights equal those of bitsandbytes bit by bit, and a compiled layer
 computes the same function with fewer roundings. A CPU runs the layers as they are.
@@ -15,11 +15,14 @@ import torch
 import torch._functorch.config
 import torch.fx.experimental._config
 import torch.utils.checkpoint
+import transformers
 
 # ---------------------------------------------------------------- settings
 COMPILE = True  # compile the decoder layers: about 30 s once, then twice the speed or more
 COMPILE_MIN_ROWS = 4000  # rows to score from which compiling pays; training always compiles
-CUDA_GRAPHS = True  # record training steps, which frees small batches from the speed of the CPU; takes memory
+COMPILED_BATCH_SIZE = 1024  # rows a forward pass of compiled layers, if so much GPU memory is left:
+COMPILED_BATCH_GB = 16.0
+CUDA_GRAPHS = True  # record training steps and single answers, which then wait no more for the CPU; takes memory
 DENSE_WEIGHTS = None  # keep bfloat16 copies of the 4-bit weights (16.6 GB for 9B); None: if the memory is there
 RESERVE_GB = 3.0  # GPU memory that planning leaves free
 # --------------------------------------------------------------------------
@@ -117,8 +120,12 @@ def adapted_forward(layer, x):
     if layer.disable_adapters:
         return output
     for name in layer.active_adapters:
-        update = layer.lora_A[name](layer.lora_dropout[name](x)) * layer.scaling[name]
-        output = output + layer.lora_B[name](update)
+        update = layer.lora_A[name](layer.lora_dropout[name](x))
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
+            output = output + layer.lora_B[name](update * layer.scaling[name])
+        else:  # uncompiled answers wait for the CPU, so the fewest operations
+            weight = layer.lora_B[name].weight.to(output.dtype)
+            output.flatten(0, -2).addmm_(update.flatten(0, -2), weight.T, alpha=layer.scaling[name])
     return output
 
 
@@ -127,6 +134,21 @@ def fuse_adapters(model):
     for module in model.modules():
         if isinstance(module, peft.tuners.lora.LoraLayer):
             module.forward = types.MethodType(adapted_forward, module)
+
+
+def normalise(norm, x):
+    """Gemma2RMSNorm.forward by PyTorch's own operation: a third of the operations, float32 inside like the original."""
+    if torch.compiler.is_compiling():
+        return type(norm).forward(norm, x)
+    return torch.nn.functional.rms_norm(x.float(), x.shape[-1:], norm.scale, norm.eps).type_as(x)
+
+
+def fuse_norms(model):
+    """Give the norms of a Gemma-2 model that is not compiled a forward of few operations; its weights must stay."""
+    for module in model.modules():
+        if isinstance(module, transformers.models.gemma2.modeling_gemma2.Gemma2RMSNorm):
+            module.register_buffer("scale", 1 + module.weight.detach().float(), persistent=False)
+            module.forward = types.MethodType(normalise, module)
 
 
 def compile_layers(model, keep_dense, checkpoint=False, preserve_rng=False):
@@ -160,69 +182,21 @@ def run_uncompiled(rows):
 
 
 def prepare_scoring(model, rows):
-    """Make a loaded model fast for scoring this many rows on a GPU; does nothing on a CPU."""
+    """Make a loaded model fast for scoring this many rows on a GPU; does nothing on a CPU.
+
+    Returns the rows a forward pass for which that is fastest; None: scoring.SCORE_BATCH_SIZE.
+    """
     if not torch.cuda.is_available():
-        return
+        return None
     keep_dense = DENSE_WEIGHTS
     if keep_dense is None:
         keep_dense = free_memory() > count_dense_bytes(model) + RESERVE_GB * 1e9
     fuse_linears(model, keep_dense)
-    if COMPILE and rows >= COMPILE_MIN_ROWS:
-        compile_layers(model, keep_dense)
-
-
-class StepGraphs:
-    """Training steps recorded as CUDA graphs, one for each shape of batch, so that the CPU launches one graph a step.
-
-    run_step(inputs) computes a loss and adds its gradients to the weights' grad; it must be the same function of the
-    same tensors each time. The first batch of a kind runs as it is, which compiles the kernels for its other shapes.
-    """
-
-    def __init__(self, run_step, weights):
-        self.run_step, self.weights = run_step, weights
-        self.gradients = [torch.zeros_like(weight) for weight in weights]
-        self.compiled = set()
-        self.stream = torch.cuda.Stream()  # one for plain and recorded steps: each stream has workspaces of its own
-        self.release()
-
-    def release(self):
-        """Give the memory of all recorded steps back; they are recorded again when they come up."""
-        self.graphs, self.largest = {}, 0
-        self.pool = torch.cuda.graph_pool_handle()  # one for all recorded steps: no two are alive at a time
-        torch.cuda.empty_cache()
-
-    def __call__(self, inputs):
-        """Return the loss of a batch, its gradients added to the weights' grad."""
-        if self.weights[0].grad is None:  # the optimiser starts each step so; graphs need the same memory each time
-            torch._foreach_zero_(self.gradients)
-            for weight, gradient in zip(self.weights, self.gradients, strict=True):
-                weight.grad = gradient
-        rows, length = inputs["chain"].shape
-        kind = (rows == 1, length)  # code is compiled anew for a single row, and for another row length
-        if kind not in self.compiled:
-            self.compiled.add(kind)
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                loss = self.run_step(inputs)
-            torch.cuda.current_stream().wait_stream(self.stream)
-            return loss
-        shape = tuple((name, *tensor.shape) for name, tensor in inputs.items())
-        if shape not in self.graphs:
-            self.graphs[shape] = self.record(inputs)
-        graph, places, loss = self.graphs[shape]
-        for name, tensor in inputs.items():
-            places[name].copy_(tensor)
-        graph.replay()
-        return loss.clone()
-
-    def record(self, inputs):
-        """Return (graph, input tensors, loss) of a step; recording computes nothing."""
-        size = inputs["input_ids"].numel()
-        if size > self.largest:  # smaller graphs fit into the memory of the largest, so that is recorded before them
-            self.release()
-            self.largest = size
-        places = {name: tensor.clone() for name, tensor in inputs.items()}
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            loss = self.run_step(places)
-        return graph, places, loss
+    for module in model.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):  # once what autocast would do at each use
+            torch.nn.ModuleList([module.lora_A, module.lora_B]).to(torch.bfloat16)
+    if not COMPILE or rows < COMPILE_MIN_ROWS:
+        fuse_norms(model)
+        return None
+    compile_layers(model, keep_dense)
+    return COMPILED_BATCH_SIZE if free_memory() > COMPILED_BATCH_GB * 1e9 else None

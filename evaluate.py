@@ -87,12 +87,15 @@ def resolve_base(args):
     return record["base_model"], args.adapter
 
 
-def answer_rows(model, tokenizer, encoded, mode):
-    """Return one answer for each prompt: prediction (a label or None), and the probabilities or reply behind it."""
+def answer_rows(model, tokenizer, encoded, mode, size=None):
+    """Return one answer for each prompt: prediction (a label or None), and the probabilities or reply behind it.
+
+    size: prompts a forward pass when scoring (None: scoring.SCORE_BATCH_SIZE).
+    """
     if mode == "generate":
         replies = scoring.generate_replies(model, tokenizer, encoded)
         return [{"prediction": prompts.parse_label(reply), "reply": reply} for reply in replies]
-    scores = scoring.score_prompts(model, tokenizer, encoded)
+    scores = scoring.score_prompts(model, tokenizer, encoded, size)
     return [
         {
             "prediction": scoring.pick_label(row),
@@ -103,15 +106,15 @@ def answer_rows(model, tokenizer, encoded, mode):
     ]
 
 
-def share_answers(model, tokenizer, encoded, mode):
+def share_answers(model, tokenizer, encoded, mode, size):
     """Return answer_rows of the prompts, computed by all processes.
 
     A process takes whole batches of those that one alone would make, so that roundings and records are the same.
     """
-    size = scoring.SCORE_BATCH_SIZE if mode == "score" else scoring.GENERATE_BATCH_SIZE
+    size = (size or scoring.SCORE_BATCH_SIZE) if mode == "score" else scoring.GENERATE_BATCH_SIZE
     order = sorted(range(len(encoded)), key=encoded.__getitem__) if mode == "score" else range(len(encoded))
     own = sorted(ranks.take_share(order, size))  # score_prompts puts them into that order again
-    answers = answer_rows(model, tokenizer, [encoded[row] for row in own], mode) if own else []
+    answers = answer_rows(model, tokenizer, [encoded[row] for row in own], mode, size) if own else []
     found = dict(ranks.join_lists(list(zip(own, answers, strict=True))))
     return [found[row] for row in range(len(encoded))]
 
@@ -159,13 +162,12 @@ def run_models(args, base, adapter, splits):
     floors = baselines.answer_floors(splits["train"], splits["val"], splits["test"]) if len(splits) == 3 else {}
     model = modeling.load_base(base)
     count = sum(map(len, encoded.values()))
-    if args.mode == "score":
-        acceleration.prepare_scoring(model, count)
+    size = acceleration.prepare_scoring(model, count) if args.mode == "score" else None
     answers, started = {part: {} for part in questions}, time.time()
     for name in ("base",) if adapter is None else ("base", "fine-tuned"):
         model = model if name == "base" else modeling.load_adapter(model, adapter)
         for part, sequences in encoded.items():
-            answers[part][name] = share_answers(model, tokenizer, sequences, args.mode)
+            answers[part][name] = share_answers(model, tokenizer, sequences, args.mode, size)
     ranks.go_on_alone()
     seconds = time.time() - started
     run = {

@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import acceleration
+import cuda_graphs
 import answers
 import corpus
 import figures
@@ -83,12 +84,15 @@ def check_mode(args):
 def load_scorer(adapter, base, tokenizer, rows):
     """Load base and adapter for so many rows; return score(pairs) -> scoring.Scores."""
     model = modeling.load_adapter(modeling.load_base(base), adapter)
-    acceleration.prepare_scoring(model, rows)
+    size = acceleration.prepare_scoring(model, rows)
+    if rows == 1:
+        cuda_graphs.record_answers(model)
 
-    def score(pairs, **options):
-        if not options:  # of a table, label_table reports all sentences at once
+    def score(pairs, batch_size=None, bar=None):
+        if bar is None:  # of a table, label_table reports all sentences at once
             prompts.report_long(tokenizer, pairs)
-        return scoring.score_prompts(model, tokenizer, prompts.encode_examples(tokenizer, pairs), **options)
+        encoded = prompts.encode_examples(tokenizer, pairs)
+        return scoring.score_prompts(model, tokenizer, encoded, batch_size or size, bar)
 
     return score
 

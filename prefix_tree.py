@@ -49,8 +49,12 @@ class MaskCarrier(NamedTuple):
     shape: tuple = (0,)
 
 
-def merge_prefixes(sequences, pad_id):
-    """Merge token sequences (non-empty lists of int) into a PrefixTree."""
+def merge_prefixes(sequences, pad_id, multiple=None):
+    """Merge token sequences (non-empty lists of int) into a PrefixTree.
+
+    multiple: the trunk is padded to a multiple of so many nodes (None: TRUNK_MULTIPLE).
+    """
+    multiple = multiple or TRUNK_MULTIPLE
     order = sorted(range(len(sequences)), key=sequences.__getitem__)  # equal prefixes become neighbours
     ordered = [sequences[index] for index in order]
     shared = extend_shared(list(map(len, ordered)), count_shared(ordered))
@@ -68,7 +72,7 @@ def merge_prefixes(sequences, pad_id):
             end.append(None)
         paths[index] = list(path)
     close_nodes(end, path, len(ids))
-    pad = max(-len(ids) % TRUNK_MULTIPLE, TRUNK_MULTIPLE - len(ids))
+    pad = max(-len(ids) % multiple, multiple - len(ids))
     end += range(len(ids) + 1, len(ids) + pad + 1)  # a padding node sees itself: a row that sees nothing would be NaN
     ids, depth = ids + [pad_id] * pad, depth + [0] * pad
     return add_chains(sequences, paths, PrefixTree(ids, depth, list(range(len(ids))), end, [], []), pad_id)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
+import cuda_graphs
 import prefix_tree
 import prompts
 import records
@@ -88,7 +89,9 @@ def _score_batch(model, tokenizer, sequences, label_ids):
     endings = [one for one in contexts if not any(other[: len(one)] == one != other for other in contexts)]
     homes = [next(i for i, ending in enumerate(endings) if ending[: len(one)] == one) for one in contexts]
     extended = [[*ids, *ending] for ids in sequences for ending in endings]
-    tree = prefix_tree.merge_prefixes(extended, tokenizer.pad_token_id)
+    single = len(extended) == len(contexts) == 1 and len(extended[0]) <= cuda_graphs.ANSWER_NODES
+    graph = getattr(model, "answer_graph", None) if single else None
+    tree = prefix_tree.merge_prefixes(extended, tokenizer.pad_token_id, cuda_graphs.ANSWER_NODES if graph else None)
     inputs = {name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()}
     places = [
         tree.nodes[row * len(endings) + home][len(ids) - 1 + len(context)]
@@ -98,7 +101,7 @@ def _score_batch(model, tokenizer, sequences, label_ids):
     steps = [(contexts.index(tuple(ids[:place])), token) for ids in label_ids for place, token in enumerate(ids)]
     keep, (before, tokens) = (torch.tensor(item, device=model.device) for item in (places, list(zip(*steps))))
     with prefix_tree.compute_precision(model):
-        logits = prefix_tree.forward_tree(model, model.config, inputs, keep)
+        logits = graph(inputs, keep) if graph else prefix_tree.forward_tree(model, model.config, inputs, keep)
     scores = logits.float().log_softmax(1).unflatten(0, (len(sequences), len(contexts)))[:, before, tokens]
     return -torch.stack([part.sum(1) for part in scores.split([len(ids) for ids in label_ids], 1)], 1)
 

@@ -8,6 +8,7 @@ import trl
 
 import acceleration
 import checkpoints
+import cuda_graphs
 import prefix_tree
 import prompts
 import ranks
@@ -109,7 +110,7 @@ class TreeTrainer(trl.SFTTrainer):
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if plan["graphs"]:
             weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-            self.step_graphs = acceleration.StepGraphs(self.run_step, weights)
+            self.step_graphs = cuda_graphs.StepGraphs(self.run_step, weights)
         return plan
 
     def training_step(self, model, inputs, num_items_in_batch=None):

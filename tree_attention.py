@@ -7,6 +7,11 @@ from typing import NamedTuple
 
 import torch
 
+try:
+    import tree_kernels
+except ImportError:  # no Triton, as in PyTorch for CPUs
+    tree_kernels = None
+
 # ---------------------------------------------------------------- settings
 ROW_LENGTH = 128  # nodes; rows are as long as the longest chain, in multiples of this
 # --------------------------------------------------------------------------
@@ -31,57 +36,87 @@ def attend(
         raise ValueError("tree attention takes a TreeMask and no dropout: run the model by forward_tree")
     trunk, (rows, length) = attention_mask.trunk.shape[1], attention_mask.row.shape[:2]
     length = ROW_LENGTH if length == ROW_LENGTH else length  # for the compiler a constant: its indices are faster
-    groups, heads = key.shape[1], query.shape[1] // key.shape[1]
-    query, key, value = query[0].unflatten(0, (groups, heads)), key[0], value[0]
-    row_query = query[:, :, trunk:].unflatten(2, (rows, length)).transpose(1, 2).flatten(2, 3)  # [G, R, H/G * L, D]
-    row_key, row_value = (tensor[:, trunk:].unflatten(1, (rows, length)) for tensor in (key, value))  # [G, R, L, D]
+    groups = key.shape[1]
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, H or G, D]
+    trunk_key, trunk_value = (repeat_heads(tensor[:trunk], query.shape[1]) for tensor in (key, value))
+    row_query, row_key, row_value = (split_rows(tensor[trunk:], length, groups) for tensor in (query, key, value))
 
-    to_trunk = (query.flatten(1, 2) @ key[:, :trunk].mT).unflatten(1, (heads, -1))  # [G, H/G, N, T]
-    to_row = (row_query @ row_key.mT).unflatten(2, (heads, length))  # [G, R, H/G, L, L]
+    to_trunk = torch.bmm(query.transpose(0, 1), trunk_key.transpose(1, 2))  # [H, N, T]
+    to_row = torch.bmm(row_query, row_key.transpose(1, 2))  # [R * G, H/G * L, L]
+    trunk_mask, row_mask = attention_mask.trunk[None], attention_mask.row
     if softcap is None:
-        peak, row_peak = find_peaks(to_trunk.detach(), to_row.detach(), attention_mask)
-        to_trunk, trunk_sum = exponentiate_below(to_trunk, attention_mask.trunk, scaling, peak, value.dtype)
-        to_row, row_sum = exponentiate_below(to_row, attention_mask.row[:, None], scaling, row_peak, value.dtype)
+        peak, row_peak = find_peaks(to_trunk.detach(), to_row.detach(), trunk_mask, row_mask, groups)
+        to_trunk, trunk_sum = exponentiate_below(to_trunk, trunk_mask, scaling, peak)
+        to_row, row_sum = exponentiate_below(to_row, row_mask, scaling, row_peak)
     else:
-        to_trunk, trunk_sum = exponentiate(to_trunk, attention_mask.trunk, scaling, softcap, value.dtype)
-        to_row, row_sum = exponentiate(to_row, attention_mask.row[:, None], scaling, softcap, value.dtype)
+        to_trunk, trunk_sum = exponentiate(to_trunk, trunk_mask, scaling, softcap)
+        to_row, row_sum = exponentiate(to_row, row_mask, scaling, softcap)
 
-    output = (to_trunk.flatten(1, 2) @ value[:, :trunk]).unflatten(1, (heads, -1))  # [G, H/G, N, D]
-    row_output = (to_row.flatten(2, 3) @ row_value).unflatten(2, (heads, length)).transpose(1, 2).flatten(2, 3)
-    row_sum = row_sum.transpose(1, 2).flatten(2, 3)
+    output = torch.bmm(to_trunk, trunk_value).transpose(0, 1)  # [N, H, D]
+    row_output = join_rows(torch.bmm(to_row, row_value), length, groups)
+    trunk_sum, row_sum = trunk_sum.transpose(0, 1), join_rows(row_sum, length, groups)
     output = torch.cat(
-        [
-            output[:, :, :trunk] / trunk_sum[:, :, :trunk],
-            (output[:, :, trunk:] + row_output) / (trunk_sum[:, :, trunk:] + row_sum),
-        ],
-        2,
+        [output[:trunk] / trunk_sum[:trunk], (output[trunk:] + row_output) / (trunk_sum[trunk:] + row_sum)]
     )
-    return output.to(value.dtype).flatten(0, 1).transpose(0, 1)[None], None
+    return output.to(value.dtype)[None], None
 
 
-def exponentiate(scores, mask, scaling, softcap, dtype):
-    """Return (softmax numerators in dtype, their float32 sums over the last dimension, kept as size 1).
+# Nodes come before heads wherever it is possible: with the only dimension that varies first, indices are cheap.
+def repeat_heads(tensor, heads):
+    """Return keys or values [N, G, D] once for each query head: [H, N, D]."""
+    return tensor[:, :, None].expand(-1, -1, heads // tensor.shape[1], -1).flatten(1, 2).transpose(0, 1)
 
-    The soft cap bounds the scores (Gemma-2: 50), so float32 and bfloat16, which shares its range, hold the exponentials
-    without subtracting a maximum first: one pass over the scores instead of two.
+
+def split_rows(tensor, length, groups):
+    """Return the nodes of rows [R * L, H, X] by row and group: [R * G, H/G * L, X]."""
+    tensor = tensor.unflatten(0, (-1, length)).unflatten(2, (groups, -1))  # [R, L, G, H/G, X]
+    return tensor.permute(0, 2, 3, 1, 4).flatten(2, 3).flatten(0, 1)
+
+
+def join_rows(tensor, length, groups):
+    """Undo split_rows."""
+    tensor = tensor.unflatten(0, (-1, groups)).unflatten(2, (-1, length))  # [R, G, H/G, L, X]
+    return tensor.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
+
+
+def exponentiate(scores, mask, scaling, softcap):
+    """Return (softmax numerators in the scores' dtype, their float32 sums over the last dimension, kept as size 1).
+
+    scores [B, M, T]; of the mask [B', M', T], each matrix serves B/B' in turn, and its lines repeat. The soft cap bounds the scores (Gemma-2: 50), so float32
+    and bfloat16, which shares its range, hold the exponentials without subtracting a maximum first: one pass over the
+    scores instead of two.
     """
-    weights = torch.exp(softcap * torch.tanh(scores.float() * (scaling / softcap))) * mask
-    return weights.to(dtype), weights.sum(-1, keepdim=True)
+    if tree_kernels is not None and scores.is_cuda:
+        return tree_kernels.exponentiate(scores, mask, scaling, softcap)
+    return exponentiate_plainly(scores, mask, scaling, softcap)
 
 
-def find_peaks(to_trunk, to_row, mask):
-    """Return the highest score of each node over trunk and row together: [G, H/G, N, 1], and [G, R, H/G, L, 1]."""
-    trunk, (rows, length) = mask.trunk.shape[1], mask.row.shape[:2]
-    peak = to_trunk.float().masked_fill(~mask.trunk, -torch.inf).amax(-1, keepdim=True)
-    row_peak = to_row.float().masked_fill(~mask.row[:, None], -torch.inf).amax(-1, keepdim=True)
-    row_peak = torch.maximum(row_peak, peak[:, :, trunk:].unflatten(2, (rows, length)).transpose(1, 2))
-    return torch.cat([peak[:, :, :trunk], row_peak.transpose(1, 2).flatten(2, 3)], 2), row_peak
+def exponentiate_plainly(scores, mask, scaling, softcap):
+    """Return what exponentiate does, by tensor operations."""
+    weights = torch.exp(softcap * torch.tanh(scores.float() * (scaling / softcap))) * repeat_mask(mask, scores)
+    return weights.to(scores.dtype), weights.sum(-1, keepdim=True)
 
 
-def exponentiate_below(scores, mask, scaling, peak, dtype):
+def repeat_mask(mask, scores):
+    """Return a mask [B', M', T] repeated to the shape of scores [B, M, T]."""
+    matrices, lines = scores.shape[0] // mask.shape[0], scores.shape[1] // mask.shape[1]
+    return mask[:, None, None].expand(-1, matrices, lines, -1, -1).reshape(scores.shape)
+
+
+def find_peaks(to_trunk, to_row, trunk_mask, row_mask, groups):
+    """Return the highest score of each node over trunk and row together: [H, N, 1], and [R * G, H/G * L, 1]."""
+    trunk, length = to_trunk.shape[2], to_row.shape[2]
+    peak = to_trunk.float().masked_fill(~repeat_mask(trunk_mask, to_trunk), -torch.inf).amax(-1, keepdim=True)
+    row_peak = to_row.float().masked_fill(~repeat_mask(row_mask, to_row), -torch.inf).amax(-1, keepdim=True)
+    peak = peak.transpose(0, 1)
+    row_peak = torch.maximum(join_rows(row_peak, length, groups), peak[trunk:])
+    return torch.cat([peak[:trunk], row_peak]).transpose(0, 1), split_rows(row_peak, length, groups)
+
+
+def exponentiate_below(scores, mask, scaling, peak):
     """Return what exponentiate does, for scores without a soft cap: their highest, peak, is subtracted first.
 
     Every node sees itself, so no peak is infinite.
     """
-    weights = torch.exp((scores.float().masked_fill(~mask, -torch.inf) - peak) * scaling)
-    return weights.to(dtype), weights.sum(-1, keepdim=True)
+    weights = torch.exp((scores.float().masked_fill(~repeat_mask(mask, scores), -torch.inf) - peak) * scaling)
+    return weights.to(scores.dtype), weights.sum(-1, keepdim=True)

@@ -51,6 +51,7 @@ SETTINGS = {  # name: (recipe, rows a step, options)
     "ours-64": ("ours", 64, {}),
     "ours-128": ("ours", 128, {}),
     "ours-256": ("ours", 256, {}),
+    "ours-512": ("ours", 512, {"micro": 256}),
 }
 SMALL_CARD = {  # environment of a setting with a memory limit
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # no gaps between tensors
@@ -83,7 +84,7 @@ class StepTimer(transformers.TrainerCallback):
         self.marks = []
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step >= self.warmup:
+        if state.global_step in (self.warmup, self.last):  # not at each step: training does not wait for the GPU either
             torch.cuda.synchronize()
             self.marks.append(time.time())
         if state.global_step == 1:
@@ -155,7 +156,7 @@ def measure(name, model_dir, tokenizer):
         trainer.add_callback(timer)
         torch.cuda.reset_peak_memory_stats()
         trainer.train()
-    seconds = (timer.marks[-1] - timer.marks[0]) / (len(timer.marks) - 1)
+    seconds = (timer.marks[-1] - timer.marks[0]) / MEASURED_STEPS[recipe]
     tokens = sum(map(len, training.encode_rows(tokenizer, rows)["input_ids"])) / len(rows)
     return {
         "samples_per_second": batch / seconds,

@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.backends.common import aot_autograd
 
 import acceleration
+import cuda_graphs
 import modeling
 import prefix_tree
 import test_prefix_tree
@@ -119,16 +120,43 @@ def both_ways(linear):
     return (linear.out_features, linear.in_features), (linear.in_features, linear.out_features)
 
 
-def test_the_short_adapter_forward_is_that_of_peft(tmp_path):
+@pytest.mark.parametrize("training", [True, False], ids=["with gradients", "without"])
+def test_the_short_adapter_forward_is_that_of_peft(tmp_path, training):
     model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).eval()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     expected = forward_rows(model, 5)
     acceleration.fuse_adapters(model)
-    assert torch.allclose(forward_rows(model, 5), expected, atol=1e-2)
+    with torch.set_grad_enabled(training):
+        assert torch.allclose(forward_rows(model, 5), expected, atol=1e-2)
     with model.disable_adapter():
         alone = forward_rows(model, 5)
     assert not torch.allclose(alone, expected, atol=1e-2)
     assert torch.equal(alone, forward_rows(model.unload(), 5))
+
+
+def test_short_norms_are_those_of_gemma(tmp_path):
+    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).eval()
+    norms = [module for module in model.modules() if type(module).__name__ == "Gemma2RMSNorm"]
+    x = torch.randn(3, 5, norms[0].weight.numel(), dtype=torch.bfloat16)
+    for norm in norms:
+        torch.nn.init.normal_(norm.weight)
+    expected = [norm(x) for norm in norms]
+    acceleration.fuse_norms(model)
+    assert all("forward" in vars(norm) for norm in norms)
+    for norm, value in zip(norms, expected, strict=True):
+        assert norm(x).dtype == value.dtype and torch.allclose(norm(x).float(), value.float(), rtol=2**-7)
+
+
+@pytest.mark.parametrize("rows, free_gb, expected", [(3999, 99, None), (4000, 99, 1024), (4000, 15, None)])
+def test_only_compiled_layers_take_large_batches(base, monkeypatch, rows, free_gb, expected):
+    compiled = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(acceleration, "free_memory", lambda: free_gb * 1e9)
+    monkeypatch.setattr(acceleration, "fuse_linears", lambda model, keep_dense: None)
+    monkeypatch.setattr(acceleration, "fuse_norms", lambda model: None)
+    monkeypatch.setattr(acceleration, "compile_layers", lambda model, keep_dense: compiled.append(keep_dense))
+    assert acceleration.prepare_scoring(base, rows) == expected
+    assert len(compiled) == (rows == 4000)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +188,19 @@ def test_plan_follows_the_free_memory(monkeypatch, free_gb, expected):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+def test_a_recorded_answer_equals_a_plain_one(tiny_model, tmp_path):
+    model = modeling.load_base(tiny_model)
+    cuda_graphs.record_answers(model)
+    for size in (9, 40, cuda_graphs.ANSWER_NODES):
+        tree = prefix_tree.merge_prefixes([list(range(3, 3 + size))], 0, cuda_graphs.ANSWER_NODES)
+        inputs = {name: tensor.cuda() for name, tensor in prefix_tree.tree_inputs(tree).items()}
+        keep = torch.tensor([tree.nodes[0][-1]], device="cuda")
+        with torch.no_grad(), prefix_tree.compute_precision(model):
+            expected = prefix_tree.forward_tree(model, model.config, inputs, keep)
+            assert torch.allclose(model.answer_graph(inputs, keep), expected, atol=1e-2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 def test_recorded_steps_equal_plain_steps():
     weight = torch.nn.Parameter(torch.randn(8, 8, device="cuda"))
 
@@ -168,7 +209,7 @@ def test_recorded_steps_equal_plain_steps():
         loss.backward()
         return loss.detach()
 
-    graphs = acceleration.StepGraphs(run_step, [weight])
+    graphs = cuda_graphs.StepGraphs(run_step, [weight])
     for step, rows in enumerate((4, 4, 2, 4, 6, 2)):
         if step == 4:
             graphs.release()

@@ -1,0 +1,103 @@
+"""Training steps and single answers recorded as CUDA graphs: the CPU then launches one graph, not thousands of kernels."""
+
+import torch
+
+import acceleration
+import prefix_tree
+
+# ---------------------------------------------------------------- settings
+ANSWER_NODES = 256  # tokens of the one prompt whose forward pass is recorded; a longer one is computed as it comes
+# --------------------------------------------------------------------------
+
+
+def record_answers(model):
+    """Record on a GPU how a model answers one prompt; it must not change after that, nor its adapter be switched off."""
+    if torch.cuda.is_available() and acceleration.CUDA_GRAPHS:
+        model.answer_graph = AnswerGraph(model)
+
+
+class AnswerGraph:
+    """The forward pass over the tree of one prompt as a CUDA graph: to launch its operations takes longer than to run them."""
+
+    @torch.no_grad()
+    def __init__(self, model):
+        tree = prefix_tree.tree_inputs(prefix_tree.merge_prefixes([[0]], 0, ANSWER_NODES))
+        inputs = {name: tensor.to(model.device) for name, tensor in tree.items()}
+        inputs["keep"] = torch.zeros(1, dtype=torch.long, device=model.device)
+        run = lambda places: prefix_tree.forward_tree(model, model.config, places, places["keep"])  # noqa: E731
+        stream = torch.cuda.Stream()
+        with prefix_tree.compute_precision(model):
+            with torch.cuda.stream(stream):
+                run(inputs)  # a recording finds its kernels loaded
+            self.graph, self.places, self.logits = record_graph(run, inputs, None, stream)
+
+    def __call__(self, inputs, keep):
+        """Return forward_tree's logits [1, vocabulary]."""
+        return replay_graph(self.graph, self.places, {**inputs, "keep": keep}, self.logits)
+
+
+def record_graph(run, inputs, pool, stream):
+    """Return (graph, input tensors, result) of run(inputs) on a stream that has run it before; it computes nothing."""
+    places = {name: tensor.clone() for name, tensor in inputs.items()}
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, stream=stream):
+        result = run(places)
+    return graph, places, result
+
+
+def replay_graph(graph, places, inputs, result):
+    """Return the result of a recorded function of other inputs of the same shapes."""
+    for name, tensor in inputs.items():
+        places[name].copy_(tensor)
+    graph.replay()
+    return result.clone()
+
+
+class StepGraphs:
+    """Training steps recorded as CUDA graphs, one for each shape of batch, so that the CPU launches one graph a step.
+
+    run_step(inputs) computes a loss and adds its gradients to the weights' grad; it must be the same function of the
+    same tensors each time. The first batch of a kind runs as it is, which compiles the kernels for its other shapes.
+    """
+
+    def __init__(self, run_step, weights):
+        self.run_step, self.weights = run_step, weights
+        self.gradients = [torch.zeros_like(weight) for weight in weights]
+        self.compiled = set()
+        self.stream = torch.cuda.Stream()  # one for plain and recorded steps: each stream has workspaces of its own
+        self.release()
+
+    def release(self):
+        """Give the memory of all recorded steps back; they are recorded again when they come up."""
+        self.graphs, self.largest = {}, 0
+        self.pool = torch.cuda.graph_pool_handle()  # one for all recorded steps: no two are alive at a time
+        torch.cuda.empty_cache()
+
+    def __call__(self, inputs):
+        """Return the loss of a batch, its gradients added to the weights' grad."""
+        if self.weights[0].grad is None:  # the optimiser starts each step so; graphs need the same memory each time
+            torch._foreach_zero_(self.gradients)
+            for weight, gradient in zip(self.weights, self.gradients, strict=True):
+                weight.grad = gradient
+        rows, length = inputs["chain"].shape
+        kind = (rows == 1, length)  # code is compiled anew for a single row, and for another row length
+        if kind not in self.compiled:
+            self.compiled.add(kind)
+            self.stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self.stream):
+                loss = self.run_step(inputs)
+            torch.cuda.current_stream().wait_stream(self.stream)
+            return loss
+        shape = tuple((name, *tensor.shape) for name, tensor in inputs.items())
+        if shape not in self.graphs:
+            self.graphs[shape] = self.record(inputs)
+        graph, places, loss = self.graphs[shape]
+        return replay_graph(graph, places, inputs, loss)
+
+    def record(self, inputs):
+        """Return (graph, input tensors, loss) of a step; recording computes nothing."""
+        size = inputs["input_ids"].numel()
+        if size > self.largest:  # smaller graphs fit into the memory of the largest, so that is recorded before them
+            self.release()
+            self.largest = size
+        return record_graph(self.run_step, inputs, self.pool, self.stream)

@@ -4,6 +4,7 @@ import types
 
 import huggingface_hub
 import pytest
+from stopping import stop_message
 from test_analysis import make_table
 from test_report import RUN
 
@@ -63,15 +64,6 @@ class Hub:
 def push(hub, monkeypatch, folder, private=True):
     monkeypatch.setattr(huggingface_hub, "HfApi", hub)
     model_card.push_adapter(folder, "me/stance", private)
-
-
-def stop_message(capsys, *words):
-    with pytest.raises(SystemExit) as stopped:
-        push(*words)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
 
 
 # ---------------------------------------------------------------- card
@@ -140,7 +132,7 @@ def test_only_adapter_and_card_are_pushed(adapter, monkeypatch):
 
 def test_a_public_repository_is_not_pushed_to_by_mistake(adapter, monkeypatch, capsys):
     hub = Hub(public=True)
-    assert "me/stance exists and is public" in stop_message(capsys, hub, monkeypatch, adapter)
+    assert "me/stance exists and is public" in stop_message(capsys, push, hub, monkeypatch, adapter)
     assert hub.sent is None
     push(hub, monkeypatch, adapter, private=False)
     assert hub.sent
@@ -150,19 +142,19 @@ def test_paths_of_this_machine_are_not_pushed(adapter, monkeypatch, capsys):
     for base in (str(adapter), "/no/such/folder"):
         records.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": base})
         hub = Hub()
-        assert base in stop_message(capsys, hub, monkeypatch, adapter) and hub.calls == []
+        assert base in stop_message(capsys, push, hub, monkeypatch, adapter) and hub.calls == []
 
 
 def test_the_tiny_model_is_not_pushed(adapter, monkeypatch, capsys):
     (adapter / "tiny").mkdir()
     (adapter / "tiny" / "demo_model.json").touch()
     records.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(adapter / "tiny")})
-    assert "demo model" in stop_message(capsys, Hub(), monkeypatch, adapter)
+    assert "demo model" in stop_message(capsys, push, Hub(), monkeypatch, adapter)
 
 
 def test_a_missing_file_is_named(adapter, monkeypatch, capsys):
     (adapter / "adapter_model.safetensors").unlink()
-    assert "adapter_model.safetensors" in stop_message(capsys, Hub(), monkeypatch, adapter)
+    assert "adapter_model.safetensors" in stop_message(capsys, push, Hub(), monkeypatch, adapter)
 
 
 @pytest.mark.parametrize("problem", [
@@ -171,5 +163,5 @@ def test_a_missing_file_is_named(adapter, monkeypatch, capsys):
     huggingface_hub.errors.HfHubHTTPError.__bases__[0]("offline"),
 ])  # fmt: skip
 def test_problems_of_the_hub_end_in_one_line(adapter, monkeypatch, capsys, problem):
-    message = stop_message(capsys, Hub(problem=problem), monkeypatch, adapter)
+    message = stop_message(capsys, push, Hub(problem=problem), monkeypatch, adapter)
     assert "cannot push to me/stance" in message and str(problem) in message

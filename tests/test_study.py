@@ -8,6 +8,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 from conftest import CORPUS_TOPICS
+from stopping import stop_message
 from test_figures import check_layout
 
 import corpus
@@ -91,16 +92,6 @@ def run_study(corpus_file, folder, *flags):
     return records.read_json(folder / "study.json", "fix the test")
 
 
-def stop_message(capsys, corpus_file, folder, *flags):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        run_study(corpus_file, folder, *flags)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
-
-
 # ---------------------------------------------------------------- parts of a split
 
 
@@ -168,7 +159,7 @@ def test_one_topic_cannot_be_held_out(pretend, two_topics, tmp_path, capsys):
     path = tmp_path / "one.csv"
     lines = Path(two_topics).read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join(line for line in lines if CORPUS_TOPICS[1] not in line), encoding="utf-8")
-    assert "--studies curve" in stop_message(capsys, str(path), tmp_path / "study")
+    assert "--studies curve" in stop_message(capsys, run_study, str(path), tmp_path / "study")
     assert pretend == [] and not (tmp_path / "study").exists()
 
 
@@ -226,14 +217,15 @@ def test_seeds_can_be_added(pretend, two_topics, tmp_path):
 def test_other_settings_are_refused_before_anything_is_touched(pretend, two_topics, tmp_path, capsys, flags, named):
     run_study(two_topics, tmp_path, "--studies", "curve")
     pretend.clear()
-    assert named in stop_message(capsys, two_topics, tmp_path, "--studies", "curve", *flags)
+    assert named in stop_message(capsys, run_study, two_topics, tmp_path, "--studies", "curve", *flags)
     assert pretend == []
 
 
 def test_another_corpus_is_refused(pretend, two_topics, tmp_path, capsys):
     run_study(two_topics, tmp_path / "study", "--studies", "curve")
     (tmp_path / "other.csv").write_bytes(Path(two_topics).read_bytes().replace(b"maybe", b"perhaps"))
-    assert "corpus" in stop_message(capsys, str(tmp_path / "other.csv"), tmp_path / "study", "--studies", "curve")
+    other = str(tmp_path / "other.csv")
+    assert "corpus" in stop_message(capsys, run_study, other, tmp_path / "study", "--studies", "curve")
 
 
 @pytest.mark.parametrize("change, named", [
@@ -250,7 +242,7 @@ def test_a_run_of_other_settings_is_refused(pretend, two_topics, tmp_path, capsy
     for key, value in change.items():
         record[key] = {**record[key], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(record))
-    message = stop_message(capsys, two_topics, tmp_path, "--studies", "curve")
+    message = stop_message(capsys, run_study, two_topics, tmp_path, "--studies", "curve")
     assert named in message and "part-0.25-draw0-seed0" in message
 
 

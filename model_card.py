@@ -13,6 +13,7 @@ import result_tables
 
 # ---------------------------------------------------------------- settings
 PUSHED_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors")  # nothing else ever leaves
+LANGUAGE = "en"  # of the sentences that adapters were trained on, as an ISO 639-1 code
 # --------------------------------------------------------------------------
 
 TEXT = """\
@@ -88,8 +89,8 @@ def build_card(record, run, table, numbers):
     data = huggingface_hub.ModelCardData(
         base_model=None if local else base,  # the Hub knows no folders of this machine
         model_name=f"{name}-stance", library_name="peft", pipeline_tag="text-classification",
-        license="gemma" if "gemma" in base and not record["demo"] else None, language="en", tags=["stance-detection", "lora"],
-        eval_results=evaluated,
+        license="gemma" if "gemma" in base and not record["demo"] else None, language=LANGUAGE,
+        tags=["stance-detection", "lora"], eval_results=evaluated,
     )  # fmt: skip
     settings, kept = record["settings"], record["result"]["kept_validation"]
     versions = record["environment"]["versions"]

@@ -86,6 +86,6 @@ def compare_splits(data_dir, adapter, train_hash, test_rows):
     same = train.is_file() and records.hash_file(train) == train_hash
     if not same:
         checked = check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
-        finding = "it has seen none of these test sentences" if checked else "it may have been trained on test sentences"
-        print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: {finding}")
+        finding = "has seen none of these test sentences" if checked else "may have been trained on test sentences"
+        print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: it {finding}")
     return same

@@ -138,7 +138,7 @@ def read_parts(output, run, store):
             except (ValueError, KeyError, TypeError, sqlite3.Error):
                 records.stop(f"{path} is damaged: {remedy}")
         if changed:
-            records.stop(f"{path} is of a run with other {' and '.join(changed)}: restore that, or {remedy}")
+            records.stop(f"{path} is of a run that differs in {' and '.join(changed)}: restore that, or {remedy}")
     return done
 
 

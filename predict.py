@@ -230,7 +230,7 @@ def main(argv=None):
             records.stop("--text must not be empty")
         answers.print_answer(load_scorer(args.adapter, base, tokenizer, 1), topic, text, args.explain, bar=False)
     else:
-        answers.answer_lines(load_scorer(args.adapter, base, tokenizer, 1), topic, args.explain)
+        answers.answer_lines(lambda: load_scorer(args.adapter, base, tokenizer, 1), topic, args.explain)
     if record["demo"] and ranks.get_rank()[0] == 0:
         print(modeling.DEMO_NOTE)
 

@@ -199,6 +199,16 @@ def test_the_terminal_is_left_without_noise(run, asked, typed, capsys, lines, la
     assert "Traceback" not in capsys.readouterr().err and len(asked) == (len(lines) == 2)
 
 
+def test_a_dialogue_is_left_without_noise_while_the_model_loads(run, typed, monkeypatch, capsys):
+    def load(*words):
+        raise KeyboardInterrupt
+
+    typed(TOPIC)
+    monkeypatch.setattr(predict, "load_scorer", load)
+    run()
+    assert capsys.readouterr().out.splitlines() == ["", modeling.DEMO_NOTE]
+
+
 def test_the_topic_may_be_given_beforehand(run, asked, typed):
     typed("one", "/topical words are a sentence", "/topic Another")
     run("--topic", TOPIC)

@@ -276,7 +276,8 @@ def test_a_changed_topic_does_not_mix(label, quick, tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.parametrize("module, name, value, expected", [
-    (prompts, "PROMPT_VERSION", "0" * 12, "differs in prompt:"), (scoring, "SCORE_BATCH_SIZE", 4, "differs in batch size:"),
+    (prompts, "PROMPT_VERSION", "0" * 12, "differs in prompt:"),
+    (scoring, "SCORE_BATCH_SIZE", 4, "differs in batch size:"),
 ])  # fmt: skip
 def test_changed_constants_do_not_mix(
     table, label, quick, tmp_path, trained_run, monkeypatch, capsys, module, name, value, expected

@@ -13,6 +13,7 @@ If it is interrupted, the same command goes on where it stopped. Several GPUs: t
 """
 
 import argparse
+import contextlib
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -32,6 +33,7 @@ import tables
 # ---------------------------------------------------------------- settings
 TEXT_COLUMN = None  # header of the sentences; None: any of corpus.COLUMN_NAMES
 TOPIC_COLUMN = None  # header of the topics; None: any of corpus.COLUMN_NAMES
+SHEET = None  # name of the sheet to label; None: the only one with these headers
 REVIEW_BELOW = 0.6  # confidence, the highest of the three probabilities, below which review says yes
 EXPLAIN = 0  # words shown with --text that the answer hangs on most
 SUMMARY_TOPICS = 20  # topics shown one by one after a table is labelled, those with most rows
@@ -115,7 +117,8 @@ def open_input(args, topics, stdin):
     if topics:
         del named["topic"]
     own = {name: (tables.clean_text(header).casefold(),) for name, header in named.items() if header}
-    return tables.open_table(args.input, {name: own.get(name) or corpus.COLUMN_NAMES[name] for name in named})
+    needed = {name: own.get(name) or corpus.COLUMN_NAMES[name] for name in named}
+    return tables.open_table(args.input, needed, SHEET, "name one in SHEET at the top of predict.py")
 
 
 def note_topics(args, table):
@@ -166,7 +169,7 @@ def check_rows(args, table, topics):
     tables.check_length(args.output, count)
 
 
-def label_rows(args, table, topics, store, counts):
+def label_rows(table, topics, store, counts):
     """Yield the rows of the output; counts, {topic: Counter of labels and of "review"}, grow with them."""
     rows = 0
     for _, cells, pairs in read_rows(table, topics):
@@ -180,7 +183,7 @@ def label_rows(args, table, topics, store, counts):
             rows += 1
             shares = [round(value, TABLE_DIGITS) for value in probabilities]
             answer = [label, *shares, confidence, "yes" if review else "no"]
-            yield [*cells, *([topic] if args.topics_file else []), *answer]
+            yield [*cells, *([topic] if topics else []), *answer]
     if rows != store.rows:
         records.stop(f"{table.place} changed while it was labelled: start again")
 
@@ -202,8 +205,9 @@ def label_table(args, record, tokenizer):
     labelling.label_pairs(store, args.output, run, lambda: load_scorer(args.adapter, base, tokenizer, store.size))
     if ranks.get_rank()[0] == 0:
         counts = defaultdict(Counter)
-        rows = label_rows(args, open_input(args, topics, stdin), topics, store, counts)
-        tables.write_table(args.output, header, rows, SHADES)
+        with contextlib.redirect_stdout(None):  # notes about the table were printed when it was read first
+            rows = label_rows(open_input(args, topics, stdin), topics, store, counts)
+            tables.write_table(args.output, header, rows, SHADES)
         labelling.remove_parts(args.output)
         summary, picture = answers.summarise(counts, SUMMARY_TOPICS), Path(args.output).with_suffix(".stances.png")
         print(f"\n{answers.format_summary(summary)}\n")

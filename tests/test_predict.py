@@ -310,7 +310,33 @@ def test_one_topic_for_a_whole_file(run, evaluated, tmp_path):
     header, rows = read_table(tmp_path / "out.csv")
     assert header == ["nr", "text", *ADDED]
     for row, record in zip(rows, chosen, strict=True):
-        check_answer(row[2:], record)
+        assert row[2] == TOPIC
+        check_answer(row[3:], record)
+
+
+def write_sheets(path, *titles):
+    """A workbook with sheets of the same headers, and one of notes."""
+    book = openpyxl.Workbook()
+    for title in titles:
+        sheet = book.create_sheet(title)
+        sheet.append(["topic", "text"])
+        sheet.append([TOPIC, f"sentence of {title}"])
+    book.save(path)
+    return path
+
+
+def test_one_of_several_sheets_is_named_by_a_constant(run, asked, tmp_path, monkeypatch, capsys):
+    path = write_sheets(tmp_path / "in.xlsx", "A", "B")
+    message = stop_message(capsys, run, "--input", path, "--output", tmp_path / "out.csv")
+    assert 'sheet "A"' in message and 'sheet "B"' in message and "SHEET at the top of predict.py" in message
+    monkeypatch.setattr(predict, "SHEET", "B")
+    run("--input", path, "--output", tmp_path / "out.csv")
+    assert asked == [(TOPIC, "sentence of B")]
+
+
+def test_a_note_about_a_table_is_printed_once(run, asked, tmp_path, capsys):
+    run("--input", write_sheets(tmp_path / "in.xlsx", "A"), "--output", tmp_path / "out.csv")
+    assert capsys.readouterr().out.count('sheet "A" is read, not') == 1
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 Reads one --topic and --text; or, with --input, a table (.xlsx, .csv, .tsv, .jsonl) with the columns topic and text, or
 - for sentences on stdin, one a line. --topic gives the topic of all rows, --topics-file several, one a line.
 Without any of these, asks for sentences on the terminal.
-Writes --output, the same table with the columns stance, p_pro, p_con, p_neu, confidence and review added, with
---topics-file a row for each sentence and topic; and OUTPUT.stances.png. Or prints the one answer.
+Writes --output, the same table with the columns stance, p_pro, p_con, p_neu, confidence and review added, and topic if
+a flag gives it, with --topics-file a row for each sentence and topic; and OUTPUT.stances.png. Or prints the one answer.
 If it is interrupted, the same command goes on where it stopped. Several GPUs: torchrun --nproc-per-node 2 predict.py
 
     python predict.py --topic "Vegans are right." --text "It's all about finding a system that works for you."
@@ -40,6 +40,7 @@ SUMMARY_TOPICS = 20  # topics shown one by one after a table is labelled, those 
 # --------------------------------------------------------------------------
 
 TABLE_DIGITS = 4  # of the probabilities in a table
+TOPIC_HEADERS = ("topic", "given_topic")  # of the column of topics from flags; the second if the table has the first
 COLUMNS = ("stance", "p_pro", "p_con", "p_neu", "confidence", "review")  # added; probabilities in prompts.LABELS order
 SHADES = {"stance": {"pro": "BDD7EE", "con": "F8CBAD", "neu": "E7E6E6"}}  # of cells in Excel: blue, orange, grey
 
@@ -121,18 +122,21 @@ def open_input(args, topics, stdin):
     return tables.open_table(args.input, needed, SHEET, "name one in SHEET at the top of predict.py")
 
 
-def note_topics(args, table):
-    """Print a note if --topic takes the place of a column of topics."""
+def note_topics(table, header):
+    """Print a note if topics that flags give take the place of a column of topics."""
     accepted = (TOPIC_COLUMN.casefold(),) if TOPIC_COLUMN else corpus.COLUMN_NAMES["topic"]
-    unused = [name for name in table.header if args.topic is not None and name.casefold() in accepted]
+    unused = [name for name in table.header if "topic" not in table.columns and name.casefold() in accepted]
     if unused:
         column = f"the column {records.quote(unused[0])} of {table.place}"
-        print(f"note: {column} is not used: --topic gives the topic of all rows")
+        given = header[len(table.header)]
+        print(f"note: {column} is not used: stances are towards the topic in the column {given} of the output")
 
 
 def name_columns(args, table):
     """Return the header of the output; stop if the table has one of its columns, or cannot be written as --output."""
-    added = [*(["topic"] if args.topics_file else []), *COLUMNS]
+    known = {name.casefold() for name in table.header}
+    given = [] if "topic" in table.columns else [TOPIC_HEADERS[TOPIC_HEADERS[0] in known]]
+    added = [*given, *COLUMNS]
     taken = [name for name in table.header if name.casefold() in added]
     if taken:
         records.stop(f"{table.place} already has the column {taken[0]}, which predict.py adds: rename it")
@@ -197,7 +201,7 @@ def label_table(args, record, tokenizer):
         stdin = tables.keep_stdin() if args.input == "-" else None
         table = open_input(args, topics, stdin)
         header = name_columns(args, table)
-        note_topics(args, table)
+        note_topics(table, header)
         store = labelling.PairStore(check_rows(args, table, topics))
         if ranks.get_rank()[0] == 0:
             prompts.report_long(tokenizer, store.read_pairs())

@@ -308,7 +308,7 @@ def test_one_topic_for_a_whole_file(run, evaluated, tmp_path):
     path = write_table(tmp_path / "in.csv", ["nr", "text"], [[i, record["text"]] for i, record in enumerate(chosen)])
     run("--input", path, "--output", tmp_path / "out.csv", "--topic", TOPIC)
     header, rows = read_table(tmp_path / "out.csv")
-    assert header == ["nr", "text", *ADDED]
+    assert header == ["nr", "text", "topic", *ADDED]
     for row, record in zip(rows, chosen, strict=True):
         assert row[2] == TOPIC
         check_answer(row[3:], record)
@@ -356,7 +356,9 @@ def test_a_topic_given_for_a_file_replaces_its_own(run, asked, tmp_path):
     path = write_table(tmp_path / "in.csv", ["topic", "text"], [["another", "one"], ["", "two"]])
     run("--input", path, "--output", tmp_path / "out.csv", "--topic", TOPIC)
     assert asked == [(TOPIC, "one"), (TOPIC, "two")]
-    assert [row[0] for row in read_table(tmp_path / "out.csv")[1]] == ["another", ""]
+    header, rows = read_table(tmp_path / "out.csv")
+    assert header == ["topic", "text", "given_topic", *ADDED]
+    assert [row[:3] for row in rows] == [["another", "one", TOPIC], ["", "two", TOPIC]]
 
 
 def test_every_sentence_gets_a_row_for_each_topic_of_a_file(run, asked, tmp_path, capsys):
@@ -383,11 +385,13 @@ def test_topics_files_that_cannot_be_meant(run, no_model, tmp_path, capsys, cont
     assert expected in message and str(tmp_path / "topics.txt") in message
 
 
-def test_a_topic_column_is_not_doubled(run, no_model, tmp_path, capsys):
+def test_a_topic_column_is_not_doubled(run, asked, tmp_path, capsys):
     (tmp_path / "topics.txt").write_text("one\n")
-    path = write_table(tmp_path / "in.csv", ["text", "Topic"], [["one", "x"]])
-    flags = ["--input", path, "--output", tmp_path / "out.csv", "--topics-file", tmp_path / "topics.txt"]
-    assert "column Topic" in stop_message(capsys, run, *flags)
+    flags = ["--output", tmp_path / "out.csv", "--topics-file", tmp_path / "topics.txt"]
+    run("--input", write_table(tmp_path / "in.csv", ["text", "Topic"], [["one", "x"]]), *flags)
+    assert read_table(tmp_path / "out.csv")[0] == ["text", "Topic", "given_topic", *ADDED]
+    path = write_table(tmp_path / "in.csv", ["text", "Topic", "Given_topic"], [["one", "x", "y"]])
+    assert "column Given_topic" in stop_message(capsys, run, "--input", path, *flags)
 
 
 def test_columns_are_found_by_any_name_that_is_given(run, asked, tmp_path, monkeypatch):
@@ -403,7 +407,8 @@ def test_sentences_on_stdin(run, asked, tmp_path, monkeypatch):
     run("--input", "-", "--topic", TOPIC, "--output", tmp_path / "out.csv")
     assert asked == [(TOPIC, "one, two"), (TOPIC, "=1+1"), (TOPIC, "übel")]
     header, rows = read_table(tmp_path / "out.csv")
-    assert header == ["text", *ADDED] and [row[0] for row in rows] == ["one, two", "=1+1", "übel\u00a0"]
+    assert header == ["text", "topic", *ADDED]
+    assert [row[:2] for row in rows] == [["one, two", TOPIC], ["=1+1", TOPIC], ["übel\u00a0", TOPIC]]
 
 
 @pytest.mark.parametrize("content, expected", [
@@ -494,7 +499,8 @@ def test_a_column_of_topics_that_is_not_used_is_said(run, asked, tmp_path, capsy
     path = write_table(tmp_path / "in.csv", ["Claim", "text"], [["Zoos", "one"]])
     run("--input", path, "--output", tmp_path / "out.csv", "--topic", TOPIC)
     assert asked == [(TOPIC, "one")]
-    assert f'note: the column "Claim" of {path} is not used: --topic gives' in capsys.readouterr().out
+    note = f'note: the column "Claim" of {path} is not used: stances are towards the topic in the column topic of'
+    assert note in capsys.readouterr().out
     run("--input", path, "--output", tmp_path / "out.csv")
     assert "note:" not in capsys.readouterr().out
 

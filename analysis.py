@@ -51,10 +51,10 @@ def encode_labels(labels):
 
 
 def describe_topics(gold, answers, topics):
-    """Return {topic: statistics with intervals over its rows}, alphabetically."""
+    """Return {topic: {"n", statistics with intervals over its rows}}, alphabetically."""
     parts = {topic: [i for i, other in enumerate(topics) if other == topic] for topic in sorted(set(topics))}
     return {
-        topic: uncertainty.describe_answers(gold[rows], answers[rows], [topic] * len(rows))
+        topic: {"n": len(rows), **uncertainty.describe_answers(gold[rows], answers[rows], [topic] * len(rows))}
         for topic, rows in parts.items()
     }
 

@@ -86,9 +86,18 @@ def compare_same_rows(whole, held_out):
 
 
 def picture_topics(whole, held_out):
-    """Return {model: {topic: statistics with intervals}} for figures.plot_topics."""
-    pooled = [row for table in held_out.values() for row in table]
-    pictured = {"base": ("base", pooled), "cross-topic": (TUNED, pooled), "in-topic": (TUNED, whole)}
+    """Return {model and rows: {topic: statistics with intervals}} for figures.plot_topics.
+
+    Base and cross-topic adapters on all rows of the topics; both kinds of adapter on those in the test split of all
+    topics, where they can be compared.
+    """
+    pooled, tested = [row for table in held_out.values() for row in table], {row["id"] for row in whole}
+    pictured = {
+        "base, all rows": ("base", pooled),
+        "cross-topic, all rows": (TUNED, pooled),
+        "cross-topic, test split": (TUNED, [row for row in pooled if row["id"] in tested]),
+        "in-topic, test split": (TUNED, whole),
+    }
     return {
         name: analysis.describe_topics(
             analysis.encode_labels(row["label"] for row in rows),

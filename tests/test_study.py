@@ -287,6 +287,11 @@ def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
         assert cell["cross"]["macro_f1"] == pytest.approx(2 * con / (40 + con) / 3)
         assert cell["in"]["n"] == cell["cross_same"]["n"] == sizes[topic]
         assert cell["in"]["accuracy"] == 1
+        drawn = {name: parts[topic]["n"] for name, parts in result["pictured"].items()}
+        assert drawn == {
+            "base, all rows": 40, "cross-topic, all rows": 40,
+            "cross-topic, test split": sizes[topic], "in-topic, test split": sizes[topic],
+        }  # fmt: skip
     accuracies = [cell["cross"]["accuracy"] for cell in result["by_topic"].values()]
     assert result["mean"]["cross"]["accuracy"] == pytest.approx(sum(accuracies) / 2)
     same = result["same_rows"]

@@ -9,6 +9,11 @@ LEVEL_TEXT = f"{100 * uncertainty.LEVEL:g} %"  # of intervals, as texts have it
 NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "kappa": "Cohen's kappa"}
 LATEX_SIGNS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX_SIGNS |= {sign: "\\" + sign for sign in "&%$#_{}"}
+LATEX_SIGNS |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # others in LaTeX's usual fonts
+MODE_TEXTS = {
+    "score": "The answer is the most probable of the three labels.",
+    "generate": "The answer is read from generated text.",
+}
 
 
 def format_value(value, signed=False):
@@ -121,7 +126,8 @@ def format_latex(header, rows, caption, label):
     """Return a LaTeX table of at least one row for the package booktabs."""
 
     def escape(text):
-        return re.sub(r"[\\~^&%$#_{}]", lambda found: LATEX_SIGNS[found[0]], text)
+        text = re.sub(r"[\\~^&%$#_{}<>|]", lambda found: LATEX_SIGNS[found[0]], " ".join(text.split()))
+        return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus, where LaTeX would set a hyphen
 
     def line(cells):
         return " & ".join(map(escape, cells)) + r" \\"

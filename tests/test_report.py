@@ -91,6 +91,10 @@ def test_latex_escapes_what_latex_reads():
     assert r"A\_b & 50 \% \\" in text and r"x \& y & \$1 \\" in text and r"\caption{50 \% \& more}" in text
     assert r"\textasciitilde{}\textasciicircum{}\textbackslash{} & \#\{\} \\" in text
 
+    rows = [["COVID-19 is <x|y>", "-0.1 [-0.2, +0.3]"], ["[One]\n\ntwo", "p < 0.001"]]
+    text = result_tables.format_latex(["a", "b"], rows, "", "tab:x")
+    assert r"COVID-19 is \textless{}x\textbar{}y\textgreater{} & $-$0.1 [$-$0.2, +0.3] \\" in text
+    assert "\n{}[One] two & " in text and r"p \textless{} 0.001" in text  # \\ before a bracket would take it as its own
 
 def test_words_go_to_the_left_and_numbers_to_the_right():
     rows = [["a", "base", "0.500 [0.1, 0.9]", "-"], ["sd", "fine-tuned", "+0.1", ""]]

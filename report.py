@@ -5,6 +5,8 @@ import textwrap
 import analysis
 import figures
 import metrics
+import prompt_variants
+import provenance
 import records
 import result_tables
 import tables
@@ -123,9 +125,8 @@ def describe_run(run, table):
         f"{len(table)} test rows on {result_tables.count_topics(table)}, mode `{run.get('mode')}`; base "
         f"`{run.get('base_model')}`, adapter `{run.get('adapter') or 'none'}`."
     )
-    if run.get("splits_of_adapter") is False:
-        text += " **The splits are not those of the adapter's training: it may have seen these sentences.**"
-    return text
+    more = (result_tables.MODE_TEXTS.get(run.get("mode")), provenance.describe_splits(run))
+    return " ".join(filter(None, (text, *more)))
 
 
 def list_results(numbers, topics):

@@ -76,11 +76,17 @@ def tabulate_calibration(calibration):
 def tabulate_coverage(coverage):
     """Return (header, rows) of the accuracy on the most confident rows."""
     rows = [
-        [name, *(format_value(point[key]) for key in ("coverage", "accuracy", "threshold"))]
+        [
+            name,
+            format_value(point["coverage"]),
+            str(point["n"]),
+            f"{format_value(point['accuracy'])} {format_interval(point['interval'])}",
+            format_value(point["threshold"]),
+        ]
         for name, points in coverage.items()
         for point in points
     ]
-    return ["Model", "answered", "accuracy", "confidence at least"], rows
+    return ["Model", "answered", "n", "accuracy", "confidence at least"], rows
 
 
 def tabulate_robustness(robustness):
@@ -130,7 +136,8 @@ def format_latex(header, rows, caption, label):
         return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus, where LaTeX would set a hyphen
 
     def line(cells):
-        return " & ".join(map(escape, cells)) + r" \\"
+        text = " & ".join(map(escape, cells)) + r" \\"
+        return "{}" + text if text.startswith("[") else text  # else an option of the line break before it
 
     sides = "".join(metrics.align_columns(rows))
     return "\n".join([

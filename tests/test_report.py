@@ -157,8 +157,12 @@ def test_foreign_splits_are_said_in_the_report(tmp_path):
     table = make_table()
     numbers = analysis.summarise(table), analysis.analyse(table)
     foreign = {**RUN, "splits_of_adapter": False}
-    assert "may have seen these sentences" in report.build_report(foreign, table, *numbers, [])
-    assert "may have seen" not in report.build_report(RUN, table, *numbers, [])
+    assert "may have seen test sentences" in report.build_report(foreign, table, *numbers, [])
+    unseen = report.build_report({**foreign, "unseen_test": True}, table, *numbers, [])
+    assert "may have seen" not in unseen and "none of the test sentences was trained on" in unseen
+    own = report.build_report(RUN, table, *numbers, [])
+    assert "may have seen" not in own and "was set aside before the training" in own
+    assert "set aside" not in report.build_report({**RUN, "splits_of_adapter": None}, table, *numbers, [])
 
 
 def test_the_screen_shows_both_kinds_of_intervals():

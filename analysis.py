@@ -70,7 +70,10 @@ def read_probabilities(name, table):
 
 
 def calibrate(name, table, validation):
-    """Return {"test": calibration, "temperature", "scaled": calibration}, the last two fitted on validation records."""
+    """Return {"test": calibration, "temperature", "scaled": calibration, "validation_rows"} of a model.
+
+    The temperature is fitted on the validation records; without any, only "test" is there.
+    """
     gold, probabilities = encode_labels(row["label"] for row in table), read_probabilities(name, table)
     result = {"test": uncertainty.measure_calibration(probabilities, gold)}
     if validation:
@@ -78,6 +81,7 @@ def calibrate(name, table, validation):
         result["temperature"] = uncertainty.fit_temperature(read_probabilities(name, validation), labels)
         scaled = uncertainty.scale_probabilities(probabilities, result["temperature"])
         result["scaled"] = uncertainty.measure_calibration(scaled, gold)
+        result["validation_rows"] = len(validation)
     return result
 
 

@@ -57,6 +57,7 @@ def test_the_report_has_every_section_and_picture(written):
     assert re.findall(r"!\[.+\]\((.+)\)", text) == [name for name in names if name.endswith(".png")]
     for shown in (NOTE, "abc123", "c0ffee", "torch 2.0", "10,000 resamples", "google/gemma-2-9b-it"):
         assert shown in text
+    assert "files were changed" not in text and "the most probable of the three labels" in text
     assert "trl" not in text and "None" not in text
 
 
@@ -90,11 +91,11 @@ def test_latex_escapes_what_latex_reads():
     text = result_tables.format_latex(["A_b", "50 %"], [["x & y", "$1"], ["~^\\", "#{}"]], "50 % & more", "tab:x")
     assert r"A\_b & 50 \% \\" in text and r"x \& y & \$1 \\" in text and r"\caption{50 \% \& more}" in text
     assert r"\textasciitilde{}\textasciicircum{}\textbackslash{} & \#\{\} \\" in text
-
     rows = [["COVID-19 is <x|y>", "-0.1 [-0.2, +0.3]"], ["[One]\n\ntwo", "p < 0.001"]]
     text = result_tables.format_latex(["a", "b"], rows, "", "tab:x")
     assert r"COVID-19 is \textless{}x\textbar{}y\textgreater{} & $-$0.1 [$-$0.2, +0.3] \\" in text
     assert "\n{}[One] two & " in text and r"p \textless{} 0.001" in text  # \\ before a bracket would take it as its own
+
 
 def test_words_go_to_the_left_and_numbers_to_the_right():
     rows = [["a", "base", "0.500 [0.1, 0.9]", "-"], ["sd", "fine-tuned", "+0.1", ""]]
@@ -131,6 +132,20 @@ def test_robustness_in_the_report(written):
         ["negated topic", "base", "0.667", "1.000"],
         ["negated topic", "fine-tuned", "0.667", "1.000"],
     ]
+
+
+def test_the_report_defines_what_it_measures(written):
+    text = (written[0] / "report.md").read_text(encoding="utf-8")
+    assert "over 10 bins of equal width" in text and "fitted on the 6 rows of the validation split" in text
+    assert "`It is wrong to claim: ...`" in text and "in 15% of the words" in text
+    [coverage] = [table for table in read_markdown(text) if table[0][1] == "answered"]
+    assert coverage[2][:3] == ["base", "1.000", "6"] and re.fullmatch(r"0\.500 \[0\.\d{3}, 0\.\d{3}\]", coverage[2][3])
+
+
+def test_a_changed_checkout_is_said():
+    environment = {**RUN["environment"], "git": {"commit": "c0ffee", "changed": True}}
+    assert "`c0ffee`, whose files were changed;" in report.describe_environment({**RUN, "environment": environment})
+    assert "commit" not in report.describe_environment({**RUN, "environment": {**environment, "git": None}})
 
 
 def test_examples_of_fixed_and_broken_rows(written):

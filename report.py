@@ -222,10 +222,10 @@ def describe_example(cells):
 def describe_topic_intervals(topics):
     """Return what an interval over this many topics is worth."""
     if topics >= MANY_TOPICS:
-        return "These speak about other topics, as far as those are like these."
+        return "Intervals over topics speak about other topics, as far as those are like these."
     return (
-        f"These are meant to speak about other topics, but {topics} are few: such intervals come out too narrow and "
-        f"hold the true value in clearly less than {result_tables.LEVEL_TEXT} of cases. Quote the wider of both, and "
+        f"Intervals over topics are meant to speak about other topics, but {topics} are few: they come out too narrow "
+        f"and hold the true value in clearly less than {result_tables.LEVEL_TEXT} of cases. Quote the wider of both, and "
         "hold topics out (study.py)."
     )
 

@@ -298,7 +298,13 @@ def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
     wrong = sum(row["label"] != "con" for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl"))
     assert (same["mcnemar"]["only_second"], same["mcnemar"]["only_first"], same["n"]) == (wrong, 0, sum(sizes.values()))
     assert same["accuracy"]["difference"] == pytest.approx(wrong / same["n"])
+    gain = result["gain"]  # the base answers neu: each right where the other is wrong
+    tests = [row for path in tmp_path.glob("data/without-*/test.jsonl") for row in corpus.load_split(path)]
+    right = [sum(row["label"] == label for row in tests) for label in ("neu", "con")]
+    assert [gain["mcnemar"]["only_first"], gain["mcnemar"]["only_second"], gain["n"]] == [*right, 80]
+    assert gain["accuracy"]["difference"] == pytest.approx((right[1] - right[0]) / 80)
     output = capsys.readouterr().out
+    assert "Cross-topic minus base on the same 80 rows, seed 0; McNemar's exact test" in output
     lines = [line.split() for line in output.splitlines()]
     topic, cell = next(iter(result["by_topic"].items()))
     cells = [f"{cell[part]['accuracy']:.3f}" for part in ("base", "cross", "cross_same", "in")]
@@ -331,7 +337,8 @@ def test_the_curve_has_a_point_a_fraction_and_floors(pretend, two_topics, tmp_pa
     test = corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
     neu = sum(row["label"] == "neu" for row in test)
     assert floors["base"][16] == pytest.approx(2 * neu / (len(test) + neu) / 3)
-    [(_, header, rows)] = study_results.list_curve(curve)
+    [(title, header, rows, _)] = study_results.list_curve(curve)
+    assert title == f"Learning curve on {len(test)} test rows"
     assert len(rows) == 3 and all(len(row) == len(header) for row in rows)
     assert "1.000 sd 0.000 [1.000, 1.000]" in rows[2][3]
 
@@ -342,10 +349,15 @@ def test_pages_and_pictures(pretend, two_topics, tmp_path, monkeypatch):
     monkeypatch.setattr(figures.plt, "close", drawn.append)
     run_study(two_topics, tmp_path, "--seeds", "0", "1")
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
-    assert modeling.DEMO_NOTE in page and page.count("| --- |") == 4 and "sd over 2 seeds" in page
+    assert modeling.DEMO_NOTE in page and page.count("| --- |") == 5 and "sd over 2 seeds" in page
     for name in ("cross_topic.png", "learning_curve.png"):
         assert f"({name})" in page and (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "study.tex").read_text(encoding="utf-8").count(r"\toprule") == 4
+    assert page.count("Cross-topic: the topic was held out") == page.count("the same number of epochs") == 1
+    assert page.count("but 2 are few: they come out too narrow") == 1
+    latex = (tmp_path / "study.tex").read_text(encoding="utf-8")
+    assert latex.count(r"\toprule") == 5
+    for table in latex.split(r"\end{table}")[:2]:  # "there" is in the header
+        assert '"there" means these rows' in table.partition(r"\caption")[2]
     assert len(drawn) == 2
     for figure in drawn:
         check_layout(figure)

@@ -225,8 +225,8 @@ def describe_topic_intervals(topics):
         return "Intervals over topics speak about other topics, as far as those are like these."
     return (
         f"Intervals over topics are meant to speak about other topics, but {topics} are few: they come out too narrow "
-        f"and hold the true value in clearly less than {result_tables.LEVEL_TEXT} of cases. Quote the wider of both, and "
-        "hold topics out (study.py)."
+        f"and hold the true value in clearly less than {result_tables.LEVEL_TEXT} of cases. Quote the wider of both, "
+        "and hold topics out (study.py)."
     )
 
 

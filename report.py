@@ -121,10 +121,10 @@ def markdown(table):
 
 def describe_run(run, table):
     """Return what was evaluated on what."""
-    text = (
-        f"{len(table)} test rows on {result_tables.count_topics(table)}; base `{run.get('base_model')}`, adapter "
-        f"`{run.get('adapter') or 'none'}`."
-    )
+    named = f"base `{run.get('base_model')}`, adapter `{run.get('adapter') or 'none'}`"
+    unknown = "base and adapter unknown, as evaluation.json was missing"
+    rows = f"{len(table)} test rows on {result_tables.count_topics(table)}"
+    text = f"{rows}; {named if run.get('base_model') else unknown}."
     more = (result_tables.MODE_TEXTS.get(run.get("mode")), provenance.describe_splits(run))
     return " ".join(filter(None, (text, *more)))
 
@@ -195,7 +195,7 @@ def list_robustness(robustness):
         f"before: of the same rows with the usual prompt. Brackets: {result_tables.LEVEL_TEXT} Wilson intervals. A "
         "model that always answers neu is perfectly robust: read the accuracy too.",
         f"Negated topic: `{prompt_variants.NEGATION.replace('{topic}', '...')}` Typing errors: two neighbouring "
-        f"letters are swapped in {prompt_variants.TYPO_SHARE:.0%} of the words of four or more letters.",
+        f"letters are swapped in {100 * prompt_variants.TYPO_SHARE:g} % of the words of four or more letters.",
         markdown(result_tables.tabulate_robustness(robustness)),
     ]
 
@@ -232,13 +232,16 @@ def describe_topic_intervals(topics):
 
 def describe_environment(run):
     """Return versions and checksums."""
-    environment = run.get("environment", {})
+    bootstrap = f"Bootstrap: {uncertainty.RESAMPLES:,} resamples, seed {uncertainty.BOOTSTRAP_SEED}."
+    environment = run.get("environment")
+    if not environment:  # records without their evaluation.json
+        return f"{bootstrap} All numbers: `evaluation.json`."
     versions = [f"{name} {version}" for name, version in environment.get("versions", {}).items() if version]
     git = environment.get("git") or {}
     changes = ", whose files were changed" if git.get("changed") else ""
     commit = f", commit `{git['commit']}`{changes}" if git else ""
     return (
         f"Test split SHA-256 `{run.get('test_sha256')}`, prompt version `{run.get('prompt_version')}`{commit}; "
-        f"{run.get('device')}, Python {environment.get('python')}, {', '.join(versions)}. Bootstrap: "
-        f"{uncertainty.RESAMPLES:,} resamples, seed {uncertainty.BOOTSTRAP_SEED}. All numbers: `evaluation.json`."
+        f"{run.get('device')}, Python {environment.get('python')}, {', '.join(versions)}. {bootstrap} "
+        "All numbers: `evaluation.json`."
     )

@@ -299,12 +299,15 @@ def test_side_records_of_another_evaluation_are_left_out(scored, tmp_path, capsy
     assert ("temperature" in found["calibration"]["base"]) == (name != "validation")
 
 
-def test_side_records_that_nothing_names_are_not_used(scored, tmp_path):
+def test_side_records_that_nothing_names_are_not_used(scored, tmp_path, capsys):
     """Records of a --mode score evaluation may lie where --mode generate has written since."""
     for file in ("evaluation.jsonl", "validation.jsonl", "robustness.jsonl"):
         (tmp_path / file).write_bytes((scored[0] / file).read_bytes())
     evaluate.main(["--predictions", str(tmp_path / "evaluation.jsonl")])
     assert records.read_json(tmp_path / "evaluation.json", "fix the test")["analysis"]["robustness"] == {}
+    assert f"note: {tmp_path / 'evaluation.json'} not found" in capsys.readouterr().out
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "None" not in text and "base and adapter unknown" in text
 
 
 # ---------------------------------------------------------------- validation, floors and robustness

@@ -137,7 +137,7 @@ def test_robustness_in_the_report(written):
 def test_the_report_defines_what_it_measures(written):
     text = (written[0] / "report.md").read_text(encoding="utf-8")
     assert "over 10 bins of equal width" in text and "fitted on the 6 rows of the validation split" in text
-    assert "`It is wrong to claim: ...`" in text and "in 15% of the words" in text
+    assert "`It is wrong to claim: ...`" in text and "in 15 % of the words" in text
     [coverage] = [table for table in read_markdown(text) if table[0][1] == "answered"]
     assert coverage[2][:3] == ["base", "1.000", "6"] and re.fullmatch(r"0\.500 \[0\.\d{3}, 0\.\d{3}\]", coverage[2][3])
 
@@ -145,6 +145,7 @@ def test_the_report_defines_what_it_measures(written):
 def test_a_changed_checkout_is_said():
     environment = {**RUN["environment"], "git": {"commit": "c0ffee", "changed": True}}
     assert "`c0ffee`, whose files were changed;" in report.describe_environment({**RUN, "environment": environment})
+    assert "None" not in report.describe_run({}, make_table()) + report.describe_environment({})
     assert "commit" not in report.describe_environment({**RUN, "environment": {**environment, "git": None}})
 
 

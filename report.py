@@ -17,6 +17,7 @@ EXAMPLES = 3  # rows shown of those that fine-tuning fixed and broke; errors.xls
 MANY_TOPICS = 30  # from here on, intervals over topics come without a warning; uncertainty.py has the simulations
 # --------------------------------------------------------------------------
 
+ADVICE = " Quote the wider of both, and hold topics out (study.py)."  # where topics are few
 SPREAD = "sd: standard deviation between runs, with n - 1"
 PICTURES = {
     "confusion.png": "Confusion matrices: rows, and their share of those with the gold label",
@@ -43,7 +44,7 @@ def format_statistics(numbers):
             table = metrics.format_table(*result_tables.tabulate_results(numbers["intervals"], over))
             parts.append(f"{result_tables.LEVEL_TEXT} bootstrap intervals over {over}\n{table}")
     topics = len(next(iter(numbers["topics"].values())))
-    parts += [describe_topic_intervals(topics)] if topics > 1 else []
+    parts += [describe_topic_intervals(topics, ADVICE)] if topics > 1 else []
     for comparison in numbers["comparisons"]:
         table = metrics.format_table(*result_tables.tabulate_comparison(comparison))
         parts.append(f"{describe_comparison(comparison)}\n{table}")
@@ -141,7 +142,7 @@ def list_results(numbers, topics):
     if topics > 1:
         blocks += [f"With intervals over {topics} topics:"]
         blocks += [markdown(result_tables.tabulate_results(numbers["intervals"], "topics"))]
-        blocks += [describe_topic_intervals(topics)]
+        blocks += [describe_topic_intervals(topics, ADVICE)]
     for comparison in numbers["comparisons"]:
         blocks += [f"{describe_comparison(comparison)}.", markdown(result_tables.tabulate_comparison(comparison))]
     return blocks
@@ -219,14 +220,13 @@ def describe_example(cells):
     return f"- {cells['topic']} - `{text}` - gold: {cells['gold']}, {', '.join(answers)}"
 
 
-def describe_topic_intervals(topics):
-    """Return what an interval over this many topics is worth."""
+def describe_topic_intervals(topics, advice=""):
+    """Return what an interval over this many topics is worth, with advice if these are few."""
     if topics >= MANY_TOPICS:
         return "Intervals over topics speak about other topics, as far as those are like these."
     return (
         f"Intervals over topics are meant to speak about other topics, but {topics} are few: they come out too narrow "
-        f"and hold the true value in clearly less than {result_tables.LEVEL_TEXT} of cases. Quote the wider of both, "
-        "and hold topics out (study.py)."
+        f"and hold the true value in clearly less than {result_tables.LEVEL_TEXT} of cases.{advice}"
     )
 
 

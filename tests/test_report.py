@@ -187,7 +187,7 @@ def test_the_screen_shows_both_kinds_of_intervals():
         assert f"95 % bootstrap intervals over {over}\nModel " in text
     one_topic = [{**row, "topic": "Zoos"} for row in make_table()]
     few = report.describe_topic_intervals(2)
-    assert "2 are few" in few and few in text
+    assert "2 are few" in few and few + report.ADVICE in text
     text = report.format_statistics(analysis.analyse(one_topic))
     assert "intervals over topics" not in text and "are few" not in text
 

@@ -353,7 +353,7 @@ def test_pages_and_pictures(pretend, two_topics, tmp_path, monkeypatch):
     for name in ("cross_topic.png", "learning_curve.png"):
         assert f"({name})" in page and (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert page.count("Cross-topic: the topic was held out") == page.count("the same number of epochs") == 1
-    assert page.count("but 2 are few: they come out too narrow") == 1
+    assert page.count("but 2 are few: they come out too narrow") == 1 and "Quote" not in page  # no advice in captions
     latex = (tmp_path / "study.tex").read_text(encoding="utf-8")
     assert latex.count(r"\toprule") == 5
     for table in latex.split(r"\end{table}")[:2]:  # "there" is in the header

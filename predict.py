@@ -216,7 +216,7 @@ def label_table(args, record, tokenizer):
         summary, picture = answers.summarise(counts, SUMMARY_TOPICS), Path(args.output).with_suffix(".stances.png")
         print(f"\n{answers.format_summary(summary)}\n")
         low = sum(count["review"] for count in summary.values())
-        print(f"review: {low:,} rows have a confidence below {REVIEW_BELOW}")
+        print(f"review: {low:,} of {store.rows:,} rows have a confidence below {REVIEW_BELOW}")
         figures.plot_shares(summary, picture, modeling.DEMO_NOTE if record["demo"] else None)
         print(f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {args.output} and {picture.name}")
     ranks.leave_ranks()

@@ -428,7 +428,7 @@ def test_rows_of_low_confidence_are_marked(run, asked, tmp_path, capsys, monkeyp
         run("--input", path, "--output", tmp_path / "out.jsonl")
         _, rows = read_table(tmp_path / "out.jsonl")
         assert [row[2:] for row in rows] == [["pro", 0.5, 0.3, 0.2, 0.5, mark]] * 2
-        assert f"review: {count} rows have a confidence below {threshold}" in capsys.readouterr().out
+        assert f"review: {count} of 2 rows have a confidence below {threshold}" in capsys.readouterr().out
 
 
 def test_texts_that_excel_would_cut_are_found_before_the_model_loads(run, no_model, tmp_path, capsys):

@@ -16,7 +16,7 @@ DPI = 300  # dots an inch of every PNG
 COLUMN, PAGE = 3.3, 7.0  # inches: widths of one column and of both
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # Okabe and Ito's, for the colour-blind
 MARKERS = ("o", "s", "^", "D", "v", "P")  # a second sign beside the colour, for print in grey
-HATCHES = ("", "/////", ".....", "xxxxx")  # the same of bars
+HATCHES = ("", "/////", ".....", "xxxxx", "-----", "+++++")  # the same of bars
 STYLE = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "legend.frameon": False, "lines.markersize": 3.5}
 STYLE |= {"hatch.linewidth": 0.5}
 DARK_SHARE = 0.65  # of a row of a confusion matrix, from which on white is easier to read on its blue than black
@@ -79,7 +79,8 @@ def plot_shares(counts_of_topic, path, note=None):
         for label in prompts.LABELS:
             share = counts.get(label, 0) / rows
             name = label if y == 0 else None
-            axis.barh(y, share, left=left, color=LABEL_COLORS[label], edgecolor="white", label=name)
+            look = {"color": LABEL_COLORS[label], "edgecolor": "white", "linewidth": 0.5}  # more would hide small parts
+            axis.barh(y, share, left=left, label=name, **look)
             if share >= 0.06:  # a narrower part has no room for its number
                 axis.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", color=TEXT_COLORS[label])
             left += share

@@ -377,7 +377,8 @@ def test_pictures_fit_a_column_or_a_page_and_can_be_read(tmp_path, drawn, draw, 
 def test_colours_are_those_of_okabe_and_ito():
     """Safe for the colour-blind: https://jfly.uni-koeln.de/color/"""
     published = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
-    assert set(figures.COLORS) <= published and len(set(figures.COLORS)) == len(figures.MARKERS) == 6
+    assert set(figures.COLORS) <= published and len(set(figures.COLORS)) == 6
+    assert len(set(figures.MARKERS)) == len(set(figures.HATCHES)) == 6
 
 
 PICTURES = [

@@ -51,10 +51,10 @@ def encode_labels(labels):
 
 
 def describe_topics(gold, answers, topics):
-    """Return {topic: statistics with intervals over its rows}, alphabetically."""
+    """Return {topic: {"n", statistics with intervals over its rows}}, alphabetically."""
     parts = {topic: [i for i, other in enumerate(topics) if other == topic] for topic in sorted(set(topics))}
     return {
-        topic: uncertainty.describe_answers(gold[rows], answers[rows], [topic] * len(rows))
+        topic: {"n": len(rows), **uncertainty.describe_answers(gold[rows], answers[rows], [topic] * len(rows))}
         for topic, rows in parts.items()
     }
 
@@ -70,7 +70,10 @@ def read_probabilities(name, table):
 
 
 def calibrate(name, table, validation):
-    """Return {"test": calibration, "temperature", "scaled": calibration}, the last two fitted on validation records."""
+    """Return {"test": calibration, "temperature", "scaled": calibration, "validation_rows"} of a model.
+
+    The temperature is fitted on the validation records; without any, only "test" is there.
+    """
     gold, probabilities = encode_labels(row["label"] for row in table), read_probabilities(name, table)
     result = {"test": uncertainty.measure_calibration(probabilities, gold)}
     if validation:
@@ -78,6 +81,7 @@ def calibrate(name, table, validation):
         result["temperature"] = uncertainty.fit_temperature(read_probabilities(name, validation), labels)
         scaled = uncertainty.scale_probabilities(probabilities, result["temperature"])
         result["scaled"] = uncertainty.measure_calibration(scaled, gold)
+        result["validation_rows"] = len(validation)
     return result
 
 

@@ -88,10 +88,11 @@ def print_answer(score, topic, text, explain, bar):
         print(format_words(text, words, weights, explain, label, colors))
 
 
-def answer_lines(score, topic, explain):
-    """Ask for a topic, then answer each line until Ctrl-D or Ctrl-C."""
-    print("one sentence a line; /topic changes the topic, Ctrl-D leaves")
+def answer_lines(load_scorer, topic, explain):
+    """Load a model, ask for a topic, then answer each line until Ctrl-D or Ctrl-C."""
     try:
+        score = load_scorer()
+        print("one sentence a line; /topic changes the topic, Ctrl-D leaves")
         while True:
             if not topic:
                 topic = tables.clean_text(input("topic: "))

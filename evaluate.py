@@ -149,11 +149,11 @@ def run_models(args, base, adapter, splits):
     with ranks.first_rank_first():
         modeling.check_base(base)
         tokenizer = modeling.load_tokenizer(base)
-        same_splits = None
+        compared = {"splits_of_adapter": None}
         if adapter is not None:
             modeling.check_same_base(adapter, base, tokenizer)
             train_hash = modeling.check_adapter(adapter)["data"]["train"]["sha256"]
-            same_splits = provenance.compare_splits(args.data_dir, adapter, train_hash, splits["test"])
+            compared = provenance.compare_splits(args.data_dir, adapter, train_hash, splits["test"])
         questions = list_questions(args, splits)
         encoded = {
             part: prompts.encode_examples(tokenizer, variant.pairs, template=variant.template)
@@ -177,7 +177,7 @@ def run_models(args, base, adapter, splits):
         "demo": modeling.is_demo(base),
         "prompt_version": prompts.PROMPT_VERSION,
         "shortened_sentences": prompts.report_long(tokenizer, questions["evaluation"][1].pairs),
-        "splits_of_adapter": same_splits,
+        **compared,
         "test_sha256": records.hash_file(Path(args.data_dir) / "test.jsonl"),
         "seconds": round(seconds, 2),
         "answers_per_second": round(count * len(answers["evaluation"]) / seconds, 1),

@@ -82,6 +82,8 @@ def read_parts(path):
     described = path.with_name("evaluation.json")
     if described.is_file():
         run = records.read_json(described, "delete it")
+    else:
+        print(f"note: {described} not found: the report cannot say what answered, nor whether it was the demo model")
     if not isinstance(run, dict):
         records.stop(f"{described} is no record of evaluate.py: delete it")
     for name in SIDE_RECORDS:

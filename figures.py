@@ -16,11 +16,15 @@ DPI = 300  # dots an inch of every PNG
 COLUMN, PAGE = 3.3, 7.0  # inches: widths of one column and of both
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # Okabe and Ito's, for the colour-blind
 MARKERS = ("o", "s", "^", "D", "v", "P")  # a second sign beside the colour, for print in grey
+HATCHES = ("", "/////", ".....", "xxxxx", "-----", "+++++")  # the same of bars
 STYLE = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "legend.frameon": False, "lines.markersize": 3.5}
-LABEL_COLORS = {"pro": COLORS[0], "con": COLORS[3], "neu": "#BBBBBB"}  # blue, orange, grey
+STYLE |= {"hatch.linewidth": 0.5}
+DARK_SHARE = 0.65  # of a row of a confusion matrix, from which on white is easier to read on its blue than black
+LABEL_COLORS = {"pro": COLORS[0], "con": COLORS[3], "neu": "#DDDDDD"}  # blue, orange, grey: dark to light
 TEXT_COLORS = {"pro": "white", "con": "black", "neu": "black"}  # of numbers on them
 # --------------------------------------------------------------------------
 
+INTERVAL = f"{result_tables.LEVEL_TEXT} interval over rows"
 matplotlib.rcParams.update(STYLE)
 
 
@@ -57,7 +61,7 @@ def plot_confusion(metrics_of_model, path, note=None):
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for y, row in enumerate(counts):
             for x, count in enumerate(row):
-                color = "white" if shares[y][x] > 0.5 else "black"
+                color = "white" if shares[y][x] > DARK_SHARE else "black"
                 axis.text(x, y, f"{count}\n{shares[y][x]:.0%}", ha="center", va="center", color=color)
         axis.set(xticks=range(len(columns)), xticklabels=columns, yticks=range(3), yticklabels=prompts.LABELS)
         axis.set(xlabel="predicted", ylabel="gold", title=f"{name} (n = {metrics['n']})")
@@ -66,14 +70,17 @@ def plot_confusion(metrics_of_model, path, note=None):
 
 def plot_shares(counts_of_topic, path, note=None):
     """Draw a bar for each topic, divided by the shares of the labels: {topic: {label: rows}}, the first on top."""
-    figure, axis = plt.subplots(figsize=(8, 1.3 + 0.5 * len(counts_of_topic)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(PAGE, 1.3 + 0.5 * len(counts_of_topic)), layout="constrained")
     names = []
     for y, (topic, counts) in enumerate(counts_of_topic.items()):
         rows, left = sum(counts.get(label, 0) for label in prompts.LABELS), 0
-        names.append(textwrap.fill(f"{textwrap.shorten(topic, 76, placeholder=' ...')} (n = {rows:,})", 40))
+        size = f"(n\u00a0=\u00a0{rows:,})"  # spaces at which textwrap breaks no line
+        names.append(textwrap.fill(f"{textwrap.shorten(topic, 76, placeholder=' ...')} {size}", 40))
         for label in prompts.LABELS:
             share = counts.get(label, 0) / rows
-            axis.barh(y, share, left=left, color=LABEL_COLORS[label], label=label if y == 0 else None)
+            name = label if y == 0 else None
+            look = {"color": LABEL_COLORS[label], "edgecolor": "white", "linewidth": 0.5}  # more would hide small parts
+            axis.barh(y, share, left=left, label=name, **look)
             if share >= 0.06:  # a narrower part has no room for its number
                 axis.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", color=TEXT_COLORS[label])
             left += share
@@ -90,11 +97,12 @@ def plot_shares(counts_of_topic, path, note=None):
 def plot_topics(statistics_of_model, path, note=None):
     """Draw macro-F1 by topic as bars, one colour a model, with their bootstrap intervals over rows.
 
-    statistics_of_model: {model: {topic: {"macro_f1": {"value", "rows": [low, high]}}}}; a topic may miss in a model.
+    statistics_of_model: {model: {topic: {"n", "macro_f1": {"value", "rows": [low, high]}}}}; a topic may miss in a
+    model. Beside a topic stand its different numbers of rows, in the order of the models.
     """
     topics = sorted({topic for parts in statistics_of_model.values() for topic in parts}, reverse=True)
     height = 0.8 / len(statistics_of_model)
-    size = (COLUMN, 1.1 + len(topics) * max(0.34, 0.17 * len(statistics_of_model)))
+    size = (COLUMN, 1.1 + len(topics) * max(0.45, 0.17 * len(statistics_of_model)))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     for i, (name, parts) in enumerate(statistics_of_model.items()):
         places = [topics.index(topic) + 0.4 - height * (i + 0.5) for topic in parts]
@@ -103,14 +111,18 @@ def plot_topics(statistics_of_model, path, note=None):
         below = [max(value - low, 0) for value, (low, _) in zip(values, ends)]
         above = [max(high - value, 0) for value, (_, high) in zip(values, ends)]
         whiskers = {"xerr": [below, above], "error_kw": {"lw": 0.8, "capsize": 1.5}}
-        axis.barh(places, values, height, label=name, color=COLORS[i], **whiskers)
-    wrapped = [textwrap.fill(topic, 24, max_lines=2, placeholder=" ...") for topic in topics]
-    label = f"macro-F1, {result_tables.LEVEL_TEXT} interval over rows"
-    axis.set(yticks=range(len(topics)), yticklabels=wrapped, xlabel=label, xlim=(0, 1.02))
+        look = {"color": COLORS[i], "hatch": HATCHES[i], "edgecolor": "white", "linewidth": 0}  # white: of the hatches
+        axis.barh(places, values, height, label=name, **look, **whiskers)
+    names = []
+    for topic in topics:
+        sizes = dict.fromkeys(str(parts[topic]["n"]) for parts in statistics_of_model.values() if topic in parts)
+        names.append(f"{textwrap.fill(topic, 24, max_lines=2, placeholder=' ...')}\nn = {', '.join(sizes)}")
+    axis.set(xlabel=f"macro-F1, {INTERVAL}", xlim=(0, 1.02))
+    axis.set_yticks(range(len(topics)), names, parse_math=False)  # a topic with two dollar signs is no formula
     axis.tick_params(axis="y", labelsize=7)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=3, columnspacing=1)
+    figure.legend(loc="outside upper center", ncols=3 if len(statistics_of_model) < 4 else 2, columnspacing=1)
     _save(figure, path, note)
 
 
@@ -127,7 +139,8 @@ def plot_reliability(calibration_of_model, path, note=None):
                 axis.plot(*points, color=COLORS[i], lw=0.8, label=f"{label}: ECE {parts[key]['ece']:.3f}")
                 areas = [4 + 80 * part["n"] / sum(part["n"] for part in bins) for part in bins]  # share of the rows
                 axis.scatter(*points, areas, color=COLORS[i], marker=MARKERS[i], alpha=0.8)
-        axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0.3, 1.02), ylim=(-0.02, 1.02), title=name)
+        axis.set(xlabel="confidence (area of a mark: share of rows)", ylabel="accuracy", title=name)
+        axis.set(xlim=(0.3, 1.02), ylim=(-0.02, 1.02))
         axis.legend(loc="upper left" if len(axes[0]) == 1 else "best")
         axis.grid(alpha=0.3)
     _save(figure, path, note)
@@ -162,7 +175,7 @@ def plot_learning(points, floors, path, note=None):
     for (name, values), color, marker in zip(floors.items(), (COLORS[0], *COLORS[2:]), (MARKERS[0], *MARKERS[2:])):
         heights = [values[size] for size in sorted(values)]
         axis.plot(sorted(values), heights, marker, ls="--", lw=0.9, color=color, label=name)
-    axis.set(xlabel="training rows", ylabel="macro-F1", xlim=(0, None), ylim=(0, 1.02))
+    axis.set(xlabel="training rows", ylabel=f"macro-F1\n{INTERVAL}", xlim=(0, None), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1)
     _save(figure, path, note)

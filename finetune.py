@@ -1,8 +1,8 @@
 """Fine-tune the base model for stance detection with QLoRA: 4-bit NF4 base, LoRA on all linear layers.
 
 Reads train.jsonl and val.jsonl of --data-dir (prepare_data.py writes them).
-Writes the best adapter of the run by validation accuracy to --run-dir, with run.json (settings, data, versions, result),
-log.jsonl, training.png and checkpoints/; and at the start plan.json, with which --resume compares.
+Writes the best adapter of the run by validation accuracy to --run-dir, with run.json (settings, data, versions,
+result), log.jsonl, training.png and checkpoints/; and at the start plan.json, with which --resume compares.
 
     python finetune.py
     python finetune.py --data-dir data --run-dir outputs/my-run --epochs 3 --seed 1
@@ -234,7 +234,8 @@ def main(argv=None):
         figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
         records.write_json(run_dir / "run.json", record)  # last: with it, the run counts as finished
     kept = record["result"]["kept_validation"]
-    print(f"kept epoch {kept['epoch']:g}: validation accuracy {kept['eval_accuracy']:.3f}, loss {kept['eval_loss']:.3f}")
+    quality = f"validation accuracy {kept['eval_accuracy']:.3f}, loss {kept['eval_loss']:.3f}"
+    print(f"kept epoch {kept['epoch']:g}: {quality}")
     print(f"{note}\n" if note else "", f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}", sep="")
 
 

@@ -30,6 +30,7 @@ CACHE_MIB = 32  # memory for the index of pairs; the rest of it stays on disk
 # --------------------------------------------------------------------------
 
 PART_DIGITS = 6  # of the probabilities in part files
+SHORT_COUNTS = 100_000  # rows from which on the progress bar rounds its counts
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 
 
@@ -138,7 +139,7 @@ def read_parts(output, run, store):
             except (ValueError, KeyError, TypeError, sqlite3.Error):
                 records.stop(f"{path} is damaged: {remedy}")
         if changed:
-            records.stop(f"{path} is of a run with other {' and '.join(changed)}: restore that, or {remedy}")
+            records.stop(f"{path} is of a run that differs in {' and '.join(changed)}: restore that, or {remedy}")
     return done
 
 
@@ -199,7 +200,8 @@ def score_blocks(store, blocks, part, score, batch_size):
     rank, count = ranks.get_rank()
     total = sum(min(BLOCK_SIZE, store.size - block * BLOCK_SIZE) for block in blocks)
     name = "labelling" if count == 1 else f"labelling, process 1 of {count}"
-    with part, tqdm(total=total, desc=name, unit="row", unit_scale=True, leave=False, disable=rank > 0) as bar:
+    short = total >= SHORT_COUNTS  # a bar that counts to 1.00M, but not to 59.0
+    with part, tqdm(total=total, desc=name, unit="row", unit_scale=short, leave=False, disable=rank > 0) as bar:
         for block in blocks:
             keys, pairs = store.read_block(block)
             scores = score(pairs, batch_size=batch_size, bar=bar)

@@ -13,6 +13,7 @@ import result_tables
 
 # ---------------------------------------------------------------- settings
 PUSHED_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors")  # nothing else ever leaves
+LANGUAGE = "en"  # of the sentences that adapters were trained on, as an ISO 639-1 code
 # --------------------------------------------------------------------------
 
 TEXT = """\
@@ -37,8 +38,8 @@ in two splits. The sentences are not part of this repository.
 
 {results}
 
-Brackets: {level} bootstrap intervals over the test sentences; answers by `{mode}`. Majority and tf-idf (a logistic
-regression over TF-IDF weights) are floors. {splits}
+Brackets: {level} bootstrap intervals over the test sentences. {mode} Majority (the most frequent label) and tf-idf (a
+logistic regression over TF-IDF weights) are floors, learnt from the training sentences. {splits}
 
 ## Use
 
@@ -62,8 +63,6 @@ Versions: {versions}.
 - The base is English-centred, and its terms of use apply to this adapter.
 - Not for decisions about persons.
 """
-SAME_SPLITS = "The test split is the one that was set aside before the training."
-OTHER_SPLITS = "These are not the splits of the training: the adapter may have seen test sentences."
 SHOWN_SETTINGS = ("LORA_R", "LORA_ALPHA", "LORA_TARGETS", "EPOCHS", "LEARNING_RATE", "EFFECTIVE_BATCH_SIZE", "SEED")
 
 
@@ -81,15 +80,16 @@ def build_card(record, run, table, numbers):
     evaluated = [
         huggingface_hub.EvalResult(
             task_type="text-classification", dataset_type="private", dataset_name="annotated stance corpus",
-            dataset_split="test", metric_type=key, metric_value=round(intervals[statistic]["value"], 4),
+            dataset_split="test", metric_type=key, metric_name=result_tables.NAMES[statistic],
+            metric_value=round(intervals[statistic]["value"], 4),
         )
         for key, statistic in (("accuracy", "accuracy"), ("f1", "macro_f1"))
     ]  # fmt: skip
     data = huggingface_hub.ModelCardData(
         base_model=None if local else base,  # the Hub knows no folders of this machine
         model_name=f"{name}-stance", library_name="peft", pipeline_tag="text-classification",
-        license="gemma" if "gemma" in base and not record["demo"] else None, language="en", tags=["stance-detection", "lora"],
-        eval_results=evaluated,
+        license="gemma" if "gemma" in base and not record["demo"] else None, language=LANGUAGE,
+        tags=["stance-detection", "lora"], eval_results=evaluated,
     )  # fmt: skip
     settings, kept = record["settings"], record["result"]["kept_validation"]
     versions = record["environment"]["versions"]
@@ -99,8 +99,8 @@ def build_card(record, run, table, numbers):
         train=record["data"]["train"]["rows"], val=record["data"]["val"]["rows"],
         test=len(table), topics=result_tables.count_topics(table), level=result_tables.LEVEL_TEXT,
         results=result_tables.format_markdown(*result_tables.tabulate_results(numbers["intervals"])),
-        mode=run.get("mode"),
-        splits=SAME_SPLITS if run.get("splits_of_adapter") else OTHER_SPLITS,
+        mode=result_tables.MODE_TEXTS.get(run.get("mode"), ""),
+        splits=provenance.describe_splits(run),
         prompt_version=record["prompt_version"],
         prompt=prompts.PROMPT_TEMPLATE.replace("\n", "\n    "),
         **{key: record["precision"][key] for key in ("quant_type", "compute")},

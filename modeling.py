@@ -181,7 +181,8 @@ def check_adapter(folder):
         )
     for key, now in (("labels", list(prompts.LABELS)), ("precision", describe_precision())):
         if record[key] != now:
-            records.stop(f"{folder} was trained with {key} {record[key]}, now they are {now}: restore them or train again")
+            difference = f"{folder} was trained with {key} {record[key]}, now they are {now}"
+            records.stop(f"{difference}: restore them or train again")
     return record
 
 

@@ -3,8 +3,8 @@
 Reads one --topic and --text; or, with --input, a table (.xlsx, .csv, .tsv, .jsonl) with the columns topic and text, or
 - for sentences on stdin, one a line. --topic gives the topic of all rows, --topics-file several, one a line.
 Without any of these, asks for sentences on the terminal.
-Writes --output, the same table with the columns stance, p_pro, p_con, p_neu, confidence and review added, with
---topics-file a row for each sentence and topic; and OUTPUT.stances.png. Or prints the one answer.
+Writes --output, the same table with the columns stance, p_pro, p_con, p_neu, confidence and review added, and topic if
+a flag gives it, with --topics-file a row for each sentence and topic; and OUTPUT.stances.png. Or prints the one answer.
 If it is interrupted, the same command goes on where it stopped. Several GPUs: torchrun --nproc-per-node 2 predict.py
 
     python predict.py --topic "Vegans are right." --text "It's all about finding a system that works for you."
@@ -13,6 +13,7 @@ If it is interrupted, the same command goes on where it stopped. Several GPUs: t
 """
 
 import argparse
+import contextlib
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -33,12 +34,14 @@ import tables
 # ---------------------------------------------------------------- settings
 TEXT_COLUMN = None  # header of the sentences; None: any of corpus.COLUMN_NAMES
 TOPIC_COLUMN = None  # header of the topics; None: any of corpus.COLUMN_NAMES
+SHEET = None  # name of the sheet to label; None: the only one with these headers
 REVIEW_BELOW = 0.6  # confidence, the highest of the three probabilities, below which review says yes
 EXPLAIN = 0  # words shown with --text that the answer hangs on most
 SUMMARY_TOPICS = 20  # topics shown one by one after a table is labelled, those with most rows
 # --------------------------------------------------------------------------
 
 TABLE_DIGITS = 4  # of the probabilities in a table
+TOPIC_HEADERS = ("topic", "given_topic")  # of the column of topics from flags; the second if the table has the first
 COLUMNS = ("stance", "p_pro", "p_con", "p_neu", "confidence", "review")  # added; probabilities in prompts.LABELS order
 SHADES = {"stance": {"pro": "BDD7EE", "con": "F8CBAD", "neu": "E7E6E6"}}  # of cells in Excel: blue, orange, grey
 
@@ -119,21 +122,25 @@ def open_input(args, topics, stdin):
     if topics:
         del named["topic"]
     own = {name: (tables.clean_text(header).casefold(),) for name, header in named.items() if header}
-    return tables.open_table(args.input, {name: own.get(name) or corpus.COLUMN_NAMES[name] for name in named})
+    needed = {name: own.get(name) or corpus.COLUMN_NAMES[name] for name in named}
+    return tables.open_table(args.input, needed, SHEET, "name one in SHEET at the top of predict.py")
 
 
-def note_topics(args, table):
-    """Print a note if --topic takes the place of a column of topics."""
+def note_topics(table, header):
+    """Print a note if topics that flags give take the place of a column of topics."""
     accepted = (TOPIC_COLUMN.casefold(),) if TOPIC_COLUMN else corpus.COLUMN_NAMES["topic"]
-    unused = [name for name in table.header if args.topic is not None and name.casefold() in accepted]
+    unused = [name for name in table.header if "topic" not in table.columns and name.casefold() in accepted]
     if unused:
         column = f"the column {records.quote(unused[0])} of {table.place}"
-        print(f"note: {column} is not used: --topic gives the topic of all rows")
+        given = header[len(table.header)]
+        print(f"note: {column} is not used: stances are towards the topic in the column {given} of the output")
 
 
 def name_columns(args, table):
     """Return the header of the output; stop if the table has one of its columns, or cannot be written as --output."""
-    added = [*(["topic"] if args.topics_file else []), *COLUMNS]
+    known = {name.casefold() for name in table.header}
+    given = [] if "topic" in table.columns else [TOPIC_HEADERS[TOPIC_HEADERS[0] in known]]
+    added = [*given, *COLUMNS]
     taken = [name for name in table.header if name.casefold() in added]
     if taken:
         records.stop(f"{table.place} already has the column {taken[0]}, which predict.py adds: rename it")
@@ -170,7 +177,7 @@ def check_rows(args, table, topics):
     tables.check_length(args.output, count)
 
 
-def label_rows(args, table, topics, store, counts):
+def label_rows(table, topics, store, counts):
     """Yield the rows of the output; counts, {topic: Counter of labels and of "review"}, grow with them."""
     rows = 0
     for _, cells, pairs in read_rows(table, topics):
@@ -184,7 +191,7 @@ def label_rows(args, table, topics, store, counts):
             rows += 1
             shares = [round(value, TABLE_DIGITS) for value in probabilities]
             answer = [label, *shares, confidence, "yes" if review else "no"]
-            yield [*cells, *([topic] if args.topics_file else []), *answer]
+            yield [*cells, *([topic] if topics else []), *answer]
     if rows != store.rows:
         records.stop(f"{table.place} changed while it was labelled: start again")
 
@@ -198,7 +205,7 @@ def label_table(args, record, tokenizer):
         stdin = tables.keep_stdin() if args.input == "-" else None
         table = open_input(args, topics, stdin)
         header = name_columns(args, table)
-        note_topics(args, table)
+        note_topics(table, header)
         store = labelling.PairStore(check_rows(args, table, topics))
         if ranks.get_rank()[0] == 0:
             prompts.report_long(tokenizer, store.read_pairs())
@@ -206,13 +213,14 @@ def label_table(args, record, tokenizer):
     labelling.label_pairs(store, args.output, run, lambda: load_scorer(args.adapter, base, tokenizer, store.size))
     if ranks.get_rank()[0] == 0:
         counts = defaultdict(Counter)
-        rows = label_rows(args, open_input(args, topics, stdin), topics, store, counts)
-        tables.write_table(args.output, header, rows, SHADES)
+        with contextlib.redirect_stdout(None):  # notes about the table were printed when it was read first
+            rows = label_rows(open_input(args, topics, stdin), topics, store, counts)
+            tables.write_table(args.output, header, rows, SHADES)
         labelling.remove_parts(args.output)
         summary, picture = answers.summarise(counts, SUMMARY_TOPICS), Path(args.output).with_suffix(".stances.png")
         print(f"\n{answers.format_summary(summary)}\n")
         low = sum(count["review"] for count in summary.values())
-        print(f"review: {low:,} rows have a confidence below {REVIEW_BELOW}")
+        print(f"review: {low:,} of {store.rows:,} rows have a confidence below {REVIEW_BELOW}")
         figures.plot_shares(summary, picture, modeling.DEMO_NOTE if record["demo"] else None)
         print(f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {args.output} and {picture.name}")
     ranks.leave_ranks()
@@ -234,7 +242,7 @@ def main(argv=None):
             records.stop("--text must not be empty")
         answers.print_answer(load_scorer(args.adapter, base, tokenizer, 1), topic, text, args.explain, bar=False)
     else:
-        answers.answer_lines(load_scorer(args.adapter, base, tokenizer, 1), topic, args.explain)
+        answers.answer_lines(lambda: load_scorer(args.adapter, base, tokenizer, 1), topic, args.explain)
     if record["demo"] and ranks.get_rank()[0] == 0:
         print(modeling.DEMO_NOTE)
 

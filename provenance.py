@@ -77,15 +77,26 @@ def check_unseen(folder, rows, place):
 
 
 def compare_splits(data_dir, adapter, train_hash, test_rows):
-    """Return whether the splits are those that the adapter was trained with; print a note if not.
+    """Return what run records hold of splits: whether they are the adapter's own, and known to hold no training row.
 
-    train_hash: SHA-256 of the train.jsonl that it was trained on. Stops if the adapter has seen test sentences; its own
-    splits have been checked against each other.
+    train_hash: SHA-256 of the train.jsonl that it was trained on. Prints a note if the splits are others, and stops if
+    the adapter has seen test sentences; its own splits have been checked against each other.
     """
     train = Path(data_dir) / "train.jsonl"
     same = train.is_file() and records.hash_file(train) == train_hash
+    unseen = same or check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
     if not same:
-        checked = check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
-        finding = "it has seen none of these test sentences" if checked else "it may have been trained on test sentences"
-        print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: {finding}")
-    return same
+        finding = "has seen none of these test sentences" if unseen else "may have been trained on test sentences"
+        print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: it {finding}")
+    return {"splits_of_adapter": same, "unseen_test": unseen}
+
+
+def describe_splits(run):
+    """Return in a sentence what evaluation.json says about the splits; empty without an adapter."""
+    if run.get("splits_of_adapter") is None:
+        return ""
+    if run["splits_of_adapter"]:
+        return "The test split is the one that was set aside before the training."
+    if run.get("unseen_test"):
+        return "The splits are not those of the training, but none of the test sentences was trained on."
+    return "**The splits are not those of the training: the adapter may have seen test sentences.**"

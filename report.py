@@ -5,6 +5,8 @@ import textwrap
 import analysis
 import figures
 import metrics
+import prompt_variants
+import provenance
 import records
 import result_tables
 import tables
@@ -15,11 +17,12 @@ EXAMPLES = 3  # rows shown of those that fine-tuning fixed and broke; errors.xls
 MANY_TOPICS = 30  # from here on, intervals over topics come without a warning; uncertainty.py has the simulations
 # --------------------------------------------------------------------------
 
+ADVICE = " Quote the wider of both, and hold topics out (study.py)."  # where topics are few
 SPREAD = "sd: standard deviation between runs, with n - 1"
 PICTURES = {
-    "confusion.png": "Confusion matrices",
+    "confusion.png": "Confusion matrices: rows, and their share of those with the gold label",
     "topics.png": "Macro-F1 by topic",
-    "reliability.png": "Reliability",
+    "reliability.png": "Reliability: accuracy against confidence, by bins",
     "coverage.png": "Accuracy when the least sure rows are left to a human",
 }
 
@@ -41,7 +44,7 @@ def format_statistics(numbers):
             table = metrics.format_table(*result_tables.tabulate_results(numbers["intervals"], over))
             parts.append(f"{result_tables.LEVEL_TEXT} bootstrap intervals over {over}\n{table}")
     topics = len(next(iter(numbers["topics"].values())))
-    parts += [describe_topic_intervals(topics)] if topics > 1 else []
+    parts += [describe_topic_intervals(topics, ADVICE)] if topics > 1 else []
     for comparison in numbers["comparisons"]:
         table = metrics.format_table(*result_tables.tabulate_comparison(comparison))
         parts.append(f"{describe_comparison(comparison)}\n{table}")
@@ -119,13 +122,12 @@ def markdown(table):
 
 def describe_run(run, table):
     """Return what was evaluated on what."""
-    text = (
-        f"{len(table)} test rows on {result_tables.count_topics(table)}, mode `{run.get('mode')}`; base "
-        f"`{run.get('base_model')}`, adapter `{run.get('adapter') or 'none'}`."
-    )
-    if run.get("splits_of_adapter") is False:
-        text += " **The splits are not those of the adapter's training: it may have seen these sentences.**"
-    return text
+    named = f"base `{run.get('base_model')}`, adapter `{run.get('adapter') or 'none'}`"
+    unknown = "base and adapter unknown, as evaluation.json was missing"
+    rows = f"{len(table)} test rows on {result_tables.count_topics(table)}"
+    text = f"{rows}; {named if run.get('base_model') else unknown}."
+    more = (result_tables.MODE_TEXTS.get(run.get("mode")), provenance.describe_splits(run))
+    return " ".join(filter(None, (text, *more)))
 
 
 def list_results(numbers, topics):
@@ -133,13 +135,14 @@ def list_results(numbers, topics):
     blocks = ["## Results", markdown(result_tables.tabulate_results(numbers["intervals"]))]
     blocks += [
         f"Brackets: {result_tables.LEVEL_TEXT} bootstrap intervals over rows. Majority (the most frequent label of the "
-        "train split) and tf-idf (a logistic regression over TF-IDF weights, trained on the train split) are floors."
+        "train split) and tf-idf (a logistic regression over TF-IDF weights, trained on the train split, its "
+        "regularisation chosen on the validation split) are floors."
     ]
     blocks += list_widthless(numbers["intervals"])
     if topics > 1:
         blocks += [f"With intervals over {topics} topics:"]
         blocks += [markdown(result_tables.tabulate_results(numbers["intervals"], "topics"))]
-        blocks += [describe_topic_intervals(topics)]
+        blocks += [describe_topic_intervals(topics, ADVICE)]
     for comparison in numbers["comparisons"]:
         blocks += [f"{describe_comparison(comparison)}.", markdown(result_tables.tabulate_comparison(comparison))]
     return blocks
@@ -160,13 +163,23 @@ def list_calibration(numbers):
     """Return the blocks on calibration and abstaining; none without probabilities."""
     if not numbers["calibration"]:
         return []
+    text = (
+        f"ECE: mean distance between confidence and accuracy over {uncertainty.BINS} bins of equal width, weighted by "
+        "rows; of few rows it is above 0 even for a perfect model. NLL: mean negative log-likelihood of the gold label."
+    )
+    fitted = next(iter(numbers["calibration"].values())).get("validation_rows")
+    if fitted:
+        text += (
+            f" Scaled: with the temperature that was fitted on the {fitted} rows of the validation split; one at an "
+            f"end of the search, {uncertainty.TEMPERATURES[0]:g} or {uncertainty.TEMPERATURES[1]:g}, means that "
+            "nothing could be fitted."
+        )
     return [
         "## Calibration and abstaining",
-        "ECE: mean distance between confidence and accuracy, over bins; NLL: mean negative log-likelihood of the gold "
-        "label. Scaled: with the temperature that was fitted on the validation split; one at an end of the search, "
-        f"{uncertainty.TEMPERATURES[0]:g} or {uncertainty.TEMPERATURES[1]:g}, means that nothing could be fitted.",
+        text,
         markdown(result_tables.tabulate_calibration(numbers["calibration"])),
-        "Accuracy if only the most confident rows are answered:",
+        "Accuracy if only the most confident rows are answered (answered: their share, n: their number; brackets: "
+        f"{result_tables.LEVEL_TEXT} Wilson intervals):",
         markdown(result_tables.tabulate_coverage(numbers["coverage"])),
     ]
 
@@ -179,9 +192,11 @@ def list_robustness(robustness):
         "## Robustness",
         "The same rows asked in another way. Changed: answers unlike those to the usual prompt. As expected: the same "
         "answer; for a negated topic, with pro and con swapped. Swapped: of the answers pro and con, those that became "
-        "the other. Accuracy before: of the same rows with the usual prompt. Brackets: "
-        f"{result_tables.LEVEL_TEXT} Wilson intervals. A model that always answers neu is perfectly robust: read the "
-        "accuracy too.",
+        "the other. Accuracy: against the gold labels, for a negated topic with pro and con swapped in them too; "
+        f"before: of the same rows with the usual prompt. Brackets: {result_tables.LEVEL_TEXT} Wilson intervals. A "
+        "model that always answers neu is perfectly robust: read the accuracy too.",
+        f"Negated topic: `{prompt_variants.NEGATION.replace('{topic}', '...')}` Typing errors: two neighbouring "
+        f"letters are swapped in {100 * prompt_variants.TYPO_SHARE:g} % of the words of four or more letters.",
         markdown(result_tables.tabulate_robustness(robustness)),
     ]
 
@@ -205,24 +220,28 @@ def describe_example(cells):
     return f"- {cells['topic']} - `{text}` - gold: {cells['gold']}, {', '.join(answers)}"
 
 
-def describe_topic_intervals(topics):
-    """Return what an interval over this many topics is worth."""
+def describe_topic_intervals(topics, advice=""):
+    """Return what an interval over this many topics is worth, with advice if these are few."""
     if topics >= MANY_TOPICS:
-        return "These speak about other topics, as far as those are like these."
+        return "Intervals over topics speak about other topics, as far as those are like these."
     return (
-        f"These are meant to speak about other topics, but {topics} are few: such intervals come out too narrow and "
-        f"hold the true value in clearly less than {result_tables.LEVEL_TEXT} of cases. Quote the wider of both, and "
-        "hold topics out (study.py)."
+        f"Intervals over topics are meant to speak about other topics, but {topics} are few: they come out too narrow "
+        f"and hold the true value in clearly less than {result_tables.LEVEL_TEXT} of cases.{advice}"
     )
 
 
 def describe_environment(run):
     """Return versions and checksums."""
-    environment = run.get("environment", {})
+    bootstrap = f"Bootstrap: {uncertainty.RESAMPLES:,} resamples, seed {uncertainty.BOOTSTRAP_SEED}."
+    environment = run.get("environment")
+    if not environment:  # records without their evaluation.json
+        return f"{bootstrap} All numbers: `evaluation.json`."
     versions = [f"{name} {version}" for name, version in environment.get("versions", {}).items() if version]
-    commit = (environment.get("git") or {}).get("commit")
+    git = environment.get("git") or {}
+    changes = ", whose files were changed" if git.get("changed") else ""
+    commit = f", commit `{git['commit']}`{changes}" if git else ""
     return (
-        f"Test split SHA-256 `{run.get('test_sha256')}`, prompt version `{run.get('prompt_version')}`, commit "
-        f"`{commit}`; {run.get('device')}, Python {environment.get('python')}, {', '.join(versions)}. Bootstrap: "
-        f"{uncertainty.RESAMPLES:,} resamples, seed {uncertainty.BOOTSTRAP_SEED}. All numbers: `evaluation.json`."
+        f"Test split SHA-256 `{run.get('test_sha256')}`, prompt version `{run.get('prompt_version')}`{commit}; "
+        f"{run.get('device')}, Python {environment.get('python')}, {', '.join(versions)}. {bootstrap} "
+        "All numbers: `evaluation.json`."
     )

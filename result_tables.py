@@ -9,6 +9,11 @@ LEVEL_TEXT = f"{100 * uncertainty.LEVEL:g} %"  # of intervals, as texts have it
 NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "kappa": "Cohen's kappa"}
 LATEX_SIGNS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX_SIGNS |= {sign: "\\" + sign for sign in "&%$#_{}"}
+LATEX_SIGNS |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # others in LaTeX's usual fonts
+MODE_TEXTS = {
+    "score": "The answer is the most probable of the three labels.",
+    "generate": "The answer is read from generated text.",
+}
 
 
 def format_value(value, signed=False):
@@ -71,11 +76,17 @@ def tabulate_calibration(calibration):
 def tabulate_coverage(coverage):
     """Return (header, rows) of the accuracy on the most confident rows."""
     rows = [
-        [name, *(format_value(point[key]) for key in ("coverage", "accuracy", "threshold"))]
+        [
+            name,
+            format_value(point["coverage"]),
+            str(point["n"]),
+            f"{format_value(point['accuracy'])} {format_interval(point['interval'])}",
+            format_value(point["threshold"]),
+        ]
         for name, points in coverage.items()
         for point in points
     ]
-    return ["Model", "answered", "accuracy", "confidence at least"], rows
+    return ["Model", "answered", "n", "accuracy", "confidence at least"], rows
 
 
 def tabulate_robustness(robustness):
@@ -121,10 +132,12 @@ def format_latex(header, rows, caption, label):
     """Return a LaTeX table of at least one row for the package booktabs."""
 
     def escape(text):
-        return re.sub(r"[\\~^&%$#_{}]", lambda found: LATEX_SIGNS[found[0]], text)
+        text = re.sub(r"[\\~^&%$#_{}<>|]", lambda found: LATEX_SIGNS[found[0]], " ".join(text.split()))
+        return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus, where LaTeX would set a hyphen
 
     def line(cells):
-        return " & ".join(map(escape, cells)) + r" \\"
+        text = " & ".join(map(escape, cells)) + r" \\"
+        return "{}" + text if text.startswith("[") else text  # else an option of the line break before it
 
     sides = "".join(metrics.align_columns(rows))
     return "\n".join([

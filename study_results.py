@@ -9,16 +9,19 @@ import statistics
 
 import analysis
 import metrics
+import report
 import result_tables
 import uncertainty
 
 TUNED = "fine-tuned"  # name of the adapter in records
 MEASURES = {"macro_f1": "Macro-F1", "accuracy": "Accuracy"}
-GUIDE = (
-    "Cross-topic: the topic was held out, the adapter was trained on the others and tested on all rows of the topic. "
+TOPICS_GUIDE = (
+    "Cross-topic: the topic was held out, the adapter was trained on the others and tested on all n rows of the topic. "
     'In-topic: trained on rows of all topics, tested on the rows of the topic in the test split; "there" means '
-    "these rows. Cross-topic adapters also have fewer training rows. Learning curve: all runs train for the same "
-    "number of epochs, so fewer rows also mean fewer steps. Brackets: "
+    "these rows. Cross-topic adapters also have fewer training rows."
+)
+CURVE_GUIDE = (
+    "All runs train for the same number of epochs, so fewer rows also mean fewer steps. Brackets: "
     f"{result_tables.LEVEL_TEXT} bootstrap intervals over rows."
 )
 
@@ -28,8 +31,9 @@ def compare_topics(tables):
 
     by_topic: {topic: {"base", "cross", "in", "cross_same": {"n", "macro_f1", "accuracy"}}}, means over seeds; base and
     cross on all rows of the topic, in and cross_same on those in the test split of all topics. mean: over topics.
-    spread: standard deviation over seeds of these means, None for one seed. same_rows: in-topic minus cross-topic on
-    the same rows, paired, for the first seed. pictured: statistics with intervals of the first seed.
+    spread: standard deviation over seeds of these means, None for one seed. gain: cross-topic minus base on all rows;
+    same_rows: in-topic minus cross-topic on the same rows; both paired, for the first seed. pictured: statistics with
+    intervals of the first seed.
     """
     seeds = sorted({run.seed for run in tables})
     whole = {run.seed: table for run, table in tables.items() if run.topic is None and run.fraction == 1}
@@ -43,6 +47,7 @@ def compare_topics(tables):
         "by_topic": {topic: average([cells[seed][topic] for seed in seeds]) for topic in topics},
         "mean": average(list(means.values())),
         "spread": average(list(means.values()), statistics.stdev) if several else None,
+        "gain": compare_with_base([held_out[topic, seeds[0]] for topic in topics]),
         "same_rows": compare_same_rows(whole[seeds[0]], [held_out[topic, seeds[0]] for topic in topics]),
         "pictured": picture_topics(whole[seeds[0]], {topic: held_out[topic, seeds[0]] for topic in topics}),
     }
@@ -74,21 +79,46 @@ def average(cells, how=statistics.fmean):
     return result
 
 
+def compare_with_base(held_out):
+    """Return the comparison of cross-topic adapters with the base on all rows: what training does for new topics."""
+    rows = [row for table in held_out for row in table]
+    return compare_rows(rows, ("base", [row["models"]["base"] for row in rows]), ("cross-topic", pick_tuned(rows)))
+
+
 def compare_same_rows(whole, held_out):
-    """Return uncertainty.compare_answers of in-topic (second) and cross-topic (first) adapters on the rows of whole."""
+    """Return the comparison of in-topic with cross-topic adapters on the rows of whole."""
     cross = {row["id"]: row for table in held_out for row in table}
     rows = [row for row in whole if row["id"] in cross]
+    first = pick_tuned([cross[row["id"]] for row in rows])
+    return compare_rows(rows, ("cross-topic", first), ("in-topic", pick_tuned(rows)))
+
+
+def pick_tuned(rows):
+    """Return the answers of the adapter in records."""
+    return [row["models"][TUNED] for row in rows]
+
+
+def compare_rows(rows, first, second):
+    """Return uncertainty.compare_answers, and the names, of two models (name, one answer a row)."""
     gold = analysis.encode_labels(row["label"] for row in rows)
-    first = analysis.encode_labels(cross[row["id"]]["models"][TUNED]["prediction"] for row in rows)
-    second = analysis.encode_labels(row["models"][TUNED]["prediction"] for row in rows)
-    names = {"first": "cross-topic", "second": "in-topic", "n": len(rows)}
-    return {**names, **uncertainty.compare_answers(gold, first, second, [row["topic"] for row in rows])}
+    columns = [analysis.encode_labels(answer["prediction"] for answer in answers) for _, answers in (first, second)]
+    names = {"first": first[0], "second": second[0], "n": len(rows)}
+    return {**names, **uncertainty.compare_answers(gold, *columns, [row["topic"] for row in rows])}
 
 
 def picture_topics(whole, held_out):
-    """Return {model: {topic: statistics with intervals}} for figures.plot_topics."""
-    pooled = [row for table in held_out.values() for row in table]
-    pictured = {"base": ("base", pooled), "cross-topic": (TUNED, pooled), "in-topic": (TUNED, whole)}
+    """Return {model and rows: {topic: statistics with intervals}} for figures.plot_topics.
+
+    Base and cross-topic adapters on all rows of the topics; both kinds of adapter on those in the test split of all
+    topics, where they can be compared.
+    """
+    pooled, tested = [row for table in held_out.values() for row in table], {row["id"] for row in whole}
+    pictured = {
+        "base, all rows": ("base", pooled),
+        "cross-topic, all rows": (TUNED, pooled),
+        "cross-topic, test split": (TUNED, [row for row in pooled if row["id"] in tested]),
+        "in-topic, test split": (TUNED, whole),
+    }
     return {
         name: analysis.describe_topics(
             analysis.encode_labels(row["label"] for row in rows),
@@ -100,9 +130,10 @@ def picture_topics(whole, held_out):
 
 
 def trace_curve(tables, sizes):
-    """Return the numbers of the study "curve": [{"rows", "fraction", "runs": [{"seed", model: statistics}]}].
+    """Return the numbers of the study "curve": [{"rows", "fraction", "n", "runs": [{"seed", model: statistics}]}].
 
-    sizes: {run: rows it was trained on}; statistics: uncertainty.describe_answers of base, fine-tuned and tf-idf.
+    sizes: {run: rows it was trained on}; n: rows it was tested on; statistics: uncertainty.describe_answers of base,
+    fine-tuned and tf-idf.
     """
     points, names = {}, ("base", TUNED, "tf-idf")
     for run, table in tables.items():
@@ -110,7 +141,8 @@ def trace_curve(tables, sizes):
             gold, topics = analysis.encode_labels(row["label"] for row in table), [row["topic"] for row in table]
             answers = analysis.list_answers(table)
             numbers = {name: uncertainty.describe_answers(gold, answers[name], topics) for name in names}
-            point = points.setdefault(run.fraction, {"rows": sizes[run], "fraction": run.fraction, "runs": []})
+            new = {"rows": sizes[run], "fraction": run.fraction, "n": len(table), "runs": []}
+            point = points.setdefault(run.fraction, new)
             point["runs"].append({"seed": run.seed, **numbers})
     return [points[fraction] for fraction in sorted(points)]
 
@@ -130,7 +162,7 @@ def average_runs(point, name, key):
 
 
 def list_topics(result):
-    """Return [(title, header, rows)] of the in-topic and cross-topic tables."""
+    """Return [(title, header, rows, guide)] of the in-topic and cross-topic tables."""
     texts = []
     for key, title in MEASURES.items():
         rows = [tabulate_topic(topic, cell, key, count=True) for topic, cell in result["by_topic"].items()]
@@ -138,11 +170,14 @@ def list_topics(result):
         if result["spread"]:
             rows.append(tabulate_topic(f"sd over {len(result['seeds'])} seeds", result["spread"], key))
         header = ["Topic", "n", "base", "cross-topic", "n in test split", "cross-topic there", "in-topic there"]
-        texts.append((f"{title}: each topic held out in turn", header, rows))
-    same = result["same_rows"]
-    test = f"McNemar's exact test {result_tables.format_p(same['mcnemar']['p'])}"
-    title = f"In-topic minus cross-topic on the same {same['n']} rows, seed {result['seeds'][0]}; {test}"
-    return [*texts, (title, *result_tables.tabulate_comparison(same))]
+        texts.append((f"{title}: each topic held out in turn", header, rows, TOPICS_GUIDE))
+    for part in (result["gain"], result["same_rows"]):
+        test = f"McNemar's exact test {result_tables.format_p(part['mcnemar']['p'])}"
+        names = f"{part['second'].capitalize()} minus {part['first']}"
+        title = f"{names} on the same {part['n']} rows, seed {result['seeds'][0]}; {test}"
+        guide = f"Brackets: bootstrap intervals. {report.describe_topic_intervals(len(result['by_topic']))}"
+        texts.append((title, *result_tables.tabulate_comparison(part), guide))
+    return texts
 
 
 def tabulate_topic(name, cell, key, count=False):
@@ -156,7 +191,7 @@ def tabulate_topic(name, cell, key, count=False):
 
 
 def list_curve(curve):
-    """Return [(title, header, rows)] of the learning curve."""
+    """Return [(title, header, rows, guide)] of the learning curve."""
     rows = []
     for point in curve:
         cells = [f"{point['fraction']:g}", str(point["rows"])]
@@ -169,24 +204,28 @@ def list_curve(curve):
         rows.append([*cells, *map(result_tables.format_value, floors)])
     measured = [f"{name}, {result_tables.LEVEL_TEXT} of first seed" for name in MEASURES.values()]
     header = ["Share", "training rows", *measured, "Macro-F1 of base", "of tf-idf"]
-    return [("Learning curve", header, rows)]
+    return [(f"Learning curve on {curve[-1]['n']} test rows", header, rows, CURVE_GUIDE)]
 
 
 def format_screen(texts):
     """Return titled tables for the screen."""
-    return "\n\n".join(f"{title}\n{metrics.format_table(header, rows)}" for title, header, rows in texts)
+    return "\n\n".join(f"{title}\n{metrics.format_table(header, rows)}" for title, header, rows, _ in texts)
 
 
 def list_latex(texts, note):
     """Return the LaTeX tables of study.tex."""
-    for number, (title, header, rows) in enumerate(texts, start=1):
-        yield result_tables.format_latex(header, rows, f"{note or ''} {title}.".strip(), f"tab:study-{number}") + "\n"
+    for number, (title, header, rows, guide) in enumerate(texts, start=1):
+        caption = f"{note or ''} {title}. {guide}".strip()
+        yield result_tables.format_latex(header, rows, caption, f"tab:study-{number}") + "\n"
 
 
 def build_page(texts, studies, note):
     """Return study.md."""
-    pictures = {"topics": "cross_topic.png", "curve": "learning_curve.png"}
-    blocks = ["# Study", *([f"> {note}"] if note else []), GUIDE]
-    for title, header, rows in texts:
-        blocks += [f"{title}:", result_tables.format_markdown(header, rows)]
-    return "\n\n".join([*blocks, *(f"![{name}]({pictures[name]})" for name in pictures if name in studies)]) + "\n"
+    pictures = {
+        "topics": "![Macro-F1 by topic; test split: the rows of the topic in the test split of all](cross_topic.png)",
+        "curve": "![Learning curve](learning_curve.png)",
+    }
+    blocks = ["# Study", *([f"> {note}"] if note else [])]
+    for title, header, rows, guide in texts:
+        blocks += [*([guide] if guide not in blocks else []), f"{title}:", result_tables.format_markdown(header, rows)]
+    return "\n\n".join([*blocks, *(pictures[name] for name in pictures if name in studies)]) + "\n"

@@ -56,7 +56,7 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
     if suffix != ".xlsx" and workbook_reader.is_workbook(path):
         records.stop(f"{path} is an Excel workbook despite its name: rename it to .xlsx")
     if suffix != ".xlsx" and sheet is not None:
-        records.stop(f"{path} has no sheets: leave out --sheet")
+        records.stop(f"{path} has no sheets: leave out --sheet or SHEET")
     fitting, others = [], []
     for place, lines in {".xlsx": workbook_reader.open_xlsx, ".jsonl": open_jsonl}.get(suffix, open_csv)(path):
         number, header = next(((number, cells) for number, cells in lines if any(map(clean_text, cells))), (1, ()))

@@ -95,7 +95,7 @@ class TreeTrainer(trl.SFTTrainer):
             return None
         rows = self.train_dataset.select(range(min(self.args.per_device_train_batch_size, len(self.train_dataset))))
         nodes = self.data_collator(list(rows))["input_ids"].numel()
-        self.model.train()  # all modules: a loaded base is in evaluation mode, and changing that later would compile again
+        self.model.train()  # all modules: a loaded base is in evaluation mode, and a later change would compile again
         # The trainer walks over all parameters several times a step, and thousands of modules take longer than a step.
         parameters = list(self.model.parameters())
         self.model.parameters = lambda recurse=True: iter(parameters)
@@ -182,7 +182,6 @@ class TreeTrainer(trl.SFTTrainer):
             scores = scoring.score_prompts(self.model, self.processing_class, asked, size)
         picked = [answers[place] for place in scores.nll.argmin(1).tolist()]
         return sum(ids[: len(label)] == label for ids, label in zip(given, picked, strict=True))
-
 
     def _get_grad_norm(self, model, grad_norm=None):
         """Return the gradient norm of a step, and keep it to be checked."""

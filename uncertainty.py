@@ -201,7 +201,7 @@ def measure_calibration(probabilities, gold):
 
 
 def trace_coverage(confidence, right):
-    """Return [{"threshold", "coverage", "accuracy"}]: what is answered and right if less sure rows go to a human.
+    """Return [{"threshold", "n", "coverage", "accuracy"}]: what is answered, what of it right, if other rows are not.
 
     One point for each different confidence, from the highest down: equally sure rows are answered together or not.
     """
@@ -212,6 +212,7 @@ def trace_coverage(confidence, right):
     return [
         {
             "threshold": float(confidence[order[i]]),
+            "n": i + 1,
             "coverage": (i + 1) / len(order),
             "accuracy": float(hits[i] / (i + 1)),
         }
@@ -220,5 +221,10 @@ def trace_coverage(confidence, right):
 
 
 def pick_coverages(curve):
-    """Return the points of a coverage curve that answer at least the shares COVERAGES, and no more than needed."""
-    return [next(point for point in curve if point["coverage"] >= share - 1e-9) for share in COVERAGES]
+    """Return the points of a coverage curve that answer at least the shares COVERAGES, and no more than needed.
+
+    Each once, with "interval": Wilson's, of its accuracy.
+    """
+    points = [next(point for point in curve if point["coverage"] >= share - 1e-9) for share in COVERAGES]
+    points = {point["n"]: point for point in points}.values()
+    return [{**point, "interval": find_wilson(round(point["accuracy"] * point["n"]), point["n"])} for point in points]

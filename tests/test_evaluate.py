@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import stop_message
 
 import baselines
 import checkpoints
@@ -77,15 +78,8 @@ def read_results(folder):
     return rows, records.read_json(Path(folder) / "evaluation.json", "fix the test")
 
 
-def stop_message(capsys, *flags):
-    """The one line on stderr with which evaluate.py stops."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        evaluate.main([str(flag) for flag in flags])
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
+def main(*flags):
+    evaluate.main([str(flag) for flag in flags])
 
 
 # ---------------------------------------------------------------- the answers
@@ -285,7 +279,7 @@ def test_other_files_are_no_predictions(tmp_path, capsys, content, expected):
     path = tmp_path / "evaluation.jsonl"
     if content is not None:
         path.write_text(content)
-    message = stop_message(capsys, "--predictions", path, "--output-dir", tmp_path / "out")
+    message = stop_message(capsys, main, "--predictions", path, "--output-dir", tmp_path / "out")
     assert expected in message and ("evaluate.py" in message or "evaluate again" in message)
     assert not (tmp_path / "out").exists()
 
@@ -305,12 +299,15 @@ def test_side_records_of_another_evaluation_are_left_out(scored, tmp_path, capsy
     assert ("temperature" in found["calibration"]["base"]) == (name != "validation")
 
 
-def test_side_records_that_nothing_names_are_not_used(scored, tmp_path):
+def test_side_records_that_nothing_names_are_not_used(scored, tmp_path, capsys):
     """Records of a --mode score evaluation may lie where --mode generate has written since."""
     for file in ("evaluation.jsonl", "validation.jsonl", "robustness.jsonl"):
         (tmp_path / file).write_bytes((scored[0] / file).read_bytes())
     evaluate.main(["--predictions", str(tmp_path / "evaluation.jsonl")])
     assert records.read_json(tmp_path / "evaluation.json", "fix the test")["analysis"]["robustness"] == {}
+    assert f"note: {tmp_path / 'evaluation.json'} not found" in capsys.readouterr().out
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "None" not in text and "base and adapter unknown" in text
 
 
 # ---------------------------------------------------------------- validation, floors and robustness
@@ -386,7 +383,7 @@ def test_robustness_rows(run_evaluate, tmp_path, capsys, test_rows):
     assert [row["id"] for row in asked] == [row["id"] for row in test_rows[:5]] * 5
     _, result = run_evaluate(tmp_path / "none", "--robustness-rows", "0")
     assert result["analysis"]["robustness"] == {} and not (tmp_path / "none" / "robustness.jsonl").exists()
-    assert "--robustness-rows -1" in stop_message(capsys, "--robustness-rows", "-1")
+    assert "--robustness-rows -1" in stop_message(capsys, main, "--robustness-rows", "-1")
 
 
 def test_generated_answers_have_no_side_records(generated):
@@ -408,7 +405,8 @@ def test_tiny_probabilities_keep_their_size():
 def test_a_sentence_in_two_splits_is_refused(data_dir, trained_run, tmp_path, capsys):
     for name in ("test", "val"):
         (tmp_path / f"{name}.jsonl").write_bytes(Path(data_dir, "test.jsonl").read_bytes())
-    message = stop_message(capsys, "--adapter", trained_run, "--data-dir", tmp_path, "--output-dir", tmp_path / "out")
+    flags = ("--adapter", trained_run, "--data-dir", tmp_path, "--output-dir", tmp_path / "out")
+    message = stop_message(capsys, main, *flags)
     assert "two splits" in message and not (tmp_path / "out").exists()
 
 
@@ -481,7 +479,7 @@ def test_runs_that_cannot_be_compared_are_refused(copied, tmp_path, capsys):
         (str(tmp_path / "none"), "not found"),
     ):
         out = tmp_path / "out"
-        assert expected in stop_message(capsys, "--runs", one, other, "--output-dir", out) and not out.exists()
+        assert expected in stop_message(capsys, main, "--runs", one, other, "--output-dir", out) and not out.exists()
 
 
 # ---------------------------------------------------------------- the adapter's card
@@ -578,13 +576,14 @@ def test_the_base_may_be_named_again(run_evaluate, scored, tiny_model, tmp_path)
 
 def test_another_base_than_the_adapters_is_refused(trained_run, tiny_model, data_dir, tmp_path, capsys):
     other = ("--base-model", "google/gemma-2-2b-it")
-    message = stop_message(capsys, "--adapter", trained_run, *other, "--data-dir", data_dir, "--output-dir", tmp_path)
+    flags = ("--adapter", trained_run, *other, "--data-dir", data_dir, "--output-dir", tmp_path)
+    message = stop_message(capsys, main, *flags)
     assert tiny_model in message and "google/gemma-2-2b-it" in message and "--base-model" in message
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_without_adapter_is_refused(data_dir, tmp_path, capsys):
-    message = stop_message(capsys, "--adapter", tmp_path / "run", "--data-dir", data_dir)
+    message = stop_message(capsys, main, "--adapter", tmp_path / "run", "--data-dir", data_dir)
     assert str(tmp_path / "run") in message and "finetune.py" in message
     assert list(tmp_path.iterdir()) == []
 
@@ -593,12 +592,13 @@ def test_an_adapter_of_another_prompt_is_refused(trained_run, data_dir, tmp_path
     record = json.loads((trained_run / "run.json").read_text(encoding="utf-8"))
     (tmp_path / "adapter_model.safetensors").touch()
     (tmp_path / "run.json").write_text(json.dumps({**record, "prompt_version": "000000000000"}))
-    assert "000000000000" in stop_message(capsys, "--adapter", tmp_path, "--data-dir", data_dir)
+    assert "000000000000" in stop_message(capsys, main, "--adapter", tmp_path, "--data-dir", data_dir)
 
 
 def test_missing_test_split_is_named(trained_run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(modeling, "load_base", None)
-    message = stop_message(capsys, "--adapter", trained_run, "--data-dir", tmp_path, "--output-dir", tmp_path / "out")
+    flags = ("--adapter", trained_run, "--data-dir", tmp_path, "--output-dir", tmp_path / "out")
+    message = stop_message(capsys, main, *flags)
     assert str(tmp_path / "test.jsonl") in message and "prepare_data.py" in message
     assert not (tmp_path / "out").exists()
 
@@ -607,5 +607,6 @@ def test_a_file_in_place_of_the_output_folder(trained_run, data_dir, tmp_path, c
     """Before the model has worked for nothing."""
     (tmp_path / "out").write_text("mine")
     monkeypatch.setattr(modeling, "load_base", None)
-    message = stop_message(capsys, "--adapter", trained_run, "--data-dir", data_dir, "--output-dir", tmp_path / "out")
+    flags = ("--adapter", trained_run, "--data-dir", data_dir, "--output-dir", tmp_path / "out")
+    message = stop_message(capsys, main, *flags)
     assert str(tmp_path / "out") in message

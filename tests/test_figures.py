@@ -185,15 +185,16 @@ def test_confusion_picture_of_one_small_model(tmp_path, drawn):
     check_layout(drawn[0])
 
 
-def test_numbers_stand_out_from_their_cells(tmp_path, drawn):
-    figures.plot_confusion({"base": metrics.compute_metrics(GOLD, GUESSES)}, tmp_path / "confusion.png")
+@pytest.mark.parametrize("guesses", [GUESSES, ["pro"] * 220 + ["con"] * 1780])  # 55 % of a row: a middling blue
+def test_numbers_stand_out_from_their_cells(tmp_path, drawn, guesses):
+    figures.plot_confusion({"base": metrics.compute_metrics(GOLD, guesses)}, tmp_path / "confusion.png")
     axis = drawn[0].axes[0]
     shades = axis.images[0].to_rgba(axis.images[0].get_array())[:, :, :3]
     for text in axis.texts:
         x, y = text.get_position()
         colors = shades[y, x], matplotlib.colors.to_rgb(text.get_color())
         cell, number = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in colors]
-        assert abs(cell - number) > 0.4
+        assert abs(cell - number) > 0.45
 
 
 # ---------------------------------------------------------------- shares
@@ -210,12 +211,13 @@ def test_shares_picture(tmp_path, drawn):
     height, width, _ = read_picture(tmp_path / "shares.png").shape
     assert 1200 <= width <= 2400 and 400 <= height <= 1200
     [axis] = drawn[0].axes
-    bars = [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in axis.patches if bar.get_width()]
+    shown = [bar for bar in axis.patches if bar.get_width()]
+    bars = [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in shown]
     expected = [(0, 0, 0.3), (0, 0.3, 0.6), (0, 0.9, 0.1), (1, 0, 1), (2, 0, 0.97), (2, 0.97, 0.02), (2, 0.99, 0.01)]
     assert bars == [pytest.approx(bar) for bar in expected]
     assert [text.get_text() for text in axis.texts] == ["30%", "60%", "10%", "100%", "97%"]
     names = [label.get_text() for label in axis.get_yticklabels()]
-    assert names[0] == "From $7 to $15 is too much. (n = 100)" and "(n = 100,000)" in names[2]
+    assert names[0] == "From $7 to $15 is too much. (n\u00a0=\u00a0100)" and "(n\u00a0=\u00a0100,000)" in names[2]
     assert "\n" in names[1] and "..." in names[1]
     assert not any(label.get_parse_math() for label in axis.get_yticklabels())
     low, high = axis.get_ylim()
@@ -240,8 +242,8 @@ TOPICS = (
 )
 
 
-def describe(value, low, high):
-    return {"macro_f1": {"value": value, "rows": [low, high]}}
+def describe(value, low, high, n=40):
+    return {"n": n, "macro_f1": {"value": value, "rows": [low, high]}}
 
 
 TOPIC_NUMBERS = {
@@ -265,18 +267,28 @@ def test_topics_picture(tmp_path, drawn):
     ends = [path.vertices[:, 0].tolist() for lines in axis.collections for path in lines.get_paths()]
     assert [pytest.approx(end) for end in ends] == [[0.1, 0.4], [0.25, 0.3], [0.8, 1.0], [1.0, 1.0]]
     labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert labels[1] == TOPICS[0] and labels[0].endswith("...") and labels[0].count("\n") == 1
+    assert labels[1] == f"{TOPICS[0]}\nn = 40" and labels[0].endswith(" ...\nn = 40") and labels[0].count("\n") == 2
     heights = [bar.get_y() for bars in find_bars(axis) for bar in bars.patches]
     assert heights[0] > heights[2] > heights[1]  # alphabetically from the top, the base above the adapter
     check_layout(drawn[0])
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("models, topics", [(1, 1), (3, 1), (3, 12)])
+@pytest.mark.parametrize("models, topics", [(1, 1), (3, 1), (3, 12), (4, 2)])
 def test_topics_picture_of_few_and_many(tmp_path, drawn, models, topics):
     parts = {f"Topic number {j}.": describe(0.5, 0.4, 0.6) for j in range(topics)}
     numbers = {f"model {i}": parts for i in range(models)}
     figures.plot_topics(numbers, tmp_path / "topics.png", NOTE)
+    check_layout(drawn[0])
+
+
+def test_models_may_have_answered_other_numbers_of_rows(tmp_path, drawn):
+    topic = "From $7 to $15 is too much."  # no formula
+    numbers = {name: {topic: describe(0.5, 0.4, 0.6, n)} for name, n in (("a", 144), ("b", 144), ("c", 15))}
+    figures.plot_topics(numbers, tmp_path / "topics.png")
+    [label] = drawn[0].axes[0].get_yticklabels()
+    assert " ".join(label.get_text().split()) == f"{topic} n = 144, 15" and not label.get_parse_math()
+    assert len({bars.patches[0].get_hatch() for bars in find_bars(drawn[0].axes[0])}) == 3  # for print in grey
     check_layout(drawn[0])
 
 
@@ -300,6 +312,7 @@ def test_reliability_picture(tmp_path, drawn):
     left, right = drawn[0].axes
     assert (left.get_title(), right.get_title()) == ("base", "fine-tuned")
     lines = {line.get_label(): line.get_xydata().tolist() for line in left.lines[1:]}  # the first is the diagonal
+    assert "share of rows" in left.get_xlabel()
     assert left.lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
     assert lines == {"as it is: ECE 0.123": [[0.45, 0.4], [0.9, 0.7]], "temperature 1.75: ECE 0.020": [[0.45, 0.4]]}
     areas = left.collections[0].get_sizes()
@@ -335,6 +348,7 @@ def test_learning_picture(tmp_path, drawn):
     }
     dots = [line.get_xydata().tolist() for line in axis.lines if line.get_label().startswith("_")]
     assert dots == [[[100, 0.4], [100, 0.5]], [[400, 0.7], [400, 0.8]]]
+    assert axis.get_ylabel() == "macro-F1\n95 % interval over rows"
     assert [path.vertices.tolist() for path in axis.collections[0].get_paths()] == [
         [[100, 0.3], [100, 0.5]], [[400, 0.6], [400, 0.8]],
     ]  # fmt: skip
@@ -363,7 +377,8 @@ def test_pictures_fit_a_column_or_a_page_and_can_be_read(tmp_path, drawn, draw, 
 def test_colours_are_those_of_okabe_and_ito():
     """Safe for the colour-blind: https://jfly.uni-koeln.de/color/"""
     published = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
-    assert set(figures.COLORS) <= published and len(set(figures.COLORS)) == len(figures.MARKERS) == 6
+    assert set(figures.COLORS) <= published and len(set(figures.COLORS)) == 6
+    assert len(set(figures.MARKERS)) == len(set(figures.HATCHES)) == 6
 
 
 PICTURES = [

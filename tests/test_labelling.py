@@ -265,18 +265,19 @@ def test_changed_sentences_do_not_mix(table, label, quick, tmp_path, monkeypatch
     interrupt(monkeypatch, label, table, tmp_path / "out.csv")
     tables.write_table(table, ["nr", "topic", "text"], make_rows(48))
     message = stop_message(capsys, label, table, tmp_path / "out.csv")
-    assert f"{tmp_path}/out.csv.part-0.jsonl is of a run with other sentences or topics:" in message
+    assert f"{tmp_path}/out.csv.part-0.jsonl is of a run that differs in sentences or topics:" in message
 
 
 def test_a_changed_topic_does_not_mix(label, quick, tmp_path, monkeypatch, capsys):
     tables.write_table(tmp_path / "in.csv", ["text"], [[text] for _, _, text in make_rows(50)])
     interrupt(monkeypatch, label, tmp_path / "in.csv", tmp_path / "out.csv", "--topic", "one")
     message = stop_message(capsys, label, tmp_path / "in.csv", tmp_path / "out.csv", "--topic", "two")
-    assert "other sentences or topics" in message and "delete" in message
+    assert "differs in sentences or topics" in message and "delete" in message
 
 
 @pytest.mark.parametrize("module, name, value, expected", [
-    (prompts, "PROMPT_VERSION", "0" * 12, "other prompt:"), (scoring, "SCORE_BATCH_SIZE", 4, "other batch size:"),
+    (prompts, "PROMPT_VERSION", "0" * 12, "differs in prompt:"),
+    (scoring, "SCORE_BATCH_SIZE", 4, "differs in batch size:"),
 ])  # fmt: skip
 def test_changed_constants_do_not_mix(
     table, label, quick, tmp_path, trained_run, monkeypatch, capsys, module, name, value, expected
@@ -301,7 +302,7 @@ def test_a_changed_adapter_does_not_mix(table, label, quick, trained_run, tmp_pa
     with open(adapter / name, "ab") as file:
         file.write(b" ")
     message = stop_message(capsys, label, table, tmp_path / "out.csv", "--adapter", adapter)
-    assert "with other adapter:" in message
+    assert "differs in adapter:" in message
 
 
 def test_a_changed_base_does_not_mix(tiny_model, trained_run, tmp_path):

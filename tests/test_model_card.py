@@ -4,6 +4,7 @@ import types
 
 import huggingface_hub
 import pytest
+from stopping import stop_message
 from test_analysis import make_table
 from test_report import RUN
 
@@ -65,15 +66,6 @@ def push(hub, monkeypatch, folder, private=True):
     model_card.push_adapter(folder, "me/stance", private)
 
 
-def stop_message(capsys, *words):
-    with pytest.raises(SystemExit) as stopped:
-        push(*words)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
-
-
 # ---------------------------------------------------------------- card
 
 
@@ -82,6 +74,7 @@ def test_the_card_is_one_for_the_hub():
     assert card.data.base_model == "google/gemma-2-9b-it" and card.data.license == "gemma"
     assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "text-classification")
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert {result.metric_name for result in card.data.eval_results} == {"Accuracy", "Macro-F1"}
     intervals = analysis.analyse(make_table())["intervals"]["fine-tuned"]
     wanted = {"accuracy": intervals["accuracy"]["value"], "f1": intervals["macro_f1"]["value"]}
     assert values == pytest.approx(wanted, abs=1e-4)
@@ -117,8 +110,8 @@ def test_a_local_base_leaves_no_path(tmp_path):
 
 def test_the_tiny_model_and_foreign_splits_are_marked():
     text = str(make_card({**RECORD, "demo": True}, note="DEMO: nothing real.", splits_of_adapter=False))
-    assert "**DEMO: nothing real.**" in text and "license:" not in text and model_card.OTHER_SPLITS in text
-    assert model_card.OTHER_SPLITS not in str(make_card()) and model_card.SAME_SPLITS in str(make_card())
+    assert "**DEMO: nothing real.**" in text and "license:" not in text and "may have seen test sentences" in text
+    assert "may have seen" not in str(make_card()) and "was set aside before the training" in str(make_card())
 
 
 def test_the_card_replaces_the_readme_of_an_adapter(adapter):
@@ -140,7 +133,7 @@ def test_only_adapter_and_card_are_pushed(adapter, monkeypatch):
 
 def test_a_public_repository_is_not_pushed_to_by_mistake(adapter, monkeypatch, capsys):
     hub = Hub(public=True)
-    assert "me/stance exists and is public" in stop_message(capsys, hub, monkeypatch, adapter)
+    assert "me/stance exists and is public" in stop_message(capsys, push, hub, monkeypatch, adapter)
     assert hub.sent is None
     push(hub, monkeypatch, adapter, private=False)
     assert hub.sent
@@ -150,19 +143,19 @@ def test_paths_of_this_machine_are_not_pushed(adapter, monkeypatch, capsys):
     for base in (str(adapter), "/no/such/folder"):
         records.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": base})
         hub = Hub()
-        assert base in stop_message(capsys, hub, monkeypatch, adapter) and hub.calls == []
+        assert base in stop_message(capsys, push, hub, monkeypatch, adapter) and hub.calls == []
 
 
 def test_the_tiny_model_is_not_pushed(adapter, monkeypatch, capsys):
     (adapter / "tiny").mkdir()
     (adapter / "tiny" / "demo_model.json").touch()
     records.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(adapter / "tiny")})
-    assert "demo model" in stop_message(capsys, Hub(), monkeypatch, adapter)
+    assert "demo model" in stop_message(capsys, push, Hub(), monkeypatch, adapter)
 
 
 def test_a_missing_file_is_named(adapter, monkeypatch, capsys):
     (adapter / "adapter_model.safetensors").unlink()
-    assert "adapter_model.safetensors" in stop_message(capsys, Hub(), monkeypatch, adapter)
+    assert "adapter_model.safetensors" in stop_message(capsys, push, Hub(), monkeypatch, adapter)
 
 
 @pytest.mark.parametrize("problem", [
@@ -171,5 +164,5 @@ def test_a_missing_file_is_named(adapter, monkeypatch, capsys):
     huggingface_hub.errors.HfHubHTTPError.__bases__[0]("offline"),
 ])  # fmt: skip
 def test_problems_of_the_hub_end_in_one_line(adapter, monkeypatch, capsys, problem):
-    message = stop_message(capsys, Hub(problem=problem), monkeypatch, adapter)
+    message = stop_message(capsys, push, Hub(problem=problem), monkeypatch, adapter)
     assert "cannot push to me/stance" in message and str(problem) in message

@@ -199,6 +199,16 @@ def test_the_terminal_is_left_without_noise(run, asked, typed, capsys, lines, la
     assert "Traceback" not in capsys.readouterr().err and len(asked) == (len(lines) == 2)
 
 
+def test_a_dialogue_is_left_without_noise_while_the_model_loads(run, typed, monkeypatch, capsys):
+    def load(*words):
+        raise KeyboardInterrupt
+
+    typed(TOPIC)
+    monkeypatch.setattr(predict, "load_scorer", load)
+    run()
+    assert capsys.readouterr().out.splitlines() == ["", modeling.DEMO_NOTE]
+
+
 def test_the_topic_may_be_given_beforehand(run, asked, typed):
     typed("one", "/topical words are a sentence", "/topic Another")
     run("--topic", TOPIC)
@@ -298,9 +308,35 @@ def test_one_topic_for_a_whole_file(run, evaluated, tmp_path):
     path = write_table(tmp_path / "in.csv", ["nr", "text"], [[i, record["text"]] for i, record in enumerate(chosen)])
     run("--input", path, "--output", tmp_path / "out.csv", "--topic", TOPIC)
     header, rows = read_table(tmp_path / "out.csv")
-    assert header == ["nr", "text", *ADDED]
+    assert header == ["nr", "text", "topic", *ADDED]
     for row, record in zip(rows, chosen, strict=True):
-        check_answer(row[2:], record)
+        assert row[2] == TOPIC
+        check_answer(row[3:], record)
+
+
+def write_sheets(path, *titles):
+    """A workbook with sheets of the same headers, and one of notes."""
+    book = openpyxl.Workbook()
+    for title in titles:
+        sheet = book.create_sheet(title)
+        sheet.append(["topic", "text"])
+        sheet.append([TOPIC, f"sentence of {title}"])
+    book.save(path)
+    return path
+
+
+def test_one_of_several_sheets_is_named_by_a_constant(run, asked, tmp_path, monkeypatch, capsys):
+    path = write_sheets(tmp_path / "in.xlsx", "A", "B")
+    message = stop_message(capsys, run, "--input", path, "--output", tmp_path / "out.csv")
+    assert 'sheet "A"' in message and 'sheet "B"' in message and "SHEET at the top of predict.py" in message
+    monkeypatch.setattr(predict, "SHEET", "B")
+    run("--input", path, "--output", tmp_path / "out.csv")
+    assert asked == [(TOPIC, "sentence of B")]
+
+
+def test_a_note_about_a_table_is_printed_once(run, asked, tmp_path, capsys):
+    run("--input", write_sheets(tmp_path / "in.xlsx", "A"), "--output", tmp_path / "out.csv")
+    assert capsys.readouterr().out.count('sheet "A" is read, not') == 1
 
 
 @pytest.fixture
@@ -320,7 +356,9 @@ def test_a_topic_given_for_a_file_replaces_its_own(run, asked, tmp_path):
     path = write_table(tmp_path / "in.csv", ["topic", "text"], [["another", "one"], ["", "two"]])
     run("--input", path, "--output", tmp_path / "out.csv", "--topic", TOPIC)
     assert asked == [(TOPIC, "one"), (TOPIC, "two")]
-    assert [row[0] for row in read_table(tmp_path / "out.csv")[1]] == ["another", ""]
+    header, rows = read_table(tmp_path / "out.csv")
+    assert header == ["topic", "text", "given_topic", *ADDED]
+    assert [row[:3] for row in rows] == [["another", "one", TOPIC], ["", "two", TOPIC]]
 
 
 def test_every_sentence_gets_a_row_for_each_topic_of_a_file(run, asked, tmp_path, capsys):
@@ -347,11 +385,13 @@ def test_topics_files_that_cannot_be_meant(run, no_model, tmp_path, capsys, cont
     assert expected in message and str(tmp_path / "topics.txt") in message
 
 
-def test_a_topic_column_is_not_doubled(run, no_model, tmp_path, capsys):
+def test_a_topic_column_is_not_doubled(run, asked, tmp_path, capsys):
     (tmp_path / "topics.txt").write_text("one\n")
-    path = write_table(tmp_path / "in.csv", ["text", "Topic"], [["one", "x"]])
-    flags = ["--input", path, "--output", tmp_path / "out.csv", "--topics-file", tmp_path / "topics.txt"]
-    assert "column Topic" in stop_message(capsys, run, *flags)
+    flags = ["--output", tmp_path / "out.csv", "--topics-file", tmp_path / "topics.txt"]
+    run("--input", write_table(tmp_path / "in.csv", ["text", "Topic"], [["one", "x"]]), *flags)
+    assert read_table(tmp_path / "out.csv")[0] == ["text", "Topic", "given_topic", *ADDED]
+    path = write_table(tmp_path / "in.csv", ["text", "Topic", "Given_topic"], [["one", "x", "y"]])
+    assert "column Given_topic" in stop_message(capsys, run, "--input", path, *flags)
 
 
 def test_columns_are_found_by_any_name_that_is_given(run, asked, tmp_path, monkeypatch):
@@ -367,7 +407,8 @@ def test_sentences_on_stdin(run, asked, tmp_path, monkeypatch):
     run("--input", "-", "--topic", TOPIC, "--output", tmp_path / "out.csv")
     assert asked == [(TOPIC, "one, two"), (TOPIC, "=1+1"), (TOPIC, "übel")]
     header, rows = read_table(tmp_path / "out.csv")
-    assert header == ["text", *ADDED] and [row[0] for row in rows] == ["one, two", "=1+1", "übel\u00a0"]
+    assert header == ["text", "topic", *ADDED]
+    assert [row[:2] for row in rows] == [["one, two", TOPIC], ["=1+1", TOPIC], ["übel\u00a0", TOPIC]]
 
 
 @pytest.mark.parametrize("content, expected", [
@@ -387,7 +428,7 @@ def test_rows_of_low_confidence_are_marked(run, asked, tmp_path, capsys, monkeyp
         run("--input", path, "--output", tmp_path / "out.jsonl")
         _, rows = read_table(tmp_path / "out.jsonl")
         assert [row[2:] for row in rows] == [["pro", 0.5, 0.3, 0.2, 0.5, mark]] * 2
-        assert f"review: {count} rows have a confidence below {threshold}" in capsys.readouterr().out
+        assert f"review: {count} of 2 rows have a confidence below {threshold}" in capsys.readouterr().out
 
 
 def test_texts_that_excel_would_cut_are_found_before_the_model_loads(run, no_model, tmp_path, capsys):
@@ -458,7 +499,8 @@ def test_a_column_of_topics_that_is_not_used_is_said(run, asked, tmp_path, capsy
     path = write_table(tmp_path / "in.csv", ["Claim", "text"], [["Zoos", "one"]])
     run("--input", path, "--output", tmp_path / "out.csv", "--topic", TOPIC)
     assert asked == [(TOPIC, "one")]
-    assert f'note: the column "Claim" of {path} is not used: --topic gives' in capsys.readouterr().out
+    note = f'note: the column "Claim" of {path} is not used: stances are towards the topic in the column topic of'
+    assert note in capsys.readouterr().out
     run("--input", path, "--output", tmp_path / "out.csv")
     assert "note:" not in capsys.readouterr().out
 

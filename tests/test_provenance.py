@@ -226,10 +226,12 @@ def test_sentences_of_the_training_are_no_test(adapter, data_dir, tmp_path, caps
 def test_unseen_sentences_are_said_to_be_so(adapter, data_dir, tmp_path, capsys):
     rows = list(records.read_jsonl(Path(data_dir, "test.jsonl"), (), "fix the test"))
     splits = copy_splits(data_dir, tmp_path / "data", rows)
-    assert provenance.compare_splits(splits, adapter, "another hash", rows) is False
+    found = provenance.compare_splits(splits, adapter, "another hash", rows)
+    assert found == {"splits_of_adapter": False, "unseen_test": True}
     assert "it has seen none of these test sentences" in capsys.readouterr().out
     (adapter / provenance.SENTENCES_FILE).unlink()
-    assert provenance.compare_splits(splits, adapter, "another hash", rows) is False
+    found = provenance.compare_splits(splits, adapter, "another hash", rows)
+    assert found == {"splits_of_adapter": False, "unseen_test": False}
     assert "may have been trained on test sentences" in capsys.readouterr().out
 
 

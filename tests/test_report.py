@@ -57,6 +57,7 @@ def test_the_report_has_every_section_and_picture(written):
     assert re.findall(r"!\[.+\]\((.+)\)", text) == [name for name in names if name.endswith(".png")]
     for shown in (NOTE, "abc123", "c0ffee", "torch 2.0", "10,000 resamples", "google/gemma-2-9b-it"):
         assert shown in text
+    assert "files were changed" not in text and "the most probable of the three labels" in text
     assert "trl" not in text and "None" not in text
 
 
@@ -90,6 +91,10 @@ def test_latex_escapes_what_latex_reads():
     text = result_tables.format_latex(["A_b", "50 %"], [["x & y", "$1"], ["~^\\", "#{}"]], "50 % & more", "tab:x")
     assert r"A\_b & 50 \% \\" in text and r"x \& y & \$1 \\" in text and r"\caption{50 \% \& more}" in text
     assert r"\textasciitilde{}\textasciicircum{}\textbackslash{} & \#\{\} \\" in text
+    rows = [["COVID-19 is <x|y>", "-0.1 [-0.2, +0.3]"], ["[One]\n\ntwo", "p < 0.001"]]
+    text = result_tables.format_latex(["a", "b"], rows, "", "tab:x")
+    assert r"COVID-19 is \textless{}x\textbar{}y\textgreater{} & $-$0.1 [$-$0.2, +0.3] \\" in text
+    assert "\n{}[One] two & " in text and r"p \textless{} 0.001" in text  # \\ before a bracket would take it as its own
 
 
 def test_words_go_to_the_left_and_numbers_to_the_right():
@@ -129,6 +134,21 @@ def test_robustness_in_the_report(written):
     ]
 
 
+def test_the_report_defines_what_it_measures(written):
+    text = (written[0] / "report.md").read_text(encoding="utf-8")
+    assert "over 10 bins of equal width" in text and "fitted on the 6 rows of the validation split" in text
+    assert "`It is wrong to claim: ...`" in text and "in 15 % of the words" in text
+    [coverage] = [table for table in read_markdown(text) if table[0][1] == "answered"]
+    assert coverage[2][:3] == ["base", "1.000", "6"] and re.fullmatch(r"0\.500 \[0\.\d{3}, 0\.\d{3}\]", coverage[2][3])
+
+
+def test_a_changed_checkout_is_said():
+    environment = {**RUN["environment"], "git": {"commit": "c0ffee", "changed": True}}
+    assert "`c0ffee`, whose files were changed;" in report.describe_environment({**RUN, "environment": environment})
+    assert "None" not in report.describe_run({}, make_table()) + report.describe_environment({})
+    assert "commit" not in report.describe_environment({**RUN, "environment": {**environment, "git": None}})
+
+
 def test_examples_of_fixed_and_broken_rows(written):
     text = (written[0] / "report.md").read_text(encoding="utf-8")
     assert "4 of 6 rows are wrong in some model" in text
@@ -153,8 +173,12 @@ def test_foreign_splits_are_said_in_the_report(tmp_path):
     table = make_table()
     numbers = analysis.summarise(table), analysis.analyse(table)
     foreign = {**RUN, "splits_of_adapter": False}
-    assert "may have seen these sentences" in report.build_report(foreign, table, *numbers, [])
-    assert "may have seen" not in report.build_report(RUN, table, *numbers, [])
+    assert "may have seen test sentences" in report.build_report(foreign, table, *numbers, [])
+    unseen = report.build_report({**foreign, "unseen_test": True}, table, *numbers, [])
+    assert "may have seen" not in unseen and "none of the test sentences was trained on" in unseen
+    own = report.build_report(RUN, table, *numbers, [])
+    assert "may have seen" not in own and "was set aside before the training" in own
+    assert "set aside" not in report.build_report({**RUN, "splits_of_adapter": None}, table, *numbers, [])
 
 
 def test_the_screen_shows_both_kinds_of_intervals():
@@ -163,7 +187,7 @@ def test_the_screen_shows_both_kinds_of_intervals():
         assert f"95 % bootstrap intervals over {over}\nModel " in text
     one_topic = [{**row, "topic": "Zoos"} for row in make_table()]
     few = report.describe_topic_intervals(2)
-    assert "2 are few" in few and few in text
+    assert "2 are few" in few and few + report.ADVICE in text
     text = report.format_statistics(analysis.analyse(one_topic))
     assert "intervals over topics" not in text and "are few" not in text
 

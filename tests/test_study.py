@@ -8,6 +8,7 @@ from pathlib import Path
 import openpyxl
 import pytest
 from conftest import CORPUS_TOPICS
+from stopping import stop_message
 from test_figures import check_layout
 
 import corpus
@@ -91,16 +92,6 @@ def run_study(corpus_file, folder, *flags):
     return records.read_json(folder / "study.json", "fix the test")
 
 
-def stop_message(capsys, corpus_file, folder, *flags):
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        run_study(corpus_file, folder, *flags)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
-
-
 # ---------------------------------------------------------------- parts of a split
 
 
@@ -168,7 +159,7 @@ def test_one_topic_cannot_be_held_out(pretend, two_topics, tmp_path, capsys):
     path = tmp_path / "one.csv"
     lines = Path(two_topics).read_text(encoding="utf-8").splitlines()
     path.write_text("\n".join(line for line in lines if CORPUS_TOPICS[1] not in line), encoding="utf-8")
-    assert "--studies curve" in stop_message(capsys, str(path), tmp_path / "study")
+    assert "--studies curve" in stop_message(capsys, run_study, str(path), tmp_path / "study")
     assert pretend == [] and not (tmp_path / "study").exists()
 
 
@@ -226,14 +217,15 @@ def test_seeds_can_be_added(pretend, two_topics, tmp_path):
 def test_other_settings_are_refused_before_anything_is_touched(pretend, two_topics, tmp_path, capsys, flags, named):
     run_study(two_topics, tmp_path, "--studies", "curve")
     pretend.clear()
-    assert named in stop_message(capsys, two_topics, tmp_path, "--studies", "curve", *flags)
+    assert named in stop_message(capsys, run_study, two_topics, tmp_path, "--studies", "curve", *flags)
     assert pretend == []
 
 
 def test_another_corpus_is_refused(pretend, two_topics, tmp_path, capsys):
     run_study(two_topics, tmp_path / "study", "--studies", "curve")
     (tmp_path / "other.csv").write_bytes(Path(two_topics).read_bytes().replace(b"maybe", b"perhaps"))
-    assert "corpus" in stop_message(capsys, str(tmp_path / "other.csv"), tmp_path / "study", "--studies", "curve")
+    other = str(tmp_path / "other.csv")
+    assert "corpus" in stop_message(capsys, run_study, other, tmp_path / "study", "--studies", "curve")
 
 
 @pytest.mark.parametrize("change, named", [
@@ -250,7 +242,7 @@ def test_a_run_of_other_settings_is_refused(pretend, two_topics, tmp_path, capsy
     for key, value in change.items():
         record[key] = {**record[key], **value} if isinstance(value, dict) else value
     path.write_text(json.dumps(record))
-    message = stop_message(capsys, two_topics, tmp_path, "--studies", "curve")
+    message = stop_message(capsys, run_study, two_topics, tmp_path, "--studies", "curve")
     assert named in message and "part-0.25-draw0-seed0" in message
 
 
@@ -295,13 +287,24 @@ def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
         assert cell["cross"]["macro_f1"] == pytest.approx(2 * con / (40 + con) / 3)
         assert cell["in"]["n"] == cell["cross_same"]["n"] == sizes[topic]
         assert cell["in"]["accuracy"] == 1
+        drawn = {name: parts[topic]["n"] for name, parts in result["pictured"].items()}
+        assert drawn == {
+            "base, all rows": 40, "cross-topic, all rows": 40,
+            "cross-topic, test split": sizes[topic], "in-topic, test split": sizes[topic],
+        }  # fmt: skip
     accuracies = [cell["cross"]["accuracy"] for cell in result["by_topic"].values()]
     assert result["mean"]["cross"]["accuracy"] == pytest.approx(sum(accuracies) / 2)
     same = result["same_rows"]
     wrong = sum(row["label"] != "con" for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl"))
     assert (same["mcnemar"]["only_second"], same["mcnemar"]["only_first"], same["n"]) == (wrong, 0, sum(sizes.values()))
     assert same["accuracy"]["difference"] == pytest.approx(wrong / same["n"])
+    gain = result["gain"]  # the base answers neu: each right where the other is wrong
+    tests = [row for path in tmp_path.glob("data/without-*/test.jsonl") for row in corpus.load_split(path)]
+    right = [sum(row["label"] == label for row in tests) for label in ("neu", "con")]
+    assert [gain["mcnemar"]["only_first"], gain["mcnemar"]["only_second"], gain["n"]] == [*right, 80]
+    assert gain["accuracy"]["difference"] == pytest.approx((right[1] - right[0]) / 80)
     output = capsys.readouterr().out
+    assert "Cross-topic minus base on the same 80 rows, seed 0; McNemar's exact test" in output
     lines = [line.split() for line in output.splitlines()]
     topic, cell = next(iter(result["by_topic"].items()))
     cells = [f"{cell[part]['accuracy']:.3f}" for part in ("base", "cross", "cross_same", "in")]
@@ -334,7 +337,8 @@ def test_the_curve_has_a_point_a_fraction_and_floors(pretend, two_topics, tmp_pa
     test = corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
     neu = sum(row["label"] == "neu" for row in test)
     assert floors["base"][16] == pytest.approx(2 * neu / (len(test) + neu) / 3)
-    [(_, header, rows)] = study_results.list_curve(curve)
+    [(title, header, rows, _)] = study_results.list_curve(curve)
+    assert title == f"Learning curve on {len(test)} test rows"
     assert len(rows) == 3 and all(len(row) == len(header) for row in rows)
     assert "1.000 sd 0.000 [1.000, 1.000]" in rows[2][3]
 
@@ -345,10 +349,15 @@ def test_pages_and_pictures(pretend, two_topics, tmp_path, monkeypatch):
     monkeypatch.setattr(figures.plt, "close", drawn.append)
     run_study(two_topics, tmp_path, "--seeds", "0", "1")
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
-    assert modeling.DEMO_NOTE in page and page.count("| --- |") == 4 and "sd over 2 seeds" in page
+    assert modeling.DEMO_NOTE in page and page.count("| --- |") == 5 and "sd over 2 seeds" in page
     for name in ("cross_topic.png", "learning_curve.png"):
         assert f"({name})" in page and (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "study.tex").read_text(encoding="utf-8").count(r"\toprule") == 4
+    assert page.count("Cross-topic: the topic was held out") == page.count("the same number of epochs") == 1
+    assert page.count("but 2 are few: they come out too narrow") == 1 and "Quote" not in page  # no advice in captions
+    latex = (tmp_path / "study.tex").read_text(encoding="utf-8")
+    assert latex.count(r"\toprule") == 5
+    for table in latex.split(r"\end{table}")[:2]:  # "there" is in the header
+        assert '"there" means these rows' in table.partition(r"\caption")[2]
     assert len(drawn) == 2
     for figure in drawn:
         check_layout(figure)

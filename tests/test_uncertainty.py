@@ -275,13 +275,15 @@ def test_coverage_by_hand():
     curve = uncertainty.trace_coverage([0.9, 0.5, 0.9, 0.7], [True, False, False, True])
     # The two rows of 0.9 come together: one right. Then 0.7: two of three. Then all: two of four.
     assert curve == [
-        {"threshold": 0.9, "coverage": 0.5, "accuracy": 0.5},
-        {"threshold": 0.7, "coverage": 0.75, "accuracy": pytest.approx(2 / 3)},
-        {"threshold": 0.5, "coverage": 1.0, "accuracy": 0.5},
+        {"threshold": 0.9, "n": 2, "coverage": 0.5, "accuracy": 0.5},
+        {"threshold": 0.7, "n": 3, "coverage": 0.75, "accuracy": pytest.approx(2 / 3)},
+        {"threshold": 0.5, "n": 4, "coverage": 1.0, "accuracy": 0.5},
     ]
-    picked = [point["coverage"] for point in uncertainty.pick_coverages(curve)]
+    picked = uncertainty.pick_coverages(curve)
     assert uncertainty.COVERAGES == (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-    assert picked == [1.0, 1.0, 1.0, 0.75, 0.75, 0.5]
+    assert [point["coverage"] for point in picked] == [1.0, 0.75, 0.5]  # each once
+    # Wilson's interval of 2 of 4: 0.5 and as much to both sides as 1.96 / 2 / sqrt(4 + 1.96^2)
+    assert picked[0]["interval"] == pytest.approx([0.5 - 0.350, 0.5 + 0.350], abs=1e-3)
 
 
 def test_every_threshold_of_a_curve_gives_its_point():

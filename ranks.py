@@ -75,6 +75,15 @@ def sum_tensors(tensors):
         tensor.copy_(total.view_as(tensor))
 
 
+def find_highest(number):
+    """Return the highest of the integers that the processes have."""
+    if get_rank()[1] == 1:
+        return number
+    highest = torch.tensor(number, device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+    return highest.item()
+
+
 def take_from_first(value):
     """Return what rank 0 has as this value; any object that can be pickled."""
     if get_rank()[1] == 1:

@@ -60,6 +60,7 @@ except KeyboardInterrupt:
     safeguards.JsonlLog = kept
 ranks.wait_for_ranks()
 rank = ranks.get_rank()[0]
+assert ranks.find_highest(7 * rank) == 7
 if rank == 0:
     shutil.copytree(f"{{folder}}/run", f"{{folder}}/interrupted")
 ranks.wait_for_ranks()

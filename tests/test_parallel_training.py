@@ -76,14 +76,17 @@ leave_ranks()
 """
 
 
-def run_torchrun(folder, worker, *words):
-    """Run the code of a worker by two processes; return the finished torchrun."""
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+
+
+def run_worker(folder, worker, *words, launcher=TORCHRUN):
+    """Run the code of a worker by two processes; return the finished launcher."""
     (folder / "worker.py").write_text(worker)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     alone = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [*torchrun, str(folder / "worker.py"), *words], env={**os.environ, **alone}, capture_output=True, text=True,
-        timeout=300,
+        [sys.executable, "-m", *launcher, str(folder / "worker.py"), *words], env={**os.environ, **alone},
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
@@ -114,7 +117,7 @@ def two_processes(tiny_model, flags, tmp_path_factory):
     """Folder of the same run of two processes, interrupted and resumed (run), and as it was then (interrupted)."""
     folder = tmp_path_factory.mktemp("two")
     words = ["--base-model", tiny_model, *flags, "--run-dir", str(folder / "run")]
-    done = run_torchrun(folder, WORKER, str(folder), *words)
+    done = run_worker(folder, WORKER, str(folder), *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote adapter") == 1 and done.stdout.count("trainable parameters") == 2  # of two starts
     return folder
@@ -168,6 +171,26 @@ def test_one_process_goes_on_where_two_stopped(two_processes, one_process, train
     run = shutil.copytree(two_processes / "interrupted", tmp_path / "run")
     assert not (run / "run.json").exists()
     check_equal_runs(train(run, *flags, "--resume", **CONSTANTS), one_process)
+
+
+# Started by accelerate launch: finetune.py with the constants of these tests.
+PLAIN = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import finetune
+
+for name, value in {CONSTANTS!r}.items():
+    setattr(finetune, name, value)
+finetune.main(sys.argv[1:])
+"""
+
+
+def test_accelerate_starts_processes_too(tiny_model, flags, one_process, tmp_path):
+    words = ["--base-model", tiny_model, *flags, "--run-dir", str(tmp_path / "run")]
+    done = run_worker(tmp_path, PLAIN, *words, launcher=ACCELERATE)
+    assert done.returncode == 0, done.stderr
+    check_equal_runs(tmp_path / "run", one_process)
+    assert records.read_json(tmp_path / "run" / "run.json", "")["processes"] == 2
 
 
 def test_processes_must_divide_the_batch(monkeypatch, capsys):
@@ -226,7 +249,7 @@ def test_two_processes_evaluate_as_one(one_process, small_data, tmp_path, monkey
     words = ["--adapter", str(one_process), "--data-dir", small_data, "--robustness-rows", "3"]
     for name in ("SCORE_BATCH_SIZE", "GENERATE_BATCH_SIZE"):
         monkeypatch.setattr(scoring, name, 10)
-    done = run_torchrun(tmp_path, EVALUATION, str(tmp_path / "two-"), *words)
+    done = run_worker(tmp_path, EVALUATION, str(tmp_path / "two-"), *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote evaluation.jsonl") == 2
     for mode, files in (("score", 3), ("generate", 1)):

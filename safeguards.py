@@ -116,9 +116,10 @@ def probe_memory(trainer):
     """Run the longest rows forward and backward once; while they do not fit, make the micro-batch smaller.
 
     Call it after trainer.accelerate. The effective batch, the weights and the random state stay as they are. Returns
-    what came of it, for the run record; None on a CPU.
+    what came of it, for the run record; None on a CPU, and if the base is sharded: processes that are broken off while
+    they gather a layer cannot go on.
     """
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or trainer.sharded:
         return None
     args, too_large = trainer.args, []
     lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]

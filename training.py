@@ -68,6 +68,7 @@ class TreeTrainer(trl.SFTTrainer):
     as evaluate.py answers).
     """
 
+    sharded = False  # whether a process holds only a part of the base: sharded_training.py
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole effective batch
 
     def __init__(self, *args, train_rows, **kwargs):
@@ -98,7 +99,7 @@ class TreeTrainer(trl.SFTTrainer):
         # The trainer walks over all parameters several times a step, and thousands of modules take longer than a step.
         parameters = list(self.model.parameters())
         self.model.parameters = lambda recurse=True: iter(parameters)
-        plan = acceleration.plan_training(self.model.get_base_model(), nodes, checkpoint, dropout)
+        plan = self.plan_training(nodes, checkpoint, dropout)
         acceleration.fuse_linears(self.model, plan["dense_weights"])
         acceleration.fuse_adapters(self.model)
         self.model.enable_input_require_grads()  # the first layer compiles like the others, and checkpoints need it
@@ -111,6 +112,10 @@ class TreeTrainer(trl.SFTTrainer):
             weights = [weight for weight in self.model.parameters() if weight.requires_grad]
             self.step_graphs = acceleration.StepGraphs(self.run_step, weights)
         return plan
+
+    def plan_training(self, nodes, checkpoint, dropout):
+        """Return what acceleration.plan_training does for the base."""
+        return acceleration.plan_training(self.model.get_base_model(), nodes, checkpoint, dropout)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Return the loss of a micro-batch, its gradients added to those of the effective batch."""
@@ -145,7 +150,7 @@ class TreeTrainer(trl.SFTTrainer):
         """Compute, log and return loss and accuracy of the validation rows, whose labels must be answers alone."""
         answers = prompts.encode_labels(self.processing_class)
         label_ids = torch.tensor([ids[0] for ids in answers], device=self.args.device)
-        sums = torch.zeros(3, device=self.args.device)  # loss, target tokens, right labels
+        sums = torch.zeros(4, device=self.args.device)  # loss, target tokens, right labels, rows
         was_training = self.model.training
         self.model.eval()
         if self.step_graphs is not None:
@@ -159,13 +164,14 @@ class TreeTrainer(trl.SFTTrainer):
                 logits = prefix_tree.forward_tree(self.model, self.model.config, inputs, inputs["keep"])
                 targets, weights = inputs["target_ids"], inputs["target_weights"]
                 right = label_ids[logits[:, label_ids].argmax(1)] == targets  # never true of an end of turn
-                sums += torch.stack([x.sum() for x in (weigh_losses(logits, inputs), weights, right * weights)])
+                sums[:3] += torch.stack([x.sum() for x in (weigh_losses(logits, inputs), weights, right * weights)])
         self.model.train(was_training)
         if any(len(ids) > 1 for ids in answers):  # a label's first token does not say which label it is
             sums[2] = self.count_right(answers)
+        sums[3] = len(places)
         ranks.sum_tensors([sums])
-        loss, tokens, correct = sums.tolist()
-        accuracy = correct / len(self.eval_dataset)
+        loss, tokens, correct, rows = sums.tolist()
+        accuracy = correct / rows
         metrics = {f"{metric_key_prefix}_loss": loss / tokens, f"{metric_key_prefix}_accuracy": accuracy}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

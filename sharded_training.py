@@ -2,8 +2,8 @@
 
 Switched on by `accelerate launch --config_file fsdp.yaml finetune.py`. Only frozen weights are sharded. The adapter,
 its gradients and moments (about 1 % of the weights) stay whole in float32 on each GPU, as in parallel_training.py, so
-that checkpoints and the final adapter are the same as ever. FSDP 2 shards each weight alone, in its own type: the bytes of
-bitsandbytes need not pass for bfloat16 (bnb_4bit_quant_storage), as for FSDP 1, which joins a layer to one tensor.
+that checkpoints and the final adapter are the same as ever. FSDP 2 shards each weight alone, in its own type: the bytes
+of bitsandbytes need not pass for bfloat16 (bnb_4bit_quant_storage), as for FSDP 1, which joins a layer to one tensor.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import parallel_training
 import ranks
 import records
 
-LAUNCH_OPTIONS = {  # of accelerate's FSDP; others are not what fsdp.yaml says and this module does
+LAUNCH_OPTIONS = {  # what fsdp.yaml sets, as accelerate hands it on, and this module does
     "FSDP_VERSION": "2",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
     "FSDP_OFFLOAD_PARAMS": "false",
@@ -105,8 +105,8 @@ class ShardTrainer(parallel_training.RankTrainer):
     def plan_training(self, nodes, checkpoint, dropout):
         """Return the plan that needs least memory, unless checkpoint is False: layers run as they are.
 
-        The compiler takes the sizes of gathered weights for variables and does not come to an end; CUDA graphs cannot
-        hold weights that come and go.
+        Compiling the layers under FSDP did not end within minutes (torch 2.13, on a CPU), and CUDA graphs cannot hold
+        weights that come and go.
         """
         return {"dense_weights": False, "checkpoint": checkpoint is not False, "compiled": False, "graphs": False}
 

@@ -183,7 +183,7 @@ def print_start(trainer, run_dir, record):
     print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
 
 
-def word_remedy(argv, sharded):
+def word_remedy(argv, sharded=False):
     """Return the words that name the command which continues this run."""
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
     count = ranks.get_rank()[1]

@@ -270,6 +270,13 @@ def test_other_options_stop(monkeypatch, capsys):
     assert "set DENSE_WEIGHTS in acceleration.py to None" in stop_message(capsys, sharded_training.take_over)
 
 
+def test_the_command_to_continue_shards_too(monkeypatch):
+    monkeypatch.setattr(ranks, "get_rank", lambda: (0, 2))
+    assert finetune.word_remedy(["--epochs", "2"], sharded=True) == (
+        "continue with: accelerate launch --config_file fsdp.yaml --num_processes 2 finetune.py --epochs 2 --resume"
+    )
+
+
 def test_only_training_takes_a_base_in_parts(monkeypatch, capsys):
     monkeypatch.setenv(ranks.SHARD_VARIABLE, "true")
     assert "FSDP is for finetune.py" in stop_message(capsys, ranks.join_ranks)

@@ -29,6 +29,7 @@ import prompts
 import ranks
 import records
 import safeguards
+import sharded_training
 import training
 
 # ---------------------------------------------------------------- settings
@@ -123,13 +124,15 @@ def make_config(args, run_dir):
     )
 
 
-def build_trainer(args, run_dir, tokenizer, train_rows, val_rows):
+def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False):
     """Load the base model, put a fresh adapter on it, and return the trainer."""
     columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS)
     columns["place"] = list(range(len(train_rows)))
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
-    return parallel_training.RankTrainer(
-        model=modeling.load_base(args.base_model),
+    trainer = sharded_training.ShardTrainer if sharded else parallel_training.RankTrainer
+    load_base = sharded_training.load_base if sharded else modeling.load_base
+    return trainer(
+        model=load_base(args.base_model),
         args=make_config(args, run_dir),
         train_dataset=datasets.Dataset.from_dict(columns),
         train_rows=train_rows,
@@ -170,7 +173,8 @@ def describe_run(args, tokenizer, train_rows, val_rows):
 
 def print_start(trainer, run_dir, record):
     """Print what is trained, and add the number of its parameters to the run record; stop if the disk is too full."""
-    trainable, total = trainer.model.get_nb_trainable_parameters()  # a 4-bit weight counts as one parameter
+    trainable = trainer.model.get_nb_trainable_parameters()[0]
+    total = trainable + modeling.count_weights(trainer.model.config)
     checkpoints.check_disk_space(run_dir, trainable)
     record["parameters"] = {"trainable": trainable, "total": total}
     training_rows, validation_rows = (record["data"][name]["rows"] for name in ("train", "val"))
@@ -179,11 +183,12 @@ def print_start(trainer, run_dir, record):
     print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
 
 
-def word_remedy(argv):
+def word_remedy(argv, sharded=False):
     """Return the words that name the command which continues this run."""
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
     count = ranks.get_rank()[1]
     launcher = "python" if count == 1 else f"torchrun --nproc-per-node {count}"
+    launcher = f"accelerate launch --config_file fsdp.yaml --num_processes {count}" if sharded else launcher
     return f"continue with: {launcher} finetune.py {shlex.join([*words, '--resume'])}"
 
 
@@ -200,7 +205,8 @@ def train(trainer, checkpoint):
 def main(argv=None):
     args = parse_args(argv)
     run_dir = Path(args.run_dir)
-    ranks.join_ranks()
+    sharded = sharded_training.take_over()
+    ranks.join_ranks(even_alone=sharded)
     with ranks.first_rank_first():
         check_settings()
         checkpoint = checkpoints.find_checkpoint(run_dir, args.resume)
@@ -209,6 +215,7 @@ def main(argv=None):
         tokenizer = modeling.load_tokenizer(args.base_model)
         record = describe_run(args, tokenizer, train_rows, val_rows)
         pairs = [(row["topic"], row["text"]) for row in train_rows + val_rows]
+        record["sharded"] = sharded
         record["shortened_sentences"] = prompts.report_long(tokenizer, pairs)
         if args.resume:
             checkpoints.check_same_run(run_dir, record)
@@ -216,13 +223,13 @@ def main(argv=None):
     if ranks.get_rank()[0] == 0:
         checkpoints.open_run(run_dir, record, args.resume, checkpoint)
 
-    trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows)
+    trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded)
     record["acceleration"] = trainer.accelerate(GRADIENT_CHECKPOINTING, dropout=LORA_DROPOUT > 0)
     record["memory_probe"] = safeguards.probe_memory(trainer)
     if ranks.get_rank()[0] == 0:
         print_start(trainer, run_dir, record)
 
-    interruption, started = safeguards.Interruption(word_remedy(argv)), time.time()
+    interruption, started = safeguards.Interruption(word_remedy(argv, sharded)), time.time()
     trainer.add_callback(interruption)
     note = modeling.DEMO_NOTE if record["demo"] else None
     with checkpoints.explain_full_disk(run_dir):

@@ -102,10 +102,11 @@ def count_weights(config):
         return sum(weight.numel() for weight in transformers.AutoModelForCausalLM.from_config(config).parameters())
 
 
-def load_base(base):
+def load_base(base, shard=None):
     """Load a base model in 4-bit NF4 for bfloat16 computation, on the GPU if there is one.
 
-    Source of the precision: QLoRA, https://arxiv.org/abs/2305.14314.
+    shard: a function that takes the model, then loaded on the CPU, and deals its weights out to several GPUs. Source of
+    the precision: QLoRA, https://arxiv.org/abs/2305.14314.
     """
     on_gpu = torch.cuda.is_available()
     quantisation = transformers.BitsAndBytesConfig(
@@ -120,13 +121,15 @@ def load_base(base):
         dtype=torch.bfloat16,
         use_safetensors=True,  # other weight files are pickles, which can run code
         quantization_config=quantisation,
-        device_map={"": torch.cuda.current_device() if on_gpu else "cpu"},
+        device_map={"": torch.cuda.current_device() if on_gpu and shard is None else "cpu"},
         attn_implementation="eager",  # sdpa lacks the soft cap of Gemma-2
     )
     for linear in acceleration.find_linears(model):
         # On CPUs with AVX512-BF16 bitsandbytes would round the weights' scales to bfloat16 at the first inference, for
         # good: training would go on from other weights after a validation than a resumed run does.
         linear.support_avx512bf16_for_cpu = False
+    if shard is not None:
+        shard(model)
     check_tree(model, base)
     return model
 

@@ -51,8 +51,12 @@ class RankTrainer(training.TreeTrainer):
     def get_batch_samples(self, *args):
         """Return the micro-batches of one step, None for those of other processes, and the target tokens of all."""
         batches, items = super().get_batch_samples(*args)
+        return self.leave_own(batches), items
+
+    def leave_own(self, batches):
+        """Return a step's micro-batches with None for those of other processes."""
         own = set(ranks.take_share(range(len(batches)), 1))
-        return [batch if number in own else None for number, batch in enumerate(batches)], items
+        return [batch if number in own else None for number, batch in enumerate(batches)]
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Return the loss of a micro-batch; of several processes, that of all micro-batches with the last of a step."""

@@ -34,6 +34,7 @@ CARDS = {  # memory in GiB, dense bfloat16 TFLOP/s with float32 sums; data sheet
     "80 GB (H100)": (79.1, 989),
     "141 GB (H200)": (139.8, 989),
 }
+PARTS = ("gemma-2-27b-it", "16 GB (RTX 4080)", 2)  # a base that no such card holds alone, and how many do (fsdp.yaml)
 MEASURED_CARD, MEASURED_BASE = "141 GB (H200)", "gemma-2-9b-it"
 BASES = {  # hidden size, width of the MLP, layers, heads, key-value heads, size of a head; published configurations
     "gemma-2-2b-it": (2304, 9216, 26, 8, 4, 256),
@@ -84,16 +85,19 @@ def count_linear_weights(config):
     return config.num_hidden_layers * sum(inputs * outputs for inputs, outputs in list_linears(config))
 
 
-def estimate_memory(config, batch, dense, checkpoint):
+def estimate_memory(config, batch, dense, checkpoint, parts=1):
     """Return the peak GPU memory of training in GiB.
 
-    batch: rows a forward pass; dense: 16-bit copies of the weights; checkpoint: activations are computed twice.
+    batch: rows a forward pass; dense: 16-bit copies of the weights; checkpoint: activations are computed twice; parts:
+    GPUs that share the 4-bit layers (sharded_training.py).
     """
     linears, layers = count_linear_weights(config), config.num_hidden_layers
     nodes = SHARED_NODES + (PROMPT_NODES + SENTENCE_TOKENS) * batch
     adapter = ADAPTER_RANK * layers * sum(inputs + outputs for inputs, outputs in list_linears(config))
     weights = NF4_BYTES * linears + 2 * config.vocab_size * config.hidden_size  # embeddings stay in bfloat16
     weights += 2 * linears if dense else 2 * linears / layers  # of weights in 4-bit, those of a layer at a time
+    if parts > 1:  # two layers are whole at a time: one at work, the next on its way
+        weights += 0.5 * linears * (1 / parts - 1 + 2 / layers)
     activations = acceleration.count_activation_bytes(config, nodes)
     if checkpoint:  # the inputs of all layers, and one layer's own
         activations = activations / layers + 2 * nodes * layers * config.hidden_size
@@ -133,6 +137,10 @@ def format_training(rows, epochs):
             kind = "16-bit copies" if plan["dense_weights"] else "4-bit, activations twice"
             minutes = rows * epochs / plan["rows_per_second"] / 60
             lines.append(f"| {base} | {card} | {plan['gib']:.1f} GiB | {plan['batch']} | {kind} | {minutes:.1f} |")
+    base, card, parts = PARTS
+    batch, kind = TRAIN_BATCHES[0] // parts, "4-bit in parts, activations twice"
+    gib = estimate_memory(make_config(base), batch, False, True, parts)
+    lines.append(f"| {base} | {parts} x {card} | {gib:.1f} GiB each | {batch} | {kind} | unknown |")
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ import records
 
 TIMEOUT = datetime.timedelta(days=7)  # ranks wait for the slowest; torchrun ends all of them if one fails
 LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # by which libraries find out about ranks
+SHARD_VARIABLE = "ACCELERATE_USE_FSDP"  # set by accelerate launch if its settings ask for FSDP
 DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"  # names a GPU other than the first to accelerate
 
 
@@ -18,9 +19,14 @@ def get_rank():
     return int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 
 
-def join_ranks():
-    """Join the processes that torchrun started, each with a GPU of its own if there are any."""
-    if get_rank()[1] == 1:
+def join_ranks(even_alone=False):
+    """Join the processes that torchrun started, each with a GPU of its own if there are any.
+
+    even_alone: with a single process too, which then needs torchrun all the same.
+    """
+    if os.environ.get(SHARD_VARIABLE) == "true":
+        records.stop("FSDP is for finetune.py: start other scripts with python or torchrun, or on a larger GPU")
+    if get_rank()[1] == 1 and not even_alone:
         return
     if torch.cuda.is_available():
         place = int(os.environ["LOCAL_RANK"])
@@ -73,6 +79,15 @@ def sum_tensors(tensors):
     torch.distributed.all_reduce(joined)
     for tensor, total in zip(tensors, joined.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(total.view_as(tensor))
+
+
+def find_highest(number):
+    """Return the highest of the integers that the processes have."""
+    if get_rank()[1] == 1:
+        return number
+    highest = torch.tensor(number, device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
+    return highest.item()
 
 
 def take_from_first(value):

@@ -48,12 +48,9 @@ class Interruption(transformers.TrainerCallback):
         self.number = number
         os.write(2, b"\nstopping after this step with a checkpoint; once more to stop at once\n")  # print may be busy
 
-    def agree(self, args):
+    def agree(self):
         """Return the number of the signal that any process received, or 0."""
-        if ranks.get_rank()[1] > 1:
-            number = torch.tensor(self.number, device=args.device)
-            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MAX)
-            self.number = number.item()
+        self.number = ranks.find_highest(self.number)
         return self.number
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -61,10 +58,10 @@ class Interruption(transformers.TrainerCallback):
             return  # the epoch ends: it is validated and saved anyway, and a checkpoint before that would skip it
         if ranks.get_rank()[1] > 1 and not control.should_log:  # asking the others waits for all GPUs
             return
-        control.should_save = bool(self.agree(args))
+        control.should_save = bool(self.agree())
 
     def on_save(self, args, state, control, **kwargs):
-        if not self.agree(args):
+        if not self.agree():
             return
         if state.is_world_process_zero:
             print(f"\ninterrupted: checkpoint-{state.global_step} is saved; {self.remedy}", flush=True)
@@ -119,9 +116,10 @@ def probe_memory(trainer):
     """Run the longest rows forward and backward once; while they do not fit, make the micro-batch smaller.
 
     Call it after trainer.accelerate. The effective batch, the weights and the random state stay as they are. Returns
-    what came of it, for the run record; None on a CPU.
+    what came of it, for the run record; None on a CPU, and if the base is sharded: processes that are broken off while
+    they gather a layer cannot go on.
     """
-    if not torch.cuda.is_available():
+    if not torch.cuda.is_available() or trainer.sharded:
         return None
     args, too_large = trainer.args, []
     lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]

@@ -69,6 +69,7 @@ class TreeTrainer(trl.SFTTrainer):
     as evaluate.py answers).
     """
 
+    sharded = False  # whether a process holds only a part of the base: sharded_training.py
     loss_is_scaled_for_ga = True  # compute_loss divides by the tokens of the whole effective batch
 
     def __init__(self, *args, train_rows, **kwargs):
@@ -99,7 +100,7 @@ class TreeTrainer(trl.SFTTrainer):
         # The trainer walks over all parameters several times a step, and thousands of modules take longer than a step.
         parameters = list(self.model.parameters())
         self.model.parameters = lambda recurse=True: iter(parameters)
-        plan = acceleration.plan_training(self.model.get_base_model(), nodes, checkpoint, dropout)
+        plan = self.plan_training(nodes, checkpoint, dropout)
         acceleration.fuse_linears(self.model, plan["dense_weights"])
         acceleration.fuse_adapters(self.model)
         self.model.enable_input_require_grads()  # the first layer compiles like the others, and checkpoints need it
@@ -112,6 +113,10 @@ class TreeTrainer(trl.SFTTrainer):
             weights = [weight for weight in self.model.parameters() if weight.requires_grad]
             self.step_graphs = cuda_graphs.StepGraphs(self.run_step, weights)
         return plan
+
+    def plan_training(self, nodes, checkpoint, dropout):
+        """Return what acceleration.plan_training does for the base."""
+        return acceleration.plan_training(self.model.get_base_model(), nodes, checkpoint, dropout)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Return the loss of a micro-batch, its gradients added to those of the effective batch."""
@@ -146,40 +151,50 @@ class TreeTrainer(trl.SFTTrainer):
         """Compute, log and return loss and accuracy of the validation rows, whose labels must be answers alone."""
         answers = prompts.encode_labels(self.processing_class)
         label_ids = torch.tensor([ids[0] for ids in answers], device=self.args.device)
-        sums = torch.zeros(3, device=self.args.device)  # loss, target tokens, right labels
+        sums = torch.zeros(4, device=self.args.device)  # loss, target tokens, right labels, rows
         was_training = self.model.training
         self.model.eval()
         if self.step_graphs is not None:
             self.step_graphs.release()  # validation needs the memory
         with acceleration.run_uncompiled(len(self.eval_dataset)), prefix_tree.compute_precision(self.model):
-            size, (rank, count) = self.args.per_device_eval_batch_size, ranks.get_rank()
-            for start in range(rank * size, len(self.eval_dataset), count * size):
-                rows = self.eval_dataset[start : start + size]
+            places, size = self.share_rows(range(len(self.eval_dataset))), self.args.per_device_eval_batch_size
+            for start in range(0, len(places), size):
+                rows = self.eval_dataset[places[start : start + size]]
                 rows = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
                 inputs = self._prepare_inputs(self.data_collator(rows))
                 logits = prefix_tree.forward_tree(self.model, self.model.config, inputs, inputs["keep"])
                 targets, weights = inputs["target_ids"], inputs["target_weights"]
                 right = label_ids[logits[:, label_ids].argmax(1)] == targets  # never true of an end of turn
-                sums += torch.stack([x.sum() for x in (weigh_losses(logits, inputs), weights, right * weights)])
+                sums[:3] += torch.stack([x.sum() for x in (weigh_losses(logits, inputs), weights, right * weights)])
         self.model.train(was_training)
-        ranks.sum_tensors([sums])
-        loss, tokens, correct = sums.tolist()
         if any(len(ids) > 1 for ids in answers):  # a label's first token does not say which label it is
-            correct = self.count_right(answers)
-        accuracy = correct / len(self.eval_dataset)
+            sums[2] = self.count_right(answers)
+        sums[3] = len(places)
+        ranks.sum_tensors([sums])
+        loss, tokens, correct, rows = sums.tolist()
+        accuracy = correct / rows
         metrics = {f"{metric_key_prefix}_loss": loss / tokens, f"{metric_key_prefix}_accuracy": accuracy}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def share_rows(self, places):
+        """Return which of these validation rows this process answers, in whole batches."""
+        return ranks.take_share(places, self.args.per_device_eval_batch_size)
+
     def count_right(self, answers):
-        """Return how many validation rows get their label by the log-probabilities of all tokens of each label."""
-        starts = [sum(label == IGNORED for label in row) for row in self.eval_dataset["labels"]]
-        asked = [ids[:start] for ids, start in zip(self.eval_dataset["input_ids"], starts, strict=True)]
-        given = [ids[start:] for ids, start in zip(self.eval_dataset["input_ids"], starts, strict=True)]
-        size = self.args.per_device_eval_batch_size
-        with acceleration.run_uncompiled(len(asked)):
-            scores = scoring.score_prompts(self.model, self.processing_class, asked, size)
+        """Return how many of this process's rows get their label by the log-probabilities of all its tokens."""
+        columns = self.eval_dataset[:]
+        rows = list(zip(columns["input_ids"], columns["labels"], strict=True))
+        rows = [(ids[: labels.count(IGNORED)], ids[labels.count(IGNORED) :]) for ids, labels in rows]
+        own = self.share_rows(sorted(rows))  # score_prompts puts them into that order: batches are those of one process
+        if not own:
+            return 0
+        asked, given = zip(*own, strict=True)
+        with acceleration.run_uncompiled(len(rows)):
+            scores = scoring.score_prompts(
+                self.model, self.processing_class, asked, self.args.per_device_eval_batch_size
+            )
         picked = [answers[place] for place in scores.nll.argmin(1).tolist()]
         return sum(ids[: len(label)] == label for ids, label in zip(given, picked, strict=True))
 

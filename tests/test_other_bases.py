@@ -14,6 +14,7 @@ import evaluate
 import modeling
 import prefix_tree
 import prompts
+import ranks
 import scoring
 import training
 import tree_attention
@@ -316,7 +317,13 @@ def test_validation_counts_whole_labels(answers, monkeypatch):
         eval_dataset=datasets.Dataset.from_dict(columns), model=model, processing_class=tokenizer,
         args=types.SimpleNamespace(per_device_eval_batch_size=4),
     )  # fmt: skip
+    trainer.share_rows = types.MethodType(training.TreeTrainer.share_rows, trainer)
     assert training.TreeTrainer.count_right(trainer, answers) == 5
+    parts = []
+    for rank in range(4):  # of four processes the third has one row and the last none
+        monkeypatch.setattr(ranks, "get_rank", lambda: (rank, 4))
+        parts.append(training.TreeTrainer.count_right(trainer, answers))
+    assert sum(parts) == 5 and parts[3] == 0 and max(parts) < 5
 
 
 # ---------------------------------------------------------------- from training to evaluation

@@ -1,4 +1,4 @@
-"""Training and evaluating by the processes of torchrun: what two processes do is what one does."""
+"""Training and evaluating by several processes, each with the base or a part of it: what two do is what one does."""
 
 import json
 import os
@@ -7,16 +7,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bitsandbytes
 import pytest
 import safetensors.torch
 import torch
 
+import acceleration
 import evaluate
 import finetune
 import parallel_training
 import ranks
 import records
 import scoring
+import sharded_training
+from stopping import stop_message
 
 CONSTANTS = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 4, "LOG_STEPS": 1}
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,17 +28,17 @@ ROWS = 65  # 9 steps an epoch, the last of a single row, so that the second of t
 # Equal micro-batches give equal gradients on a CPU, added up in the same order; only validation sums in another.
 TOLERANCE = 1e-5
 
-# Run by torchrun. Trains until step 12 of 18, leaves a copy of the run, goes on; each process leaves its own adapter.
+# Run by a launcher. Trains until step 12 of 18, leaves a copy of the run, goes on; each process leaves its own adapter.
 WORKER = f"""
-import json, shutil, sys
+import json, os, shutil, sys
 sys.path.insert(0, {str(ROOT)!r})
 import safetensors.torch
-import finetune, modeling, parallel_training, ranks, safeguards
+import finetune, modeling, parallel_training, ranks, safeguards, sharded_training
 
 folder, words = sys.argv[1], sys.argv[2:]
 for name, value in {CONSTANTS!r}.items():
     setattr(finetune, name, value)
-trainers, batches = [], []
+trainers, batches, launch = [], [], dict(os.environ)
 
 class Watching(parallel_training.RankTrainer):
     def __init__(self, *words, **options):
@@ -60,29 +64,38 @@ except KeyboardInterrupt:
     safeguards.JsonlLog = kept
 ranks.wait_for_ranks()
 rank = ranks.get_rank()[0]
+assert ranks.find_highest(7 * rank) == 7
 if rank == 0:
     shutil.copytree(f"{{folder}}/run", f"{{folder}}/interrupted")
 ranks.wait_for_ranks()
-ranks.join_ranks, after = lambda: None, len(batches)
+ranks.join_ranks, after = lambda **options: None, len(batches)
+os.environ.update(launch)
 try:
     finetune.main([*words, "--resume"])
 except SystemExit as ended:  # of all but the first process
     assert (ranks.get_rank()[0], ended.code) == (1, 0)
 weights = {{name: weight.data for name, weight in trainers[-1].model.named_parameters() if weight.requires_grad}}
 safetensors.torch.save_file(weights, f"{{folder}}/rank-{{rank}}.safetensors")
-json.dump({{"before": batches[:after], "after": batches[after:]}}, open(f"{{folder}}/rank-{{rank}}.json", "w"))
+packed = [weight for weight in trainers[-1].model.parameters() if weight.dtype.itemsize == 1]
+held = [sum(getattr(weight, "to_local", lambda: weight)().numel() for weight in packed), sum(w.numel() for w in packed)]
+result = {{"before": batches[:after], "after": batches[after:], "packed_bytes": held}}
+json.dump(result, open(f"{{folder}}/rank-{{rank}}.json", "w"))
 leave_ranks()
 """
 
 
-def run_torchrun(folder, worker, *words):
-    """Run the code of a worker by two processes; return the finished torchrun."""
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+SHARDED = ("accelerate.commands.launch", "--config_file", str(ROOT / "fsdp.yaml"), "--main_process_port", "0")
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+
+
+def run_worker(folder, worker, *words, launcher=TORCHRUN):
+    """Run the code of a worker by two processes; return the finished launcher."""
     (folder / "worker.py").write_text(worker)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     alone = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(
-        [*torchrun, str(folder / "worker.py"), *words], env={**os.environ, **alone}, capture_output=True, text=True,
-        timeout=300,
+        [sys.executable, "-m", *launcher, str(folder / "worker.py"), *words], env={**os.environ, **alone},
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
 
 
@@ -113,7 +126,7 @@ def two_processes(tiny_model, flags, tmp_path_factory):
     """Folder of the same run of two processes, interrupted and resumed (run), and as it was then (interrupted)."""
     folder = tmp_path_factory.mktemp("two")
     words = ["--base-model", tiny_model, *flags, "--run-dir", str(folder / "run")]
-    done = run_torchrun(folder, WORKER, str(folder), *words)
+    done = run_worker(folder, WORKER, str(folder), *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote adapter") == 1 and done.stdout.count("trainable parameters") == 2  # of two starts
     return folder
@@ -167,6 +180,131 @@ def test_one_process_goes_on_where_two_stopped(two_processes, one_process, train
     run = shutil.copytree(two_processes / "interrupted", tmp_path / "run")
     assert not (run / "run.json").exists()
     check_equal_runs(train(run, *flags, "--resume", **CONSTANTS), one_process)
+
+
+# Started by accelerate launch: finetune.py with the constants of these tests.
+PLAIN = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import finetune
+
+for name, value in {CONSTANTS!r}.items():
+    setattr(finetune, name, value)
+finetune.main(sys.argv[1:])
+"""
+
+
+def test_accelerate_starts_processes_too(tiny_model, flags, one_process, tmp_path):
+    words = ["--base-model", tiny_model, *flags, "--run-dir", str(tmp_path / "run")]
+    done = run_worker(tmp_path, PLAIN, *words, launcher=ACCELERATE)
+    assert done.returncode == 0, done.stderr
+    check_equal_runs(tmp_path / "run", one_process)
+    assert records.read_json(tmp_path / "run" / "run.json", "")["processes"] == 2
+
+
+# ---------------------------------------------------------------- a base in parts (FSDP)
+
+
+@pytest.fixture(scope="module")
+def two_parts(tiny_model, flags, tmp_path_factory):
+    """As two_processes, where each holds half of the base's layers."""
+    folder = tmp_path_factory.mktemp("parts")
+    words = ["--base-model", tiny_model, *flags, "--run-dir", str(folder / "run")]
+    worker = WORKER.replace("parallel_training.RankTrainer", "sharded_training.ShardTrainer")
+    done = run_worker(folder, worker, str(folder), *words, launcher=SHARDED)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote adapter") == 1
+    return folder
+
+
+def test_two_halves_of_a_base_train_as_the_whole(two_parts, one_process):
+    check_equal_runs(two_parts / "run", one_process)
+    record, expected = (records.read_json(run / "run.json", "") for run in (two_parts / "run", one_process))
+    assert record["processes"] == 2 and record["sharded"] and not expected["sharded"]
+    assert record["parameters"] == expected["parameters"]
+
+
+def test_each_process_holds_half_and_makes_every_pass(two_parts, two_processes):
+    """The second makes a pass without weight where it has no share, since the first needs its half of the layers."""
+    adapters = [read_weights(two_parts / f"rank-{rank}.safetensors") for rank in (0, 1)]
+    assert all(torch.equal(weight, adapters[1][name]) for name, weight in adapters[0].items())
+    for rank in (0, 1):
+        parts, whole = (json.loads((run / f"rank-{rank}.json").read_text()) for run in (two_parts, two_processes))
+        held, total = parts["packed_bytes"]
+        assert 2 * held == total and whole["packed_bytes"] == [total, total]
+        assert parts["after"] == [[rank == 0, rank == 1]] * 8 + [[True]]
+
+
+def test_one_process_with_the_whole_base_goes_on_where_two_halves_stopped(two_parts, one_process, train, flags, tmp_path):
+    run = shutil.copytree(two_parts / "interrupted", tmp_path / "run")
+    check_equal_runs(train(run, *flags, "--resume", **CONSTANTS), one_process)
+
+
+def test_an_adapter_of_a_base_in_parts_is_evaluated(two_parts, small_data, tmp_path):
+    words = ["--data-dir", small_data, "--robustness-rows", "0", "--output-dir", str(tmp_path)]
+    evaluate.main(["--adapter", str(two_parts / "run"), *words])
+    rows = records.read_jsonl(tmp_path / "validation.jsonl", (), "")
+    right = sum(row["models"]["fine-tuned"]["prediction"] == row["label"] for row in rows)
+    kept = records.read_json(two_parts / "run" / "run.json", "")["result"]["kept_validation"]
+    assert len(rows) == 24 and right / 24 == pytest.approx(kept["eval_accuracy"])
+
+
+def test_the_committed_options_are_those_that_are_kept(monkeypatch):
+    options = (ROOT / "fsdp.yaml").read_text(encoding="utf-8")
+    for name, value in sharded_training.LAUNCH_OPTIONS.items():
+        assert f"\n  {name.lower()}: {value}" in options
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(ranks.SHARD_VARIABLE, "true")
+    assert sharded_training.take_over() and ranks.SHARD_VARIABLE not in os.environ
+    assert not sharded_training.take_over()
+
+
+def test_other_options_stop(monkeypatch, capsys):
+    monkeypatch.setenv(ranks.SHARD_VARIABLE, "true")
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "True")
+    message = "fsdp_offload_params true is not supported: write fsdp_offload_params: false, or take the file fsdp.yaml"
+    assert message in stop_message(capsys, sharded_training.take_over)
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "false")
+    monkeypatch.setenv(ranks.SHARD_VARIABLE, "true")
+    monkeypatch.setattr(acceleration, "DENSE_WEIGHTS", True)
+    assert "set DENSE_WEIGHTS in acceleration.py to None" in stop_message(capsys, sharded_training.take_over)
+
+
+def test_the_command_to_continue_shards_too(monkeypatch):
+    monkeypatch.setattr(ranks, "get_rank", lambda: (0, 2))
+    assert finetune.word_remedy(["--epochs", "2"], sharded=True) == (
+        "continue with: accelerate launch --config_file fsdp.yaml --num_processes 2 finetune.py --epochs 2 --resume"
+    )
+
+
+def test_only_training_takes_a_base_in_parts(monkeypatch, capsys):
+    monkeypatch.setenv(ranks.SHARD_VARIABLE, "true")
+    assert "FSDP is for finetune.py" in stop_message(capsys, ranks.join_ranks)
+
+
+def test_weights_for_the_cpu_are_quantised_on_the_gpu(monkeypatch):
+    """As on a machine with a GPU, whose part the CPU plays."""
+    torch.manual_seed(0)
+    weight, moved = torch.randn(64, 64), []
+    expected = bitsandbytes.nn.Params4bit(weight.clone(), quant_type="nf4").to("cpu")
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: (moved.append(tensor.shape), tensor)[1])
+    with monkeypatch.context() as on_gpu:
+        on_gpu.setattr(torch.cuda, "is_available", lambda: True)
+        with sharded_training.quantise_on_gpu():
+            packed = bitsandbytes.nn.Params4bit(weight.clone(), quant_type="nf4").to("cpu")
+    assert moved == [(64, 64)]
+    assert torch.equal(packed.data, expected.data) and packed.quant_state.shape == expected.quant_state.shape
+    bitsandbytes.nn.Params4bit(weight.clone(), quant_type="nf4").to("cpu")
+    assert len(moved) == 1
+
+
+def test_a_base_in_parts_is_not_compiled_and_saves_memory_unless_told_not_to():
+    for checkpoint, expected in ((None, True), (True, True), (False, False)):
+        plan = sharded_training.ShardTrainer.plan_training(None, 1450, checkpoint, False)
+        assert plan == {"dense_weights": False, "checkpoint": expected, "compiled": False, "graphs": False}
+
+
+# ---------------------------------------------------------------- starting on several GPUs
 
 
 def test_processes_must_divide_the_batch(monkeypatch, capsys):
@@ -225,7 +363,7 @@ def test_two_processes_evaluate_as_one(one_process, small_data, tmp_path, monkey
     words = ["--adapter", str(one_process), "--data-dir", small_data, "--robustness-rows", "3"]
     for name in ("SCORE_BATCH_SIZE", "GENERATE_BATCH_SIZE"):
         monkeypatch.setattr(scoring, name, 10)
-    done = run_torchrun(tmp_path, EVALUATION, str(tmp_path / "two-"), *words)
+    done = run_worker(tmp_path, EVALUATION, str(tmp_path / "two-"), *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote evaluation.jsonl") == 2
     for mode, files in (("score", 3), ("generate", 1)):

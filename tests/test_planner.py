@@ -59,6 +59,16 @@ def test_cards_get_what_fits():
     assert planner.plan_card("gemma-2-27b-it", "16 GB (RTX 4080)") is None
 
 
+def test_parts_of_a_base_fit_where_the_whole_does_not():
+    base, card, parts = planner.PARTS
+    config, room = planner.make_config(base), planner.CARDS[card][0]
+    assert planner.plan_card(base, card) is None
+    whole, halves, quarters = (planner.estimate_memory(config, 16, False, True, count) for count in (1, 2, 4))
+    assert quarters < halves < room < whole
+    packed = planner.count_linear_weights(config) / 2 / 2**30
+    assert halves - quarters == pytest.approx(packed / 4) and parts == 2
+
+
 def test_labelling_follows_from_the_records(capsys):
     plan = planner.plan_labelling(2_000_000, 4)
     rate = planner.read_record("h200-score.json")["rows_per_second"]["score, batch 128"]

@@ -19,9 +19,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import acceleration
-import cuda_graphs
 import answers
 import corpus
+import cuda_graphs
 import figures
 import labelling
 import modeling
@@ -35,6 +35,7 @@ import tables
 TEXT_COLUMN = None  # header of the sentences; None: any of corpus.COLUMN_NAMES
 TOPIC_COLUMN = None  # header of the topics; None: any of corpus.COLUMN_NAMES
 SHEET = None  # name of the sheet to label; None: the only one with these headers
+RESUME = True  # go on from what an interrupted run left beside --output; False: label all of it again
 REVIEW_BELOW = 0.6  # confidence, the highest of the three probabilities, below which review says yes
 EXPLAIN = 0  # words shown with --text that the answer hangs on most
 SUMMARY_TOPICS = 20  # topics shown one by one after a table is labelled, those with most rows
@@ -102,16 +103,9 @@ def load_scorer(adapter, base, tokenizer, rows):
 
 def read_topics(args):
     """Return the cleaned topics that flags give for all rows; None if each row has its own."""
-    if not args.topics_file:
-        return [tables.clean_text(args.topic)] if args.topic else None
-    with records.open_file(args.topics_file) as file:
-        lines = [tables.clean_text(line) for _, line in tables.read_lines(file, args.topics_file)]
-    topics = list(filter(None, lines))
-    twice = [topic for topic in topics if topics.count(topic) > 1]
-    if twice or not topics:
-        problem = f"holds {records.quote(twice[0])} twice" if twice else "is empty"
-        records.stop(f"{args.topics_file} {problem}: write each topic once, one a line")
-    return topics
+    if args.topics_file:
+        return tables.read_topics(args.topics_file)
+    return [tables.clean_text(args.topic)] if args.topic else None
 
 
 def open_input(args, topics, stdin):
@@ -209,6 +203,9 @@ def label_table(args, record, tokenizer):
         store = labelling.PairStore(check_rows(args, table, topics))
         if ranks.get_rank()[0] == 0:
             prompts.report_long(tokenizer, store.read_pairs())
+    if not RESUME and ranks.get_rank()[0] == 0:
+        labelling.remove_parts(args.output)
+    ranks.wait_for_ranks()
     run = labelling.describe_run(args.adapter, base, store)
     labelling.label_pairs(store, args.output, run, lambda: load_scorer(args.adapter, base, tokenizer, store.size))
     if ranks.get_rank()[0] == 0:

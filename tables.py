@@ -137,6 +137,17 @@ def read_lines(file, place):
             records.stop(f"{place}, line {number} is not UTF-8: save or convert the text as UTF-8")
 
 
+def read_topics(path):
+    """Return the cleaned topics of a text file, one a line."""
+    with records.open_file(path) as file:
+        topics = [topic for _, line in read_lines(file, path) if (topic := clean_text(line))]
+    twice = [topic for topic in topics if topics.count(topic) > 1]
+    if twice or not topics:
+        problem = f"holds {records.quote(twice[0])} twice" if twice else "is empty"
+        records.stop(f"{path} {problem}: write each topic once, one a line")
+    return topics
+
+
 def clean_text(value):
     """Return a cell or text without what Excel and web pages smuggle in; ordinary text stays as it is, to the byte.
 

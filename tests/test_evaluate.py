@@ -358,7 +358,7 @@ def test_every_part_is_asked_with_its_own_prompt(run_evaluate, plain_prompts, te
     tokenizer, usual = plain_prompts
     asked = []
 
-    def score(model, tokenizer, encoded):
+    def score(model, tokenizer, encoded, batch_size):
         asked.append(encoded)
         count = len(encoded)
         return scoring.Scores(torch.full((count, 3), 1 / 3), torch.ones(count), torch.ones(count, 3), 128)
@@ -397,7 +397,7 @@ def test_tiny_probabilities_keep_their_size():
     """A temperature needs the logarithm of every probability: with six decimals those of a sure adapter would be 0."""
     scores = scoring.Scores(torch.tensor([[1 - 3e-9, 2e-9, 1e-9]]), torch.tensor([0.5]), None, 128)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scoring, "score_prompts", lambda model, tokenizer, encoded: scores)
+        patch.setattr(scoring, "score_prompts", lambda *words: scores)
         [answer] = evaluate.answer_rows(None, None, [[1]], "score")
     assert answer["probabilities"]["con"] == pytest.approx(2e-9, rel=1e-5) and answer["probabilities"]["neu"] > 0
 

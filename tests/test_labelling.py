@@ -242,6 +242,16 @@ def test_ctrl_c_at_any_block(table, label, quick, tmp_path, monkeypatch, capsys,
     assert label(table, tmp_path / f"out{suffix}") == expected
 
 
+def test_without_resume_all_is_labelled_again(table, label, scored, tmp_path, monkeypatch, capsys):
+    expected = label(table, tmp_path / "whole.csv")
+    interrupt(monkeypatch, label, table, tmp_path / "out.csv")
+    scored.clear()
+    capsys.readouterr()
+    monkeypatch.setattr(predict, "RESUME", False)
+    assert label(table, tmp_path / "out.csv") == expected
+    assert len(scored) == 5 and "going on" not in capsys.readouterr().out
+
+
 def test_what_is_labelled_is_written_without_a_model(table, label, quick, tmp_path, monkeypatch):
     """A run that could not write its output has lost nothing."""
     with monkeypatch.context() as patch:

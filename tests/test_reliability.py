@@ -22,18 +22,11 @@ import provenance
 import records
 import safeguards
 import training
+from stopping import stop_below_bar
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "hf_ThisIsAMarkerAndNoToken0123456789"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads add up the gradients of a shared node in the order they finish, so two runs would differ."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -80,17 +73,6 @@ def assert_equal_runs(one, other):
     """Equal to the bit: the adapter, and every line of the log."""
     assert (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
     assert read_log(one) == read_log(other)
-
-
-def stop_message(capsys, action, *words, **options):
-    """The one line on stderr with which an action stops."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        action(*words, **options)
-    assert stopped.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert len(errors) == 1 and errors[0].startswith("error: ")
-    return errors[0]
 
 
 def list_names(run_dir):
@@ -214,11 +196,11 @@ def test_a_run_does_not_go_on_from_a_checkpoint_whose_best_is_lost(tmp_path):
 
 
 def test_a_finished_run_is_not_resumed(whole, resume, capsys):
-    assert "is finished" in stop_message(capsys, resume, whole)
+    assert "is finished" in stop_below_bar(capsys, resume, whole)
 
 
 def test_all_that_differs_is_named(whole, resume, capsys):
-    message = stop_message(capsys, resume, whole, "--seed", "1", LORA_R=8)
+    message = stop_below_bar(capsys, resume, whole, "--seed", "1", LORA_R=8)
     assert "SEED was 0, now it is 1" in message and "LORA_R was 16, now it is 8" in message
 
 
@@ -226,7 +208,7 @@ def test_other_data_are_refused(copy, resume, data_dir, tmp_path, capsys):
     shutil.copytree(data_dir, tmp_path / "data")
     lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "data" / "train.jsonl").write_text("".join(lines[1:]))
-    message = stop_message(capsys, resume, copy, "--data-dir", str(tmp_path / "data"))
+    message = stop_below_bar(capsys, resume, copy, "--data-dir", str(tmp_path / "data"))
     assert "data train rows was 72, now it is 71" in message and "data train sha256 was" in message
 
 
@@ -240,7 +222,7 @@ def test_another_base_of_the_same_name_is_refused(copy, resume, tiny_model, tmp_
     safetensors.torch.save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
     changed = provenance.fingerprint_base(str(tmp_path / "base"))
     monkeypatch.setattr(provenance, "fingerprint_base", lambda base: changed)
-    assert "base_revision was" in stop_message(capsys, resume, copy)
+    assert "base_revision was" in stop_below_bar(capsys, resume, copy)
 
 
 def test_other_versions_are_noted(whole, copy, resume, capsys):
@@ -278,7 +260,7 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(train, data_dir, tmp_pa
 
     monkeypatch.setattr(safeguards, "JsonlLog", Noting)
     monkeypatch.setattr(training.TreeTrainer, "compute_loss", spoil)
-    message = stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
+    message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
     assert "at step 3" in message and "non_finite_rows.jsonl" in message and "LEARNING_RATE" in message
     assert steps == [1, 2, 3, 4, 5]
     rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "")
@@ -298,7 +280,7 @@ def test_a_bad_step_is_noticed_before_a_checkpoint_between_two_log_lines(tmp_pat
         watch.add_loss(torch.tensor(loss) / 2)
         watch.add_loss(torch.tensor(loss) / 2)
         watch.add_norm(torch.tensor(1.0))
-    assert "at step 7" in stop_message(capsys, watch.check, 7)
+    assert "at step 7" in stop_below_bar(capsys, watch.check, 7)
     assert [row["id"] for row in records.read_jsonl(tmp_path / "rows.jsonl", (), "")] == [3, 2]
     json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
 
@@ -316,7 +298,7 @@ def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(train, tmp_path
 
     monkeypatch.setattr(safeguards, "JsonlLog", Stopping)
     monkeypatch.setattr(training.TreeTrainer, "compute_loss", spoil)
-    assert "at step 3" in stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
+    assert "at step 3" in stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
     assert list_names(tmp_path / "run") == []
 
 
@@ -337,7 +319,7 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(train, tmp_path, caps
         return forward(model, *words) * (float("nan") if validating else 1)
 
     monkeypatch.setattr(prefix_tree, "forward_tree", spoil)
-    message = stop_message(capsys, train, tmp_path / "run", "--epochs", "1")
+    message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "1")
     assert "validation loss" in message and "step 9" in message
     assert list_names(tmp_path / "run") == []
 
@@ -409,7 +391,7 @@ def test_the_probe_leaves_weights_gradients_and_random_state_alone(limited, buil
 
 
 def test_a_single_row_that_does_not_fit_stops_the_run(limited, capsys):
-    assert "GRADIENT_CHECKPOINTING" in stop_message(capsys, limited, 0)
+    assert "GRADIENT_CHECKPOINTING" in stop_below_bar(capsys, limited, 0)
 
 
 def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monkeypatch):
@@ -444,7 +426,7 @@ def test_there_is_no_probe_without_a_gpu(whole):
 def test_a_disk_without_room_for_the_checkpoints_is_refused_before_training(train, tmp_path, capsys, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=120_000_000))
-    message = stop_message(capsys, train, tmp_path / "run")
+    message = stop_below_bar(capsys, train, tmp_path / "run")
     assert "0.12 GB of disk space left" in message and "--run-dir" in message
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
@@ -456,7 +438,7 @@ def test_space_that_a_resumed_run_already_has_counts(tmp_path, monkeypatch, caps
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000_000))
     checkpoints.check_disk_space(tmp_path, 1000)
     (folder / "checkpoint-9" / "optimizer.pt").unlink()
-    assert "checkpoints need 0.15" in stop_message(capsys, checkpoints.check_disk_space, tmp_path, 1000)
+    assert "checkpoints need 0.15" in stop_below_bar(capsys, checkpoints.check_disk_space, tmp_path, 1000)
 
 
 @pytest.mark.parametrize("size", [20_000, 150_000])
@@ -466,7 +448,7 @@ def test_a_disk_that_fills_up_while_saving_ends_in_one_line(train, resume, whole
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        message = stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
+        message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "the disk is full" in message and "--resume" in message
@@ -489,7 +471,7 @@ def test_a_full_disk_is_told_from_other_problems(tmp_path, capsys, problem):
         with checkpoints.explain_full_disk(tmp_path):
             raise error
 
-    assert "the disk is full" in stop_message(capsys, write, problem)
+    assert "the disk is full" in stop_below_bar(capsys, write, problem)
     with pytest.raises(type(problem), match="something else"):
         write(type(problem)("something else"))
 
@@ -508,7 +490,7 @@ def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, 
         patch.setattr(checkpoints.os, "replace", lambda s, t: replace_one(s, t) if "partial" in str(s) else replace(s, t))
         resume(copy)
     assert len(moved) == 1
-    assert "run.json" in stop_message(capsys, modeling.check_adapter, copy)
+    assert "run.json" in stop_below_bar(capsys, modeling.check_adapter, copy)
     resume(copy)
     assert modeling.check_adapter(copy)["result"]["kept"]
     assert_equal_runs(copy, whole)

@@ -165,4 +165,4 @@ def main(argv=None):
 
 if __name__ == "__main__":
     gc.disable()  # a million rows are no garbage, and looking through them again and again takes a fifth of the time
-    main()
+    records.run_script(main)

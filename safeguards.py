@@ -27,7 +27,7 @@ def stop_training(message):
 
 
 class Interruption(transformers.TrainerCallback):
-    """While it is entered, SIGINT and SIGTERM end the training after this step with a checkpoint; a second one at once.
+    """While it is entered, SIGINT and SIGTERM end the training after this step with a checkpoint; a SIGINT more at once.
 
     remedy: the words that tell how to go on. The exit code is 128 and the number of the signal, as shells count.
     """
@@ -37,16 +37,19 @@ class Interruption(transformers.TrainerCallback):
 
     def __enter__(self):
         self.before = {number: signal.signal(number, self.receive) for number in NUMBERS}
+        return self
 
     def __exit__(self, *problem):
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
     def receive(self, number, frame):
-        if self.number:
+        if self.number and number == signal.SIGINT:
             os._exit(128 + number)
+        if self.number:  # clusters may send SIGTERM to a process and to the one that started it, which passes it on
+            return
         self.number = number
-        os.write(2, b"\nstopping after this step with a checkpoint; once more to stop at once\n")  # print may be busy
+        os.write(2, b"\nstopping after this step with a checkpoint; Ctrl-C stops at once\n")  # print may be busy
 
     def agree(self, args):
         """Return the number of the signal that any process received, or 0."""

@@ -4,10 +4,12 @@ import errno
 import json
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,8 @@ import prefix_tree
 import provenance
 import records
 import safeguards
+import study
+import tables
 import training
 from stopping import stop_below_bar
 
@@ -533,6 +537,86 @@ def test_a_second_signal_ends_the_process_at_once():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 130
     assert done.stdout == "one\n" and "stopping after this step" in done.stderr
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_sigterm_does_not_stop_what_the_first_began(second):
+    """Clusters may send it to a process and to the one that started it, which passes it on."""
+    codes = []
+    with pytest.MonkeyPatch.context() as patch, safeguards.Interruption("x") as interruption:
+        patch.setattr(os, "_exit", codes.append)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), second)
+    assert codes == ([130] if second == signal.SIGINT else []) and interruption.number == signal.SIGTERM
+
+
+@pytest.fixture
+def run_script(monkeypatch):
+    """A function that runs a script as python does; the handlers of signals are afterwards those of before."""
+    handlers = {number: signal.getsignal(number) for number in safeguards.NUMBERS}
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("name", ["finetune", "evaluate", "predict", "predict a table", "export"])
+def test_a_signal_while_weights_load_is_one_line(
+    run_script, tiny_model, trained_run, data_dir, tmp_path, capfd, monkeypatch, name, number, code
+):
+    table, output = tmp_path / "in.csv", tmp_path / "out"
+    table.write_text("topic,text\nVegans are right.,Yes.\n")
+    adapter, data = ["--adapter", trained_run], ["--data-dir", data_dir]
+    words = {
+        "finetune": ["--base-model", tiny_model, *data, "--run-dir", output],
+        "evaluate": [*adapter, *data, "--output-dir", output],
+        "predict": [*adapter, "--topic", "Vegans are right.", "--text", "Yes."],
+        "predict a table": [*adapter, "--input", table, "--output", output / "out.xlsx"],
+        "export": [*adapter, *data, "--output-dir", output],
+    }[name]
+    monkeypatch.setattr(modeling, "load_base", lambda base: os.kill(os.getpid(), number) or time.sleep(9))
+    with pytest.raises(SystemExit) as stopped:
+        run_script(name.split()[0], *words)
+    assert stopped.value.code == code
+    assert capfd.readouterr().err == "\ninterrupted: no file is half written; start again\n"
+    assert [path.name for path in output.rglob("*") if path.is_file()] == (["plan.json"] if name == "finetune" else [])
+
+
+def test_a_signal_while_a_file_is_written_leaves_the_old_one_alone(tmp_path):
+    """And no other: neither JSON nor tables."""
+    records.write_json(tmp_path / "a.json", ["old"])
+    for write, path in ((records.write_jsonl, "a.json"), *((tables.write_table, f"a{end}") for end in tables.SUFFIXES)):
+        def rows():
+            yield {"a": 1} if path == "a.json" else [1]
+            raise SystemExit(143)
+
+        with pytest.raises(SystemExit) as stopped:
+            write(tmp_path / path, *([["a"]] if path != "a.json" else []), rows())
+        assert stopped.value.code == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert records.read_json(tmp_path / "a.json", "") == ["old"]
+
+
+@pytest.mark.parametrize("number, ending", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_study_waits_for_the_script_that_it_interrupts(run_script, tmp_path, monkeypatch, number, ending):
+    """The script, which has half a second to do after the signal, is asked to stop by SIGTERM and by Ctrl-C."""
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, sys, time\n"
+        "def end(*words): time.sleep(0.5); print('saved', flush=True); sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "os.kill(os.getppid(), int(sys.argv[1]))\n"
+        "end() if int(sys.argv[1]) == signal.SIGINT else time.sleep(60)\n"
+    )
+    signal.signal(signal.SIGTERM, records.interrupt)
+    with pytest.raises(ending):
+        study.call_script("slow.py", int(number), log=tmp_path / "log.txt")
+    assert (tmp_path / "log.txt").read_text() == "saved\n"
 
 
 def test_the_command_to_continue_is_the_one_that_was_started():

@@ -30,6 +30,7 @@ import ranks
 import records
 import report
 import result_tables
+import safeguards
 import scoring
 
 # ---------------------------------------------------------------- settings
@@ -90,7 +91,9 @@ def resolve_base(args):
 def answer_rows(model, tokenizer, encoded, mode):
     """Return one answer for each prompt: prediction (a label or None), and the probabilities or reply behind it."""
     if mode == "generate":
-        replies = scoring.generate_replies(model, tokenizer, encoded)
+        remedy = "lower GENERATE_BATCH_SIZE in scoring.py, or leave out --mode generate"
+        with safeguards.explain_memory("generate", remedy):
+            replies = scoring.generate_replies(model, tokenizer, encoded)
         return [{"prediction": prompts.parse_label(reply), "reply": reply} for reply in replies]
     scores = scoring.score_prompts(model, tokenizer, encoded)
     return [

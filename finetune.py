@@ -194,7 +194,7 @@ def train(trainer, checkpoint):
     except torch.OutOfMemoryError:
         size = max(trainer.args.per_device_train_batch_size // 2, 1)
         remedy = f"set MICRO_BATCH_SIZE to {size} and GRADIENT_CHECKPOINTING to True in finetune.py and start a new run"
-        safeguards.stop_training(f"not enough GPU memory: {remedy}")
+        safeguards.stop_below_bar(f"not enough GPU memory: {remedy}")
 
 
 def main(argv=None):

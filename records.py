@@ -31,7 +31,7 @@ def stop(message):
 
 
 def run_script(main):
-    """Run the main of a script; Ctrl-C and SIGTERM, by which clusters end jobs, end it in one line, exit code 130 or 143.
+    """Run the main of a script; Ctrl-C and SIGTERM (a cluster ends a job) stop it in one line, exit code 130 or 143.
 
     Both are raised as exceptions, so that what is open is closed and temporary files go.
     """
@@ -44,7 +44,7 @@ def run_script(main):
 
 def interrupt(number, frame=None):
     """End the script on a signal, with the exit code that shells report for it. A handler of signal.signal."""
-    os.write(2, b"\ninterrupted: no file is half written; start again\n")  # print may be busy, for signals come anywhere
+    os.write(2, b"\ninterrupted: no file is half written; start again\n")  # print may be busy: signals come anywhere
     raise SystemExit(128 + number)
 
 

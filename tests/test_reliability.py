@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 import runpy
@@ -12,11 +13,14 @@ import sys
 import time
 from pathlib import Path
 
+import bitsandbytes
 import pytest
 import safetensors.torch
 import torch
+import transformers
 
 import checkpoints
+import evaluate
 import finetune
 import modeling
 import prefix_tree
@@ -51,7 +55,8 @@ def copy(whole, tmp_path):
 @pytest.fixture
 def resume(train):
     """A function that resumes a run of 2 epochs, with other flags and constants if they are given."""
-    return lambda run_dir, *flags, **words: train(run_dir, "--epochs", "2", "--resume", *flags, **{"LOG_STEPS": 4, **words})
+    usual = {"LOG_STEPS": 4}
+    return lambda run_dir, *flags, **words: train(run_dir, "--epochs", "2", "--resume", *flags, **{**usual, **words})
 
 
 @pytest.fixture
@@ -144,6 +149,46 @@ def test_a_run_killed_after_its_last_checkpoint_is_only_finished(train, tmp_path
     results = [records.read_json(folder / "run.json", "")["result"] for folder in (run, whole)]
     for key in ("steps", "kept", "kept_validation", "validation"):
         assert results[0][key] == results[1][key]
+
+
+@pytest.fixture
+def disk_events(monkeypatch):
+    """What goes to disk, as it comes: inodes of the files and folders that are synced, names that files take."""
+    events, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda place: events.append(os.fstat(place).st_ino) or sync(place))
+    monkeypatch.setattr(os, "replace", lambda source, name: events.append(str(name)) or replace(source, name))
+    return events
+
+
+def test_a_file_is_on_disk_before_it_takes_its_name(tmp_path, disk_events):
+    records.write_json(tmp_path / "a.json", {})
+    assert disk_events == [(tmp_path / "a.json").stat().st_ino, str(tmp_path / "a.json")]
+
+
+def test_a_checkpoint_is_on_disk_before_it_is_marked_and_its_marker_before_it_counts(tmp_path, disk_events):
+    folder = tmp_path / "checkpoint-9"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("optimizer.pt", "sub/rng_state.pth"):
+        (folder / name).write_text(name)
+    checkpoints.mark_complete(folder)
+    inodes = {name: (folder / name).stat().st_ino for name in ("optimizer.pt", "sub/rng_state.pth", checkpoints.MARKER)}
+    marked = disk_events.index(str(folder / checkpoints.MARKER))
+    assert set(inodes.values()) == set(disk_events[:marked])
+    assert disk_events[marked + 1 :] == [folder.stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_the_final_adapter_is_on_disk_before_it_takes_its_name(tmp_path, disk_events, monkeypatch):
+    def save(model, folder, rows):
+        folder.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (folder / name).write_text(name)
+
+    monkeypatch.setattr(modeling, "save_adapter", save)
+    checkpoints.save_adapter(None, tmp_path, [])
+    expected = []
+    for path in (tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"):
+        expected += [path.stat().st_ino, str(path)]
+    assert disk_events == [*expected, tmp_path.stat().st_ino]
 
 
 def make_checkpoints(run_dir, *steps, best=None):
@@ -420,6 +465,55 @@ def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monk
     assert "items" in trainer.step_graphs.calls[0] and "places" not in trainer.step_graphs.calls[0]
 
 
+def run_out(*words, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.fixture
+def reports():
+    """What transformers logs while weights load."""
+    found, handler, log = [], logging.Handler(), logging.getLogger("transformers.modeling_utils")
+    handler.emit = lambda entry: found.append(entry.getMessage())
+    log.addHandler(handler)
+    yield found
+    log.removeHandler(handler)
+
+
+@pytest.mark.parametrize("place", ["weights", "first forward pass"])
+def test_a_base_that_does_not_fit_is_one_line(tiny_model, capsys, monkeypatch, reports, place):
+    """transformers turns the error into a report of all weights and another error."""
+    target = (bitsandbytes.functional, "quantize_4bit") if place == "weights" else (modeling, "check_tree")
+    monkeypatch.setattr(*target, run_out)
+    message = stop_below_bar(capsys, modeling.load_base, tiny_model)
+    assert message == f"error: not enough GPU memory to load {tiny_model}: {modeling.MEMORY_REMEDY}\n"
+    assert reports == []
+
+
+def test_an_adapter_that_does_not_fit_is_one_line(tiny_model, trained_run, capsys, monkeypatch):
+    model = modeling.load_base(tiny_model)
+    monkeypatch.setattr(modeling.peft.PeftModel, "from_pretrained", run_out)
+    message = stop_below_bar(capsys, modeling.load_adapter, model, trained_run)
+    assert f"not enough GPU memory to load {trained_run}: " in message
+
+
+def test_other_errors_while_weights_load_are_no_lack_of_memory(tiny_model, monkeypatch, reports):
+    def fail(*words, **options):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(bitsandbytes.functional, "quantize_4bit", fail)
+    with pytest.raises(RuntimeError):
+        modeling.load_base(tiny_model)
+    assert "something else" in reports[0]
+
+
+def test_generating_that_does_not_fit_is_one_line(tiny_model, data_dir, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(transformers.Gemma2ForCausalLM, "generate", run_out)
+    words = ["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir, "--mode", "generate"]
+    message = stop_below_bar(capsys, evaluate.main, [*words, "--output-dir", str(tmp_path)])
+    assert "not enough GPU memory to generate: lower GENERATE_BATCH_SIZE in scoring.py" in message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_there_is_no_probe_without_a_gpu(whole):
     assert records.read_json(whole / "run.json", "")["memory_probe"] is None
 
@@ -485,13 +579,14 @@ def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, 
     replace, moved = os.replace, []
 
     def replace_one(source, target):
-        if moved and "adapter.partial" in str(source):
-            raise KeyboardInterrupt
-        moved.append(source)
+        if "adapter.partial" in str(source):
+            if moved:
+                raise KeyboardInterrupt
+            moved.append(source)
         replace(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints.os, "replace", lambda s, t: replace_one(s, t) if "partial" in str(s) else replace(s, t))
+        patch.setattr(os, "replace", replace_one)
         resume(copy)
     assert len(moved) == 1
     assert "run.json" in stop_below_bar(capsys, modeling.check_adapter, copy)
@@ -506,7 +601,9 @@ def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("step", [6, 9])
-def test_a_signal_ends_the_run_with_a_checkpoint(train, whole, resume, tmp_path, capfd, monkeypatch, number, code, step):
+def test_a_signal_ends_the_run_with_a_checkpoint(
+    train, whole, resume, tmp_path, capfd, monkeypatch, number, code, step
+):
     """In the middle of an epoch, and in its last step, whose validation must not be skipped."""
 
     class Stopping(safeguards.JsonlLog):
@@ -621,7 +718,8 @@ def test_a_study_waits_for_the_script_that_it_interrupts(run_script, tmp_path, m
 
 def test_the_command_to_continue_is_the_one_that_was_started():
     words = ["--run-dir", "my runs/one", "--epochs", "2", "--resume"]
-    assert finetune.word_remedy(words) == "continue with: python finetune.py --run-dir 'my runs/one' --epochs 2 --resume"
+    command = "python finetune.py --run-dir 'my runs/one' --epochs 2 --resume"
+    assert finetune.word_remedy(words) == f"continue with: {command}"
 
 
 # ---------------------------------------------------------------- secrets

@@ -274,6 +274,13 @@ def test_another_base_of_the_same_name_is_refused(copy, resume, tiny_model, tmp_
     assert "base_revision was" in stop_below_bar(capsys, resume, copy)
 
 
+@pytest.mark.parametrize("key", ["base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data"])
+def test_a_run_with_another_of_these_is_refused(copy, resume, capsys, key):
+    plan = records.read_json(copy / "plan.json", "")
+    records.write_json(copy / "plan.json", {**plan, key: "another"})
+    assert f"{key} was another, now it is" in stop_below_bar(capsys, resume, copy)
+
+
 def test_other_versions_are_noted(whole, copy, resume, capsys):
     plan = records.read_json(copy / "plan.json", "")
     plan["environment"]["versions"]["peft"] = "0.1.0"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import corpus
 import metrics
+import near_duplicates
 import prompts
 import records
 import tables
@@ -137,6 +138,13 @@ def format_findings(duplicates, conflicts):
     return "\n".join(lines)
 
 
+def format_near(found):
+    """Return the lines on sentences that are nearly those of another split, with their Excel rows."""
+    lines = [f"near-duplicates: {len(found)} (sentences one word away from a sentence of another split)"]
+    pairs = [f"{entry['row']} {entry['split']} ~ {entry['like']} {entry['like_split']}" for entry in found]
+    return "\n".join(lines + ([f"  Excel rows {records.list_first(pairs)}"] if pairs else []))
+
+
 def write_splits(output_dir, splits, report):
     """Write the split files and, with their hashes, the report; return the paths."""
     paths = {name: output_dir / f"{name}.jsonl" for name in splits}
@@ -162,6 +170,8 @@ def main(argv=None):
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_findings(duplicates, conflicts))
     splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)
+    near = near_duplicates.find_near_duplicates(splits, kept)
+    print(format_near(near))
     counts = count_labels(splits)
     report = {
         "corpus": {"file": Path(args.corpus).name, "sha256": records.hash_file(args.corpus), "rows": len(rows)},
@@ -171,6 +181,7 @@ def main(argv=None):
         "counts": counts,
         "duplicates": duplicates,
         "conflicts": conflicts,
+        "near_duplicates": near,
         "environment": records.describe_environment(),
     }
     paths = write_splits(Path(args.output_dir), splits, report)

@@ -127,6 +127,27 @@ def test_bad_input_writes_nothing(tmp_path, capsys, rows, expected):
     assert not folder.exists()
 
 
+def test_near_duplicates_of_two_splits_are_reported(tmp_path, capsys):
+    rows = make_table(60)
+    ends = ["now", "then", "there", "here", "often", "once", "twice", "again", "today", "soon"]
+    rows += [(TOPICS[0], f"Guns in every house make nobody safer {end}.", "Contra") for end in ends]  # rows 62 to 71
+    splits = run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out")
+    homes = {line["text"]: name.removesuffix(".jsonl") for name in SPLIT_FILES for line in splits[name]}
+    number = {row[1]: place for place, row in enumerate(rows, start=2)}
+    near = {number[text]: home for text, home in homes.items() if text.startswith("Guns in")}
+    assert len(near) == 10 and set(near.values()) > {"train"}
+    report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))["near_duplicates"]
+    first = min(row for row, home in near.items() if home == "train")
+    held_out = [entry for entry in report if entry["like_split"] == "train"]
+    assert held_out == [
+        {"row": row, "split": home, "like": first, "like_split": "train"}
+        for row, home in sorted(near.items())
+        if home != "train"
+    ]
+    output, shown = capsys.readouterr().out, f"{report[0]['row']} {report[0]['split']} ~ {first} train"
+    assert f"near-duplicates: {len(report)} " in output and shown in output
+
+
 def test_headers_can_be_named(tmp_path, capsys):
     """Also if the usual ones are there too."""
     path = tmp_path / "c.xlsx"

@@ -380,6 +380,23 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(train, tmp_path, caps
     assert list_names(tmp_path / "run") == []
 
 
+# ---------------------------------------------------------------- rows
+
+
+def test_the_trainer_refuses_to_lose_a_row(build, monkeypatch):
+    """As trl does with rows that it cuts to their prompt."""
+    assert len(build().train_dataset) == 72
+    prepare = training.trl.SFTTrainer.__init__
+
+    def drop(self, *words, **options):
+        prepare(self, *words, **options)
+        self.train_dataset = self.train_dataset.select(range(70))
+
+    monkeypatch.setattr(training.trl.SFTTrainer, "__init__", drop)
+    with pytest.raises(AssertionError, match="2 training rows are lost"):
+        build()
+
+
 # ---------------------------------------------------------------- memory
 
 

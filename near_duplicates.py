@@ -19,25 +19,24 @@ def find_near_duplicates(splits, rows):
     """
     numbers = {corpus.make_id(row["topic"], row["text"]): row["row"] for row in rows}
     texts = {name: sorted((numbers[line["id"]], line["text"]) for line in lines) for name, lines in splits.items()}
-    found = []
-    for name, other in (("test", "train"), ("val", "train"), ("val", "test")):
-        for row, like in pair_texts(texts[name], texts[other]):
-            found.append({"row": row, "split": name, "like": like, "like_split": other})
-    return sorted(found, key=lambda entry: (entry["row"], entry["like"]))
+    homes = {number: name for name, part in texts.items() for number, _ in part}
+    pairs = pair_texts(texts["test"] + texts["val"], texts["train"]) + pair_texts(texts["val"], texts["test"])
+    keys = ("row", "split", "like", "like_split")
+    return [dict(zip(keys, (row, homes[row], like, homes[like]), strict=True)) for row, like in sorted(pairs)]
 
 
 def pair_texts(texts, others):
     """Return (number, number of the first of the others that is nearly the same) of all texts that have one.
 
-    Both are lists of (number, text), sorted.
+    Both are lists of (number, text), the others sorted.
     """
-    wanted = {mark for _, text in texts for mark in mark_sentence(text)}
-    homes = {}
+    wanted, first = {mark for _, text in texts for mark in mark_sentence(text)}, {}
     for number, text in others:
-        for mark in wanted.intersection(mark_sentence(text)):
-            homes.setdefault(mark, number)
-    likes = ((number, [homes[mark] for mark in mark_sentence(text) if mark in homes]) for number, text in texts)
-    return [(number, min(found)) for number, found in likes if found]
+        marks = mark_sentence(text)
+        if not wanted.isdisjoint(marks):
+            first.update({mark: first.get(mark, number) for mark in marks})
+    found = ((number, [first[mark] for mark in mark_sentence(text) if mark in first]) for number, text in texts)
+    return [(number, min(likes)) for number, likes in found if likes]
 
 
 def mark_sentence(text):
@@ -47,4 +46,4 @@ def mark_sentence(text):
     """
     hashes = [hash(word) for word in corpus.normalise_key(text).split()]
     total = sum(hashes)
-    return {total, *(total - value for value in hashes)} if len(hashes) >= MIN_WORDS else set()
+    return [total, *[total - value for value in hashes]] if len(hashes) >= MIN_WORDS else []

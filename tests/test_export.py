@@ -117,3 +117,21 @@ def test_nothing_is_overwritten_and_the_disk_is_looked_at(
     assert stopped.value.code == 2 and message.count("\n") == 1
     assert ("make room" if fault == "disk full" else "is there already") in message
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("ending", [SystemExit(143), OSError("No space left on device")])
+def test_a_model_that_is_broken_off_leaves_nothing(tmp_path, ending):
+    """Nor does what a killed run left get into the next model."""
+
+    class Merged:
+        def save_pretrained(self, folder):
+            assert not folder.exists()
+            folder.mkdir()
+            (folder / "model-00001-of-00002.safetensors").write_text("half")
+            raise ending
+
+    (tmp_path / "merged.tmp").mkdir()
+    (tmp_path / "merged.tmp" / "model-00001-of-00003.safetensors").write_text("of a killed run")
+    with pytest.raises(type(ending)):
+        export.write_model(tmp_path / "merged", Merged(), None, "base", {"demo": False})
+    assert list(tmp_path.iterdir()) == []

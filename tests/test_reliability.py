@@ -530,6 +530,13 @@ def test_other_errors_while_weights_load_are_no_lack_of_memory(tiny_model, monke
     assert "something else" in reports[0]
 
 
+def test_training_that_does_not_fit_is_one_line(train, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training.TreeTrainer, "compute_loss", run_out)
+    message = stop_below_bar(capsys, train, tmp_path / "run")
+    assert "not enough GPU memory to train: set MICRO_BATCH_SIZE to 4 and GRADIENT_CHECKPOINTING" in message
+    assert not (tmp_path / "run" / "run.json").exists() and list_names(tmp_path / "run") == []
+
+
 def test_generating_that_does_not_fit_is_one_line(tiny_model, data_dir, capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(transformers.Gemma2ForCausalLM, "generate", run_out)
     words = ["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir, "--mode", "generate"]

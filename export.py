@@ -124,6 +124,7 @@ def main(argv=None):
     modeling.check_base(base)
     check_place(output_dir, base)
     tokenizer = modeling.load_tokenizer(base)
+    modeling.check_same_base(args.adapter, base, tokenizer)
     encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
 
     adapted = modeling.load_adapter(modeling.load_base(base), args.adapter)

@@ -90,8 +90,9 @@ def write_text(path, chunks):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # still there if the disk is full or a signal came
+    except BaseException:  # the disk is full, or a signal came
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path, value):

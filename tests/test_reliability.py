@@ -708,9 +708,9 @@ def test_a_signal_while_weights_load_is_one_line(
         "export": [*adapter, *data, "--output-dir", output],
     }[name]
     monkeypatch.setattr(modeling, "load_base", lambda base: os.kill(os.getpid(), number) or time.sleep(9))
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:  # the latter would end all tests
         run_script(name.split()[0], *words)
-    assert stopped.value.code == code
+    assert repr(stopped.value) == f"SystemExit({code})"
     assert capfd.readouterr().err == "\ninterrupted: no file is half written; start again\n"
     assert [path.name for path in output.rglob("*") if path.is_file()] == (["plan.json"] if name == "finetune" else [])
 

@@ -192,7 +192,7 @@ def explain_full_disk(run_dir):
             raise
         left = shutil.disk_usage(run_dir).free / 1e9
         message = f"cannot write to {run_dir}, the disk is full ({left:.2f} GB left)"
-        safeguards.stop_training(f"{message}: free some, then add --resume")
+        safeguards.stop_below_bar(f"{message}: free some, then add --resume")
 
 
 def save_adapter(model, run_dir, train_rows):

@@ -56,12 +56,12 @@ class Finding(NamedTuple):
     serious: bool = True  # the row cannot be used as it is
 
 
-def read_corpus(path, sheet=None):
+def read_corpus(path, sheet=None, headers=None, strict=False):
     """Read an annotated .xlsx, .csv, .tsv or .jsonl file into a list of rows; stop with all its defects in one line.
 
-    Texts are cleaned; rows without topic, text and stance are skipped; other columns are ignored.
+    Texts are cleaned; rows without topic, text and stance are skipped; other columns are ignored. See scan_corpus.
     """
-    table, rows, findings = scan_corpus(path, sheet)
+    table, rows, findings = scan_corpus(path, sheet, headers, strict)
     check_rows(table.place, rows, findings)
     ignored = [name for place, name in enumerate(table.header) if name and place not in table.columns.values()]
     if ignored:
@@ -69,9 +69,14 @@ def read_corpus(path, sheet=None):
     return rows
 
 
-def scan_corpus(path, sheet=None):
-    """Read an annotated file; return (its table, the usable rows, a list of Findings about the others and these)."""
-    table = tables.open_table(path, COLUMN_NAMES, sheet, "name one with --sheet")
+def scan_corpus(path, sheet=None, headers=None, strict=False):
+    """Read an annotated file; return (its table, the usable rows, a list of Findings about the others and these).
+
+    headers: those of topic, text and stance (None: any of COLUMN_NAMES). strict: doubtful cells cannot be used either.
+    """
+    given = zip(COLUMN_NAMES, headers, strict=True) if headers else ()
+    needed = {name: (tables.clean_text(header).casefold(),) for name, header in given} or COLUMN_NAMES
+    table = tables.open_table(path, needed, sheet, "name one with --sheet")
     rows, findings = [], []
     for number, cells in table.rows:
         cells = [cells[place] for place in table.columns.values()]
@@ -84,10 +89,12 @@ def scan_corpus(path, sheet=None):
         for name, cell in zip(COLUMN_NAMES, cells):
             if not isinstance(cell, str) and cell is not None:
                 what = f"{name} is a number, date or truth value, read as text"
-                findings.append(Finding(number, name, what, CHECK_TYPE, False))
+                findings.append(Finding(number, name, what, CHECK_TYPE, strict))
             elif cell is not None and workbook_reader.is_full(cell):
                 what = f"{name} has {len(cell):,} characters, all that an Excel cell holds, and is probably cut"
-                findings.append(Finding(number, name, what, "compare it with its source", False))
+                findings.append(Finding(number, name, what, "compare it with its source", strict))
+    unusable = {finding.row for finding in findings if finding.serious}
+    rows = [row for row in rows if row["row"] not in unusable]
     return table, rows, findings
 
 

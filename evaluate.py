@@ -30,6 +30,7 @@ import ranks
 import records
 import report
 import result_tables
+import safeguards
 import scoring
 
 # ---------------------------------------------------------------- settings
@@ -93,7 +94,9 @@ def answer_rows(model, tokenizer, encoded, mode, size=None):
     size: prompts a forward pass when scoring (None: scoring.SCORE_BATCH_SIZE).
     """
     if mode == "generate":
-        replies = scoring.generate_replies(model, tokenizer, encoded)
+        remedy = "lower GENERATE_BATCH_SIZE in scoring.py, or leave out --mode generate"
+        with safeguards.explain_memory("generate", remedy):
+            replies = scoring.generate_replies(model, tokenizer, encoded)
         return [{"prediction": prompts.parse_label(reply), "reply": reply} for reply in replies]
     scores = scoring.score_prompts(model, tokenizer, encoded, size)
     return [
@@ -244,4 +247,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    records.run_script(main)

@@ -102,14 +102,18 @@ def format_modelfile(tokenizer):
 def write_model(output_dir, merged, tokenizer, base, record):
     """Write everything into a folder beside it that then takes its name, so that a half model has none."""
     unfinished = output_dir.with_name(output_dir.name + ".tmp")
-    merged.save_pretrained(unfinished)
-    tokenizer.save_pretrained(unfinished)
-    records.write_text(unfinished / "Modelfile", [format_modelfile(tokenizer)])
-    records.write_text(unfinished / "prompt.txt", [prompts.PROMPT_TEMPLATE])
-    records.write_json(unfinished / "export.json", record)
-    if record["demo"]:
-        shutil.copy(Path(base) / modeling.DEMO_FILE, unfinished)
-    os.replace(unfinished, output_dir)
+    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    try:
+        merged.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+        records.write_text(unfinished / "Modelfile", [format_modelfile(tokenizer)])
+        records.write_text(unfinished / "prompt.txt", [prompts.PROMPT_TEMPLATE])
+        records.write_json(unfinished / "export.json", record)
+        if record["demo"]:
+            shutil.copy(Path(base) / modeling.DEMO_FILE, unfinished)
+        os.replace(unfinished, output_dir)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)  # still there if a signal came or the disk is full
 
 
 def main(argv=None):
@@ -120,6 +124,7 @@ def main(argv=None):
     modeling.check_base(base)
     check_place(output_dir, base)
     tokenizer = modeling.load_tokenizer(base)
+    modeling.check_same_base(args.adapter, base, tokenizer)
     encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
 
     adapted = modeling.load_adapter(modeling.load_base(base), args.adapter)
@@ -143,4 +148,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    records.run_script(main)

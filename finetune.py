@@ -194,12 +194,10 @@ def word_remedy(argv, sharded=False):
 
 def train(trainer, checkpoint):
     """Train to the end; stop with one line if the GPU memory does not suffice."""
-    try:
+    size = max(trainer.args.per_device_train_batch_size // 2, 1)
+    remedy = f"set MICRO_BATCH_SIZE to {size} and GRADIENT_CHECKPOINTING to True in finetune.py and start a new run"
+    with safeguards.explain_memory("train", remedy):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError:
-        size = max(trainer.args.per_device_train_batch_size // 2, 1)
-        remedy = f"set MICRO_BATCH_SIZE to {size} and GRADIENT_CHECKPOINTING to True in finetune.py and start a new run"
-        safeguards.stop_training(f"not enough GPU memory: {remedy}")
 
 
 def main(argv=None):
@@ -247,4 +245,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    records.run_script(main)

@@ -15,6 +15,7 @@ import prefix_tree
 import prompts
 import provenance
 import records
+import safeguards
 
 # ---------------------------------------------------------------- settings
 BASE_MODEL = "google/gemma-2-9b-it"  # hub name (name@commit for one version) or folder of the instruction-tuned base
@@ -34,6 +35,7 @@ CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # addressed to the libraries' authors
 DEMO_FILE = "demo_model.json"  # make_tiny_model.py leaves it in the model folder
 DEMO_NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
+MEMORY_REMEDY = "end other programs on the GPU (nvidia-smi lists them), or see with planner.py which GPU it takes"
 ACCESS_STEPS = (
     "1. accept the licence on the model's page at huggingface.co, 2. run `hf auth login`, 3. start again "
     "(or pass the folder of a downloaded copy)"
@@ -115,22 +117,23 @@ def load_base(base, shard=None):
         bnb_4bit_use_double_quant=DOUBLE_QUANT,
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
-    model = _load(
-        transformers.AutoModelForCausalLM.from_pretrained,
-        base,
-        dtype=torch.bfloat16,
-        use_safetensors=True,  # other weight files are pickles, which can run code
-        quantization_config=quantisation,
-        device_map={"": torch.cuda.current_device() if on_gpu and shard is None else "cpu"},
-        attn_implementation="eager",  # sdpa lacks the soft cap of Gemma-2
-    )
-    for linear in acceleration.find_linears(model):
-        # On CPUs with AVX512-BF16 bitsandbytes would round the weights' scales to bfloat16 at the first inference, for
-        # good: training would go on from other weights after a validation than a resumed run does.
-        linear.support_avx512bf16_for_cpu = False
-    if shard is not None:
-        shard(model)
-    check_tree(model, base)
+    with safeguards.explain_memory(f"load {base}", MEMORY_REMEDY):
+        model = _load(
+            transformers.AutoModelForCausalLM.from_pretrained,
+            base,
+            dtype=torch.bfloat16,
+            use_safetensors=True,  # other weight files are pickles, which can run code
+            quantization_config=quantisation,
+            device_map={"": torch.cuda.current_device() if on_gpu and shard is None else "cpu"},
+            attn_implementation="eager",  # sdpa lacks the soft cap of Gemma-2
+        )
+        for linear in acceleration.find_linears(model):
+            # On CPUs with AVX512-BF16 bitsandbytes would round the weights' scales to bfloat16 at the first inference,
+            # for good: training would go on from other weights after a validation than a resumed run does.
+            linear.support_avx512bf16_for_cpu = False
+        if shard is not None:
+            shard(model)
+        check_tree(model, base)
     return model
 
 
@@ -184,8 +187,8 @@ def check_adapter(folder):
         )
     for key, now in (("labels", list(prompts.LABELS)), ("precision", describe_precision())):
         if record[key] != now:
-            difference = f"{folder} was trained with {key} {record[key]}, now they are {now}"
-            records.stop(f"{difference}: restore them or train again")
+            was = f"{folder} was trained with {key} {record[key]}"
+            records.stop(f"{was}, now they are {now}: restore them or train again")
     return record
 
 
@@ -198,7 +201,8 @@ def save_adapter(model, folder, train_rows):
 def load_adapter(model, folder):
     """Put a trained adapter on a loaded base; its weights stay float32."""
     try:
-        model = peft.PeftModel.from_pretrained(model, folder)
+        with safeguards.explain_memory(f"load {folder}", MEMORY_REMEDY):
+            model = peft.PeftModel.from_pretrained(model, folder)
     except (OSError, ValueError, safetensors.SafetensorError) as problem:
         reason = str(problem).strip().partition("\n")[0]
         records.stop(f"cannot load the adapter {folder} ({reason}): copy it again, or train again")

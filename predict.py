@@ -245,4 +245,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    records.run_script(main)

@@ -1,12 +1,14 @@
 """Split an annotated corpus into train.jsonl, val.jsonl and test.jsonl, 80/10/10.
 
-Reads the .xlsx, .csv, .tsv or .jsonl file --corpus with the columns topic, text and stance.
+Reads the .xlsx, .csv, .tsv or .jsonl file --corpus with the columns topic, text and stance, or those of --columns.
 Writes the three splits and prepare_data.report.json to --output-dir; nothing at all if the corpus has a defect.
 With --check, writes no splits but shows all that is wrong, and marks it in a copy: <name>.checked.xlsx.
+With --strict, what is doubtful counts as wrong: numbers and dates in place of texts, cut texts, differing stances.
 
     python prepare_data.py
     python prepare_data.py --corpus my_annotations.xlsx --check
     python prepare_data.py --corpus my_annotations.xlsx --output-dir data/my-corpus --seed 1
+    python prepare_data.py --corpus my_annotations.xlsx --columns Claim "Full text" Code --strict
     python prepare_data.py --hold-out-topic "Vegans are right." --output-dir data/without-vegans
 """
 
@@ -17,8 +19,10 @@ from pathlib import Path
 
 import corpus
 import metrics
+import near_duplicates
 import prompts
 import records
+import tables
 import workbook_check
 
 # ---------------------------------------------------------------- settings
@@ -36,14 +40,24 @@ def parse_args(argv):
     parser.add_argument("--output-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--seed", type=int, default=corpus.SPLIT_SEED, help="random seed of the splits (%(default)s)")
     parser.add_argument("--sheet", help="sheet of the workbook (default: the one with the columns)")
+    parser.add_argument(
+        "--columns", nargs=3, metavar=("TOPIC", "TEXT", "STANCE"), help="their headers (default: those of corpus.py)"
+    )
+    parser.add_argument("--strict", action="store_true", help="doubtful cells and differing stances are errors")
     parser.add_argument("--check", action="store_true", help="mark all that is wrong in a copy, write no splits")
     parser.add_argument("--hold-out-topic", help="test on this topic, train and validate on the others")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.columns and len({tables.clean_text(header).casefold() for header in args.columns}) < 3:
+        records.stop(f"--columns {' '.join(map(records.quote, args.columns))}: give three different headers")
+    return args
 
 
-def check_corpus(path, sheet):
-    """Show all that is wrong with a corpus and mark it in a copy; return the exit code: 2 if there are problems."""
-    table, rows, findings = corpus.scan_corpus(path, sheet)
+def check_corpus(path, *options):
+    """Show all that is wrong with a corpus and mark it in a copy; return the exit code: 2 if there are problems.
+
+    options: see corpus.scan_corpus.
+    """
+    table, rows, findings = corpus.scan_corpus(path, *options)
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     findings += workbook_check.find_clashes(duplicates, conflicts)
     problems = sum(finding.serious for finding in findings)
@@ -124,6 +138,13 @@ def format_findings(duplicates, conflicts):
     return "\n".join(lines)
 
 
+def format_near(found):
+    """Return the lines on sentences that are nearly those of another split, with their Excel rows."""
+    lines = [f"near-duplicates: {len(found)} (sentences one word away from a sentence of another split)"]
+    pairs = [f"{entry['row']} {entry['split']} ~ {entry['like']} {entry['like_split']}" for entry in found]
+    return "\n".join(lines + ([f"  Excel rows {records.list_first(pairs)}"] if pairs else []))
+
+
 def write_splits(output_dir, splits, report):
     """Write the split files and, with their hashes, the report; return the paths."""
     paths = {name: output_dir / f"{name}.jsonl" for name in splits}
@@ -139,13 +160,18 @@ def write_splits(output_dir, splits, report):
 
 def main(argv=None):
     args = parse_args(argv)
+    reading = (args.corpus, args.sheet, args.columns, args.strict)
     if args.check:
-        raise SystemExit(check_corpus(args.corpus, args.sheet))
-    rows = corpus.read_corpus(args.corpus, args.sheet)
+        raise SystemExit(check_corpus(*reading))
+    rows = corpus.read_corpus(*reading)
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
+    if args.strict:
+        corpus.check_rows(args.corpus, kept, workbook_check.find_clashes([], conflicts))
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_findings(duplicates, conflicts))
     splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)
+    near = near_duplicates.find_near_duplicates(splits, kept)
+    print(format_near(near))
     counts = count_labels(splits)
     report = {
         "corpus": {"file": Path(args.corpus).name, "sha256": records.hash_file(args.corpus), "rows": len(rows)},
@@ -155,6 +181,7 @@ def main(argv=None):
         "counts": counts,
         "duplicates": duplicates,
         "conflicts": conflicts,
+        "near_duplicates": near,
         "environment": records.describe_environment(),
     }
     paths = write_splits(Path(args.output_dir), splits, report)
@@ -165,4 +192,4 @@ def main(argv=None):
 
 if __name__ == "__main__":
     gc.disable()  # a million rows are no garbage, and looking through them again and again takes a fifth of the time
-    main()
+    records.run_script(main)

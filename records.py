@@ -1,4 +1,4 @@
-"""Files every script reads and writes: JSON Lines, JSON, run records; and the one way to stop on bad input.
+"""Files every script reads and writes: JSON Lines, JSON, run records; how a script ends on bad input and on signals.
 
 Standard library only.
 """
@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,24 @@ def stop(message):
     """End the script on something the user can mend: one line on stderr, exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
+
+
+def run_script(main):
+    """Run the main of a script; Ctrl-C and SIGTERM (a cluster ends a job) stop it in one line, exit code 130 or 143.
+
+    Both are raised as exceptions, so that what is open is closed and temporary files go.
+    """
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        main()
+    except KeyboardInterrupt:
+        interrupt(signal.SIGINT)
+
+
+def interrupt(number, frame=None):
+    """End the script on a signal, with the exit code that shells report for it. A handler of signal.signal."""
+    os.write(2, b"\ninterrupted: no file is half written; start again\n")  # print may be busy: signals come anywhere
+    raise SystemExit(128 + number)
 
 
 def list_first(items):
@@ -65,11 +84,15 @@ def write_text(path, chunks):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(chunks)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(chunks)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # the disk is full, or a signal came
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path, value):

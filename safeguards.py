@@ -1,9 +1,11 @@
-"""What ends a training run in order: signals, losses that are no numbers; the micro-batch that the memory takes.
+"""What ends a run in order: signals, losses that are no numbers, too little memory; the micro-batch that it takes.
 
-And the log, which a killed run leaves whole.
+And the log of a training, which a killed run leaves whole.
 """
 
+import contextlib
 import json
+import logging
 import math
 import os
 import signal
@@ -20,14 +22,38 @@ import records
 NUMBERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and how clusters announce that time is up
 
 
-def stop_training(message):
+def stop_below_bar(message):
     """Stop with an error line of its own, below the progress bar."""
     print(file=sys.stderr)
     records.stop(message)
 
 
+@contextlib.contextmanager
+def explain_memory(action, remedy):
+    """Stop in one line if the GPU memory does not suffice for an action.
+
+    While weights load, transformers raises another error and logs this one for each weight: that report is held back.
+    """
+    reports, log = [], logging.getLogger("transformers.modeling_utils")
+
+    def pass_other(entry):
+        short = "out of memory" in entry.getMessage()
+        reports.extend([entry] if short else [])
+        return not short
+
+    log.addFilter(pass_other)
+    try:
+        yield
+    except RuntimeError as problem:
+        if not reports and not isinstance(problem, torch.OutOfMemoryError):
+            raise
+        stop_below_bar(f"not enough GPU memory to {action}: {remedy}")
+    finally:
+        log.removeFilter(pass_other)
+
+
 class Interruption(transformers.TrainerCallback):
-    """While it is entered, SIGINT and SIGTERM end the training after this step with a checkpoint; a second one at once.
+    """While it is entered, SIGINT and SIGTERM end the training after this step with a checkpoint; a 2nd SIGINT at once.
 
     remedy: the words that tell how to go on. The exit code is 128 and the number of the signal, as shells count.
     """
@@ -37,16 +63,19 @@ class Interruption(transformers.TrainerCallback):
 
     def __enter__(self):
         self.before = {number: signal.signal(number, self.receive) for number in NUMBERS}
+        return self
 
     def __exit__(self, *problem):
         for number, handler in self.before.items():
             signal.signal(number, handler)
 
     def receive(self, number, frame):
-        if self.number:
+        if self.number and number == signal.SIGINT:
             os._exit(128 + number)
+        if self.number:  # clusters may send SIGTERM to a process and to the one that started it, which passes it on
+            return
         self.number = number
-        os.write(2, b"\nstopping after this step with a checkpoint; once more to stop at once\n")  # print may be busy
+        os.write(2, b"\nstopping after this step with a checkpoint; Ctrl-C stops at once\n")  # print may be busy
 
     def agree(self):
         """Return the number of the signal that any process received, or 0."""
@@ -90,7 +119,9 @@ class StepWatch:
 
     def check(self, last, values=()):
         """Stop unless all losses, norms and values are finite; last: the number of the newest step."""
-        pairs = [torch.stack((sum(step["losses"], torch.zeros_like(step["norm"])), step["norm"])) for step in self.steps]
+        norms = [step["norm"] for step in self.steps]
+        losses = [sum(step["losses"], torch.zeros_like(step["norm"])) for step in self.steps]
+        pairs = list(map(torch.stack, zip(losses, norms, strict=True)))
         pairs = torch.stack(pairs).tolist() if pairs else []  # waits for the GPU once
         for place, (loss, norm) in enumerate(pairs):
             if not math.isfinite(loss) or not math.isfinite(norm):
@@ -98,10 +129,10 @@ class StepWatch:
                 self.save_rows({"step": number, "loss": str(loss), "grad_norm": str(norm)}, self.steps[place]["places"])
                 what = f"loss {loss:g} and gradient norm {norm:g} at step {number}"
                 remedy = f"look at its rows in {self.path}, lower LEARNING_RATE, start a new run"
-                stop_training(f"training stopped, {what}: {remedy}")
+                stop_below_bar(f"training stopped, {what}: {remedy}")
         if not all(map(math.isfinite, values)):
             remedy = "lower LEARNING_RATE and start a new run"
-            stop_training(f"training stopped, the validation loss is no number at step {last}: {remedy}")
+            stop_below_bar(f"training stopped, the validation loss is no number at step {last}: {remedy}")
         self.steps.clear()
 
     def save_rows(self, head, places):

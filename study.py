@@ -126,9 +126,17 @@ def check_plan(folder, plan):
 def call_script(script, *flags, log):
     """Run a script of this folder; what it prints goes to the end of a log file, its error line to the screen."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "a", encoding="utf-8") as file:
-        done = subprocess.run([sys.executable, HERE / script, *map(str, flags)], stdout=file)
-    if done.returncode:
+    words = [sys.executable, HERE / script, *map(str, flags)]
+    with open(log, "a", encoding="utf-8") as file, subprocess.Popen(words, stdout=file) as running:
+        try:
+            running.wait()
+        except SystemExit:  # SIGTERM
+            running.terminate()
+            raise
+        except KeyboardInterrupt:  # a terminal sends Ctrl-C to both
+            running.wait()  # finetune.py saves a checkpoint
+            raise
+    if running.returncode:
         records.stop(f"{script} {' '.join(map(str, flags))} failed: see above and {log}, then start again")
 
 
@@ -238,4 +246,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    main()
+    records.run_script(main)

@@ -215,17 +215,18 @@ def _write_table(path, header, rows, shades):
     path.parent.mkdir(parents=True, exist_ok=True)
     # Half a character, as a text cut inside an emoji holds, has no bytes in UTF-8.
     rows = ([HALF_CHARACTER.sub("", cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
-    if suffix == ".jsonl":
-        records.write_jsonl(temporary, (dict(zip(header, row, strict=True)) for row in rows))
-        os.replace(temporary, path)
-        return
     lines = itertools.chain([header], (map(dump_nested, row) for row in rows))
-    if suffix == ".xlsx":
-        workbook_writer.write_xlsx(temporary, lines, shades)
-    else:
-        with open(temporary, "w", encoding="utf-8-sig", newline="") as file:  # the mark makes Excel read UTF-8
-            csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",").writerows(lines)
-    os.replace(temporary, path)
+    try:
+        if suffix == ".jsonl":
+            records.write_jsonl(temporary, (dict(zip(header, row, strict=True)) for row in rows))
+        elif suffix == ".xlsx":
+            workbook_writer.write_xlsx(temporary, lines, shades)
+        else:
+            with open(temporary, "w", encoding="utf-8-sig", newline="") as file:  # the mark makes Excel read UTF-8
+                csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",").writerows(lines)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)  # still there if the disk is full or a signal came
 
 
 def dump_nested(cell):

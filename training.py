@@ -74,6 +74,8 @@ class TreeTrainer(trl.SFTTrainer):
 
     def __init__(self, *args, train_rows, **kwargs):
         super().__init__(*args, **kwargs)
+        lost = len(train_rows) - len(self.train_dataset)
+        assert not lost, f"{lost} training rows are lost"  # trl drops rows without a word, if it finds nothing to learn
         for weight in self.model.parameters():  # SFTTrainer makes 4-bit adapters bfloat16, where small updates vanish
             if weight.requires_grad:
                 weight.data = weight.data.float()

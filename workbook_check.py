@@ -77,7 +77,7 @@ def write_checked(path, table, findings):
 
 def fill_sheet(sheet, path, offset):
     """Write the table of a .csv, .tsv or .jsonl file into a sheet, all of it as text."""
-    table = tables.open_table(path, corpus.COLUMN_NAMES)
+    table = tables.open_table(path, {})
     for number, cells in [(table.header_row, table.header), *table.rows]:
         for column, value in enumerate(cells, start=1):
             if value is not None:

@@ -89,6 +89,17 @@ def trained_run(train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("trained") / "run")
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads add up the gradients of a shared node in the order they finish, so two runs would differ."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def load_plain():
     """A function that loads a base, with an adapter if one is given, by transformers and peft alone."""

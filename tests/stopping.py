@@ -3,12 +3,24 @@
 import pytest
 
 
-def stop_message(capsys, action, *words, **options):
-    """The one line on stderr with which an action stops."""
+def stop_lines(capsys, action, *words, **options):
+    """The lines on stderr of an action that stops."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         action(*words, **options)
     assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
+    return capsys.readouterr().err.splitlines(keepends=True)
+
+
+def stop_message(capsys, action, *words, **options):
+    """The one line on stderr with which an action stops."""
+    [message] = stop_lines(capsys, action, *words, **options)
+    assert message.startswith("error: ") and message.endswith("\n")
+    return message
+
+
+def stop_below_bar(capsys, action, *words, **options):
+    """The one error line with which an action stops, below its progress bar."""
+    [message] = [line for line in stop_lines(capsys, action, *words, **options) if "error: " in line]
+    assert message.startswith("error: ") and message.endswith("\n")
     return message

@@ -12,10 +12,11 @@ import openpyxl
 import pytest
 
 import corpus
-import tables
 import prompts
 import records
+import tables
 import workbook_reader
+from stopping import stop_message
 
 GUNS = "There should be more gun control."
 VEGANS = "Vegans are right."
@@ -39,16 +40,6 @@ def write_csv(path, rows, encoding="utf-8", **options):
     with open(path, "w", encoding=encoding, newline="") as file:
         csv.writer(file, **options).writerows(rows)
     return path
-
-
-def error_of(capsys, call, *args):
-    """Return the one line on stderr with which the call stops."""
-    with pytest.raises(SystemExit) as stopped:
-        call(*args)
-    assert stopped.value.code == 2
-    message = capsys.readouterr().err
-    assert message.startswith("error: ") and message.count("\n") == 1
-    return message
 
 
 def make_rows(n, topics=(GUNS, VEGANS), spellings=("Pro", "Contra", "Neutral")):
@@ -86,14 +77,14 @@ def test_header_in_any_case_with_index_column_on_second_sheet(tmp_path):
 def test_the_sheet_is_chosen_if_several_fit(tmp_path, capsys):
     sheets = {"a": [HEADER, (GUNS, "One.", "pro")], "b": [HEADER, (GUNS, "Two.", "pro")], "notes": [("Read me",)]}
     path = write_xlsx(tmp_path / "c.xlsx", **sheets)
-    message = error_of(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, corpus.read_corpus, path)
     assert 'sheet "a" and ' in message and 'sheet "b" have the same headers: name one with --sheet' in message
     assert [row["text"] for row in corpus.read_corpus(path, "b")] == ["Two."]
     assert 'sheet "b" is read, not sheet "a", sheet "notes"\n' in capsys.readouterr().out
-    assert 'no sheet "c" with the headers topic' in error_of(capsys, corpus.read_corpus, path, "c")
-    assert 'no sheet "notes" with the headers topic' in error_of(capsys, corpus.read_corpus, path, "notes")
+    assert 'no sheet "c" with the headers topic' in stop_message(capsys, corpus.read_corpus, path, "c")
+    assert 'no sheet "notes" with the headers topic' in stop_message(capsys, corpus.read_corpus, path, "notes")
     path = write_csv(tmp_path / "c.csv", sheets["a"])
-    assert "c.csv has no sheets: leave out --sheet" in error_of(capsys, corpus.read_corpus, path, "a")
+    assert "c.csv has no sheets: leave out --sheet" in stop_message(capsys, corpus.read_corpus, path, "a")
 
 
 def test_columns_that_are_not_used_are_named(tmp_path, capsys):
@@ -161,26 +152,26 @@ def test_equals_sign_typed_as_text_stays_text(tmp_path):
 
 
 def test_missing_file(tmp_path, capsys):
-    assert "absent.xlsx not found: check its path" in error_of(capsys, corpus.read_corpus, tmp_path / "absent.xlsx")
-    assert "absent.csv not found: check its path" in error_of(capsys, corpus.read_corpus, tmp_path / "absent.csv")
+    assert "absent.xlsx not found: check its path" in stop_message(capsys, corpus.read_corpus, tmp_path / "absent.xlsx")
+    assert "absent.csv not found: check its path" in stop_message(capsys, corpus.read_corpus, tmp_path / "absent.csv")
 
 
 def test_folder_in_place_of_a_file(tmp_path, capsys):
     (tmp_path / "c.xlsx").mkdir()
-    assert "c.xlsx cannot be opened" in error_of(capsys, corpus.read_corpus, tmp_path / "c.xlsx")
+    assert "c.xlsx cannot be opened" in stop_message(capsys, corpus.read_corpus, tmp_path / "c.xlsx")
 
 
 def test_wrong_extension(tmp_path, capsys):
-    message = error_of(capsys, corpus.read_corpus, tmp_path / "c.docx")
+    message = stop_message(capsys, corpus.read_corpus, tmp_path / "c.docx")
     assert "c.docx is no .xlsx, .csv, .tsv, .jsonl file: save it in Excel as .xlsx" in message
 
 
 def test_old_or_protected_workbook(tmp_path, capsys):
     path = tmp_path / "c.xlsx"
     path.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 504)
-    assert "c.xlsx is an old .xls file: save it in Excel as .xlsx" in error_of(capsys, corpus.read_corpus, path)
+    assert "c.xlsx is an old .xls file: save it in Excel as .xlsx" in stop_message(capsys, corpus.read_corpus, path)
     path.write_bytes(path.read_bytes() + "EncryptedPackage".encode("utf-16-le"))
-    message = error_of(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, corpus.read_corpus, path)
     assert "c.xlsx has a password: save it in Excel as .xlsx without a password" in message
 
 
@@ -193,20 +184,20 @@ def test_old_or_protected_workbook(tmp_path, capsys):
 def test_other_file_named_xlsx(tmp_path, capsys, content, expected):
     path = tmp_path / "c.xlsx"
     path.write_bytes(content)
-    assert expected in error_of(capsys, corpus.read_corpus, path)
+    assert expected in stop_message(capsys, corpus.read_corpus, path)
 
 
 @pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl"])
 def test_workbook_with_another_name(tmp_path, capsys, name):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")]).rename(tmp_path / name)
-    assert f"{name} is an Excel workbook despite its name: rename it" in error_of(capsys, corpus.read_corpus, path)
+    assert f"{name} is an Excel workbook despite its name: rename it" in stop_message(capsys, corpus.read_corpus, path)
 
 
 @pytest.mark.parametrize("part", ["content.xml", "word/document.xml", "xl/workbook.bin"])
 def test_other_archive_named_xlsx(tmp_path, capsys, part):
     with zipfile.ZipFile(tmp_path / "c.xlsx", "w") as archive:
         archive.writestr(part, b"<x/>")
-    message = error_of(capsys, corpus.read_corpus, tmp_path / "c.xlsx")
+    message = stop_message(capsys, corpus.read_corpus, tmp_path / "c.xlsx")
     assert "c.xlsx is no .xlsx workbook (but perhaps .xlsb, .ods or .docx): save it in Excel as .xlsx" in message
 
 
@@ -225,7 +216,7 @@ def test_zip_bomb(tmp_path, capsys):
     change_part(path, "xl/media/image1.png", lambda content: bytes(90 << 20))
     assert len(corpus.read_corpus(path)) == 1  # a large blank picture is none
     change_part(path, "xl/media/image1.png", lambda content: bytes(110 << 20))
-    message = error_of(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, corpus.read_corpus, path)
     assert "c.xlsx unpacks to 115 MB from 0.1 MB: copy its table into a new workbook" in message
 
 
@@ -235,7 +226,7 @@ def test_entity_bomb(tmp_path, capsys, encoding, blank):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
     doctype = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>'.encode(encoding)
     change_part(path, "xl/worksheets/sheet1.xml", lambda content: b" " * blank + doctype + content)
-    message = error_of(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, corpus.read_corpus, path)
     assert "part xl/worksheets/sheet1.xml, declares XML entities, as Excel never does" in message
 
 
@@ -248,7 +239,7 @@ def test_strict_workbook(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
     usual, strict = b"schemas.openxmlformats.org/spreadsheetml/2006", b"purl.oclc.org/ooxml/spreadsheetml"
     change_part(path, "xl/workbook.xml", lambda content: content.replace(usual, strict))
-    assert "save it in Excel as 'Excel Workbook'" in error_of(capsys, corpus.read_corpus, path)
+    assert "save it in Excel as 'Excel Workbook'" in stop_message(capsys, corpus.read_corpus, path)
 
 
 # ---- cells of Excel
@@ -276,7 +267,7 @@ def test_a_heading_merged_over_the_columns_is_no_text(tmp_path, capsys):
     book = openpyxl.load_workbook(path)
     book["corpus"].merge_cells("A2:C2")
     book.save(path)
-    message = error_of(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, corpus.read_corpus, path)
     assert "text is empty in row 2, stance is empty in row 2, topic is empty in row 4: fill it" in message
 
 
@@ -298,7 +289,7 @@ def test_formulas_with_and_without_a_stored_value(tmp_path, capsys):
         .replace(b'<c r="B5"><f>"4"</f><v />', b'<c r="B5" t="str"><f>"4"</f><v>four</v>')
         .replace(b'<c r="B5"><f>"4"</f><v/>', b'<c r="B5" t="str"><f>"4"</f><v>four</v>')
     ))
-    message = error_of(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, corpus.read_corpus, path)
     formula = "is a formula without a stored value in"
     found = f"text {formula} 2 rows (2, 4), topic {formula} row 4, stance {formula} row 4: open the file in Excel"
     assert found in message
@@ -364,7 +355,7 @@ def test_text_as_long_as_a_cell_was_probably_cut(tmp_path, capsys):
 def test_truncated_workbook(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
     path.write_bytes(path.read_bytes()[:-300])
-    assert "c.xlsx is damaged or incomplete" in error_of(capsys, corpus.read_corpus, path)
+    assert "c.xlsx is damaged or incomplete" in stop_message(capsys, corpus.read_corpus, path)
 
 
 def test_damaged_sheet(tmp_path, capsys):
@@ -375,12 +366,12 @@ def test_damaged_sheet(tmp_path, capsys):
     with zipfile.ZipFile(path, "w") as book:
         for name, content in parts.items():
             book.writestr(name, content)
-    assert "c.xlsx is damaged or incomplete after row" in error_of(capsys, corpus.read_corpus, path)
+    assert "c.xlsx is damaged or incomplete after row" in stop_message(capsys, corpus.read_corpus, path)
 
 
 def test_no_sheet_with_the_columns(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", notes=[("Hello",)], data=[("topic", "words", "stance")], empty=[])
-    message = error_of(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, corpus.read_corpus, path)
     assert "text (text|sentence|comment)" in message and 'sheet "notes" has "Hello"' in message
     assert 'sheet "data" has "topic", "words", "stance"' in message and 'sheet "empty" has nothing' in message
 
@@ -388,45 +379,46 @@ def test_no_sheet_with_the_columns(tmp_path, capsys):
 @pytest.mark.parametrize("header", [("topic", "text", "stance", "Text "), ("topic", "text", "stance", "Comment")])
 def test_two_headers_for_one_column(tmp_path, capsys, header):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[header, (GUNS, "One.", "pro", "x")])
-    message = error_of(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, corpus.read_corpus, path)
     second = header[3].strip()
     assert f'sheet "corpus", row 1: headers "text" and "{second}" all fit the column text: keep only one' in message
 
 
 def test_empty_and_broken_cells(tmp_path, capsys):
     rows = [HEADER, (GUNS, "One.", "pro"), (GUNS, None, "pro"), (None, "Two.", None), (GUNS, "#N/A", "con")]
-    message = error_of(capsys, corpus.read_corpus, write_xlsx(tmp_path / "c.xlsx", corpus=[*rows, (None, None, "pro")]))
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[*rows, (None, None, "pro")])
+    message = stop_message(capsys, corpus.read_corpus, path)
     empty = "text is empty in 2 rows (3, 6), topic is empty in 2 rows (4, 6), stance is empty in row 4"
     assert f'sheet "corpus": {empty}: fill it or delete the row; text is #N/A in row 5: mend its formula' in message
 
 
 def test_many_defects_are_counted_in_one_line(tmp_path, capsys):
     path = write_csv(tmp_path / "c.csv", [HEADER, *((GUNS, "", "pro") for _ in range(25))])
-    message = error_of(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, corpus.read_corpus, path)
     assert "text is empty in 25 rows (2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 15 more): fill it" in message
 
 
 def test_unknown_stances(tmp_path, capsys):
     stances = ["pro", "maybe", "con", "maybe", "x\ny"]
     rows = [HEADER, *((GUNS, f"Sentence {i}.", stance) for i, stance in enumerate(stances))]
-    message = error_of(capsys, corpus.read_corpus, write_xlsx(tmp_path / "c.xlsx", corpus=rows))
+    message = stop_message(capsys, corpus.read_corpus, write_xlsx(tmp_path / "c.xlsx", corpus=rows))
     assert 'unknown stance "maybe" in 2 rows (3, 5), unknown stance "x\\ny" in row 6: write pro, con, neu, or add' in message
 
 
 def test_header_without_rows(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER])
-    assert 'sheet "corpus": no rows below the header' in error_of(capsys, corpus.read_corpus, path)
+    assert 'sheet "corpus": no rows below the header' in stop_message(capsys, corpus.read_corpus, path)
 
 
 def test_csv_in_another_encoding(tmp_path, capsys):
     path = write_csv(tmp_path / "c.csv", [HEADER, (GUNS, "émigré", "pro")], "latin-1")
-    assert "c.csv is not UTF-8" in error_of(capsys, corpus.read_corpus, path)
+    assert "c.csv is not UTF-8" in stop_message(capsys, corpus.read_corpus, path)
 
 
 def test_csv_with_an_open_quotation_mark(tmp_path, capsys):
     path = tmp_path / "c.csv"
     path.write_text(f'topic,text,stance\n{GUNS},One.,pro\n{GUNS},"Two.,pro\n{GUNS},Three.,pro\n', encoding="utf-8")
-    assert "c.csv is damaged or incomplete after row 2" in error_of(capsys, corpus.read_corpus, path)
+    assert "c.csv is damaged or incomplete after row 2" in stop_message(capsys, corpus.read_corpus, path)
 
 
 # ---- cleaning and keys
@@ -572,7 +564,7 @@ def test_shares_that_fall_due_together_do_not_collide(monkeypatch):
 
 def test_check_splits_disjoint(capsys):
     splits = {"train": [{"text": "Guns kill."}, {"text": "Other."}], "test": [{"text": "guns  kill"}]}
-    message = error_of(capsys, corpus.check_splits_disjoint, splits)
+    message = stop_message(capsys, corpus.check_splits_disjoint, splits)
     assert '1 rows have their sentence in two splits: "guns  kill" in train and test' in message
     corpus.check_splits_disjoint({"train": [{"text": "Guns kill."}], "test": [{"text": "Guns save."}]})
 
@@ -593,7 +585,7 @@ def test_load_split_reads_back(tmp_path):
 
 
 def test_load_split_missing(tmp_path, capsys):
-    message = error_of(capsys, corpus.load_split, tmp_path / "test.jsonl")
+    message = stop_message(capsys, corpus.load_split, tmp_path / "test.jsonl")
     assert "test.jsonl not found: run prepare_data.py first" in message
 
 
@@ -603,5 +595,5 @@ def test_load_split_missing(tmp_path, capsys):
     ({"label": "positive"}, "line 1: label 'positive' is not in ('pro', 'con', 'neu')"),
 ])
 def test_load_split_stale(tmp_path, capsys, changes, expected):
-    message = error_of(capsys, corpus.load_split, write_split(tmp_path / "test.jsonl", **changes))
+    message = stop_message(capsys, corpus.load_split, write_split(tmp_path / "test.jsonl", **changes))
     assert expected in message and message.endswith("run prepare_data.py again\n")

@@ -9,6 +9,7 @@ import export
 import modeling
 import prompts
 import records
+from stopping import stop_message
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +118,38 @@ def test_nothing_is_overwritten_and_the_disk_is_looked_at(
     assert stopped.value.code == 2 and message.count("\n") == 1
     assert ("make room" if fault == "disk full" else "is there already") in message
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("ending", [SystemExit(143), OSError("No space left on device")])
+def test_a_model_that_is_broken_off_leaves_nothing(tmp_path, ending):
+    """Nor does what a killed run left get into the next model."""
+
+    class Merged:
+        def save_pretrained(self, folder):
+            assert not folder.exists()
+            folder.mkdir()
+            (folder / "model-00001-of-00002.safetensors").write_text("half")
+            raise ending
+
+    (tmp_path / "merged.tmp").mkdir()
+    (tmp_path / "merged.tmp" / "model-00001-of-00003.safetensors").write_text("of a killed run")
+    with pytest.raises(type(ending)):
+        export.write_model(tmp_path / "merged", Merged(), None, "base", {"demo": False})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", ["other base", "no GPU"])
+def test_a_base_that_is_not_that_of_the_adapter_or_too_large_is_refused(
+    trained_run, data_dir, tmp_path, monkeypatch, capsys, fault
+):
+    """Before any weights load."""
+    monkeypatch.setattr(modeling, "load_base", None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if fault == "no GPU":
+        monkeypatch.setattr(modeling, "CPU_PARAMETER_LIMIT", 10)
+    else:
+        monkeypatch.setattr(modeling.provenance, "fingerprint_base", lambda base: "another")
+    words = ["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(tmp_path / "merged")]
+    message = stop_message(capsys, export.main, words)
+    assert ("no CUDA GPU found" if fault == "no GPU" else "here it is another: ") in message
+    assert list(tmp_path.iterdir()) == []

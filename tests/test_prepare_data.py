@@ -127,6 +127,71 @@ def test_bad_input_writes_nothing(tmp_path, capsys, rows, expected):
     assert not folder.exists()
 
 
+def test_near_duplicates_of_two_splits_are_reported(tmp_path, capsys):
+    rows = make_table(60)
+    ends = ["now", "then", "there", "here", "often", "once", "twice", "again", "today", "soon"]
+    rows += [(TOPICS[0], f"Guns in every house make nobody safer {end}.", "Contra") for end in ends]  # rows 62 to 71
+    splits = run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out")
+    homes = {line["text"]: name.removesuffix(".jsonl") for name in SPLIT_FILES for line in splits[name]}
+    number = {row[1]: place for place, row in enumerate(rows, start=2)}
+    near = {number[text]: home for text, home in homes.items() if text.startswith("Guns in")}
+    assert len(near) == 10 and set(near.values()) > {"train"}
+    report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))["near_duplicates"]
+    first = min(row for row, home in near.items() if home == "train")
+    held_out = [entry for entry in report if entry["like_split"] == "train"]
+    assert held_out == [
+        {"row": row, "split": home, "like": first, "like_split": "train"}
+        for row, home in sorted(near.items())
+        if home != "train"
+    ]
+    output, shown = capsys.readouterr().out, f"{report[0]['row']} {report[0]['split']} ~ {first} train"
+    assert f"near-duplicates: {len(report)} " in output and shown in output
+
+
+def test_headers_can_be_named(tmp_path, capsys):
+    """Also if the usual ones are there too."""
+    path = tmp_path / "c.xlsx"
+    book = openpyxl.Workbook()
+    book.active.append(("Claim 2", "text", "Full text", "Code"))
+    for topic, text, code in make_table(60):
+        book.active.append((topic, "?", text, code))
+    book.save(path)
+    splits = run(path, tmp_path / "out", "--columns", " claim 2", "FULL TEXT", "Code")
+    assert AMENDMENT in {line["text"] for name in SPLIT_FILES for line in splits[name]}
+    with pytest.raises(SystemExit):
+        run(path, tmp_path / "no", "--columns", "Claim", "Full text", "Code")
+    message = capsys.readouterr().err
+    assert 'no table with the headers topic (claim), text (full text), stance (code)' in message
+    assert message.count("\n") == 1 and not (tmp_path / "no").exists()
+
+
+def test_three_different_headers_are_needed(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        prepare_data.parse_args(["--columns", "a", "A ", "b"])
+    assert stopped.value.code == 2 and "give three different headers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("row, expected", [
+    ((TOPICS[0], 12, "Pro"), "text is a number, date or truth value, read as text in row 62: check it"),
+    ((TOPICS[0], "x" * 32767, "Pro"), "text has 32,767 characters, all that an Excel cell holds, and is probably cut"),
+    ((TOPICS[0], "Sentence number 2.", "Neutral"), 'differ (row 4 "Contra", row 62 "Neutral") in 2 rows (4, 62): d'),
+])
+def test_doubtful_rows_are_errors_if_strict(tmp_path, capsys, row, expected):
+    path = write_corpus(tmp_path / "c.xlsx", [*make_table(60), row])
+    run(path, tmp_path / "usual")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        run(path, tmp_path / "out", "--strict")
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2 and expected in message and message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_repeated_row_is_no_error_if_strict(tmp_path):
+    rows = [*make_table(60), (TOPICS[1], "sentence number 1", "Pro")]
+    assert len(run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out", "--strict")["train.jsonl"]) == 48
+
+
 def test_a_topic_is_held_out(tmp_path, capsys):
     """Sentences that also occur under the other topic go from there, so that none is in train and test."""
     rows = make_table(90)  # even rows are on TOPICS[0]
@@ -172,7 +237,7 @@ def test_output_dir_that_is_a_file(tmp_path, capsys):
 def test_defaults_are_the_constants():
     args = prepare_data.parse_args([])
     defaults = {"corpus": "data/stance_corpus_sample.xlsx", "output_dir": "data", "seed": 0, "sheet": None}
-    assert vars(args) == {**defaults, "check": False, "hold_out_topic": None}
+    assert vars(args) == {**defaults, "columns": None, "strict": False, "check": False, "hold_out_topic": None}
 
 
 def test_sample_corpus_is_balanced(tmp_path, capsys):

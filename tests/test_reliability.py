@@ -2,38 +2,39 @@
 
 import errno
 import json
+import logging
 import os
 import re
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import bitsandbytes
 import pytest
 import safetensors.torch
 import torch
+import transformers
 
 import checkpoints
+import evaluate
 import finetune
 import modeling
 import prefix_tree
 import provenance
 import records
 import safeguards
+import study
+import tables
 import training
+from stopping import stop_below_bar
 
 ROOT = Path(__file__).resolve().parents[1]
 SECRET = "hf_ThisIsAMarkerAndNoToken0123456789"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads add up the gradients of a shared node in the order they finish, so two runs would differ."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,8 @@ def copy(whole, tmp_path):
 @pytest.fixture
 def resume(train):
     """A function that resumes a run of 2 epochs, with other flags and constants if they are given."""
-    return lambda run_dir, *flags, **words: train(run_dir, "--epochs", "2", "--resume", *flags, **{"LOG_STEPS": 4, **words})
+    usual = {"LOG_STEPS": 4}
+    return lambda run_dir, *flags, **words: train(run_dir, "--epochs", "2", "--resume", *flags, **{**usual, **words})
 
 
 @pytest.fixture
@@ -80,17 +82,6 @@ def assert_equal_runs(one, other):
     """Equal to the bit: the adapter, and every line of the log."""
     assert (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
     assert read_log(one) == read_log(other)
-
-
-def stop_message(capsys, action, *words, **options):
-    """The one line on stderr with which an action stops."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stopped:
-        action(*words, **options)
-    assert stopped.value.code == 2
-    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert len(errors) == 1 and errors[0].startswith("error: ")
-    return errors[0]
 
 
 def list_names(run_dir):
@@ -160,6 +151,46 @@ def test_a_run_killed_after_its_last_checkpoint_is_only_finished(train, tmp_path
         assert results[0][key] == results[1][key]
 
 
+@pytest.fixture
+def disk_events(monkeypatch):
+    """What goes to disk, as it comes: inodes of the files and folders that are synced, names that files take."""
+    events, sync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda place: events.append(os.fstat(place).st_ino) or sync(place))
+    monkeypatch.setattr(os, "replace", lambda source, name: events.append(str(name)) or replace(source, name))
+    return events
+
+
+def test_a_file_is_on_disk_before_it_takes_its_name(tmp_path, disk_events):
+    records.write_json(tmp_path / "a.json", {})
+    assert disk_events == [(tmp_path / "a.json").stat().st_ino, str(tmp_path / "a.json")]
+
+
+def test_a_checkpoint_is_on_disk_before_it_is_marked_and_its_marker_before_it_counts(tmp_path, disk_events):
+    folder = tmp_path / "checkpoint-9"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("optimizer.pt", "sub/rng_state.pth"):
+        (folder / name).write_text(name)
+    checkpoints.mark_complete(folder)
+    inodes = {name: (folder / name).stat().st_ino for name in ("optimizer.pt", "sub/rng_state.pth", checkpoints.MARKER)}
+    marked = disk_events.index(str(folder / checkpoints.MARKER))
+    assert set(inodes.values()) == set(disk_events[:marked])
+    assert disk_events[marked + 1 :] == [folder.stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_the_final_adapter_is_on_disk_before_it_takes_its_name(tmp_path, disk_events, monkeypatch):
+    def save(model, folder, rows):
+        folder.mkdir()
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            (folder / name).write_text(name)
+
+    monkeypatch.setattr(modeling, "save_adapter", save)
+    checkpoints.save_adapter(None, tmp_path, [])
+    expected = []
+    for path in (tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"):
+        expected += [path.stat().st_ino, str(path)]
+    assert disk_events == [*expected, tmp_path.stat().st_ino]
+
+
 def make_checkpoints(run_dir, *steps, best=None):
     """Complete checkpoints with next to nothing in them."""
     for step in steps:
@@ -214,11 +245,11 @@ def test_a_run_does_not_go_on_from_a_checkpoint_whose_best_is_lost(tmp_path):
 
 
 def test_a_finished_run_is_not_resumed(whole, resume, capsys):
-    assert "is finished" in stop_message(capsys, resume, whole)
+    assert "is finished" in stop_below_bar(capsys, resume, whole)
 
 
 def test_all_that_differs_is_named(whole, resume, capsys):
-    message = stop_message(capsys, resume, whole, "--seed", "1", LORA_R=8)
+    message = stop_below_bar(capsys, resume, whole, "--seed", "1", LORA_R=8)
     assert "SEED was 0, now it is 1" in message and "LORA_R was 16, now it is 8" in message
 
 
@@ -226,7 +257,7 @@ def test_other_data_are_refused(copy, resume, data_dir, tmp_path, capsys):
     shutil.copytree(data_dir, tmp_path / "data")
     lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "data" / "train.jsonl").write_text("".join(lines[1:]))
-    message = stop_message(capsys, resume, copy, "--data-dir", str(tmp_path / "data"))
+    message = stop_below_bar(capsys, resume, copy, "--data-dir", str(tmp_path / "data"))
     assert "data train rows was 72, now it is 71" in message and "data train sha256 was" in message
 
 
@@ -240,7 +271,14 @@ def test_another_base_of_the_same_name_is_refused(copy, resume, tiny_model, tmp_
     safetensors.torch.save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
     changed = provenance.fingerprint_base(str(tmp_path / "base"))
     monkeypatch.setattr(provenance, "fingerprint_base", lambda base: changed)
-    assert "base_revision was" in stop_message(capsys, resume, copy)
+    assert "base_revision was" in stop_below_bar(capsys, resume, copy)
+
+
+@pytest.mark.parametrize("key", ["base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data"])
+def test_a_run_with_another_of_these_is_refused(copy, resume, capsys, key):
+    plan = records.read_json(copy / "plan.json", "")
+    records.write_json(copy / "plan.json", {**plan, key: "another"})
+    assert f"{key} was another, now it is" in stop_below_bar(capsys, resume, copy)
 
 
 def test_other_versions_are_noted(whole, copy, resume, capsys):
@@ -278,7 +316,7 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(train, data_dir, tmp_pa
 
     monkeypatch.setattr(safeguards, "JsonlLog", Noting)
     monkeypatch.setattr(training.TreeTrainer, "compute_loss", spoil)
-    message = stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
+    message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
     assert "at step 3" in message and "non_finite_rows.jsonl" in message and "LEARNING_RATE" in message
     assert steps == [1, 2, 3, 4, 5]
     rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "")
@@ -298,7 +336,7 @@ def test_a_bad_step_is_noticed_before_a_checkpoint_between_two_log_lines(tmp_pat
         watch.add_loss(torch.tensor(loss) / 2)
         watch.add_loss(torch.tensor(loss) / 2)
         watch.add_norm(torch.tensor(1.0))
-    assert "at step 7" in stop_message(capsys, watch.check, 7)
+    assert "at step 7" in stop_below_bar(capsys, watch.check, 7)
     assert [row["id"] for row in records.read_jsonl(tmp_path / "rows.jsonl", (), "")] == [3, 2]
     json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
 
@@ -316,7 +354,7 @@ def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(train, tmp_path
 
     monkeypatch.setattr(safeguards, "JsonlLog", Stopping)
     monkeypatch.setattr(training.TreeTrainer, "compute_loss", spoil)
-    assert "at step 3" in stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
+    assert "at step 3" in stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
     assert list_names(tmp_path / "run") == []
 
 
@@ -337,9 +375,26 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(train, tmp_path, caps
         return forward(model, *words) * (float("nan") if validating else 1)
 
     monkeypatch.setattr(prefix_tree, "forward_tree", spoil)
-    message = stop_message(capsys, train, tmp_path / "run", "--epochs", "1")
+    message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "1")
     assert "validation loss" in message and "step 9" in message
     assert list_names(tmp_path / "run") == []
+
+
+# ---------------------------------------------------------------- rows
+
+
+def test_the_trainer_refuses_to_lose_a_row(build, monkeypatch):
+    """As trl does with rows that it cuts to their prompt."""
+    assert len(build().train_dataset) == 72
+    prepare = training.trl.SFTTrainer.__init__
+
+    def drop(self, *words, **options):
+        prepare(self, *words, **options)
+        self.train_dataset = self.train_dataset.select(range(70))
+
+    monkeypatch.setattr(training.trl.SFTTrainer, "__init__", drop)
+    with pytest.raises(AssertionError, match="2 training rows are lost"):
+        build()
 
 
 # ---------------------------------------------------------------- memory
@@ -409,7 +464,7 @@ def test_the_probe_leaves_weights_gradients_and_random_state_alone(limited, buil
 
 
 def test_a_single_row_that_does_not_fit_stops_the_run(limited, capsys):
-    assert "GRADIENT_CHECKPOINTING" in stop_message(capsys, limited, 0)
+    assert "GRADIENT_CHECKPOINTING" in stop_below_bar(capsys, limited, 0)
 
 
 def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monkeypatch):
@@ -434,6 +489,62 @@ def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monk
     assert "items" in trainer.step_graphs.calls[0] and "places" not in trainer.step_graphs.calls[0]
 
 
+def run_out(*words, **options):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.fixture
+def reports():
+    """What transformers logs while weights load."""
+    found, handler, log = [], logging.Handler(), logging.getLogger("transformers.modeling_utils")
+    handler.emit = lambda entry: found.append(entry.getMessage())
+    log.addHandler(handler)
+    yield found
+    log.removeHandler(handler)
+
+
+@pytest.mark.parametrize("place", ["weights", "first forward pass"])
+def test_a_base_that_does_not_fit_is_one_line(tiny_model, capsys, monkeypatch, reports, place):
+    """transformers turns the error into a report of all weights and another error."""
+    target = (bitsandbytes.functional, "quantize_4bit") if place == "weights" else (modeling, "check_tree")
+    monkeypatch.setattr(*target, run_out)
+    message = stop_below_bar(capsys, modeling.load_base, tiny_model)
+    assert message == f"error: not enough GPU memory to load {tiny_model}: {modeling.MEMORY_REMEDY}\n"
+    assert reports == []
+
+
+def test_an_adapter_that_does_not_fit_is_one_line(tiny_model, trained_run, capsys, monkeypatch):
+    model = modeling.load_base(tiny_model)
+    monkeypatch.setattr(modeling.peft.PeftModel, "from_pretrained", run_out)
+    message = stop_below_bar(capsys, modeling.load_adapter, model, trained_run)
+    assert f"not enough GPU memory to load {trained_run}: " in message
+
+
+def test_other_errors_while_weights_load_are_no_lack_of_memory(tiny_model, monkeypatch, reports):
+    def fail(*words, **options):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr(bitsandbytes.functional, "quantize_4bit", fail)
+    with pytest.raises(RuntimeError):
+        modeling.load_base(tiny_model)
+    assert "something else" in reports[0]
+
+
+def test_training_that_does_not_fit_is_one_line(train, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(training.TreeTrainer, "compute_loss", run_out)
+    message = stop_below_bar(capsys, train, tmp_path / "run")
+    assert "not enough GPU memory to train: set MICRO_BATCH_SIZE to 4 and GRADIENT_CHECKPOINTING" in message
+    assert not (tmp_path / "run" / "run.json").exists() and list_names(tmp_path / "run") == []
+
+
+def test_generating_that_does_not_fit_is_one_line(tiny_model, data_dir, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(transformers.Gemma2ForCausalLM, "generate", run_out)
+    words = ["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir, "--mode", "generate"]
+    message = stop_below_bar(capsys, evaluate.main, [*words, "--output-dir", str(tmp_path)])
+    assert "not enough GPU memory to generate: lower GENERATE_BATCH_SIZE in scoring.py" in message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_there_is_no_probe_without_a_gpu(whole):
     assert records.read_json(whole / "run.json", "")["memory_probe"] is None
 
@@ -444,7 +555,7 @@ def test_there_is_no_probe_without_a_gpu(whole):
 def test_a_disk_without_room_for_the_checkpoints_is_refused_before_training(train, tmp_path, capsys, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=120_000_000))
-    message = stop_message(capsys, train, tmp_path / "run")
+    message = stop_below_bar(capsys, train, tmp_path / "run")
     assert "0.12 GB of disk space left" in message and "--run-dir" in message
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
@@ -456,7 +567,7 @@ def test_space_that_a_resumed_run_already_has_counts(tmp_path, monkeypatch, caps
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000_000))
     checkpoints.check_disk_space(tmp_path, 1000)
     (folder / "checkpoint-9" / "optimizer.pt").unlink()
-    assert "checkpoints need 0.15" in stop_message(capsys, checkpoints.check_disk_space, tmp_path, 1000)
+    assert "checkpoints need 0.15" in stop_below_bar(capsys, checkpoints.check_disk_space, tmp_path, 1000)
 
 
 @pytest.mark.parametrize("size", [20_000, 150_000])
@@ -466,7 +577,7 @@ def test_a_disk_that_fills_up_while_saving_ends_in_one_line(train, resume, whole
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        message = stop_message(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
+        message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "the disk is full" in message and "--resume" in message
@@ -489,7 +600,7 @@ def test_a_full_disk_is_told_from_other_problems(tmp_path, capsys, problem):
         with checkpoints.explain_full_disk(tmp_path):
             raise error
 
-    assert "the disk is full" in stop_message(capsys, write, problem)
+    assert "the disk is full" in stop_below_bar(capsys, write, problem)
     with pytest.raises(type(problem), match="something else"):
         write(type(problem)("something else"))
 
@@ -499,16 +610,17 @@ def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, 
     replace, moved = os.replace, []
 
     def replace_one(source, target):
-        if moved and "adapter.partial" in str(source):
-            raise KeyboardInterrupt
-        moved.append(source)
+        if "adapter.partial" in str(source):
+            if moved:
+                raise KeyboardInterrupt
+            moved.append(source)
         replace(source, target)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints.os, "replace", lambda s, t: replace_one(s, t) if "partial" in str(s) else replace(s, t))
+        patch.setattr(os, "replace", replace_one)
         resume(copy)
     assert len(moved) == 1
-    assert "run.json" in stop_message(capsys, modeling.check_adapter, copy)
+    assert "run.json" in stop_below_bar(capsys, modeling.check_adapter, copy)
     resume(copy)
     assert modeling.check_adapter(copy)["result"]["kept"]
     assert_equal_runs(copy, whole)
@@ -520,7 +632,9 @@ def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("step", [6, 9])
-def test_a_signal_ends_the_run_with_a_checkpoint(train, whole, resume, tmp_path, capfd, monkeypatch, number, code, step):
+def test_a_signal_ends_the_run_with_a_checkpoint(
+    train, whole, resume, tmp_path, capfd, monkeypatch, number, code, step
+):
     """In the middle of an epoch, and in its last step, whose validation must not be skipped."""
 
     class Stopping(safeguards.JsonlLog):
@@ -553,9 +667,90 @@ def test_a_second_signal_ends_the_process_at_once():
     assert done.stdout == "one\n" and "stopping after this step" in done.stderr
 
 
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_sigterm_does_not_stop_what_the_first_began(second):
+    """Clusters may send it to a process and to the one that started it, which passes it on."""
+    codes = []
+    with pytest.MonkeyPatch.context() as patch, safeguards.Interruption("x") as interruption:
+        patch.setattr(os, "_exit", codes.append)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), second)
+    assert codes == ([130] if second == signal.SIGINT else []) and interruption.number == signal.SIGTERM
+
+
+@pytest.fixture
+def run_script(monkeypatch):
+    """A function that runs a script as python does; the handlers of signals are afterwards those of before."""
+    handlers = {number: signal.getsignal(number) for number in safeguards.NUMBERS}
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
+        runpy.run_path(str(ROOT / f"{name}.py"), run_name="__main__")
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("name", ["finetune", "evaluate", "predict", "predict a table", "export"])
+def test_a_signal_while_weights_load_is_one_line(
+    run_script, tiny_model, trained_run, data_dir, tmp_path, capfd, monkeypatch, name, number, code
+):
+    table, output = tmp_path / "in.csv", tmp_path / "out"
+    table.write_text("topic,text\nVegans are right.,Yes.\n")
+    adapter, data = ["--adapter", trained_run], ["--data-dir", data_dir]
+    words = {
+        "finetune": ["--base-model", tiny_model, *data, "--run-dir", output],
+        "evaluate": [*adapter, *data, "--output-dir", output],
+        "predict": [*adapter, "--topic", "Vegans are right.", "--text", "Yes."],
+        "predict a table": [*adapter, "--input", table, "--output", output / "out.xlsx"],
+        "export": [*adapter, *data, "--output-dir", output],
+    }[name]
+    monkeypatch.setattr(modeling, "load_base", lambda base: os.kill(os.getpid(), number) or time.sleep(9))
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:  # the latter would end all tests
+        run_script(name.split()[0], *words)
+    assert repr(stopped.value) == f"SystemExit({code})"
+    assert capfd.readouterr().err == "\ninterrupted: no file is half written; start again\n"
+    assert [path.name for path in output.rglob("*") if path.is_file()] == (["plan.json"] if name == "finetune" else [])
+
+
+def test_a_signal_while_a_file_is_written_leaves_the_old_one_alone(tmp_path):
+    """And no other: neither JSON nor tables."""
+    records.write_json(tmp_path / "a.json", ["old"])
+    for write, path in ((records.write_jsonl, "a.json"), *((tables.write_table, f"a{end}") for end in tables.SUFFIXES)):
+        def rows():
+            yield {"a": 1} if path == "a.json" else [1]
+            raise SystemExit(143)
+
+        with pytest.raises(SystemExit) as stopped:
+            write(tmp_path / path, *([["a"]] if path != "a.json" else []), rows())
+        assert stopped.value.code == 143
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert records.read_json(tmp_path / "a.json", "") == ["old"]
+
+
+@pytest.mark.parametrize("number, ending", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_study_waits_for_the_script_that_it_interrupts(run_script, tmp_path, monkeypatch, number, ending):
+    """The script, which has half a second to do after the signal, is asked to stop by SIGTERM and by Ctrl-C."""
+    monkeypatch.setattr(study, "HERE", tmp_path)
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, sys, time\n"
+        "def end(*words): time.sleep(0.5); print('saved', flush=True); sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "os.kill(os.getppid(), int(sys.argv[1]))\n"
+        "end() if int(sys.argv[1]) == signal.SIGINT else time.sleep(60)\n"
+    )
+    signal.signal(signal.SIGTERM, records.interrupt)
+    with pytest.raises(ending):
+        study.call_script("slow.py", int(number), log=tmp_path / "log.txt")
+    assert (tmp_path / "log.txt").read_text() == "saved\n"
+
+
 def test_the_command_to_continue_is_the_one_that_was_started():
     words = ["--run-dir", "my runs/one", "--epochs", "2", "--resume"]
-    assert finetune.word_remedy(words) == "continue with: python finetune.py --run-dir 'my runs/one' --epochs 2 --resume"
+    command = "python finetune.py --run-dir 'my runs/one' --epochs 2 --resume"
+    assert finetune.word_remedy(words) == f"continue with: {command}"
 
 
 # ---------------------------------------------------------------- secrets

@@ -27,15 +27,7 @@ END_OF_TURN = 107
 # Equal batches give equal adapters on a CPU; a GPU adds up in any order, and Adam enlarges the difference.
 CURVE_TOLERANCE = 0.005  # of a loss: bfloat16 rounds trees and padded batches in different places
 RUN_TOLERANCE = 0.05 if torch.cuda.is_available() else 0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads add up the gradients of a shared node in the order they finish, so two runs would differ."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

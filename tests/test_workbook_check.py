@@ -135,18 +135,45 @@ def test_the_copy_keeps_the_workbook(tmp_path):
     sheet["F2"], sheet["XFD1"] = "beside", "far"
     sheet["B9"].fill = openpyxl.styles.PatternFill("solid", start_color=PLAIN)
     sheet["C6"].value, sheet["C6"].data_type = "=2+5 typed as text", "s"
+    bold = openpyxl.cell.rich_text.TextBlock(openpyxl.cell.text.InlineFont(b=True), "kill")
+    sheet["C7"].value = openpyxl.cell.rich_text.CellRichText("Guns ", bold, ".")
     sheet.merge_cells("B20:B22")
     book.create_sheet("notes")["A1"] = "kept"
     book.save(path)
     before = path.read_bytes()
     assert run_check(path) == 2 and path.read_bytes() == before
-    copy = openpyxl.load_workbook(tmp_path / "c.checked.xlsx")
+    copy = openpyxl.load_workbook(tmp_path / "c.checked.xlsx", rich_text=True)
     sheet = copy["data"]
+    assert isinstance(sheet["C7"].value, openpyxl.cell.rich_text.CellRichText) and sheet["C7"].value[1].font.b
     assert [sheet[cell].value for cell in ("C4", "F2", "XFD1", "E1")] == ["=A1", "beside", "far", "remedy"]
     assert sheet["E4"].value == "text is a formula without a stored value: open the file in Excel and save it"
     assert sheet["C4"].fill.start_color.rgb[2:] == RED and sheet["B9"].fill.start_color.rgb[2:] == PLAIN
     assert (sheet["C6"].value, sheet["C6"].data_type) == ("=2+5 typed as text", "s")
     assert copy["notes"]["A1"].value == "kept" and str(sheet.merged_cells) == "B20:B22"
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".csv", ".jsonl"])
+def test_other_headers_are_checked_too(tmp_path, capsys, suffix):
+    rows = [[*HEADER[:1], "Claim", "Full text", "Code"], *make_dirty()[1:]]
+    path = tmp_path / f"c{suffix}"
+    if suffix == ".jsonl":
+        path.write_text("".join(json.dumps(dict(zip(rows[0], row, strict=True))) + "\n" for row in rows[1:]))
+    else:
+        write_corpus(path, rows)
+    assert run_check(path, "--columns", "claim", "FULL text ", "Code") == 2
+    assert "34 usable rows, 7 problems, 2 notes" in capsys.readouterr().out
+    sheet = openpyxl.load_workbook(tmp_path / "c.checked.xlsx").worksheets[0]
+    assert [sheet.cell(1, place).value for place in range(1, 6)] == [*rows[0], "remedy"]
+    assert sheet.cell(3, 5).value == f"text is empty: {FILL}"
+
+
+def test_what_is_doubtful_is_wrong_if_the_check_is_strict(tmp_path, capsys):
+    rows = make_rows()
+    rows[5][2], rows[6][2] = 12, "x" * 32767
+    path = write_corpus(tmp_path / "c.xlsx", [*rows, [42, VEGANS, "sentence NUMBER 20", "neutral"]])
+    assert run_check(path, "--strict") == 2
+    assert "38 usable rows, 2 problems, 1 notes" in capsys.readouterr().out  # a repeated row is harmless
+    assert read_marks(tmp_path / "c.checked.xlsx")[0] == {(6, 3): RED, (7, 3): RED, (42, 3): YELLOW}
 
 
 def test_text_of_a_csv_is_no_formula_in_the_copy(tmp_path):

@@ -1,0 +1,79 @@
+"""near_duplicates.py: sentences of two splits that differ in a word are found, others are not."""
+
+import itertools
+import random
+
+import pytest
+
+import corpus
+import near_duplicates
+
+TOPIC = "Vegans are right."
+SENTENCE = "It is all about finding a system that works for you."
+
+
+def make_splits(**texts):
+    """Splits and corpus rows of {split: {row number: text}}."""
+    rows = [{"topic": TOPIC, "text": text, "row": row} for part in texts.values() for row, text in part.items()]
+    lines = [[{"id": corpus.make_id(TOPIC, text), "text": text} for text in part.values()] for part in texts.values()]
+    return dict(zip(texts, lines, strict=True)), rows
+
+
+def is_near(one, other):
+    return bool(near_duplicates.pair_texts([(2, one)], [(3, other)]))
+
+
+@pytest.mark.parametrize("other", [
+    "It is all about finding a diet that works for you.", "It is all about finding a system that works for you too!",
+    "it is all about finding a system that works, you", "A system that works for you: it is all about finding.",
+    "It is not all about finding a system that works for you.", "Is all about finding a system that works for you?",
+])
+def test_one_word_is_near(other):
+    assert is_near(SENTENCE, other) and is_near(other, SENTENCE)
+
+
+@pytest.mark.parametrize("other", [
+    "It is all about finding a diet that works for me.", "It is all about a system that works.", "Something else.",
+    "It is all about finding a system that works for you and for me.", "",
+])
+def test_two_words_are_not(other):
+    assert not is_near(SENTENCE, other) and not is_near(other, SENTENCE)
+
+
+def test_of_short_sentences_a_word_is_most():
+    assert not is_near("Guns are very bad indeed", "Guns are very good indeed")
+    assert is_near("Guns are very bad indeed, too", "Guns are very good indeed, too")
+
+
+def test_rows_and_splits_are_named():
+    train = {20: f"{SENTENCE} Yes", 7: f"{SENTENCE} No", 8: "Another sentence that is like none of them."}
+    val, test = {50: f"{SENTENCE} Oh", 51: "One more of these."}, {9: f"{SENTENCE} Ah"}
+    splits, rows = make_splits(train=train, val=val, test=test)
+    assert near_duplicates.find_near_duplicates(splits, rows) == [
+        {"row": 9, "split": "test", "like": 7, "like_split": "train"},
+        {"row": 50, "split": "val", "like": 7, "like_split": "train"},
+        {"row": 50, "split": "val", "like": 9, "like_split": "test"},
+    ]
+
+
+def test_found_are_those_that_a_comparison_of_all_pairs_finds():
+    """On random sentences of few words, so that many are near; words counted, not hashed."""
+    chance = random.Random(0)
+    texts = [" ".join(chance.choices("abc", k=chance.randint(4, 9))) for _ in range(120)]
+
+    def compare(one, other):
+        one, other = sorted(one.split()), sorted(other.split())
+        if min(len(one), len(other)) < near_duplicates.MIN_WORDS:
+            return False
+        less = [[sorted(words[:i] + words[i + 1 :]) for i in range(len(words))] + [words] for words in (one, other)]
+        return any(part in less[1] for part in less[0])
+
+    for one, other in itertools.product(texts[:60], texts[60:]):
+        assert is_near(one, other) == compare(one, other), (one, other)
+    found = near_duplicates.pair_texts(list(enumerate(texts[:60])), list(enumerate(texts[60:])))
+    expected = [
+        (i, near[0])
+        for i, one in enumerate(texts[:60])
+        if (near := [k for k, other in enumerate(texts[60:]) if compare(one, other)])
+    ]
+    assert found == expected and 10 < len(found) < 60

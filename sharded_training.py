@@ -2,8 +2,8 @@
 
 Switched on by `accelerate launch --config_file fsdp.yaml finetune.py`. Only frozen weights are sharded. The adapter,
 its gradients and moments (about 1 % of the weights) stay whole in float32 on each GPU, as in parallel_training.py, so
-that checkpoints and the final adapter are the same as ever. FSDP 2 shards each weight alone, in its own type: the bytes
-of bitsandbytes need not pass for bfloat16 (bnb_4bit_quant_storage), as for FSDP 1, which joins a layer to one tensor.
+that checkpoints and the final adapter are the same as ever. The packed bytes of bitsandbytes pass for bfloat16, as with
+bnb_4bit_quant_storage.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import parallel_training
 import ranks
 import records
 
+STORAGE = torch.bfloat16  # type as which packed bytes are dealt out: FSDP 2 of torch before 2.13 takes no integers
 LAUNCH_OPTIONS = {  # what fsdp.yaml sets, as accelerate hands it on, and this module does
     "FSDP_VERSION": "2",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
@@ -84,7 +85,8 @@ def shard_base(model):
     kinds = [(linear.weight.compress_statistics, linear.weight.quant_type) for linear in linears]
     for linear in linears:  # what bitsandbytes needs beside the bytes (2 % of them) is whole, at the layer
         linear.quant_state.to(device)
-        linear.weight = torch.nn.Parameter(linear.weight.data, requires_grad=False)
+        packed, linear.quant_storage = linear.weight.data.view(1, -1).view(STORAGE).view(-1, 1), STORAGE
+        linear.weight = torch.nn.Parameter(packed, requires_grad=False)
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh)
     whole = [weight for weight in model.parameters() if not isinstance(weight, DTensor)]

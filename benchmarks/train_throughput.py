@@ -51,7 +51,6 @@ SETTINGS = {  # name: (recipe, rows a step, options)
     "ours-64": ("ours", 64, {}),
     "ours-128": ("ours", 128, {}),
     "ours-256": ("ours", 256, {}),
-    "ours-512": ("ours", 512, {"micro": 256}),
 }
 SMALL_CARD = {  # environment of a setting with a memory limit
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # no gaps between tensors

@@ -76,8 +76,8 @@ except SystemExit as ended:  # of all but the first process
     assert (ranks.get_rank()[0], ended.code) == (1, 0)
 weights = {{name: weight.data for name, weight in trainers[-1].model.named_parameters() if weight.requires_grad}}
 safetensors.torch.save_file(weights, f"{{folder}}/rank-{{rank}}.safetensors")
-packed = [weight for weight in trainers[-1].model.parameters() if weight.dtype.itemsize == 1]
-held = [sum(getattr(weight, "to_local", lambda: weight)().numel() for weight in packed), sum(w.numel() for w in packed)]
+packed = [weight for weight in trainers[-1].model.parameters() if weight.ndim == 2 and weight.shape[1] == 1]
+held = [sum(w.nbytes for w in part) for part in ([getattr(w, "to_local", lambda: w)() for w in packed], packed)]
 result = {{"before": batches[:after], "after": batches[after:], "packed_bytes": held}}
 json.dump(result, open(f"{{folder}}/rank-{{rank}}.json", "w"))
 leave_ranks()

@@ -3,6 +3,7 @@
 import collections
 from pathlib import Path
 
+import accelerate
 import torch
 import trl
 
@@ -79,6 +80,9 @@ class TreeTrainer(trl.SFTTrainer):
         for weight in self.model.parameters():  # SFTTrainer makes 4-bit adapters bfloat16, where small updates vanish
             if weight.requires_grad:
                 weight.data = weight.data.float()
+        # Accelerate enters autocast once more when training starts, with other settings than run_step if not told so:
+        # the layers that the memory probe compiled would compile again while the first step is recorded, which fails.
+        self.accelerator.autocast_handler = accelerate.utils.AutocastKwargs(enabled=True, cache_enabled=False)
         self.step_graphs = None
         self.watch = safeguards.StepWatch(Path(self.args.output_dir).parent / "non_finite_rows.jsonl", train_rows)
         self.loss_window = None

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 import transformers
 
+import acceleration
 import checkpoints
 import evaluate
 import finetune
@@ -543,6 +544,36 @@ def test_generating_that_does_not_fit_is_one_line(tiny_model, data_dir, capsys, 
     message = stop_below_bar(capsys, evaluate.main, [*words, "--output-dir", str(tmp_path)])
     assert "not enough GPU memory to generate: lower GENERATE_BATCH_SIZE in scoring.py" in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_compiled_after_the_memory_probe(build, monkeypatch):
+    """A recorded step that finds its layers not compiled fails, on a GPU; here steps are compiled but not recorded."""
+    graphs, compile_ = [], torch.compile
+    count = {"backend": lambda graph, inputs: graphs.append(graph) or graph}
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, **{**options, **count}))
+    trainer = build()
+    trainer.model.train()
+    acceleration.fuse_linears(trainer.model, keep_dense=True)
+    acceleration.fuse_adapters(trainer.model)
+    trainer.model.enable_input_require_grads()
+    acceleration.compile_layers(trainer.model.get_base_model(), keep_dense=True)
+    trainer.step_graphs = Steps(trainer.run_step)
+    assert safeguards.fits_memory(trainer, range(8))
+    probed = len(graphs)
+    trainer.args.max_steps = 6
+    trainer.args.eval_strategy, trainer.args.eval_steps = transformers.IntervalStrategy.STEPS, 3
+    trainer.train()
+    assert probed and len(graphs) == probed
+
+
+class Steps:
+    """StepGraphs without recording."""
+
+    def __init__(self, run_step):
+        self.run_step, self.release = run_step, lambda: None
+
+    def __call__(self, inputs):
+        return self.run_step(inputs)
 
 
 def test_there_is_no_probe_without_a_gpu(whole):

@@ -7,8 +7,10 @@ computes the same function with fewer roundings. A CPU runs the layers as they a
 import contextlib
 import functools
 import inspect
+import logging
 import types
 
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # asks for a package that is not needed
 import bitsandbytes
 import peft
 import torch

@@ -108,12 +108,17 @@ def read_record(name):
     return json.loads((RESULTS / name).read_text(encoding="utf-8"))
 
 
+def read_training():
+    """Return {setting: figures} of training, the newest of each."""
+    return {**read_record("h200-train-earlier.json")["results"], **read_record("h200-train.json")["results"]}
+
+
 def plan_card(base, card):
     """Return {"gib", "batch", "dense_weights", "checkpoint", "rows_per_second"} of training on a card, or None.
 
     As acceleration.plan_training does: fast if it fits, else 4-bit weights and activations computed twice.
     """
-    measured, config, (room, speed) = read_record("h200-train.json")["results"], make_config(base), CARDS[card]
+    measured, config, (room, speed) = read_training(), make_config(base), CARDS[card]
     size = count_linear_weights(make_config(MEASURED_BASE)) / count_linear_weights(config)
     choices = [(TRAIN_BATCHES[0], True, False, "ours-32")] + [(n, False, True, "ours-32-8gb") for n in TRAIN_BATCHES]
     for batch, dense, checkpoint, record in choices:
@@ -146,7 +151,7 @@ def format_training(rows, epochs):
 
 def plan_labelling(sentences, gpus):
     """Return {quantity: (value, unit)} of labelling with gemma-2-9b on H200s, all from benchmarks/results."""
-    rate = read_record("h200-score.json")["rows_per_second"]["score, batch 128"]
+    rate = read_record("h200-score.json")["rows_per_second"][f"score, batch {acceleration.COMPILED_BATCH_SIZE}"]
     run = read_record("predict_throughput.json")["rows"]["1000000"]
     hours = sentences / rate / 3600
     return {

@@ -80,8 +80,7 @@ class TreeTrainer(trl.SFTTrainer):
         for weight in self.model.parameters():  # SFTTrainer makes 4-bit adapters bfloat16, where small updates vanish
             if weight.requires_grad:
                 weight.data = weight.data.float()
-        # Accelerate enters autocast once more when training starts, with other settings than run_step if not told so:
-        # the layers that the memory probe compiled would compile again while the first step is recorded, which fails.
+        # As in run_step: else layers compile again once training has started, while a step is recorded, which fails.
         self.accelerator.autocast_handler = accelerate.utils.AutocastKwargs(enabled=True, cache_enabled=False)
         self.step_graphs = None
         self.watch = safeguards.StepWatch(Path(self.args.output_dir).parent / "non_finite_rows.jsonl", train_rows)
@@ -178,8 +177,7 @@ class TreeTrainer(trl.SFTTrainer):
         sums[3] = len(places)
         ranks.sum_tensors([sums])
         loss, tokens, correct, rows = sums.tolist()
-        accuracy = correct / rows
-        metrics = {f"{metric_key_prefix}_loss": loss / tokens, f"{metric_key_prefix}_accuracy": accuracy}
+        metrics = {f"{metric_key_prefix}_loss": loss / tokens, f"{metric_key_prefix}_accuracy": correct / rows}
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -197,17 +195,15 @@ class TreeTrainer(trl.SFTTrainer):
         if not own:
             return 0
         asked, given = zip(*own, strict=True)
+        size = self.args.per_device_eval_batch_size
         with acceleration.run_uncompiled(len(rows)):
-            scores = scoring.score_prompts(
-                self.model, self.processing_class, asked, self.args.per_device_eval_batch_size
-            )
+            scores = scoring.score_prompts(self.model, self.processing_class, asked, size)
         picked = [answers[place] for place in scores.nll.argmin(1).tolist()]
         return sum(ids[: len(label)] == label for ids, label in zip(given, picked, strict=True))
 
     def _get_grad_norm(self, model, grad_norm=None):
         """Return the gradient norm of a step, and keep it to be checked."""
-        norm = super()._get_grad_norm(model, grad_norm)
-        self.watch.add_norm(norm)
+        self.watch.add_norm(norm := super()._get_grad_norm(model, grad_norm))
         return norm
 
     def log(self, logs, *args, **kwargs):

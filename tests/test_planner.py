@@ -12,7 +12,7 @@ TOLERANCE = 0.15  # of the recorded peak; acceleration.py counts activations on 
 
 @pytest.mark.parametrize("name, batch", [("ours-32", 32), ("ours-64", 64), ("ours-128", 128), ("ours-256", 256)])
 def test_memory_is_that_of_the_records(name, batch):
-    found = planner.read_record("h200-train.json")["results"][name]
+    found = planner.read_training()[name]
     plan = found["plan"]
     estimate = planner.estimate_memory(
         planner.make_config("gemma-2-9b-it"), batch, plan["dense_weights"], plan["checkpoint"]
@@ -22,7 +22,7 @@ def test_memory_is_that_of_the_records(name, batch):
 
 def test_memory_of_a_small_card_is_that_of_its_record():
     """Micro-batches of 16, as benchmarks/train_throughput.py sets them."""
-    found = planner.read_record("h200-train.json")["results"]["ours-32-8gb"]
+    found = planner.read_training()["ours-32-8gb"]
     estimate = planner.estimate_memory(planner.make_config("gemma-2-9b-it"), 16, False, True)
     assert estimate == pytest.approx(found["peak_gib"], rel=TOLERANCE)
 
@@ -54,7 +54,7 @@ def test_cards_get_what_fits():
     small, large = (planner.plan_card("gemma-2-9b-it", card) for card in ("8 GB (RTX 4060)", "141 GB (H200)"))
     assert (small["batch"], small["dense_weights"], small["checkpoint"]) == (16, False, True) and small["gib"] <= 7.5
     assert (large["batch"], large["dense_weights"], large["checkpoint"]) == (32, True, False)
-    measured = planner.read_record("h200-train.json")["results"]["ours-32"]["samples_per_second"]
+    measured = planner.read_training()["ours-32"]["samples_per_second"]
     assert large["rows_per_second"] == pytest.approx(measured)  # the card and base of the record, unscaled
     assert planner.plan_card("gemma-2-27b-it", "16 GB (RTX 4080)") is None
 
@@ -71,7 +71,7 @@ def test_parts_of_a_base_fit_where_the_whole_does_not():
 
 def test_labelling_follows_from_the_records(capsys):
     plan = planner.plan_labelling(2_000_000, 4)
-    rate = planner.read_record("h200-score.json")["rows_per_second"]["score, batch 128"]
+    rate = planner.read_record("h200-score.json")["rows_per_second"]["score, batch 1024"]
     assert plan["GPU-hours"][0] == pytest.approx(2_000_000 / rate / 3600)
     assert plan["days with 4 GPUs"][0] == pytest.approx(2_000_000 / rate / 86400 / 4)
     run = planner.read_record("predict_throughput.json")["rows"]["1000000"]

@@ -17,12 +17,17 @@ def find_near_duplicates(splits, rows):
     splits: {split: lines of its file}; rows: of the corpus, with their numbers. A line of val or test is listed once
     for train, one of val once for test; of several sentences that it is like, the first in the corpus is named.
     """
-    numbers = {corpus.make_id(row["topic"], row["text"]): row["row"] for row in rows}
-    texts = {name: sorted((numbers[line["id"]], line["text"]) for line in lines) for name, lines in splits.items()}
+    numbers = {make_key(row): row["row"] for row in rows}
+    texts = {name: sorted((numbers[make_key(line)], line["text"]) for line in lines) for name, lines in splits.items()}
     homes = {number: name for name, part in texts.items() for number, _ in part}
     pairs = pair_texts(texts["test"] + texts["val"], texts["train"]) + pair_texts(texts["val"], texts["test"])
     keys = ("row", "split", "like", "like_split")
     return [dict(zip(keys, (row, homes[row], like, homes[like]), strict=True)) for row, like in sorted(pairs)]
+
+
+def make_key(row):
+    """Return what tells the pairs of topic and sentence of a corpus apart, as corpus.make_id does, but quicker."""
+    return corpus.normalise_key(row["topic"]), corpus.normalise_key(row["text"])
 
 
 def pair_texts(texts, others):

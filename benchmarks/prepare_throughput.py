@@ -30,6 +30,7 @@ from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 
 import corpus
 import metrics
+import near_duplicates
 import prepare_data
 import records
 
@@ -42,7 +43,7 @@ SEED = 0  # of the corpora and the splits
 # --------------------------------------------------------------------------
 
 SAMPLE = Path(__file__).parent.parent / corpus.CORPUS
-STAGES = ("read", "merge", "split", "write")
+STAGES = ("read", "merge", "split", "near", "write")
 
 
 def parse_args(argv):
@@ -108,7 +109,9 @@ def measure(path, folder):
     splits = prepare_data.make_splits(path, kept, SEED)
     counts = prepare_data.count_labels(splits)
     times.append(time.perf_counter())
-    report = {"counts": counts, "duplicates": duplicates, "conflicts": conflicts}
+    near = near_duplicates.find_near_duplicates(splits, kept)
+    times.append(time.perf_counter())
+    report = {"counts": counts, "duplicates": duplicates, "conflicts": conflicts, "near_duplicates": near}
     prepare_data.write_splits(Path(folder), splits, report)
     times.append(time.perf_counter())
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes

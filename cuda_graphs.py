@@ -26,9 +26,11 @@ class AnswerGraph:
         inputs["keep"] = torch.zeros(1, dtype=torch.long, device=model.device)
         run = lambda places: prefix_tree.forward_tree(model, model.config, places, places["keep"])  # noqa: E731
         stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
         with prefix_tree.compute_precision(model):
             with torch.cuda.stream(stream):
                 run(inputs)  # a recording finds its kernels loaded
+            torch.cuda.current_stream().wait_stream(stream)
             self.graph, self.places, self.logits = record_graph(run, inputs, None, stream)
 
     def __call__(self, inputs, keep):

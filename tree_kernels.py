@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 
 BLOCK_ROWS, BLOCK_COLUMNS = 16, 128  # of the scores that a program holds at a time
+# Triton compiles a kernel anew for sizes that are 1 or multiples of 16, which may not happen while a step is recorded.
+SIZES = ["rows", "columns_16", "repeats", "mask_rows"]
 
 
 @triton.jit
@@ -30,7 +32,7 @@ def cap(score, RATE: tl.constexpr):
     return 1.0 - 2.0 / (tl.exp(2.0 * RATE * score) + 1.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def exponentiate_forward(
     scores, mask, weights, sums, rows, columns_16, repeats, mask_rows,
     RATE: tl.constexpr, SOFTCAP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
@@ -48,7 +50,7 @@ def exponentiate_forward(
     tl.store(sums + tl.program_id(1) * rows + row, total, mask=row < rows)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def exponentiate_backward(
     scores, mask, grad_weights, grad_sums, grad_scores, rows, columns_16, repeats, mask_rows,
     RATE: tl.constexpr, SOFTCAP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,

@@ -1,9 +1,12 @@
 """Training steps and single answers recorded as CUDA graphs: the CPU then launches one graph, not thousands of kernels."""
 
+import contextlib
+
 import torch
 
 import acceleration
 import prefix_tree
+import records
 
 # ---------------------------------------------------------------- settings
 ANSWER_NODES = 256  # tokens of the one prompt whose forward pass is recorded; a longer one is computed as it comes
@@ -45,6 +48,23 @@ def record_graph(run, inputs, pool, stream):
     with torch.cuda.graph(graph, pool=pool, stream=stream):
         result = run(places)
     return graph, places, result
+
+
+@contextlib.contextmanager
+def explain_recording():
+    """Stop with one line if a recording fails; memory that does not suffice stays an error of its own.
+
+    What went wrong in a recording is the context of the error with which CUDA ends it.
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        cause = problem.__context__ or problem
+        if isinstance(cause, torch.OutOfMemoryError):
+            raise cause from None
+        reason = str(cause).strip().partition("\n")[0]
+        remedy = "set CUDA_GRAPHS in acceleration.py to False and start again"
+        records.stop(f"a training step cannot be recorded as a CUDA graph ({reason}): {remedy}")
 
 
 def replay_graph(graph, places, inputs, result):
@@ -102,4 +122,5 @@ class StepGraphs:
         if size > self.largest:  # smaller graphs fit into the memory of the largest, so that is recorded before them
             self.release()
             self.largest = size
-        return record_graph(self.run_step, inputs, self.pool, self.stream)
+        with explain_recording():
+            return record_graph(self.run_step, inputs, self.pool, self.stream)

@@ -13,6 +13,7 @@ import cuda_graphs
 import modeling
 import prefix_tree
 import test_prefix_tree
+from stopping import stop_message
 
 
 @pytest.fixture(scope="module")
@@ -185,6 +186,22 @@ def test_plan_follows_the_free_memory(monkeypatch, free_gb, expected):
     plan = acceleration.plan_training(Model, nodes=1450, checkpoint=None, dropout=False)
     assert {name: plan[name] for name in expected} == expected
     assert not acceleration.plan_training(Model, nodes=1450, checkpoint=None, dropout=True)["graphs"]
+
+
+def fail(error):
+    """Fail as a recording does: CUDA ends it with an error that says nothing of the first."""
+    with cuda_graphs.explain_recording():
+        try:
+            raise error
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nSearch for ...")
+
+
+def test_a_recording_that_fails_says_why_and_what_to_do(capsys):
+    message = stop_message(capsys, fail, ValueError("no such kernel\nmore"))
+    assert "(no such kernel)" in message and "CUDA_GRAPHS in acceleration.py to False" in message
+    with pytest.raises(torch.OutOfMemoryError):  # which finetune.py explains as lack of memory
+        fail(torch.OutOfMemoryError("CUDA out of memory"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

@@ -4,11 +4,15 @@ Equal sentences never get into two splits (corpus.split_rows). Whether one word 
 a person can tell, so these are reported and stay where they are.
 """
 
+import numpy as np
+
 import corpus
 
 # ---------------------------------------------------------------- settings
 MIN_WORDS = 6  # of the sentences compared; of shorter ones, a word is most of what is said
 # --------------------------------------------------------------------------
+
+AGAINST = {"train": (), "test": ("train",), "val": ("train", "test")}  # with which splits' sentences a split's compare
 
 
 def find_near_duplicates(splits, rows):
@@ -18,11 +22,19 @@ def find_near_duplicates(splits, rows):
     for train, one of val once for test; of several sentences that it is like, the first in the corpus is named.
     """
     numbers = {make_key(row): row["row"] for row in rows}
-    texts = {name: sorted((numbers[make_key(line)], line["text"]) for line in lines) for name, lines in splits.items()}
-    homes = {number: name for name, part in texts.items() for number, _ in part}
-    pairs = pair_texts(texts["test"] + texts["val"], texts["train"]) + pair_texts(texts["val"], texts["test"])
+    lines = sorted((numbers[make_key(line)], name, line["text"]) for name, part in splits.items() for line in part)
+    firsts = {}  # (mark, split): the first line of the split that has the mark
+    shared = list(zip(*find_shared(*mark_sentences(text for _, _, text in lines)), strict=True))
+    for mark, place in shared:
+        firsts[mark, lines[place][1]] = min(place, firsts.get((mark, lines[place][1]), place))
+    likes = {}
+    for mark, place in shared:
+        for name in AGAINST[lines[place][1]]:
+            if (like := firsts.get((mark, name))) is not None:
+                likes[place, name] = min(like, likes.get((place, name), like))
+    pairs = sorted((place, like) for (place, _), like in likes.items())
     keys = ("row", "split", "like", "like_split")
-    return [dict(zip(keys, (row, homes[row], like, homes[like]), strict=True)) for row, like in sorted(pairs)]
+    return [dict(zip(keys, (*lines[place][:2], *lines[like][:2]), strict=True)) for place, like in pairs]
 
 
 def make_key(row):
@@ -30,25 +42,24 @@ def make_key(row):
     return corpus.normalise_key(row["topic"]), corpus.normalise_key(row["text"])
 
 
-def pair_texts(texts, others):
-    """Return (number, number of the first of the others that is nearly the same) of all texts that have one.
+def mark_sentences(texts):
+    """Return two int64 arrays: numbers that mark sentences, and for each the place of its sentence in texts.
 
-    Both are lists of (number, text), the others sorted.
+    Two sentences share a mark if they have the same words but for one, in any order: marks are the sum of the words'
+    hashes, and that sum without each of the words (one word changed, added or left out).
     """
-    wanted, first = {mark for _, text in texts for mark in mark_sentence(text)}, {}
-    for number, text in others:
-        marks = mark_sentence(text)
-        if not wanted.isdisjoint(marks):
-            first.update({mark: first.get(mark, number) for mark in marks})
-    found = ((number, [first[mark] for mark in mark_sentence(text) if mark in first]) for number, text in texts)
-    return [(number, min(likes)) for number, likes in found if likes]
+    keys = {place: key for place, key in enumerate(map(corpus.normalise_key, texts)) if key.count(" ") + 1 >= MIN_WORDS}
+    sizes = np.array([key.count(" ") + 1 for key in keys.values()], np.int64)
+    hashes = np.fromiter((hash(word) for key in keys.values() for word in key.split()), np.int64, sizes.sum())
+    totals = np.add.reduceat(hashes, np.cumsum(sizes) - sizes) if len(sizes) else hashes
+    places = np.fromiter(keys, np.int64, len(keys))
+    return np.concatenate([totals, np.repeat(totals, sizes) - hashes]), np.concatenate([places, np.repeat(places, sizes)])
 
 
-def mark_sentence(text):
-    """Return numbers of which two sentences share one if they have the same words but for one, in any order.
-
-    The sum of the words' hashes, and that sum without each of the words: one word changed, added or left out.
-    """
-    hashes = [hash(word) for word in corpus.normalise_key(text).split()]
-    total = sum(hashes)
-    return [total, *[total - value for value in hashes]] if len(hashes) >= MIN_WORDS else []
+def find_shared(marks, places):
+    """Return (marks, places) of those marks that occur more than once, as lists."""
+    order = np.argsort(marks)
+    marks, places = marks[order], places[order]
+    again = marks[1:] == marks[:-1]
+    shared = np.append(again, False) | np.append(False, again) if len(marks) else np.zeros(0, bool)
+    return marks[shared].tolist(), places[shared].tolist()

@@ -19,7 +19,8 @@ def make_splits(**texts):
 
 
 def is_near(one, other):
-    return bool(near_duplicates.pair_texts([(2, one)], [(3, other)]))
+    splits, rows = make_splits(train={2: other}, test={3: one})
+    return bool(near_duplicates.find_near_duplicates(splits, rows))
 
 
 @pytest.mark.parametrize("other", [
@@ -58,7 +59,7 @@ def test_rows_and_splits_are_named():
 def test_found_are_those_that_a_comparison_of_all_pairs_finds():
     """On random sentences of few words, so that many are near; words counted, not hashed."""
     chance = random.Random(0)
-    texts = [" ".join(chance.choices("abc", k=chance.randint(4, 9))) for _ in range(120)]
+    texts = list(dict.fromkeys(" ".join(chance.choices("abc", k=chance.randint(4, 9))) for _ in range(130)))[:120]
 
     def compare(one, other):
         one, other = sorted(one.split()), sorted(other.split())
@@ -69,10 +70,11 @@ def test_found_are_those_that_a_comparison_of_all_pairs_finds():
 
     for one, other in itertools.product(texts[:60], texts[60:]):
         assert is_near(one, other) == compare(one, other), (one, other)
-    found = near_duplicates.pair_texts(list(enumerate(texts[:60])), list(enumerate(texts[60:])))
+    splits, rows = make_splits(train=dict(enumerate(texts[60:], 60)), test=dict(enumerate(texts[:60])))
+    found = [(near["row"], near["like"]) for near in near_duplicates.find_near_duplicates(splits, rows)]
     expected = [
         (i, near[0])
         for i, one in enumerate(texts[:60])
-        if (near := [k for k, other in enumerate(texts[60:]) if compare(one, other)])
+        if (near := [k for k, other in enumerate(texts[60:], 60) if compare(one, other)])
     ]
     assert found == expected and 10 < len(found) < 60

@@ -53,7 +53,8 @@ def mark_sentences(texts):
     hashes = np.fromiter((hash(word) for key in keys.values() for word in key.split()), np.int64, sizes.sum())
     totals = np.add.reduceat(hashes, np.cumsum(sizes) - sizes) if len(sizes) else hashes
     places = np.fromiter(keys, np.int64, len(keys))
-    return np.concatenate([totals, np.repeat(totals, sizes) - hashes]), np.concatenate([places, np.repeat(places, sizes)])
+    marks = np.concatenate([totals, np.repeat(totals, sizes) - hashes])
+    return marks, np.concatenate([places, np.repeat(places, sizes)])
 
 
 def find_shared(marks, places):

@@ -235,7 +235,9 @@ def test_each_process_holds_half_and_makes_every_pass(two_parts, two_processes):
         assert parts["after"] == [[rank == 0, rank == 1]] * 8 + [[True]]
 
 
-def test_one_process_with_the_whole_base_goes_on_where_two_halves_stopped(two_parts, one_process, train, flags, tmp_path):
+def test_one_process_with_the_whole_base_goes_on_where_two_halves_stopped(
+    two_parts, one_process, train, flags, tmp_path
+):
     run = shutil.copytree(two_parts / "interrupted", tmp_path / "run")
     check_equal_runs(train(run, *flags, "--resume", **CONSTANTS), one_process)
 

@@ -1,4 +1,4 @@
-"""An adapter is loaded on the base, with the tokenizer and for the sentences that it may be used with; else one line."""
+"""An adapter is loaded on the base, with the tokenizer and for the sentences that it may be used with; or one line."""
 
 import json
 import pickle
@@ -172,7 +172,8 @@ def hub(tiny_model, tmp_path, monkeypatch):
 
 
 def test_a_base_on_the_hub_is_known_by_its_commit(hub):
-    current, pinned = (modeling.describe_base(base, modeling.load_tokenizer(base)) for base in (hub, f"{hub}@{COMMITS[0]}"))
+    bases = hub, f"{hub}@{COMMITS[0]}"
+    current, pinned = (modeling.describe_base(base, modeling.load_tokenizer(base)) for base in bases)
     assert (current["base_revision"], pinned["base_revision"]) == (COMMITS[1], COMMITS[0])
     assert current["tokenizer"] != pinned["tokenizer"]
 
@@ -202,7 +203,7 @@ def test_an_adapter_of_a_pinned_commit_is_merged_into_that_commit(hub, adapter, 
 
 @pytest.mark.parametrize("problem", [
     OSError("You are trying to access a gated repo.\nMake sure to have access to it at https://huggingface.co/x"),
-    OSError("x/y is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'\n"),
+    OSError("x/y is not a local folder and is not a valid model identifier listed on 'https://huggingface.co'\n"),
 ])  # fmt: skip
 def test_a_model_out_of_reach_is_one_line_with_steps(capsys, problem):
     def load(base, **options):

@@ -746,6 +746,15 @@ def test_a_signal_while_weights_load_is_one_line(
     assert [path.name for path in output.rglob("*") if path.is_file()] == (["plan.json"] if name == "finetune" else [])
 
 
+@pytest.mark.parametrize("rank, handled", [(None, True), ("0", True), ("1", False)])
+def test_a_process_that_waits_for_the_first_ends_at_once(run_script, monkeypatch, rank, handled):
+    """A handler would only run after the waiting: torchrun would kill the process half a minute later."""
+    monkeypatch.setenv("RANK", rank) if rank else monkeypatch.delenv("RANK", raising=False)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    records.run_script(lambda: None)
+    assert signal.getsignal(signal.SIGTERM) == (records.interrupt if handled else signal.SIG_DFL)
+
+
 def test_a_signal_while_a_file_is_written_leaves_the_old_one_alone(tmp_path):
     """And no other: neither JSON nor tables."""
     records.write_json(tmp_path / "a.json", ["old"])

@@ -26,6 +26,7 @@ import finetune
 import modeling
 import prefix_tree
 import provenance
+import ranks
 import records
 import safeguards
 import study
@@ -437,6 +438,12 @@ def test_the_probe_halves_the_micro_batch_and_keeps_the_effective_batch(limited,
     assert len(lines) == 2 and "now 2 rows, batch of 8 rows unchanged" in lines[1]
     longest = max(len(ids) for ids in trainer.train_dataset["input_ids"])
     assert {depth for _, depth in tried} == {longest - 2}  # the last token needs no node; depths start at 0
+
+
+def test_of_several_processes_one_alone_says_what_the_probe_found(limited, capsys, monkeypatch):
+    monkeypatch.setattr(ranks, "get_rank", lambda: (1, 1))  # not the first, though nobody else is there to ask
+    _, record, _ = limited(3, MICRO_BATCH_SIZE=8)
+    assert record["too_large"] == [8, 4] and "note: micro" not in capsys.readouterr().out
 
 
 def test_the_probe_tries_a_micro_batch_that_fits_once_and_keeps_odd_batches_whole(limited):

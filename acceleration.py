@@ -1,4 +1,4 @@
-"""What makes the GPU fast: NF4 layers that torch.compile can fuse, and compiled layers (cuda_graphs.py: recorded steps).
+"""What makes the GPU fast: NF4 layers that torch.compile can fuse, short forwards, compiled layers; what of it fits.
 
 Nothing here changes the experiment: dequantised weights equal those of bitsandbytes bit by bit, and a compiled layer
 computes the same function with fewer roundings. A CPU runs the layers as they are.

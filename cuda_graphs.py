@@ -1,4 +1,4 @@
-"""Training steps and single answers recorded as CUDA graphs: the CPU then launches one graph, not thousands of kernels."""
+"""Training steps and single answers as CUDA graphs: the CPU then launches one graph, not thousands of kernels."""
 
 import contextlib
 
@@ -14,13 +14,13 @@ ANSWER_NODES = 256  # tokens of the one prompt whose forward pass is recorded; a
 
 
 def record_answers(model):
-    """Record on a GPU how a model answers one prompt; it must not change after that, nor its adapter be switched off."""
+    """Record on a GPU how a model answers one prompt; neither it nor which adapter is active may change after that."""
     if torch.cuda.is_available() and acceleration.CUDA_GRAPHS:
         model.answer_graph = AnswerGraph(model)
 
 
 class AnswerGraph:
-    """The forward pass over the tree of one prompt as a CUDA graph: to launch its operations takes longer than to run them."""
+    """The forward pass over the tree of one prompt as a CUDA graph: operations take longer to launch than to run."""
 
     @torch.no_grad()
     def __init__(self, model):

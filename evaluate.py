@@ -94,8 +94,7 @@ def answer_rows(model, tokenizer, encoded, mode, size=None):
     size: prompts a forward pass when scoring (None: scoring.SCORE_BATCH_SIZE).
     """
     if mode == "generate":
-        remedy = "lower GENERATE_BATCH_SIZE in scoring.py, or leave out --mode generate"
-        with safeguards.explain_memory("generate", remedy):
+        with safeguards.explain_memory("generate", "lower GENERATE_BATCH_SIZE in scoring.py, or give --mode score"):
             replies = scoring.generate_replies(model, tokenizer, encoded)
         return [{"prediction": prompts.parse_label(reply), "reply": reply} for reply in replies]
     scores = scoring.score_prompts(model, tokenizer, encoded, size)
@@ -114,7 +113,6 @@ def share_answers(model, tokenizer, encoded, mode, size):
 
     A process takes whole batches of those that one alone would make, so that roundings and records are the same.
     """
-    size = (size or scoring.SCORE_BATCH_SIZE) if mode == "score" else scoring.GENERATE_BATCH_SIZE
     order = sorted(range(len(encoded)), key=encoded.__getitem__) if mode == "score" else range(len(encoded))
     own = sorted(ranks.take_share(order, size))  # score_prompts puts them into that order again
     answers = answer_rows(model, tokenizer, [encoded[row] for row in own], mode, size) if own else []
@@ -165,7 +163,8 @@ def run_models(args, base, adapter, splits):
     floors = baselines.answer_floors(splits["train"], splits["val"], splits["test"]) if len(splits) == 3 else {}
     model = modeling.load_base(base)
     count = sum(map(len, encoded.values()))
-    size = acceleration.prepare_scoring(model, count) if args.mode == "score" else None
+    size = acceleration.prepare_scoring(model, count) if args.mode == "score" else scoring.GENERATE_BATCH_SIZE
+    size = ranks.take_from_first(size) or scoring.SCORE_BATCH_SIZE  # or shares would not fit, on GPUs of unequal memory
     answers, started = {part: {} for part in questions}, time.time()
     for name in ("base",) if adapter is None else ("base", "fine-tuned"):
         model = model if name == "base" else modeling.load_adapter(model, adapter)
@@ -186,6 +185,7 @@ def run_models(args, base, adapter, splits):
         "answers_per_second": round(count * len(answers["evaluation"]) / seconds, 1),
         "device": modeling.device_name(),
         "processes": ranks.get_rank()[1],
+        "batch_size": size,
         "peak_gpu_gib": modeling.peak_gpu_gib(),
         "environment": records.describe_environment(),
     }

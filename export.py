@@ -49,7 +49,8 @@ def check_place(output_dir, base):
     if output_dir.exists():
         records.stop(f"{output_dir} is there already: delete it or choose another --output-dir")
     records.make_folder(output_dir.parent)
-    need = 2 * modeling.count_weights(transformers.AutoConfig.from_pretrained(base))  # bytes of bfloat16
+    config = modeling.load_pretrained(transformers.AutoConfig.from_pretrained, base)
+    need = 2 * modeling.count_weights(config)  # bytes of bfloat16
     free = shutil.disk_usage(output_dir.parent).free
     if free < need:
         size = f"{free / 1e9:.1f} GB free, the model takes {need / 1e9:.1f} GB"
@@ -62,7 +63,8 @@ def merge_adapter(adapted, base, kind):
 
     rounded: weights are those that bitsandbytes computes with, so that only the sum is rounded anew, to bfloat16.
     """
-    merged = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, attn_implementation="eager")
+    options = {"dtype": torch.bfloat16, "use_safetensors": True, "attn_implementation": "eager"}
+    merged = modeling.load_pretrained(transformers.AutoModelForCausalLM.from_pretrained, base, **options)
     for name, layer in adapted.get_base_model().named_modules():
         if isinstance(layer, peft.tuners.lora.LoraLayer):
             weight = merged.get_submodule(name).weight

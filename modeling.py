@@ -49,7 +49,7 @@ def is_demo(base):
 
 def load_tokenizer(base):
     """Load the tokenizer of a base model; stop with what to do if it cannot be had or cannot ask the question."""
-    tokenizer = _load(transformers.AutoTokenizer.from_pretrained, base)
+    tokenizer = load_pretrained(transformers.AutoTokenizer.from_pretrained, base)
     try:
         prompts.check_chat(tokenizer)
     except ValueError as problem:
@@ -68,7 +68,7 @@ def describe_base(base, tokenizer):
 
 def check_base(base):
     """Stop before any weights load if this machine cannot run the base: model not accessible, no GPU, GPU too old."""
-    config = _load(transformers.AutoConfig.from_pretrained, base)
+    config = load_pretrained(transformers.AutoConfig.from_pretrained, base)
     known = (*prefix_tree.MASK_BY_LAYER, *prefix_tree.ONE_MASK)
     if config.model_type not in known:
         records.stop(f"{base} is a {config.model_type} model: choose one of the architectures {', '.join(known)}")
@@ -118,7 +118,7 @@ def load_base(base, shard=None):
         bnb_4bit_compute_dtype=torch.bfloat16,
     )
     with safeguards.explain_memory(f"load {base}", MEMORY_REMEDY):
-        model = _load(
+        model = load_pretrained(
             transformers.AutoModelForCausalLM.from_pretrained,
             base,
             dtype=torch.bfloat16,
@@ -221,7 +221,7 @@ def peak_gpu_gib():
     return round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else None
 
 
-def _load(loader, base, **options):
+def load_pretrained(loader, base, **options):
     """Call a transformers loader; turn a model that is missing, gated or out of reach into one clear line."""
     if os.sep in base and base.startswith((".", os.sep)) and not Path(base).is_dir():
         records.stop(f"base model folder {base} not found")

@@ -3,7 +3,7 @@
 Every process walks through all batches as a single one would and skips what is not its share, so that steps, their rows
 and checkpoints do not depend on the number of processes, and a run can be resumed with another number of them. trl and
 accelerate take each process for the only one: their DistributedDataParallel would deal out other rows, repeat some at
-the end of an epoch, and miss gradients that recorded steps leave (acceleration.StepGraphs).
+the end of an epoch, and miss gradients that recorded steps leave (cuda_graphs.StepGraphs).
 """
 
 import logging

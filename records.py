@@ -33,9 +33,11 @@ def stop(message):
 def run_script(main):
     """Run the main of a script; Ctrl-C and SIGTERM (a cluster ends a job) stop it in one line, exit code 130 or 143.
 
-    Both are raised as exceptions, so that what is open is closed and temporary files go.
+    Both are raised as exceptions, so that what is open is closed and temporary files go. If torchrun's first process
+    fails, it ends the others by SIGTERM: these wait for the first where no handler would run, so they have none.
     """
-    signal.signal(signal.SIGTERM, interrupt)
+    if os.environ.get("RANK", "0") == "0":
+        signal.signal(signal.SIGTERM, interrupt)
     try:
         main()
     except KeyboardInterrupt:

@@ -165,7 +165,8 @@ def probe_memory(trainer):
         args.per_device_train_batch_size = trainer._train_batch_size = smaller
         args.per_device_eval_batch_size = 2 * smaller
         batch = f"batch of {smaller * args.gradient_accumulation_steps} rows unchanged"
-        print(f"note: micro-batches of {size} rows need more GPU memory than there is: now {smaller} rows, {batch}")
+        if ranks.get_rank()[0] == 0:
+            print(f"note: micro-batches of {size} rows need more GPU memory than there is: now {smaller} rows, {batch}")
     return {"micro_batch_size": args.per_device_train_batch_size, "too_large": too_large}
 
 

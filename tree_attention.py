@@ -34,7 +34,7 @@ def attend(
     """
     if not isinstance(attention_mask, TreeMask) or dropout:
         raise ValueError("tree attention takes a TreeMask and no dropout: run the model by forward_tree")
-    trunk, (rows, length) = attention_mask.trunk.shape[1], attention_mask.row.shape[:2]
+    trunk, length = attention_mask.trunk.shape[1], attention_mask.row.shape[1]
     length = ROW_LENGTH if length == ROW_LENGTH else length  # for the compiler a constant: its indices are faster
     groups = key.shape[1]
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, H or G, D]
@@ -82,9 +82,9 @@ def join_rows(tensor, length, groups):
 def exponentiate(scores, mask, scaling, softcap):
     """Return (softmax numerators in the scores' dtype, their float32 sums over the last dimension, kept as size 1).
 
-    scores [B, M, T]; of the mask [B', M', T], each matrix serves B/B' in turn, and its lines repeat. The soft cap bounds the scores (Gemma-2: 50), so float32
-    and bfloat16, which shares its range, hold the exponentials without subtracting a maximum first: one pass over the
-    scores instead of two.
+    scores [B, M, T]; of the mask [B', M', T], each matrix serves B/B' in turn, and its lines repeat. The soft cap
+    bounds the scores (Gemma-2: 50), so float32 and bfloat16, which shares its range, hold the exponentials without
+    subtracting a maximum first: one pass over the scores instead of two.
     """
     if tree_kernels is not None and scores.is_cuda:
         return tree_kernels.exponentiate(scores, mask, scaling, softcap)

@@ -2,8 +2,8 @@
 
 Works on a CPU with the tiny model of make_tiny_model.py and splits of prepare_data.py. A place is the n-th time that
 the process opens, renames or deletes a file below the run folder, which happens at every log line and dozens of times
-while a checkpoint is saved. There the run gets SIGKILL, or SIGTERM and SIGKILL a few places on, most often while it saves.
-Writes what was found to --output and prints it.
+while a checkpoint is saved. There the run gets SIGKILL, or SIGTERM and SIGKILL a few places on, most often while it
+saves. Writes what was found to --output and prints it.
 
     PYTHONPATH=. python benchmarks/chaos.py
     PYTHONPATH=. python benchmarks/chaos.py --base-model outputs/tiny-gemma2 --data-dir outputs/demo-data --kills 200
@@ -138,7 +138,8 @@ def kill_runs(words, folder, kills, seed):
             resume = ["--resume"] if run_dir.exists() else []
             drawn.append(signals and {place: int(number) for place, number in signals.items()})
             codes.append(run_process([*words, "--run-dir", str(run_dir), *resume], run_dir, signals)[0])
-        entry = {"kills": sum(code < 0 for code in codes), "stops": codes.count(STOPPED), "codes": codes, "signals": drawn}
+        entry = {"kills": sum(code < 0 for code in codes), "stops": codes.count(STOPPED)}
+        entry |= {"codes": codes, "signals": drawn}
         if codes[-1]:
             entry["failed"] = Path(f"{run_dir}.txt").read_text()[-2000:]
         else:

@@ -101,7 +101,8 @@ def main(argv=None):
     baseline = results["generate, batch 8"]
     table = [[name, f"{rate:.1f}", f"{rate / baseline:.1f}x"] for name, rate in results.items()]
     print(metrics.format_table(["Setting", "rows/s", "ratio"], table))
-    print(f"\none answer: {single['median'] * 1e3:.1f} ms, the first {single['first'] * 1e3:.1f} ms\nwrote {args.output}")
+    print(f"\none answer: {single['median'] * 1e3:.1f} ms, the first {single['first'] * 1e3:.1f} ms")
+    print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":

@@ -402,7 +402,7 @@ def test_unknown_stances(tmp_path, capsys):
     stances = ["pro", "maybe", "con", "maybe", "x\ny"]
     rows = [HEADER, *((GUNS, f"Sentence {i}.", stance) for i, stance in enumerate(stances))]
     message = stop_message(capsys, corpus.read_corpus, write_xlsx(tmp_path / "c.xlsx", corpus=rows))
-    assert 'unknown stance "maybe" in 2 rows (3, 5), unknown stance "x\\ny" in row 6: write pro, con, neu, or add' in message
+    assert 'unknown stance "maybe" in 2 rows (3, 5), unknown stance "x\\ny" in row 6: write pro, con, neu' in message
 
 
 def test_header_without_rows(tmp_path, capsys):

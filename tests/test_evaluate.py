@@ -353,7 +353,9 @@ def test_variants_are_asked_as_they_say(scored, plain, plain_prompts, flat_logit
             assert list(found["models"][name]["probabilities"].values()) == pytest.approx(wanted, abs=0.03)
 
 
-def test_every_part_is_asked_with_its_own_prompt(run_evaluate, plain_prompts, test_rows, data_dir, tmp_path, monkeypatch):
+def test_every_part_is_asked_with_its_own_prompt(
+    run_evaluate, plain_prompts, test_rows, data_dir, tmp_path, monkeypatch
+):
     """The token ids are those of the chat template; the tiny model hardly tells one wording from another."""
     tokenizer, usual = plain_prompts
     asked = []

@@ -24,7 +24,8 @@ settings.load_profile("fixed")
 SLOW = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 PIECES = [
-    *CONTROL, "```", "{topic}", "{sentence}", "stance:", "\n", " ", "_x000D_", "\ue000", "\u202e", "\u2067", "e\u0301", "👩‍👩‍👧",
+    *CONTROL, "```", "{topic}", "{sentence}", "stance:", "\n", " ", "_x000D_", "\ue000", "\u202e", "\u2067", "e\u0301",
+    "👩‍👩‍👧",
 ]  # fmt: skip
 TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), max_size=12).map("".join)
 SPELLINGS = [*prompts.LABEL_OF_SPELLING, *(spelling.upper() for spelling in prompts.LABEL_OF_SPELLING)]

@@ -25,7 +25,10 @@ def test_parameter_counts_of_gemma_2_9b(gemma_config):
         model = peft.get_peft_model(
             model,
             peft.LoraConfig(
-                r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS, task_type="CAUSAL_LM"
+                r=finetune.LORA_R,
+                lora_alpha=finetune.LORA_ALPHA,
+                target_modules=finetune.LORA_TARGETS,
+                task_type="CAUSAL_LM",
             ),
         )
     assert model.get_nb_trainable_parameters() == (54_018_048, 9_295_724_032)

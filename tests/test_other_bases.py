@@ -147,7 +147,7 @@ def base(request, tmp_path_factory):
 
 
 def flat_losses(model, asked, answers):
-    """Return the summed negative log-likelihood [n, answers] of each answer (token ids) after each prompt, one by one."""
+    """Return the summed negative log-likelihood [n, answers] of each answer (token ids) after each prompt, singly."""
     attention = model.config._attn_implementation
     model.set_attn_implementation("eager")
     rows = []

@@ -235,7 +235,9 @@ def test_each_process_holds_half_and_makes_every_pass(two_parts, two_processes):
         assert parts["after"] == [[rank == 0, rank == 1]] * 8 + [[True]]
 
 
-def test_one_process_with_the_whole_base_goes_on_where_two_halves_stopped(two_parts, one_process, train, flags, tmp_path):
+def test_one_process_with_the_whole_base_goes_on_where_two_halves_stopped(
+    two_parts, one_process, train, flags, tmp_path
+):
     run = shutil.copytree(two_parts / "interrupted", tmp_path / "run")
     check_equal_runs(train(run, *flags, "--resume", **CONSTANTS), one_process)
 
@@ -343,8 +345,9 @@ def test_a_process_trains_on_its_own_gpu_and_writes_only_if_it_is_the_first(monk
 EVALUATION = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-import evaluate, ranks, scoring
+import acceleration, evaluate, ranks, scoring
 
+acceleration.prepare_scoring = lambda model, rows: (None, 7)[ranks.get_rank()[0]]  # as if one GPU had less memory left
 scoring.SCORE_BATCH_SIZE = scoring.GENERATE_BATCH_SIZE = 10
 leave_ranks, ranks.leave_ranks = ranks.leave_ranks, lambda: None
 for mode in ("score", "generate"):
@@ -373,7 +376,8 @@ def test_two_processes_evaluate_as_one(one_process, small_data, tmp_path, monkey
         assert len(names) == files
         for name in names:
             assert (two / name).read_bytes() == (one / name).read_bytes()
-        assert [records.read_json(folder / "evaluation.json", "")["processes"] for folder in (one, two)] == [1, 2]
+        runs = [records.read_json(folder / "evaluation.json", "") for folder in (one, two)]
+        assert [(run["processes"], run["batch_size"]) for run in runs] == [(1, 10), (2, 10)]
 
 
 def test_torchrun_is_for_answering(monkeypatch, capsys):

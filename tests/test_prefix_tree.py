@@ -187,7 +187,7 @@ def test_whole_sequence_loss_equals_the_flat_batch():
 
 
 def test_nf4_bf16_is_within_rounding_of_the_flat_batch(tmp_path):
-    """Tolerance 5e-2: bfloat16 keeps 8 bits, and scores summed in another order, or kept in float32, round differently."""
+    """Tolerance 5e-2: bfloat16 keeps 8 bits, and scores summed in another order, or in float32, round differently."""
     model, rows = build_model(quantised=True, folder=tmp_path, sharpness=1), random_rows(1)
     with prefix_tree.compute_precision(model):
         expected, expected_logits = flat_loss(model, rows)

@@ -1,4 +1,4 @@
-"""An adapter is loaded on the base, with the tokenizer and for the sentences that it may be used with; else one line."""
+"""An adapter is loaded on the base, with the tokenizer and for the sentences that it may be used with; or one line."""
 
 import json
 import pickle
@@ -11,6 +11,7 @@ import torch
 import transformers
 
 import evaluate
+import export
 import modeling
 import predict
 import provenance
@@ -83,7 +84,7 @@ def test_code_beside_a_base_never_runs(tiny_model, tmp_path):
 
 def test_loaders_are_told_to_run_no_code(tiny_model):
     seen = []
-    modeling._load(lambda base, **options: seen.append(options), tiny_model)
+    modeling.load_pretrained(lambda base, **options: seen.append(options), tiny_model)
     assert seen == [{"trust_remote_code": False}]
 
 
@@ -171,7 +172,8 @@ def hub(tiny_model, tmp_path, monkeypatch):
 
 
 def test_a_base_on_the_hub_is_known_by_its_commit(hub):
-    current, pinned = (modeling.describe_base(base, modeling.load_tokenizer(base)) for base in (hub, f"{hub}@{COMMITS[0]}"))
+    bases = hub, f"{hub}@{COMMITS[0]}"
+    current, pinned = (modeling.describe_base(base, modeling.load_tokenizer(base)) for base in bases)
     assert (current["base_revision"], pinned["base_revision"]) == (COMMITS[1], COMMITS[0])
     assert current["tokenizer"] != pinned["tokenizer"]
 
@@ -185,18 +187,29 @@ def test_another_commit_is_refused_and_the_remedy_works(hub, adapter, capsys):
     check_same_base(adapter, pinned)
 
 
+def test_an_adapter_of_a_pinned_commit_is_merged_into_that_commit(hub, adapter, data_dir, tmp_path, monkeypatch):
+    """The commit is not the current one, which a name without it would load."""
+    pinned = f"{hub}@{COMMITS[0]}"
+    change_record(adapter, base_model=pinned, base_revision=COMMITS[0], demo=False)
+    weights = f"models--someone--gemma/snapshots/{COMMITS[1]}/model.safetensors"
+    (tmp_path / "hub" / weights).write_bytes(b"no weights")
+    words = ["--adapter", str(adapter), "--data-dir", data_dir, "--output-dir", str(tmp_path / "merged")]
+    export.main(words)
+    assert records.read_json(tmp_path / "merged" / "export.json", "")["base_model"] == pinned
+
+
 # ---------------------------------------------------------------- models out of reach
 
 
 @pytest.mark.parametrize("problem", [
     OSError("You are trying to access a gated repo.\nMake sure to have access to it at https://huggingface.co/x"),
-    OSError("x/y is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'\n"),
+    OSError("x/y is not a local folder and is not a valid model identifier listed on 'https://huggingface.co'\n"),
 ])  # fmt: skip
 def test_a_model_out_of_reach_is_one_line_with_steps(capsys, problem):
     def load(base, **options):
         raise problem
 
-    message = stop_message(capsys, modeling._load, load, "x/y")
+    message = stop_message(capsys, modeling.load_pretrained, load, "x/y")
     assert str(problem).splitlines()[0] in message
     assert "check its name" in message and "1. accept the licence" in message and "3. start again" in message
 

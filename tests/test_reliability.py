@@ -26,6 +26,7 @@ import finetune
 import modeling
 import prefix_tree
 import provenance
+import ranks
 import records
 import safeguards
 import study
@@ -439,6 +440,12 @@ def test_the_probe_halves_the_micro_batch_and_keeps_the_effective_batch(limited,
     assert {depth for _, depth in tried} == {longest - 2}  # the last token needs no node; depths start at 0
 
 
+def test_of_several_processes_one_alone_says_what_the_probe_found(limited, capsys, monkeypatch):
+    monkeypatch.setattr(ranks, "get_rank", lambda: (1, 1))  # not the first, though nobody else is there to ask
+    _, record, _ = limited(3, MICRO_BATCH_SIZE=8)
+    assert record["too_large"] == [8, 4] and "note: micro" not in capsys.readouterr().out
+
+
 def test_the_probe_tries_a_micro_batch_that_fits_once_and_keeps_odd_batches_whole(limited):
     _, record, tried = limited(99)
     assert record == {"micro_batch_size": 8, "too_large": []} and len(tried) == 1
@@ -744,6 +751,15 @@ def test_a_signal_while_weights_load_is_one_line(
     assert repr(stopped.value) == f"SystemExit({code})"
     assert capfd.readouterr().err == "\ninterrupted: no file is half written; start again\n"
     assert [path.name for path in output.rglob("*") if path.is_file()] == (["plan.json"] if name == "finetune" else [])
+
+
+@pytest.mark.parametrize("rank, handled", [(None, True), ("0", True), ("1", False)])
+def test_a_process_that_waits_for_the_first_ends_at_once(run_script, monkeypatch, rank, handled):
+    """A handler would only run after the waiting: torchrun would kill the process half a minute later."""
+    monkeypatch.setenv("RANK", rank) if rank else monkeypatch.delenv("RANK", raising=False)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    records.run_script(lambda: None)
+    assert signal.getsignal(signal.SIGTERM) == (records.interrupt if handled else signal.SIG_DFL)
 
 
 def test_a_signal_while_a_file_is_written_leaves_the_old_one_alone(tmp_path):

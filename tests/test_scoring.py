@@ -144,7 +144,7 @@ def test_batch_size_does_not_change_4_bit_decisions(tuned_model, tokenizer, tune
 
 @pytest.fixture
 def small_memory(monkeypatch):
-    """A function that lets forward passes of more rows than it is told run out of memory; returns the sizes that ran."""
+    """A function that lets forward passes of more rows than it is told run out of memory; returns sizes that ran."""
     score_batch, sizes = scoring._score_batch, []
 
     def limit(most):
@@ -160,7 +160,9 @@ def small_memory(monkeypatch):
     return limit
 
 
-def test_a_batch_that_memory_does_not_hold_is_halved(exact_model, exact_scores, tokenizer, encoded, small_memory, capsys):
+def test_a_batch_that_memory_does_not_hold_is_halved(
+    exact_model, exact_scores, tokenizer, encoded, small_memory, capsys
+):
     """From the row where it happened on: no row is lost, doubled or out of order."""
     sizes = small_memory(9)
     scores = scoring.score_prompts(exact_model, tokenizer, encoded, batch_size=32)
@@ -171,7 +173,9 @@ def test_a_batch_that_memory_does_not_hold_is_halved(exact_model, exact_scores, 
     ]  # fmt: skip
 
 
-def test_memory_that_runs_out_on_the_way_keeps_what_is_scored(exact_model, exact_scores, tokenizer, encoded, monkeypatch):
+def test_memory_that_runs_out_on_the_way_keeps_what_is_scored(
+    exact_model, exact_scores, tokenizer, encoded, monkeypatch
+):
     score_batch, sizes = scoring._score_batch, []
 
     def score(model, tokenizer, sequences, label_ids):
@@ -269,7 +273,9 @@ def test_replies_stop_after_a_few_tokens(exact_model, tokenizer, encoded, monkey
         assert reply and len(tokenizer(reply, add_special_tokens=False).input_ids) <= 3
 
 
-def test_a_recorded_forward_pass_serves_single_short_prompts(exact_model, exact_scores, tokenizer, encoded, monkeypatch):
+def test_a_recorded_forward_pass_serves_single_short_prompts(
+    exact_model, exact_scores, tokenizer, encoded, monkeypatch
+):
     """The recording itself needs a GPU; here the plain function stands in for it."""
     sizes = []
 

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TREES = {path.stem: ast.parse(path.read_text(encoding="utf-8"), path.name) for path in sorted(ROOT.glob("*.py"))}
-MAIN_LINES, FILE_LINES = 45, 250
+MAIN_LINES, FILE_LINES, LINE_LENGTH = 45, 250, 120
 
 Flag = namedtuple("Flag", "text dest options")  # options: {keyword: node} of add_argument
 
@@ -306,6 +306,13 @@ def test_main_reads_as_a_recipe(name):
 @pytest.mark.parametrize("name", TREES)
 def test_a_file_is_short(name):
     assert len((ROOT / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= FILE_LINES
+
+
+def test_lines_are_short():
+    files = [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]
+    numbered = [(path, *line) for path in files for line in enumerate(path.read_text("utf-8").splitlines(), start=1)]
+    long = [f"{path.relative_to(ROOT)}:{number}" for path, number, line in numbered if len(line) > LINE_LENGTH]
+    assert numbered and sorted(long) == []
 
 
 # ---------------------------------------------------------------- imports and commands

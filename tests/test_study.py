@@ -73,7 +73,7 @@ def pretend_training(given):
 
 
 def pretend_evaluation(given):
-    """The base always answers neu; an adapter is right about topics that it was trained on, otherwise it answers con."""
+    """The base always answers neu; an adapter is right about topics that it was trained on, else it answers con."""
     home, data = Path(given["--adapter"]), Path(given["--data-dir"])
     known = {row["topic"] for row in corpus.load_split(data / "train.jsonl")}
     table = []

@@ -120,6 +120,8 @@ exponentiate.register_autograd(backward, setup_context=keep_for_backward)
 def launch(kernel, tensors, scaling, softcap):
     """Run a kernel over all scores, the first of the tensors, under the mask, the second."""
     (matrices, rows, columns), (mask_matrices, mask_rows, _) = tensors[0].shape, tensors[1].shape
+    if columns % 16:
+        raise ValueError(f"{columns} columns of scores: trunk and rows of a tree must have multiples of 16 nodes")
     grid = (triton.cdiv(rows, BLOCK_ROWS), matrices)
     sizes = rows, columns // 16, matrices // mask_matrices, mask_rows
     kernel[grid](*tensors, *sizes, scaling / softcap, softcap, BLOCK_ROWS, BLOCK_COLUMNS)

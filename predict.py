@@ -72,6 +72,8 @@ def parse_args(argv):
         records.stop("--explain takes a number of words, and goes without --input")
     if args.output:
         tables.check_suffix(args.output)
+        if Path(args.input).resolve() == Path(args.output).resolve():  # other sheets and formats would be lost
+            records.stop(f"--output {args.output} would replace the table to label: give it another name")
     if args.topic is not None and not tables.clean_text(args.topic):
         records.stop("--topic must not be empty")
     return args

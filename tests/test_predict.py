@@ -586,6 +586,7 @@ def test_the_commands_of_the_readme_work(run, typed, tmp_path, monkeypatch, caps
     (["--input", "a.csv", "--output", "b.txt"], "b.txt"),
     (["--input", "a.csv", "--output", "b"], ".xlsx"),
     (["--input", "a.csv", "--output", "b.xls"], "b.xls"),
+    (["--topic", TOPIC, "--input", "a.csv", "--output", "./a.csv"], "would replace the table"),
 ])  # fmt: skip
 def test_flags_that_do_not_fit_together(run, no_model, capsys, monkeypatch, tmp_path, flags, expected):
     monkeypatch.chdir(tmp_path)

@@ -29,16 +29,22 @@ class AnswerGraph:
         inputs["keep"] = torch.zeros(1, dtype=torch.long, device=model.device)
         run = lambda places: prefix_tree.forward_tree(model, model.config, places, places["keep"])  # noqa: E731
         stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
         with prefix_tree.compute_precision(model):
-            with torch.cuda.stream(stream):
-                run(inputs)  # a recording finds its kernels loaded
-            torch.cuda.current_stream().wait_stream(stream)
+            run_aside(run, inputs, stream)  # a recording finds its kernels loaded
             self.graph, self.places, self.logits = record_graph(run, inputs, None, stream)
 
     def __call__(self, inputs, keep):
         """Return forward_tree's logits [1, vocabulary]."""
         return replay_graph(self.graph, self.places, {**inputs, "keep": keep}, self.logits)
+
+
+def run_aside(run, inputs, stream):
+    """Return run(inputs), computed on another stream in the order of this one."""
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        result = run(inputs)
+    torch.cuda.current_stream().wait_stream(stream)
+    return result
 
 
 def record_graph(run, inputs, pool, stream):
@@ -105,11 +111,7 @@ class StepGraphs:
         kind = (rows == 1, length)  # code is compiled anew for a single row, and for another row length
         if kind not in self.compiled:
             self.compiled.add(kind)
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                loss = self.run_step(inputs)
-            torch.cuda.current_stream().wait_stream(self.stream)
-            return loss
+            return run_aside(self.run_step, inputs, self.stream)
         shape = tuple((name, *tensor.shape) for name, tensor in inputs.items())
         if shape not in self.graphs:
             self.graphs[shape] = self.record(inputs)

@@ -7,17 +7,17 @@ computes the same function with fewer roundings. A CPU runs the layers as they a
 import contextlib
 import functools
 import inspect
-import logging
 import types
 
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # asks for a package that is not needed
-import bitsandbytes
 import peft
 import torch
 import torch._functorch.config
 import torch.fx.experimental._config
 import torch.utils.checkpoint
 import transformers
+
+import gemma_layers
+import linear_layers
 
 # ---------------------------------------------------------------- settings
 COMPILE = True  # compile the decoder layers: about 30 s once, then twice the speed or more
@@ -60,82 +60,7 @@ def free_memory():
 
 def count_dense_bytes(model):
     """Return the bytes that bfloat16 copies of all 4-bit weights take."""
-    return sum(2 * linear.in_features * linear.out_features for linear in find_linears(model))
-
-
-def find_linears(model):
-    """Return the 4-bit linear layers of a model."""
-    return [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
-
-
-def dequantise_nf4(packed, code, absmax, blocksize, shape, dtype):
-    """Return the weight that bitsandbytes packed: 4-bit indices into code, scaled by block.
-
-    packed: uint8 [numel / 2, 1], first of two indices in the high bits; code: float32 [16]; absmax: float32
-    [numel / blocksize]. Layout: bitsandbytes.functional.QuantState.
-    """
-    packed = packed.view(-1, 1)
-    high = torch.arange(2, device=packed.device) == 0  # no bit operations: the compiler would keep what they return
-    index = torch.where(high, packed.div(16, rounding_mode="floor"), packed % 16)
-    return (code[index.int()].view(-1, blocksize) * absmax[:, None]).to(dtype).view(shape)
-
-
-def dequantise_absmax(quantised, code, absmax, blocksize, offset):
-    """Return the float32 block scales that double quantisation packed into uint8 indices into code [256]."""
-    count = quantised.numel()
-    values = torch.nn.functional.pad(code[quantised.int()].view(-1), (0, -count % blocksize))
-    return (values.view(-1, blocksize) * absmax[:, None]).view(-1)[:count] + offset
-
-
-def read_weight(linear):
-    """Return the weight of a bitsandbytes Linear4bit in its compute dtype, by plain tensor operations."""
-    state, absmax = linear.weight.quant_state, linear.weight.quant_state.absmax
-    if state.nested:
-        second = state.state2
-        absmax = dequantise_absmax(absmax, second.code, second.absmax, second.blocksize, state.offset)
-    return dequantise_nf4(linear.weight.data, state.code, absmax, state.blocksize, state.shape, state.dtype)
-
-
-def packed_forward(linear, x):
-    """Linear4bit.forward that dequantises inside a compiled graph; outside of one, that of bitsandbytes."""
-    if not torch.compiler.is_compiling():
-        return type(linear).forward(linear, x)
-    return torch.nn.functional.linear(x, read_weight(linear), linear.bias)
-
-
-def dense_forward(linear, x):
-    """Linear4bit.forward on weights dequantised once."""
-    return torch.nn.functional.linear(x, linear.dense_weight, linear.bias)
-
-
-def fuse_linears(model, keep_dense):
-    """Give every 4-bit linear layer a forward that can be compiled; keep_dense: dequantise all of them now, once."""
-    for linear in find_linears(model):
-        if keep_dense:
-            linear.register_buffer("dense_weight", read_weight(linear), persistent=False)
-        linear.forward = types.MethodType(dense_forward if keep_dense else packed_forward, linear)
-
-
-def adapted_forward(layer, x):
-    """LoRA forward without PEFT's copies and casts: the base layer's output + B(scaling * A(dropout(x)))."""
-    output = layer.base_layer(x)
-    if layer.disable_adapters:
-        return output
-    for name in layer.active_adapters:
-        update = layer.lora_A[name](layer.lora_dropout[name](x))
-        if torch.compiler.is_compiling() or torch.is_grad_enabled():
-            output = output + layer.lora_B[name](update * layer.scaling[name])
-        else:  # uncompiled answers wait for the CPU, so the fewest operations
-            weight = layer.lora_B[name].weight.to(output.dtype)
-            output.flatten(0, -2).addmm_(update.flatten(0, -2), weight.T, alpha=layer.scaling[name])
-    return output
-
-
-def fuse_adapters(model):
-    """Give every LoRA layer of a PEFT model the short forward; its result may differ by a rounding of bfloat16."""
-    for module in model.modules():
-        if isinstance(module, peft.tuners.lora.LoraLayer):
-            module.forward = types.MethodType(adapted_forward, module)
+    return sum(2 * linear.in_features * linear.out_features for linear in linear_layers.find_linears(model))
 
 
 def normalise(norm, x):
@@ -163,9 +88,14 @@ def compile_layers(model, keep_dense, checkpoint=False, preserve_rng=False):
     torch.fx.experimental._config.use_duck_shape = False  # sizes equal by chance in one batch differ in the next
     # Weights that are not kept are dequantised again in the backward pass: else each layer would keep them until then.
     torch._functorch.config.aggressive_recomputation = not keep_dense
-    for layer in model.get_decoder().layers:
-        forward = inspect.unwrap(type(layer).forward)  # newer transformers wrap it in a checkpoint of their own
-        forward = torch.compile(types.MethodType(forward, layer), dynamic=True, fullgraph=True)
+    torch._functorch.config.is_non_builtin_to_include = True  # but no operator of this project, which are dear
+    layers = model.get_decoder().layers
+    part = functools.partial(torch.compile, dynamic=True, fullgraph=True)
+    if all(map(gemma_layers.can_split, layers)):
+        forwards = gemma_layers.split_layers(model, part)
+    else:  # newer transformers wrap a layer's forward in a checkpoint of their own
+        forwards = [part(types.MethodType(inspect.unwrap(type(layer).forward), layer)) for layer in layers]
+    for layer, forward in zip(layers, forwards, strict=True):
         layer.forward = functools.partial(checkpoint_forward, forward, preserve_rng) if checkpoint else forward
 
 
@@ -193,7 +123,7 @@ def prepare_scoring(model, rows):
     keep_dense = DENSE_WEIGHTS
     if keep_dense is None:
         keep_dense = free_memory() > count_dense_bytes(model) + RESERVE_GB * 1e9
-    fuse_linears(model, keep_dense)
+    linear_layers.fuse_linears(model, keep_dense)
     for module in model.modules():
         if isinstance(module, peft.tuners.lora.LoraLayer):  # once what autocast would do at each use
             torch.nn.ModuleList([module.lora_A, module.lora_B]).to(torch.bfloat16)

@@ -19,6 +19,7 @@ import transformers
 
 import acceleration
 import corpus
+import linear_layers
 import modeling
 import prefix_tree
 import prompts
@@ -68,7 +69,7 @@ def merge_adapter(adapted, base, kind):
     for name, layer in adapted.get_base_model().named_modules():
         if isinstance(layer, peft.tuners.lora.LoraLayer):
             weight = merged.get_submodule(name).weight
-            start = acceleration.read_weight(layer.base_layer) if kind == "rounded" else weight
+            start = linear_layers.read_weight(layer.base_layer) if kind == "rounded" else weight
             weight.copy_(start.float().cpu() + layer.get_delta_weight(layer.active_adapters[0]).float().cpu())
     return merged
 

@@ -10,7 +10,7 @@ import safetensors
 import torch
 import transformers
 
-import acceleration
+import linear_layers
 import prefix_tree
 import prompts
 import provenance
@@ -127,7 +127,7 @@ def load_base(base, shard=None):
             device_map={"": torch.cuda.current_device() if on_gpu and shard is None else "cpu"},
             attn_implementation="eager",  # sdpa lacks the soft cap of Gemma-2
         )
-        for linear in acceleration.find_linears(model):
+        for linear in linear_layers.find_linears(model):
             # On CPUs with AVX512-BF16 bitsandbytes would round the weights' scales to bfloat16 at the first inference,
             # for good: training would go on from other weights after a validation than a resumed run does.
             linear.support_avx512bf16_for_cpu = False
@@ -207,7 +207,7 @@ def load_adapter(model, folder):
         reason = str(problem).strip().partition("\n")[0]
         records.stop(f"cannot load the adapter {folder} ({reason}): copy it again, or train again")
     if torch.cuda.is_available():
-        acceleration.fuse_adapters(model)
+        linear_layers.fuse_adapters(model)
     return model
 
 

@@ -201,12 +201,13 @@ def make_masks(config, inputs):
 
 def forward_tree(model, config, inputs, keep):
     """Run a causal language model over tree inputs; return its logits [K, vocabulary] at the K nodes of keep."""
+    early = getattr(model, "keeps_nodes", False)  # gemma_layers.py: its last layer leaves the other nodes out
     output = model(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],
         attention_mask=make_masks(config, inputs),
-        logits_to_keep=keep,
         use_cache=False,
+        **({"kept_nodes": keep, "logits_to_keep": 0} if early else {"logits_to_keep": keep}),
     )
     return output.logits[0]
 

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 import acceleration
+import linear_layers
 import modeling
 import parallel_training
 import ranks
@@ -81,7 +82,7 @@ def shard_base(model):
     """
     device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
     mesh = init_device_mesh(device.type, (ranks.get_rank()[1],))
-    decoder, linears = model.get_decoder(), acceleration.find_linears(model)
+    decoder, linears = model.get_decoder(), linear_layers.find_linears(model)
     kinds = [(linear.weight.compress_statistics, linear.weight.quant_type) for linear in linears]
     for linear in linears:  # what bitsandbytes needs beside the bytes (2 % of them) is whole, at the layer
         linear.quant_state.to(device)

@@ -10,6 +10,7 @@ import trl
 import acceleration
 import checkpoints
 import cuda_graphs
+import linear_layers
 import prefix_tree
 import prompts
 import ranks
@@ -106,8 +107,8 @@ class TreeTrainer(trl.SFTTrainer):
         parameters = list(self.model.parameters())
         self.model.parameters = lambda recurse=True: iter(parameters)
         plan = self.plan_training(nodes, checkpoint, dropout)
-        acceleration.fuse_linears(self.model, plan["dense_weights"])
-        acceleration.fuse_adapters(self.model)
+        linear_layers.fuse_linears(self.model, plan["dense_weights"])
+        linear_layers.fuse_adapters(self.model)
         self.model.enable_input_require_grads()  # the first layer compiles like the others, and checkpoints need it
         if plan["compiled"]:
             base = self.model.get_base_model()

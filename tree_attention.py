@@ -3,6 +3,7 @@
 Registered with transformers by prefix_tree.py, which says what trunk, chains and rows are.
 """
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -34,55 +35,66 @@ def attend(
     """
     if not isinstance(attention_mask, TreeMask) or dropout:
         raise ValueError("tree attention takes a TreeMask and no dropout: run the model by forward_tree")
-    trunk, length = attention_mask.trunk.shape[1], attention_mask.row.shape[1]
-    length = ROW_LENGTH if length == ROW_LENGTH else length  # for the compiler a constant: its indices are faster
-    groups = key.shape[1]
-    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [N, H or G, D]
-    trunk_key, trunk_value = (repeat_heads(tensor[:trunk], query.shape[1]) for tensor in (key, value))
-    row_query, row_key, row_value = (split_rows(tensor[trunk:], length, groups) for tensor in (query, key, value))
-
-    to_trunk = torch.bmm(query.transpose(0, 1), trunk_key.transpose(1, 2))  # [H, N, T]
-    to_row = torch.bmm(row_query, row_key.transpose(1, 2))  # [R * G, H/G * L, L]
-    trunk_mask, row_mask = attention_mask.trunk[None], attention_mask.row
-    if softcap is None:
-        peak, row_peak = find_peaks(to_trunk.detach(), to_row.detach(), trunk_mask, row_mask, groups)
-        to_trunk, trunk_sum = exponentiate_below(to_trunk, trunk_mask, scaling, peak)
-        to_row, row_sum = exponentiate_below(to_row, row_mask, scaling, row_peak)
-    else:
-        to_trunk, trunk_sum = exponentiate(to_trunk, trunk_mask, scaling, softcap)
-        to_row, row_sum = exponentiate(to_row, row_mask, scaling, softcap)
-
-    output = torch.bmm(to_trunk, trunk_value).transpose(0, 1)  # [N, H, D]
-    row_output = join_rows(torch.bmm(to_row, row_value), length, groups)
-    trunk_sum, row_sum = trunk_sum.transpose(0, 1), join_rows(row_sum, length, groups)
-    output = torch.cat(
-        [output[:trunk] / trunk_sum[:trunk], (output[trunk:] + row_output) / (trunk_sum[trunk:] + row_sum)]
-    )
-    return output.to(value.dtype)[None], None
+    query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    output = attend_nodes(query, key, value, attention_mask, scaling, softcap)
+    return output.unflatten(1, (query.shape[1], -1))[None], None
 
 
 # Nodes come before heads wherever it is possible: with the only dimension that varies first, indices are cheap.
-def repeat_heads(tensor, heads):
-    """Return keys or values [N, G, D] once for each query head: [H, N, D]."""
-    return tensor[:, :, None].expand(-1, -1, heads // tensor.shape[1], -1).flatten(1, 2).transpose(0, 1)
+def attend_nodes(query, key, value, mask, scaling, softcap):
+    """Return the attention output [N, H * D] of query [N, H, D], key and value [N, G, D] under a TreeMask."""
+    trunk, length = mask.trunk.shape[1], mask.row.shape[1]
+    length = ROW_LENGTH if length == ROW_LENGTH else length  # for the compiler a constant: its indices are faster
+    groups = key.shape[1]
+    trunk_query, trunk_key, trunk_value = (split_rows(tensor[:trunk], trunk, groups) for tensor in (query, key, value))
+    row_query, row_key, row_value = (split_rows(tensor[trunk:], length, groups) for tensor in (query, key, value))
+    in_trunk = (trunk_key, trunk_value, mask.trunk[None, :trunk])
+    row_to_trunk = (trunk_key, trunk_value, mask.trunk[trunk:].unflatten(0, (-1, length)))
+    in_row = (row_key, row_value, mask.row)
+    output = [
+        join_rows(weigh_values(trunk_query, [in_trunk], scaling, softcap), trunk, groups),
+        join_rows(weigh_values(row_query, [row_to_trunk, in_row], scaling, softcap), length, groups),
+    ]
+    return torch.cat(output).to(value.dtype)
 
 
 def split_rows(tensor, length, groups):
-    """Return the nodes of rows [R * L, H, X] by row and group: [R * G, H/G * L, X]."""
+    """Return the nodes of rows [R * L, H, X] by group and row: [G * R, H/G * L, X]."""
     tensor = tensor.unflatten(0, (-1, length)).unflatten(2, (groups, -1))  # [R, L, G, H/G, X]
-    return tensor.permute(0, 2, 3, 1, 4).flatten(2, 3).flatten(0, 1)
+    return tensor.permute(2, 0, 3, 1, 4).flatten(2, 3).flatten(0, 1)
 
 
 def join_rows(tensor, length, groups):
-    """Undo split_rows."""
-    tensor = tensor.unflatten(0, (-1, groups)).unflatten(2, (-1, length))  # [R, G, H/G, L, X]
-    return tensor.permute(0, 3, 1, 2, 4).flatten(2, 3).flatten(0, 1)
+    """Undo split_rows, with all heads side by side: [R * L, H * X]."""
+    tensor = tensor.unflatten(0, (groups, -1)).unflatten(2, (-1, length))  # [G, R, H/G, L, X]
+    return tensor.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
+
+
+def weigh_values(query, sources, scaling, softcap):
+    """Return the mean [B, M, D] of the values of all sources, weighted by the softmax over all of them together.
+
+    query [B, M, D]; each source has keys and values [B', X, D] and a mask [B", M', X], B and M multiples of those.
+    """
+    scores = [multiply(query, key.transpose(1, 2)) for key, _, _ in sources]
+    masks = [mask for _, _, mask in sources]
+    if softcap is None:
+        peak = find_peak(scores, masks)
+        pairs = [exponentiate_below(one, mask, scaling, peak) for one, mask in zip(scores, masks, strict=True)]
+    else:
+        pairs = [exponentiate(one, mask, scaling, softcap) for one, mask in zip(scores, masks, strict=True)]
+    weighted = [multiply(weights, value) for (weights, _), (_, value, _) in zip(pairs, sources, strict=True)]
+    return functools.reduce(torch.add, weighted) / functools.reduce(torch.add, [sums for _, sums in pairs])
+
+
+def multiply(matrices, others):
+    """Return the products [B, M, Y] of matrices [B, M, X] with others [B', X, Y], each for the next B/B' of them."""
+    return torch.bmm(matrices.view(others.shape[0], -1, matrices.shape[2]), others).view(*matrices.shape[:2], -1)
 
 
 def exponentiate(scores, mask, scaling, softcap):
     """Return (softmax numerators in the scores' dtype, their float32 sums over the last dimension, kept as size 1).
 
-    scores [B, M, T]; of the mask [B', M', T], each matrix serves B/B' in turn, and its lines repeat. The soft cap
+    scores [B, M, T]; the matrices of the mask [B', M', T] repeat, and so do their lines. The soft cap
     bounds the scores (Gemma-2: 50), so float32 and bfloat16, which shares its range, hold the exponentials without
     subtracting a maximum first: one pass over the scores instead of two.
     """
@@ -99,18 +111,16 @@ def exponentiate_plainly(scores, mask, scaling, softcap):
 
 def repeat_mask(mask, scores):
     """Return a mask [B', M', T] repeated to the shape of scores [B, M, T]."""
-    matrices, lines = scores.shape[0] // mask.shape[0], scores.shape[1] // mask.shape[1]
-    return mask[:, None, None].expand(-1, matrices, lines, -1, -1).reshape(scores.shape)
+    return mask.repeat(scores.shape[0] // mask.shape[0], scores.shape[1] // mask.shape[1], 1)
 
 
-def find_peaks(to_trunk, to_row, trunk_mask, row_mask, groups):
-    """Return the highest score of each node over trunk and row together: [H, N, 1], and [R * G, H/G * L, 1]."""
-    trunk, length = to_trunk.shape[2], to_row.shape[2]
-    peak = to_trunk.float().masked_fill(~repeat_mask(trunk_mask, to_trunk), -torch.inf).amax(-1, keepdim=True)
-    row_peak = to_row.float().masked_fill(~repeat_mask(row_mask, to_row), -torch.inf).amax(-1, keepdim=True)
-    peak = peak.transpose(0, 1)
-    row_peak = torch.maximum(join_rows(row_peak, length, groups), peak[trunk:])
-    return torch.cat([peak[:trunk], row_peak]).transpose(0, 1), split_rows(row_peak, length, groups)
+def find_peak(scores, masks):
+    """Return the highest visible score of each node, over some scores [B, M, any] of the same nodes: [B, M, 1]."""
+    visible = [
+        one.detach().float().masked_fill(~repeat_mask(mask, one), -torch.inf)
+        for one, mask in zip(scores, masks, strict=True)
+    ]
+    return torch.cat(visible, 2).amax(2, keepdim=True)
 
 
 def exponentiate_below(scores, mask, scaling, peak):

@@ -10,18 +10,18 @@ import triton.language as tl
 
 BLOCK_ROWS, BLOCK_COLUMNS = 16, 128  # of the scores that a program holds at a time
 # Triton compiles a kernel anew for sizes that are 1 or multiples of 16, which may not happen while a step is recorded.
-SIZES = ["rows", "columns_16", "repeats", "mask_rows"]
+SIZES = ["rows", "columns_16", "mask_matrices", "mask_rows"]
 
 
 @triton.jit
-def load_tile(scores, mask, rows, columns, repeats, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS):
+def load_tile(scores, mask, rows, columns, mask_matrices, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS):
     """Return the place of a tile, which of it lies inside, its scores in float32 and what of it is visible."""
     matrix = tl.program_id(1)
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = start + tl.arange(0, BLOCK_COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     place = (matrix * rows + row).to(tl.int64)[:, None] * columns + column[None, :]
-    seen = (matrix // repeats * mask_rows + row % mask_rows).to(tl.int64)[:, None] * columns + column[None, :]
+    seen = (matrix % mask_matrices * mask_rows + row % mask_rows).to(tl.int64)[:, None] * columns + column[None, :]
     score = tl.load(scores + place, mask=inside, other=0.0).to(tl.float32)
     return place, inside, score, tl.load(mask + seen, mask=inside, other=0) != 0
 
@@ -34,14 +34,14 @@ def cap(score, RATE: tl.constexpr):
 
 @triton.jit(do_not_specialize=SIZES)
 def exponentiate_forward(
-    scores, mask, weights, sums, rows, columns_16, repeats, mask_rows,
+    scores, mask, weights, sums, rows, columns_16, mask_matrices, mask_rows,
     RATE: tl.constexpr, SOFTCAP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
     columns = columns_16 * 16  # tells the compiler that lines of scores are aligned
     total = tl.zeros([BLOCK_ROWS], tl.float32)
     for start in range(0, columns, BLOCK_COLUMNS):
         place, inside, score, visible = load_tile(
-            scores, mask, rows, columns, repeats, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS
+            scores, mask, rows, columns, mask_matrices, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS
         )
         weight = tl.where(visible, tl.exp(SOFTCAP * cap(score, RATE)), 0.0)
         total += tl.sum(weight, 1)
@@ -52,7 +52,7 @@ def exponentiate_forward(
 
 @triton.jit(do_not_specialize=SIZES)
 def exponentiate_backward(
-    scores, mask, grad_weights, grad_sums, grad_scores, rows, columns_16, repeats, mask_rows,
+    scores, mask, grad_weights, grad_sums, grad_scores, rows, columns_16, mask_matrices, mask_rows,
     RATE: tl.constexpr, SOFTCAP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
     columns = columns_16 * 16
@@ -60,7 +60,7 @@ def exponentiate_backward(
     grad_sum = tl.load(grad_sums + tl.program_id(1) * rows + row, mask=row < rows, other=0.0)
     for start in range(0, columns, BLOCK_COLUMNS):
         place, inside, score, visible = load_tile(
-            scores, mask, rows, columns, repeats, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS
+            scores, mask, rows, columns, mask_matrices, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS
         )
         capped = cap(score, RATE)
         grad = tl.load(grad_weights + place, mask=inside, other=0.0).to(tl.float32) + grad_sum[:, None]
@@ -123,5 +123,5 @@ def launch(kernel, tensors, scaling, softcap):
     if columns % 16:
         raise ValueError(f"{columns} columns of scores: trunk and rows of a tree must have multiples of 16 nodes")
     grid = (triton.cdiv(rows, BLOCK_ROWS), matrices)
-    sizes = rows, columns // 16, matrices // mask_matrices, mask_rows
+    sizes = rows, columns // 16, mask_matrices, mask_rows
     kernel[grid](*tensors, *sizes, scaling / softcap, softcap, BLOCK_ROWS, BLOCK_COLUMNS)

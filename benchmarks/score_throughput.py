@@ -18,6 +18,7 @@ import workload
 import acceleration
 import cuda_graphs
 import finetune
+import linear_layers
 import metrics
 import modeling
 import prompts
@@ -86,7 +87,7 @@ def main(argv=None):
     encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
     lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
     model = peft.get_peft_model(modeling.load_base(args.model), lora)
-    acceleration.fuse_adapters(model)  # as modeling.load_adapter does
+    linear_layers.fuse_adapters(model)  # as modeling.load_adapter does
     results, single, compile_seconds = measure(model, tokenizer, encoded)
     record = {
         "rows_per_second": results,

@@ -10,6 +10,7 @@ from torch._dynamo.backends.common import aot_autograd
 
 import acceleration
 import cuda_graphs
+import linear_layers
 import modeling
 import prefix_tree
 import test_prefix_tree
@@ -23,11 +24,11 @@ def base(tiny_model):
 
 
 def test_dequantised_weights_equal_those_of_bitsandbytes(base):
-    linears = acceleration.find_linears(base)
+    linears = linear_layers.find_linears(base)
     assert len(linears) == 14  # seven in each of two layers
     for linear in linears:
         expected = bitsandbytes.functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
-        assert torch.equal(acceleration.read_weight(linear), expected)
+        assert torch.equal(linear_layers.read_weight(linear), expected)
 
 
 def test_single_quantisation_is_read_too():
@@ -37,7 +38,7 @@ def test_single_quantisation_is_read_too():
     linear.weight = bitsandbytes.nn.Params4bit(packed, requires_grad=False, quant_state=state, bnb_quantized=True)
     linear.weight.quant_state = state
     assert not state.nested
-    assert torch.equal(acceleration.read_weight(linear), bitsandbytes.functional.dequantize_4bit(packed, state))
+    assert torch.equal(linear_layers.read_weight(linear), bitsandbytes.functional.dequantize_4bit(packed, state))
 
 
 def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch):
@@ -47,7 +48,7 @@ def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch)
     rows, results = test_prefix_tree.random_rows(1), []
     for prepare in (
         lambda: None,
-        lambda: acceleration.fuse_linears(model, keep_dense=True),
+        lambda: linear_layers.fuse_linears(model, keep_dense=True),
         lambda: acceleration.compile_layers(model, keep_dense=True, checkpoint=True),
     ):
         prepare()
@@ -71,7 +72,7 @@ def forward_rows(model, count):
     rows = [[1, 2, *rng.choices(range(3, 61), k=50)] for _ in range(count)]
     inputs = prefix_tree.tree_inputs(prefix_tree.merge_prefixes(rows, pad_id=0))
     with prefix_tree.compute_precision(model):
-        return prefix_tree.forward_tree(model, model.config, inputs, torch.tensor([1]))
+        return prefix_tree.forward_tree(model, model.config, inputs, torch.tensor([1, 3]))
 
 
 def test_batches_of_any_size_share_one_compilation(tmp_path, monkeypatch):
@@ -81,16 +82,16 @@ def test_batches_of_any_size_share_one_compilation(tmp_path, monkeypatch):
     model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     model.enable_input_require_grads()
-    acceleration.fuse_linears(model, keep_dense=False)
-    acceleration.fuse_adapters(model)
+    linear_layers.fuse_linears(model, keep_dense=False)
+    linear_layers.fuse_adapters(model)
     acceleration.compile_layers(model.get_base_model(), keep_dense=False)
     for count in (8, 6, 21, 33):
         forward_rows(model, count)
     with acceleration.run_uncompiled(4), torch.no_grad():
         forward_rows(model, 1)
-    assert len(graphs) == 1
+    assert len(graphs) == 2  # the two parts of a layer
     forward_rows(model, 2)  # one row of the tree: another kind for StepGraphs
-    assert len(graphs) == 2
+    assert len(graphs) == 3  # only the part that sees rows
 
 
 def test_packed_weights_are_dequantised_again_in_the_backward_pass(tmp_path, monkeypatch):
@@ -107,9 +108,9 @@ def test_packed_weights_are_dequantised_again_in_the_backward_pass(tmp_path, mon
     model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     model.enable_input_require_grads()
-    weights = {str(shape) for linear in acceleration.find_linears(model) for shape in both_ways(linear)}
-    acceleration.fuse_linears(model, keep_dense=False)
-    acceleration.fuse_adapters(model)
+    weights = {str(shape) for linear in linear_layers.find_linears(model) for shape in both_ways(linear)}
+    linear_layers.fuse_linears(model, keep_dense=False)
+    linear_layers.fuse_adapters(model)
     acceleration.compile_layers(model.get_base_model(), keep_dense=False)
     forward_rows(model, 8).sum().backward()
     assert kept
@@ -126,7 +127,7 @@ def test_the_short_adapter_forward_is_that_of_peft(tmp_path, training):
     model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).eval()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     expected = forward_rows(model, 5)
-    acceleration.fuse_adapters(model)
+    linear_layers.fuse_adapters(model)
     with torch.set_grad_enabled(training):
         assert torch.allclose(forward_rows(model, 5), expected, atol=1e-2)
     with model.disable_adapter():
@@ -153,7 +154,7 @@ def test_only_compiled_layers_take_large_batches(base, monkeypatch, rows, free_g
     compiled = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(acceleration, "free_memory", lambda: free_gb * 1e9)
-    monkeypatch.setattr(acceleration, "fuse_linears", lambda model, keep_dense: None)
+    monkeypatch.setattr(linear_layers, "fuse_linears", lambda model, keep_dense: None)
     monkeypatch.setattr(acceleration, "fuse_norms", lambda model: None)
     monkeypatch.setattr(acceleration, "compile_layers", lambda model, keep_dense: compiled.append(keep_dense))
     assert acceleration.prepare_scoring(base, rows) == expected
@@ -181,7 +182,7 @@ def test_plan_follows_the_free_memory(monkeypatch, free_gb, expected):
     class Linear:
         in_features, out_features = 1000, 8_324_000
 
-    monkeypatch.setattr(acceleration, "find_linears", lambda model: [Linear])
+    monkeypatch.setattr(linear_layers, "find_linears", lambda model: [Linear])
     monkeypatch.setattr(acceleration, "free_memory", lambda: free_gb * 1e9)
     plan = acceleration.plan_training(Model, nodes=1450, checkpoint=None, dropout=False)
     assert {name: plan[name] for name in expected} == expected

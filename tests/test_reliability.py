@@ -23,6 +23,7 @@ import acceleration
 import checkpoints
 import evaluate
 import finetune
+import linear_layers
 import modeling
 import prefix_tree
 import provenance
@@ -560,8 +561,8 @@ def test_nothing_is_compiled_after_the_memory_probe(build, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, **{**options, **count}))
     trainer = build()
     trainer.model.train()
-    acceleration.fuse_linears(trainer.model, keep_dense=True)
-    acceleration.fuse_adapters(trainer.model)
+    linear_layers.fuse_linears(trainer.model, keep_dense=True)
+    linear_layers.fuse_adapters(trainer.model)
     trainer.model.enable_input_require_grads()
     acceleration.compile_layers(trainer.model.get_base_model(), keep_dense=True)
     trainer.step_graphs = Steps(trainer.run_step)

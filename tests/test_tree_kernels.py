@@ -13,8 +13,8 @@ on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="to run, Trito
 @pytest.mark.parametrize(
     "scores_shape, mask_shape, dtype",
     [
-        ((8, 74, 96), (1, 37, 96), torch.float32),  # as of the trunk: lines repeat
-        ((12, 64, 32), (6, 32, 32), torch.float32),  # as of rows: each matrix serves two, and lines repeat
+        ((8, 74, 96), (1, 37, 96), torch.float32),  # of the trunk: lines repeat
+        ((12, 64, 32), (6, 32, 32), torch.float32),  # of rows: matrices repeat, and lines
         ((4, 40, 272), (1, 20, 272), torch.bfloat16),  # more columns than a program holds at a time
         ((2, 1, 16), (1, 1, 16), torch.bfloat16),
     ],

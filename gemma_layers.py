@@ -8,7 +8,7 @@ import functools
 import types
 
 import torch
-from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer, apply_rotary_pos_emb
+from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
 
 import linear_layers
 import tree_attention
@@ -49,9 +49,8 @@ def mix_nodes(layer, hidden, position_embeddings, mask):
     projections = attention.q_proj, attention.k_proj, attention.v_proj
     projected = linear_layers.apply_layers(projections, layer.input_layernorm(hidden))
     query, key, value = (tensor.unflatten(-1, (-1, attention.head_dim)) for tensor in projected)  # [1, N, H or G, D]
-    query, key = apply_rotary_pos_emb(query, key, *position_embeddings, unsqueeze_dim=2)
-    softcap = attention.attn_logit_softcapping
-    return tree_attention.attend_nodes(query[0], key[0], value[0], mask, attention.scaling, softcap)
+    softcap, angles = attention.attn_logit_softcapping, [tensor[0] for tensor in position_embeddings]
+    return tree_attention.attend_nodes(query[0], key[0], value[0], mask, attention.scaling, softcap, angles)
 
 
 def finish_nodes(layer, hidden, heads):

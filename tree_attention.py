@@ -9,9 +9,9 @@ from typing import NamedTuple
 import torch
 
 try:
-    import tree_kernels
+    import kernel_attention
 except ImportError:  # no Triton, as in PyTorch for CPUs
-    tree_kernels = None
+    kernel_attention = None
 
 # ---------------------------------------------------------------- settings
 ROW_LENGTH = 128  # nodes; rows are as long as the longest chain, in multiples of this
@@ -40,9 +40,27 @@ def attend(
     return output.unflatten(1, (query.shape[1], -1))[None], None
 
 
+def attend_nodes(query, key, value, mask, scaling, softcap, angles=None):
+    """Return the attention output [N, H * D] of query [N, H, D], key and value [N, G, D] under a TreeMask.
+
+    angles: cosine and sine [N, D] of the rotary embedding of query and key; None if they are rotated already.
+    """
+    if kernel_attention is not None and query.is_cuda and softcap is not None and query.shape[2].bit_count() == 1:
+        return kernel_attention.attend(query, key, value, angles, mask, scaling, softcap)
+    if angles is not None:
+        query, key = (rotate(tensor, *angles) for tensor in (query, key))
+    return attend_plainly(query, key, value, mask, scaling, softcap)
+
+
+def rotate(nodes, cosine, sine):
+    """Return nodes [N, H, D] turned by rotary embeddings of these angles [N, D]."""
+    first, second = nodes.chunk(2, -1)
+    return nodes * cosine[:, None] + torch.cat([-second, first], -1) * sine[:, None]
+
+
 # Nodes come before heads wherever it is possible: with the only dimension that varies first, indices are cheap.
-def attend_nodes(query, key, value, mask, scaling, softcap):
-    """Return the attention output [N, H * D] of query [N, H, D], key and value [N, G, D] under a TreeMask."""
+def attend_plainly(query, key, value, mask, scaling, softcap):
+    """Return what attend_nodes does, by tensor operations."""
     trunk, length = mask.trunk.shape[1], mask.row.shape[1]
     length = ROW_LENGTH if length == ROW_LENGTH else length  # for the compiler a constant: its indices are faster
     groups = key.shape[1]
@@ -98,13 +116,6 @@ def exponentiate(scores, mask, scaling, softcap):
     bounds the scores (Gemma-2: 50), so float32 and bfloat16, which shares its range, hold the exponentials without
     subtracting a maximum first: one pass over the scores instead of two.
     """
-    if tree_kernels is not None and scores.is_cuda:
-        return tree_kernels.exponentiate(scores, mask, scaling, softcap)
-    return exponentiate_plainly(scores, mask, scaling, softcap)
-
-
-def exponentiate_plainly(scores, mask, scaling, softcap):
-    """Return what exponentiate does, by tensor operations."""
     weights = torch.exp(softcap * torch.tanh(scores.float() * (scaling / softcap))) * repeat_mask(mask, scores)
     return weights.to(scores.dtype), weights.sum(-1, keepdim=True)
 

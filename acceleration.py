@@ -11,7 +11,6 @@ import types
 
 import peft
 import torch
-import torch._functorch.config
 import torch.fx.experimental._config
 import torch.utils.checkpoint
 import transformers
@@ -86,9 +85,6 @@ def compile_layers(model, keep_dense, checkpoint=False, preserve_rng=False):
     """
     torch._dynamo.config.specialize_float = True  # scaling and soft cap are constants, not symbols
     torch.fx.experimental._config.use_duck_shape = False  # sizes equal by chance in one batch differ in the next
-    # Weights that are not kept are dequantised again in the backward pass: else each layer would keep them until then.
-    torch._functorch.config.aggressive_recomputation = not keep_dense
-    torch._functorch.config.is_non_builtin_to_include = True  # but no operator of this project, which are dear
     layers = model.get_decoder().layers
     part = functools.partial(torch.compile, dynamic=True, fullgraph=True)
     if all(map(gemma_layers.can_split, layers)):

@@ -93,13 +93,20 @@ class StepGraphs:
         self.gradients = [torch.zeros_like(weight) for weight in weights]
         self.compiled = set()
         self.stream = torch.cuda.Stream()  # one for plain and recorded steps: each stream has workspaces of its own
+        self.largest = None  # the inputs with most nodes so far
         self.release()
 
     def release(self):
         """Give the memory of all recorded steps back; they are recorded again when they come up."""
-        self.graphs, self.largest = {}, 0
+        self.graphs = {}
         self.pool = torch.cuda.graph_pool_handle()  # one for all recorded steps: no two are alive at a time
         torch.cuda.empty_cache()
+
+    def forget(self):
+        """Start anew, after a step that did not fit into the memory."""
+        self.compiled.clear()
+        self.largest = None
+        self.release()
 
     def __call__(self, inputs):
         """Return the loss of a batch, its gradients added to the weights' grad."""
@@ -112,17 +119,22 @@ class StepGraphs:
         if kind not in self.compiled:
             self.compiled.add(kind)
             return run_aside(self.run_step, inputs, self.stream)
-        shape = tuple((name, *tensor.shape) for name, tensor in inputs.items())
-        if shape not in self.graphs:
-            self.graphs[shape] = self.record(inputs)
-        graph, places, loss = self.graphs[shape]
+        if measure(inputs) not in self.graphs:
+            self.record(inputs)
+        graph, places, loss = self.graphs[measure(inputs)]
         return replay_graph(graph, places, inputs, loss)
 
     def record(self, inputs):
-        """Return (graph, input tensors, loss) of a step; recording computes nothing."""
-        size = inputs["input_ids"].numel()
-        if size > self.largest:  # smaller graphs fit into the memory of the largest, so that is recorded before them
+        """Record the step of these inputs, which computes nothing; the largest step first: others fit in its memory."""
+        if self.largest is None or inputs["input_ids"].numel() > self.largest["input_ids"].numel():
             self.release()
-            self.largest = size
-        with explain_recording():
-            return record_graph(self.run_step, inputs, self.pool, self.stream)
+            self.largest = inputs
+        for one in [inputs] if self.graphs else [self.largest, inputs]:
+            if measure(one) not in self.graphs:
+                with explain_recording():
+                    self.graphs[measure(one)] = record_graph(self.run_step, one, self.pool, self.stream)
+
+
+def measure(inputs):
+    """Return the names and shapes of inputs."""
+    return tuple((name, *tensor.shape) for name, tensor in inputs.items())

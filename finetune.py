@@ -121,6 +121,7 @@ def make_config(args, run_dir):
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=on_gpu,
+        accelerator_config={"non_blocking": on_gpu},  # batches are copied to the GPU while it computes
     )
 
 

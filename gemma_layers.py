@@ -48,9 +48,9 @@ def mix_nodes(layer, hidden, position_embeddings, mask):
     attention = layer.self_attn
     projections = attention.q_proj, attention.k_proj, attention.v_proj
     projected = linear_layers.apply_layers(projections, layer.input_layernorm(hidden))
-    query, key, value = (tensor.unflatten(-1, (-1, attention.head_dim)) for tensor in projected)  # [1, N, H or G, D]
-    softcap, angles = attention.attn_logit_softcapping, [tensor[0] for tensor in position_embeddings]
-    return tree_attention.attend_nodes(query[0], key[0], value[0], mask, attention.scaling, softcap, angles)
+    query, key, value = (tensor.squeeze(0).unflatten(1, (-1, attention.head_dim)) for tensor in projected)
+    softcap, angles = attention.attn_logit_softcapping, [tensor.squeeze(0) for tensor in position_embeddings]
+    return tree_attention.attend_nodes(query, key, value, mask, attention.scaling, softcap, angles)
 
 
 def finish_nodes(layer, hidden, heads):

@@ -1,7 +1,7 @@
-"""4-bit linear layers and their adapters in forms that torch.compile can fuse, with few passes over the memory.
+"""4-bit linear layers and their adapters in forms that can be compiled, with few passes over the memory.
 
-Dequantised weights equal those of bitsandbytes bit by bit. What an adapter adds is where the matrix product with the
-weight starts from, so that it is never read nor written by itself.
+What an adapter adds is where the matrix product with the weight starts from, so that it is never written and read by
+itself. A weight that is kept in 4-bit is unpacked by bitsandbytes for one matrix product at a time.
 """
 
 import logging
@@ -12,45 +12,24 @@ import bitsandbytes
 import peft
 import torch
 
+dequantise_4bit = torch.ops.bitsandbytes.dequantize_4bit.default
+dequantise_blockwise = torch.ops.bitsandbytes.dequantize_blockwise.default
+WEIGHT_BLOCK, SCALE_BLOCK = 64, 256  # weights, and their scales, that share a scale: as bitsandbytes quantises
+
 
 def find_linears(model):
     """Return the 4-bit linear layers of a model."""
     return [module for module in model.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
 
 
-def dequantise_nf4(packed, code, absmax, blocksize, shape, dtype):
-    """Return the weight that bitsandbytes packed: 4-bit indices into code, scaled by block.
-
-    packed: uint8 [numel / 2, 1], first of two indices in the high bits; code: float32 [16]; absmax: float32
-    [numel / blocksize]. Layout: bitsandbytes.functional.QuantState.
-    """
-    packed = packed.view(-1, 1)
-    high = torch.arange(2, device=packed.device) == 0  # no bit operations: the compiler would keep what they return
-    index = torch.where(high, packed.div(16, rounding_mode="floor"), packed % 16)
-    return (code[index.int()].view(-1, blocksize) * absmax[:, None]).to(dtype).view(shape)
-
-
-def dequantise_absmax(quantised, code, absmax, blocksize, offset):
-    """Return the float32 block scales that double quantisation packed into uint8 indices into code [256]."""
-    count = quantised.numel()
-    values = torch.nn.functional.pad(code[quantised.int()].view(-1), (0, -count % blocksize))
-    return (values.view(-1, blocksize) * absmax[:, None]).view(-1)[:count] + offset
-
-
 def read_weight(linear):
-    """Return the weight of a bitsandbytes Linear4bit in its compute dtype, by plain tensor operations."""
-    state, absmax = linear.weight.quant_state, linear.weight.quant_state.absmax
-    if state.nested:
-        second = state.state2
-        absmax = dequantise_absmax(absmax, second.code, second.absmax, second.blocksize, state.offset)
-    return dequantise_nf4(linear.weight.data, state.code, absmax, state.blocksize, state.shape, state.dtype)
+    """Return the weight of a 4-bit linear layer [O, I] in its compute dtype."""
+    return bitsandbytes.functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
 
 
 def packed_forward(linear, x):
-    """Linear4bit.forward that dequantises inside a compiled graph; outside of one, that of bitsandbytes."""
-    if not torch.compiler.is_compiling():
-        return type(linear).forward(linear, x)
-    return torch.nn.functional.linear(x, read_weight(linear), linear.bias)
+    """Linear4bit.forward that can be compiled; uncompiled, that of bitsandbytes."""
+    return apply_joined([linear], x)[0] if torch.compiler.is_compiling() else type(linear).forward(linear, x)
 
 
 def dense_forward(linear, x):
@@ -112,69 +91,114 @@ def drops_out(dropout):
 
 
 def apply_joined(layers, x):
-    """Return the outputs of 4-bit linear layers with one adapter each that all take x."""
-    name, bases = layers[0].active_adapters[0], [layer.base_layer for layer in layers]
-    down = torch.cat([layer.lora_A[name].weight for layer in layers]).to(x.dtype)
-    ups = [layer.lora_B[name].weight.to(x.dtype) for layer in layers]
-    weights = [base.dense_weight if hasattr(base, "dense_weight") else read_weight(base) for base in bases]
-    outputs = AdaptedProducts.apply(x.flatten(0, -2), down, layers[0].scaling[name], *weights, *ups)
+    """Return the outputs of 4-bit linear layers that all take x, with one adapter each; or of one without adapter."""
+    bases = [getattr(layer, "base_layer", layer) for layer in layers]
+    weights = [tensor for base in bases for tensor in list_tensors(base)]
+    if not isinstance(layers[0], peft.tuners.lora.LoraLayer):
+        outputs = JoinedProducts.apply(x.flatten(0, -2), 0, 0.0, *weights)
+    else:
+        name = layers[0].active_adapters[0]
+        down = torch.cat([layer.lora_A[name].weight for layer in layers]).to(x.dtype)
+        ups = [layer.lora_B[name].weight.to(x.dtype) for layer in layers]
+        outputs = JoinedProducts.apply(x.flatten(0, -2), len(layers), layers[0].scaling[name], down, *ups, *weights)
     pairs = zip(outputs, bases, strict=True)
     outputs = [output if base.bias is None else output + base.bias for output, base in pairs]
     return [output.unflatten(0, x.shape[:-1]) for output in outputs]
 
 
-class AdaptedProducts(torch.autograd.Function):
+def list_tensors(linear):
+    """Return what restore takes: the weight of a 4-bit layer, or its bytes, block scales, and what unpacks those."""
+    if hasattr(linear, "dense_weight"):
+        return [linear.dense_weight]
+    state = linear.weight.quant_state
+    nested = [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
+    return [linear.weight.data, state.absmax, *nested]
+
+
+def restore(tensors, width, dtype):
+    """Return the weight [O, I] that list_tensors listed, unpacked by bitsandbytes; width: I."""
+    if len(tensors) == 1:
+        return tensors[0]
+    packed, scales, *nested = tensors
+    if nested:
+        offset, absmax, code = nested
+        scales = dequantise_blockwise(scales, absmax, code, SCALE_BLOCK, torch.float32) + offset
+    return dequantise_4bit(packed, scales, WEIGHT_BLOCK, "nf4", (2 * packed.numel() // width, width), dtype)
+
+
+class JoinedProducts(torch.autograd.Function):
     """x W^T + scaling * x A^T B^T for several frozen weights W [O, I], each with its own A and B, and one x [N, I].
 
-    down: the A of all, one below the other [k * r, I]; matrices: the k W, then the k B [O, r].
+    tensors: the A of all, one below the other [k * r, I], and k B [O, r]; then what list_tensors lists for each W. With
+    k = 0 there is one W and no A. Weights are unpacked again in the backward pass, not kept.
     """
 
     @staticmethod
-    def forward(ctx, x, down, scaling, *matrices):
-        count = len(matrices) // 2
-        update = scaling * (x @ down.T)
-        ctx.save_for_backward(x, down, update, *matrices)
-        ctx.scaling = scaling
-        return tuple(multiply_adapted(x, update, list(matrices[:count]), list(matrices[count:])))
+    def forward(ctx, x, k, scaling, *tensors):
+        down, ups, weights = part_tensors(k, tensors)
+        update = scaling * (x @ down.T) if k else x[:, :0]
+        ctx.save_for_backward(x, update, *tensors)
+        ctx.k, ctx.scaling = k, scaling
+        return tuple(multiply_joined(x, update, list(ups), list(weights)))
 
     @staticmethod
     def backward(ctx, *grads):
-        x, down, update, *matrices = ctx.saved_tensors
-        weights, ups = matrices[: len(grads)], matrices[len(grads) :]
-        ranks = [up.shape[1] for up in ups]
-        parts = update.split(ranks, 1)
+        x, update, *tensors = ctx.saved_tensors
+        down, ups, weights = part_tensors(ctx.k, tensors)
+        if not ctx.k:
+            grad_x = multiply_back(list(grads), update, list(weights), x[:0])
+            return grad_x, None, None, *[None] * len(weights)
+        parts = update.split([up.shape[1] for up in ups], 1)
         grad_ups = [grad.T @ part for grad, part in zip(grads, parts, strict=True)]
         grad_update = ctx.scaling * torch.cat([grad @ up for grad, up in zip(grads, ups, strict=True)], 1)
-        grad_x = multiply_back(list(grads), grad_update, weights, down)
-        return grad_x, grad_update.T @ x, None, *[None] * len(weights), *grad_ups
+        grad_x = multiply_back(list(grads), grad_update, list(weights), down)
+        return grad_x, None, None, grad_update.T @ x, *grad_ups, *[None] * len(weights)
 
 
-# As operators of their own, because the compiler would copy the first summand of a sum of matrix products.
-@torch.library.custom_op("linear_layers::multiply_adapted", mutates_args=())
-def multiply_adapted(
-    x: torch.Tensor, update: torch.Tensor, weights: list[torch.Tensor], ups: list[torch.Tensor]
+def part_tensors(k, tensors):
+    """Return (down, ups, weights) of JoinedProducts' tensors."""
+    return (tensors[0], tensors[1 : k + 1], tensors[k + 1 :]) if k else (None, (), tensors)
+
+
+# As operators of their own: the compiler would copy the first summand of a sum of matrix products, and keep weights.
+@torch.library.custom_op("linear_layers::multiply_joined", mutates_args=())
+def multiply_joined(
+    x: torch.Tensor, update: torch.Tensor, ups: list[torch.Tensor], weights: list[torch.Tensor]
 ) -> list[torch.Tensor]:
-    """Return update_i B_i^T + x W_i^T [N, O_i] for each i; update [N, k * r] has the update_i side by side."""
-    parts = update.split([up.shape[1] for up in ups], 1)
-    return [(part @ up.T).addmm_(x, weight.T) for part, up, weight in zip(parts, ups, weights, strict=True)]
+    """Return x W_i^T + update_i B_i^T [N, O_i] for each i; update [N, k * r] has the update_i side by side."""
+    if not ups:
+        return [x @ restore(weights, x.shape[1], x.dtype).T]
+    outputs = [part @ up.T for part, up in zip(update.split([up.shape[1] for up in ups], 1), ups, strict=True)]
+    for output, tensors in zip(outputs, deal(weights, len(ups)), strict=True):
+        output.addmm_(x, restore(tensors, x.shape[1], x.dtype).T)
+    return outputs
 
 
-@multiply_adapted.register_fake
-def _(x, update, weights, ups):
-    return [x.new_empty(x.shape[0], weight.shape[0]) for weight in weights]
+@multiply_joined.register_fake
+def _(x, update, ups, weights):
+    if not ups:
+        packed, width = weights[0], x.shape[1]
+        return [x.new_empty(x.shape[0], packed.shape[0] if len(weights) == 1 else 2 * packed.numel() // width)]
+    return [x.new_empty(x.shape[0], up.shape[0]) for up in ups]
 
 
 @torch.library.custom_op("linear_layers::multiply_back", mutates_args=())
 def multiply_back(
     grads: list[torch.Tensor], grad_update: torch.Tensor, weights: list[torch.Tensor], down: torch.Tensor
 ) -> torch.Tensor:
-    """Return the gradient of x [N, I] from those of the outputs [N, O_i] and of the update [N, k * r]."""
-    grad_x = grad_update @ down
-    for grad, weight in zip(grads, weights, strict=True):
-        grad_x.addmm_(grad, weight)
+    """Return the gradient of x [N, I] from those of the outputs [N, O_i] and of update [N, k * r]."""
+    grad_x = grad_update @ down  # zeros without adapters
+    for grad, tensors in zip(grads, deal(weights, len(grads)), strict=True):
+        grad_x.addmm_(grad, restore(tensors, down.shape[1], grad.dtype))
     return grad_x
 
 
 @multiply_back.register_fake
 def _(grads, grad_update, weights, down):
     return grad_update.new_empty(grad_update.shape[0], down.shape[1])
+
+
+def deal(tensors, count):
+    """Return the tensors in so many equal parts."""
+    size = len(tensors) // count
+    return [tensors[start : start + size] for start in range(0, len(tensors), size)]

@@ -179,7 +179,8 @@ def fits_memory(trainer, places):
         try:
             moments = [torch.empty_like(weight) for weight in 2 * weights]  # Adam's, which come at the first step
             if trainer.step_graphs is not None:
-                trainer.step_graphs(inputs)  # compiles what the first steps need; nothing is recorded yet
+                for _ in range(2):  # compiles what the first steps need, then records the largest of them
+                    trainer.step_graphs(inputs)
             else:
                 with prefix_tree.compute_precision(trainer.model):
                     trainer.compute_loss(trainer.model, inputs).backward()
@@ -192,8 +193,7 @@ def fits_memory(trainer, places):
     fits = total.item() == ranks.get_rank()[1]
     if not fits:
         if trainer.step_graphs is not None:
-            trainer.step_graphs.compiled.clear()  # what was broken off is not compiled
-            trainer.step_graphs.release()
+            trainer.step_graphs.forget()  # what was broken off is not compiled
         torch.cuda.empty_cache()
     return fits
 

@@ -29,6 +29,8 @@ def test_dequantised_weights_equal_those_of_bitsandbytes(base):
     for linear in linears:
         expected = bitsandbytes.functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
         assert torch.equal(linear_layers.read_weight(linear), expected)
+        restored = linear_layers.restore(linear_layers.list_tensors(linear), linear.in_features, torch.bfloat16)
+        assert torch.equal(restored, expected)
 
 
 def test_single_quantisation_is_read_too():
@@ -38,7 +40,48 @@ def test_single_quantisation_is_read_too():
     linear.weight = bitsandbytes.nn.Params4bit(packed, requires_grad=False, quant_state=state, bnb_quantized=True)
     linear.weight.quant_state = state
     assert not state.nested
-    assert torch.equal(linear_layers.read_weight(linear), bitsandbytes.functional.dequantize_4bit(packed, state))
+    restored = linear_layers.restore(linear_layers.list_tensors(linear), 128, torch.float32)
+    assert torch.equal(restored, bitsandbytes.functional.dequantize_4bit(packed, state))
+
+
+@pytest.mark.parametrize("keep_dense", [True, False], ids=["16-bit copies", "4-bit"])
+def test_joined_products_equal_the_layers_of_peft(tmp_path, keep_dense):
+    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1)
+    attention = model.get_base_model().get_decoder().layers[0].self_attn
+    layers = [attention.q_proj, attention.k_proj, attention.v_proj]
+    weights = [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
+    x = torch.randn(1, 7, layers[0].in_features, dtype=torch.bfloat16, requires_grad=True)
+    seeds = [torch.randn(1, 7, layer.out_features, dtype=torch.bfloat16) for layer in layers]
+    linear_layers.fuse_linears(model, keep_dense)
+    results = []
+    for outputs in ([layer(x) for layer in layers], linear_layers.apply_joined(layers, x)):
+        results.append([*outputs, *torch.autograd.grad(outputs, [x, *weights], seeds)])
+    assert len(results[0]) == 3 + 1 + 6
+    for expected, found in zip(*results, strict=True):
+        assert found.shape == expected.shape and found.dtype == expected.dtype
+        assert test_prefix_tree.relative(found, expected) < 1e-2
+
+
+def test_torch_accepts_the_operators(base):
+    """Their shapes for the compiler are declared as PyTorch wants them, and they change none of their inputs."""
+    linears = linear_layers.find_linears(base)[:2]
+    weights = [tensor for linear in linears for tensor in linear_layers.list_tensors(linear)]
+    width = linears[0].in_features
+    x, update, down = (torch.randn(shape, dtype=torch.bfloat16) for shape in ((5, width), (5, 8), (8, width)))
+    ups = [torch.randn(linear.out_features, 4, dtype=torch.bfloat16) for linear in linears]
+    outputs = linear_layers.multiply_joined(x, update, ups, weights)
+    for operator, inputs in (
+        (linear_layers.multiply_joined, (x, update, ups, weights)),
+        (linear_layers.multiply_joined, (x, update[:, :0], [], weights[: len(weights) // 2])),
+        (linear_layers.multiply_back, (outputs, update, weights, down)),
+    ):
+        torch.library.opcheck(operator, inputs)
+
+
+def compile_with(monkeypatch, backend):
+    """Let torch.compile hand its graphs to another backend than the GPU's."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
 
 
 def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch):
@@ -60,10 +103,27 @@ def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch)
         assert test_prefix_tree.relative(gradient, results[0][1]) < 1e-2
 
 
-def compile_with(monkeypatch, backend):
-    """Let torch.compile hand its graphs to another backend than the GPU's."""
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
+@pytest.mark.parametrize("keep_dense", [True, False], ids=["16-bit copies", "4-bit"])
+@pytest.mark.parametrize("dropout", [0.0, 1e-9], ids=["joined", "with dropout"])  # which drops nothing
+def test_compiled_layers_change_no_gradient(tmp_path, monkeypatch, keep_dense, dropout):
+    compile_with(monkeypatch, "aot_eager")
+    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.ModuleDict) and "default" in module and not len(list(module.parameters())):
+            module["default"] = torch.nn.Dropout(dropout)
+    rows, results = test_prefix_tree.random_rows(1), []
+    model.enable_input_require_grads()
+    for compiled in (False, True):
+        if compiled:
+            linear_layers.fuse_linears(model, keep_dense)
+            linear_layers.fuse_adapters(model)
+            acceleration.compile_layers(model.get_base_model(), keep_dense, checkpoint=not keep_dense)
+        with prefix_tree.compute_precision(model):
+            loss = test_prefix_tree.tree_loss(model, rows)[0]
+            results.append((loss.item(), test_prefix_tree.gradients(model, loss)))
+    (expected, expected_gradient), (loss, gradient) = results
+    assert loss == pytest.approx(expected, rel=1e-3)
+    assert test_prefix_tree.relative(gradient, expected_gradient) < 4e-2  # sums in bfloat16 in another order
 
 
 def forward_rows(model, count):

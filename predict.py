@@ -117,9 +117,9 @@ def open_input(args, topics, stdin):
     named = {"topic": TOPIC_COLUMN, "text": args.text_column}
     if topics:
         del named["topic"]
-    own = {name: (tables.clean_text(header).casefold(),) for name, header in named.items() if header}
-    needed = {name: own.get(name) or corpus.COLUMN_NAMES[name] for name in named}
-    return tables.open_table(args.input, needed, SHEET, "name one in SHEET at the top of predict.py")
+    needed = {name: (tables.clean_text(own),) if own else corpus.COLUMN_NAMES[name] for name, own in named.items()}
+    rename = "name those of the file: --text-column, and TOPIC_COLUMN at the top of predict.py"
+    return tables.open_table(args.input, needed, SHEET, "name one in SHEET at the top of predict.py", rename)
 
 
 def note_topics(table, header):

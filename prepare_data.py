@@ -47,7 +47,7 @@ def parse_args(argv):
     parser.add_argument("--check", action="store_true", help="mark all that is wrong in a copy, write no splits")
     parser.add_argument("--hold-out-topic", help="test on this topic, train and validate on the others")
     args = parser.parse_args(argv)
-    if args.columns and len({tables.clean_text(header).casefold() for header in args.columns}) < 3:
+    if args.columns and len({tables.clean_text(header).casefold() for header in args.columns} - {""}) < 3:
         records.stop(f"--columns {' '.join(map(records.quote, args.columns))}: give three different headers")
     return args
 

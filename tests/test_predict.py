@@ -401,6 +401,14 @@ def test_columns_are_found_by_any_name_that_is_given(run, asked, tmp_path, monke
     assert asked == [(TOPIC, "one")]
 
 
+def test_a_header_that_is_missing_is_named(run, no_model, tmp_path, capsys):
+    path = write_table(tmp_path / "in.csv", ["topic", "Beitrag"], [[TOPIC, "one"]])
+    flags = ["--input", path, "--output", tmp_path / "out.csv", "--text-column", "Volltext"]
+    message = stop_message(capsys, run, *flags)
+    assert 'in.csv has "topic", "Beitrag" and lacks "Volltext": put' in message
+    assert "--text-column" in message and "TOPIC_COLUMN" in message
+
+
 def test_sentences_on_stdin(run, asked, tmp_path, monkeypatch):
     lines = io.TextIOWrapper(io.BytesIO("\ufeffone, two\r\n\n=1+1\nübel\u00a0\n".encode()))
     monkeypatch.setattr(sys, "stdin", lines)

@@ -488,6 +488,12 @@ def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):
         assert modeling.DEMO_NOTE in text and f"{result['sd']['macro_f1']:.3f}" in text
 
 
+def test_one_run_shows_no_dash_for_its_spread(copied, tmp_path, capsys):
+    evaluate.main(["--runs", copied("one"), "--output-dir", str(tmp_path / "out")])
+    shown = [capsys.readouterr().out, *((tmp_path / "out" / name).read_text() for name in ("runs.md", "runs.tex"))]
+    assert all("One run, " in text and "| - |" not in text and "sd" not in text.split() for text in shown)
+
+
 def test_runs_that_cannot_be_compared_are_refused(copied, tmp_path, capsys):
     one = copied("one")
     for other, expected in (

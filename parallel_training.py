@@ -76,6 +76,9 @@ class RankTrainer(training.TreeTrainer):
             self.step_loss.zero_()
         return total
 
+    def create_model_card(self, *args, **kwargs):
+        """Write none beside the checkpoints: trl's knows nothing of this run, and evaluate.py writes the adapter's."""
+
     def _save_checkpoint(self, model, trial):
         """Let rank 0 write a checkpoint while the others wait for it, and for which one is the best."""
         self.watch.check(self.state.global_step)  # all processes stop, or none

@@ -176,6 +176,11 @@ def test_losses_are_those_of_plain_trl(build, tiny_model, tokenizer, rows, tmp_p
     assert curves[0] == pytest.approx(curves[1], rel=CURVE_TOLERANCE)
 
 
+def test_no_form_of_a_library_passes_for_a_model_card(trained_run):
+    assert (trained_run / "adapter_model.safetensors").is_file() and any(trained_run.glob("checkpoints/checkpoint-*"))
+    assert not (trained_run / "README.md").exists() and not (trained_run / "checkpoints" / "README.md").exists()
+
+
 def test_loss_falls_and_validation_accuracy_rises(trained_run):
     losses, record = read_log(trained_run, "loss"), read_run(trained_run)
     values = list(losses.values())

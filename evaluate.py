@@ -12,6 +12,7 @@ which --predictions leaves as it is.
     torchrun --nproc-per-node 2 evaluate.py  # as many as there are GPUs
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import time
 from pathlib import Path

@@ -8,6 +8,7 @@ result), log.jsonl, training.png and checkpoints/; and at the start plan.json, w
     python finetune.py --data-dir data --run-dir outputs/my-run --epochs 3 --seed 1
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import math
 import shlex

@@ -12,6 +12,7 @@ If it is interrupted, the same command goes on where it stopped. Several GPUs: t
     cat sentences.txt | python predict.py --input - --topic "Vegans are right." --output labelled.csv
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import contextlib
 import sys
@@ -144,18 +145,10 @@ def name_columns(args, table):
     return [*table.header, *added]
 
 
-def read_rows(table, topics):
-    """Yield (row number, cells, pairs of topic and text to label) of every row that is not blank."""
-    for number, cells in table.rows:
-        if any(map(tables.clean_text, cells)):
-            values = {name: tables.clean_text(cells[place]) for name, place in table.columns.items()}
-            yield number, cells, [(topic, values["text"]) for topic in topics or [values["topic"]]]
-
-
 def check_rows(args, table, topics):
     """Yield the pairs of all rows; stop after the last if any row cannot be labelled."""
     count, empty, broken = 0, [], []
-    for number, cells, pairs in read_rows(table, topics):
+    for number, cells, pairs in labelling.read_rows(table, topics):
         values = {value for pair in pairs for value in pair}
         if "" in values:
             empty.append(number)
@@ -176,7 +169,7 @@ def check_rows(args, table, topics):
 def label_rows(table, topics, store, counts):
     """Yield the rows of the output; counts, {topic: Counter of labels and of "review"}, grow with them."""
     rows = 0
-    for _, cells, pairs in read_rows(table, topics):
+    for _, cells, pairs in labelling.read_rows(table, topics):
         for topic, text in pairs:
             probabilities = store.find_answer(topic, text)
             if probabilities is None:

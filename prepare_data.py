@@ -12,6 +12,7 @@ With --strict, what is doubtful counts as wrong: numbers and dates in place of t
     python prepare_data.py --hold-out-topic "Vegans are right." --output-dir data/without-vegans
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import gc
 from collections import Counter

@@ -1,12 +1,16 @@
-"""What a script imports first: Ctrl-C while the libraries load ends it in one line.
+"""What a script imports first: Ctrl-C while the libraries load ends it in one line, and they keep needless advice back.
 
 Where scripts are imported, by tests for example, Ctrl-C stays as it is. Standard library only.
 """
 
+import logging
 import os
 import signal
 import sys
 from pathlib import Path
+
+# Asks for a package that is not needed, as soon as bitsandbytes loads; peft loads it too.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def end_loading(number, frame):

@@ -78,3 +78,9 @@ def test_an_import_leaves_ctrl_c_to_the_program_that_runs(tmp_path):
     program = tmp_path / "program.py"
     program.write_text("import signal, startup\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n")
     assert run_script(program, tmp_path, ROOT).stdout == "True\n"
+
+
+def test_no_advice_for_the_authors_of_libraries_is_shown(tmp_path):
+    """peft loads bitsandbytes, which asks for a package, before this project's own modules can keep that back."""
+    done = run_script(ROOT / "finetune.py", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")

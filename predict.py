@@ -29,6 +29,7 @@ import modeling
 import prompts
 import ranks
 import records
+import safeguards
 import scoring
 import tables
 
@@ -93,7 +94,9 @@ def load_scorer(adapter, base, tokenizer, rows):
     model = modeling.load_adapter(modeling.load_base(base), adapter)
     size = acceleration.prepare_scoring(model, rows)
     if rows == 1:
-        cuda_graphs.record_answers(model)
+        remedy = "end other programs on the GPU (nvidia-smi lists them), or set CUDA_GRAPHS in acceleration.py to False"
+        with safeguards.explain_memory("record how one sentence is answered", remedy):
+            cuda_graphs.record_answers(model)
 
     def score(pairs, batch_size=None, bar=None):
         if bar is None:  # of a table, label_table reports all sentences at once

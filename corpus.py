@@ -64,9 +64,7 @@ def read_corpus(path, sheet=None, headers=None, strict=False):
     """
     table, rows, findings = scan_corpus(path, sheet, headers, strict)
     check_rows(table.place, rows, findings)
-    ignored = [name for place, name in enumerate(table.header) if name and place not in table.columns.values()]
-    if ignored:
-        print(f"note: {table.place}: columns that are not used: {tables.quote_all(ignored)}")
+    tables.note_unused(table)
     return rows
 
 

@@ -164,10 +164,12 @@ def main(argv=None):
     reading = (args.corpus, args.sheet, args.columns, args.strict)
     if args.check:
         raise SystemExit(check_corpus(*reading))
-    rows = corpus.read_corpus(*reading)
+    table, rows, findings = corpus.scan_corpus(*reading)
+    corpus.check_rows(table.place, rows, findings)
+    tables.note_unused(table)
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     if args.strict:
-        corpus.check_rows(args.corpus, kept, workbook_check.find_clashes([], conflicts))
+        corpus.check_rows(table.place, kept, workbook_check.find_clashes([], conflicts))
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_findings(duplicates, conflicts))
     splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)

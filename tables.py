@@ -93,6 +93,13 @@ def describe_headers(table, needed):
     return f"{table.place} has {found}" + (f" and lacks {records.list_first(lacking)}" if lacking else "")
 
 
+def note_unused(table):
+    """Print a note that names the columns of a table that nothing reads."""
+    unused = [name for place, name in enumerate(table.header) if name and place not in table.columns.values()]
+    if unused:
+        print(f"note: {table.place}: columns that are not used: {quote_all(unused)}")
+
+
 def quote_all(texts):
     """Return the first of some texts in quotation marks."""
     return records.list_first([records.quote(text) for text in texts])

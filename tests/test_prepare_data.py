@@ -158,6 +158,7 @@ def test_headers_can_be_named(tmp_path, capsys):
     book.save(path)
     splits = run(path, tmp_path / "out", "--columns", " claim 2", "FULL TEXT", "Code")
     assert AMENDMENT in {line["text"] for name in SPLIT_FILES for line in splits[name]}
+    assert 'columns that are not used: "text"\n' in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run(path, tmp_path / "no", "--columns", "Claim", "Full text", "Code")
     message = capsys.readouterr().err
@@ -186,7 +187,7 @@ def test_doubtful_rows_are_errors_if_strict(tmp_path, capsys, row, expected):
         run(path, tmp_path / "out", "--strict")
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and expected in message and message.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    assert message.startswith(f'error: {path}, sheet "Sheet": ') and not (tmp_path / "out").exists()
 
 
 def test_a_repeated_row_is_no_error_if_strict(tmp_path):

@@ -129,6 +129,7 @@ def two_processes(tiny_model, flags, tmp_path_factory):
     done = run_worker(folder, WORKER, str(folder), *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote adapter") == 1 and done.stdout.count("trainable parameters") == 2  # of two starts
+    assert done.stdout.count("'eval_accuracy'") == 2 and " 18/18 " in done.stderr  # of epochs; the progress bar
     return folder
 
 

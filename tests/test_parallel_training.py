@@ -318,7 +318,8 @@ def test_processes_must_divide_the_batch(monkeypatch, capsys):
         finetune.check_settings()
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        "error: MICRO_BATCH_SIZE 4 x 3 processes is no divisor of EFFECTIVE_BATCH_SIZE 8\n"
+        "error: MICRO_BATCH_SIZE 4 x 3 processes is no divisor of EFFECTIVE_BATCH_SIZE 8: "
+        "edit finetune.py\n"
     )
 
 

@@ -29,6 +29,17 @@ def test_the_first_works_before_the_others(monkeypatch, rank, order):
     assert events == order
 
 
+def test_a_process_that_waits_for_one_that_stopped_ends_without_a_traceback(monkeypatch):
+    def lose_the_first():
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(ranks, "wait_for_ranks", lose_the_first)
+    with pytest.raises(SystemExit) as stopped, ranks.first_rank_first():
+        raise AssertionError("it went on")
+    assert stopped.value.code == 1
+
+
 @pytest.fixture
 def two_processes(monkeypatch):
     """Settings of torchrun for the second of two processes; returns what they do on a machine with so many GPUs."""

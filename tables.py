@@ -57,12 +57,12 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
         records.stop(f"{path} is an Excel workbook despite its name: rename it to .xlsx")
     if suffix != ".xlsx" and sheet is not None:
         records.stop(f"{path} has no sheets: leave out --sheet or SHEET")
-    accepted = {column: [name.casefold() for name in names] for column, names in needed.items()}
+    known = {column: [name.casefold() for name in names] for column, names in needed.items()}
     fitting, others = [], []
     for place, lines in {".xlsx": workbook_reader.open_xlsx, ".jsonl": open_jsonl}.get(suffix, open_csv)(path):
         number, header = next(((number, cells) for number, cells in lines if any(map(clean_text, cells))), (1, ()))
         names = [clean_text(cell) for cell in header]
-        found = {column: [i for i, name in enumerate(names) if name.casefold() in accepted[column]] for column in needed}
+        found = {column: [i for i, name in enumerate(names) if name.casefold() in known[column]] for column in needed}
         rows = fit_rows(lines, len(names), None if suffix == ".xlsx" else place)
         fits = all(found.values()) and (sheet is None or place == workbook_reader.name_place(path, sheet))
         (fitting if fits else others).append(Table(place, names, found, rows, number))

@@ -224,4 +224,5 @@ def test_runs_side_by_side():
 def test_one_run_has_no_spread():
     one, two = (analysis.compare_runs({name: make_table() for name in names}) for names in ("a", "ab"))
     assert [row[:2] for row in result_tables.tabulate_runs(one)[1]] == [["a", "base"], ["a", "fine-tuned"]]
-    assert result_tables.describe_runs(one).startswith("One run, ") and "sd: standard" in result_tables.describe_runs(two)
+    assert result_tables.describe_runs(one).startswith("One run, ")
+    assert "sd: standard" in result_tables.describe_runs(two)

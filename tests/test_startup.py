@@ -1,4 +1,4 @@
-"""startup.py: Ctrl-C while a script loads its libraries ends it in one line, and main gets Python's own handler back."""
+"""startup.py: Ctrl-C while a script loads its libraries ends it in one line, and main gets Python's handler back."""
 
 import os
 import shutil

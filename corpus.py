@@ -31,6 +31,7 @@ SPLIT_KEYS = ("id", "topic", "text", "stance", "prompt", "label")  # of a line i
 
 BROKEN = {"", "#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!"}  # empty, and Excel's error values
 REMEDY = "run prepare_data.py again"
+RENAME = "name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in corpus.py"
 CHECK_TYPE = "check it and type it into a cell of the format Text"
 
 KEYING = {**tables.CLEANING, **dict.fromkeys(map(ord, "\u200c\u200d\ufe0e\ufe0f"))}  # keys drop joiners, emoji style
@@ -63,9 +64,7 @@ def read_corpus(path, sheet=None, headers=None, strict=False):
     """
     table, rows, findings = scan_corpus(path, sheet, headers, strict)
     check_rows(table.place, rows, findings)
-    ignored = [name for place, name in enumerate(table.header) if name and place not in table.columns.values()]
-    if ignored:
-        print(f"note: {table.place}: columns that are not used: {tables.quote_all(ignored)}")
+    tables.note_unused(table)
     return rows
 
 
@@ -75,8 +74,8 @@ def scan_corpus(path, sheet=None, headers=None, strict=False):
     headers: those of topic, text and stance (None: any of COLUMN_NAMES). strict: doubtful cells cannot be used either.
     """
     given = zip(COLUMN_NAMES, headers, strict=True) if headers else ()
-    needed = {name: (tables.clean_text(header).casefold(),) for name, header in given} or COLUMN_NAMES
-    table = tables.open_table(path, needed, sheet, "name one with --sheet")
+    needed = {name: (tables.clean_text(header),) for name, header in given} or COLUMN_NAMES
+    table = tables.open_table(path, needed, sheet, "name one with --sheet", RENAME)
     rows, findings = [], []
     for number, cells in table.rows:
         cells = [cells[place] for place in table.columns.values()]

@@ -3,7 +3,8 @@
 Reads the splits of --data-dir and the adapter folder that finetune.py wrote; or without any model: with --predictions
 the records of an earlier evaluation, with --runs those of several (adapters, seeds), to compare them.
 Writes to --output-dir evaluation.jsonl, validation.jsonl, robustness.jsonl (a record an answered row), evaluation.json
-(all numbers), report.md, results.md, results.tex, errors.xlsx, pictures; beside an adapter its model card, README.md.
+(all numbers), report.md, results.md, results.tex, errors.xlsx, pictures; beside an adapter its model card, README.md,
+which --predictions leaves as it is.
 
     python evaluate.py
     python evaluate.py --adapter outputs/my-run --mode generate
@@ -11,6 +12,7 @@ Writes to --output-dir evaluation.jsonl, validation.jsonl, robustness.jsonl (a r
     torchrun --nproc-per-node 2 evaluate.py  # as many as there are GPUs
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import time
 from pathlib import Path
@@ -71,7 +73,8 @@ def compare_runs(args):
     output_dir = Path(args.output_dir or RUNS_RESULTS)
     records.make_folder(output_dir)
     result = analysis.compare_runs(found)
-    print(f"\n{metrics.format_table(*result_tables.tabulate_runs(result))}\n\n{report.SPREAD}")
+    table = metrics.format_table(*result_tables.tabulate_runs(result))
+    print(f"\n{table}\n\n{result_tables.describe_runs(result)}")
     written = report.write_runs(output_dir, result, note)
     print(f"{note}\n" if note else "", end="")
     print(f"wrote {', '.join(written)} to {output_dir}")
@@ -200,19 +203,6 @@ def print_report(result):
         print(f"\n{name}, by topic\n{metrics.format_topics(numbers['topics'])}")
 
 
-def publish(output_dir, run, table, numbers):
-    """Write the model card if the results lie beside their adapter, and push both if PUSH_TO_HUB says so."""
-    beside = run.get("adapter") and Path(run["adapter"]).resolve() == output_dir.resolve()
-    if beside:
-        model_card.write_card(output_dir, run, table, numbers)
-    if PUSH_TO_HUB and beside:
-        model_card.push_adapter(output_dir, PUSH_TO_HUB, PUSH_PRIVATE)
-        print(f"pushed the adapter and its card to {PUSH_TO_HUB}")
-    elif PUSH_TO_HUB:
-        print("note: nothing was pushed: these results do not lie beside an adapter")
-    return ["README.md"] if beside else []
-
-
 def main(argv=None):
     args = parse_args(argv)
     if args.runs:
@@ -241,7 +231,7 @@ def main(argv=None):
     print_report(result)
     print(f"\n{report.format_statistics(numbers)}\n")
     written += report.write_results(output_dir, run, table, result, numbers)
-    written += publish(output_dir, run, table, numbers)
+    written += model_card.publish(output_dir, run, table, numbers, PUSH_TO_HUB, PUSH_PRIVATE)
     print(f"{run['note']}\n" if run["note"] else "", end="")
     print(f"wrote {', '.join(written)} to {output_dir}")
 

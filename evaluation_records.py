@@ -78,6 +78,8 @@ def read_parts(path):
     Side records count only if evaluation.json names their checksum: a folder may hold those of another evaluation.
     """
     path = Path(path)
+    if path.stem in SIDE_RECORDS:
+        records.stop(f"{path} does not hold the answers of the test split: give {path.with_name('evaluation.jsonl')}")
     parts, run = {"evaluation": read_records(path)}, {}
     described = path.with_name("evaluation.json")
     if described.is_file():
@@ -92,6 +94,10 @@ def read_parts(path):
         if expected and not fits:
             print(f"note: {side} is missing or was changed: its tables are left out")
         parts[name] = read_records(side) if fits else []
+    known = {row["id"] for row in parts["evaluation"]}
+    if not known.issuperset(row["id"] for row in parts["robustness"]):
+        print(f"note: {path} lacks rows of robustness.jsonl: its tables are left out")
+        parts["robustness"] = []
     return parts, run
 
 

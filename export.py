@@ -8,6 +8,7 @@ prompt.txt (the text to send, with {topic} and {sentence}) and export.json (how 
     python export.py --adapter outputs/my-run --merge-into original --output-dir outputs/my-run-merged
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import os
 import shutil

@@ -8,6 +8,7 @@ result), log.jsonl, training.png and checkpoints/; and at the start plan.json, w
     python finetune.py --data-dir data --run-dir outputs/my-run --epochs 3 --seed 1
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import math
 import shlex
@@ -79,7 +80,7 @@ def check_settings():
     count = ranks.get_rank()[1]
     if EFFECTIVE_BATCH_SIZE % (MICRO_BATCH_SIZE * count):
         product = f"MICRO_BATCH_SIZE {MICRO_BATCH_SIZE}" + (f" x {count} processes" if count > 1 else "")
-        records.stop(f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {EFFECTIVE_BATCH_SIZE}")
+        records.stop(f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {EFFECTIVE_BATCH_SIZE}: edit finetune.py")
     if SELECT_BY not in ("eval_accuracy", "eval_loss", "last"):
         records.stop(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
 

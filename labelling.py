@@ -23,6 +23,7 @@ import provenance
 import ranks
 import records
 import scoring
+import tables
 
 # ---------------------------------------------------------------- settings
 BLOCK_SIZE = 1024  # pairs; a killed run loses less than this for each process
@@ -32,6 +33,14 @@ CACHE_MIB = 32  # memory for the index of pairs; the rest of it stays on disk
 PART_DIGITS = 6  # of the probabilities in part files
 SHORT_COUNTS = 100_000  # rows from which on the progress bar rounds its counts
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
+
+
+def read_rows(table, topics):
+    """Yield (row number, cells, pairs of topic and text to label) of every row of a tables.Table that is not blank."""
+    for number, cells in table.rows:
+        if any(map(tables.clean_text, cells)):
+            values = {name: tables.clean_text(cells[place]) for name, place in table.columns.items()}
+            yield number, cells, [(topic, values["text"]) for topic in topics or [values["topic"]]]
 
 
 class PairStore:

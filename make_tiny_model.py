@@ -8,6 +8,7 @@ The model shows that the scripts work; its answers say nothing about what a real
     python make_tiny_model.py --output-dir outputs/my-tiny-gemma2
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import json
 import os
@@ -198,9 +199,8 @@ def pretrain(model, tokenizer, pairs, bags):
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, STEPS // 10, STEPS)
     for _ in tqdm(range(STEPS), desc="pre-training", unit="step", leave=False):
         chosen = chance.sample(range(len(pairs)), min(BATCH_SIZE, len(pairs)))
-        inputs, nodes, tokens = make_batch(
-            tokenizer, [pairs[row] for row in chosen], [bags[row] for row in chosen], closing, chance
-        )
+        drawn = [pairs[row] for row in chosen], [bags[row] for row in chosen]
+        inputs, nodes, tokens = make_batch(tokenizer, *drawn, closing, chance)
         logits = prefix_tree.forward_tree(model, model.config, inputs, nodes)
         torch.nn.functional.cross_entropy(logits, tokens).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -66,6 +66,24 @@ Versions: {versions}.
 SHOWN_SETTINGS = ("LORA_R", "LORA_ALPHA", "LORA_TARGETS", "EPOCHS", "LEARNING_RATE", "EFFECTIVE_BATCH_SIZE", "SEED")
 
 
+def publish(folder, run, table, numbers, repository=None, private=True):
+    """Write the card if the results lie beside their adapter, push both to a repository; return the files written.
+
+    A card that is there stays if the results were computed again from records: somebody may have added to it.
+    """
+    card = Path(folder) / "README.md"
+    beside = run.get("adapter") and Path(run["adapter"]).resolve() == Path(folder).resolve()
+    kept = "rescored" in run and card.is_file()
+    if beside and not kept:
+        write_card(folder, run, table, numbers)
+    if repository and beside:
+        push_adapter(folder, repository, private)
+        print(f"pushed the adapter and its card to {repository}")
+    elif repository:
+        print("note: nothing was pushed: these results do not lie beside an adapter")
+    return [card.name] if beside and not kept else []
+
+
 def write_card(folder, run, table, numbers):
     """Write README.md, the model card, into an adapter folder; run, table and numbers as in report.build_report."""
     record = records.read_json(Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)")

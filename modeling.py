@@ -195,6 +195,7 @@ def check_adapter(folder):
 def save_adapter(model, folder, train_rows):
     """Write an adapter, and hashes of the sentences that it was trained on, into a folder."""
     model.save_pretrained(folder, safe_serialization=True)
+    (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card: evaluate.py writes one
     provenance.write_sentences(folder, train_rows)
 
 

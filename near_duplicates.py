@@ -21,8 +21,8 @@ def find_near_duplicates(splits, rows):
     splits: {split: lines of its file}; rows: of the corpus, with their numbers. A line of val or test is listed once
     for train, one of val once for test; of several sentences that it is like, the first in the corpus is named.
     """
-    numbers = {make_key(row): row["row"] for row in rows}
-    lines = sorted((numbers[make_key(line)], name, line["text"]) for name, part in splits.items() for line in part)
+    numbers = {corpus.make_id(row["topic"], row["text"]): row["row"] for row in rows}
+    lines = sorted((numbers[line["id"]], name, line["text"]) for name, part in splits.items() for line in part)
     firsts = {}  # (mark, split): the first line of the split that has the mark
     shared = list(zip(*find_shared(*mark_sentences(text for _, _, text in lines)), strict=True))
     for mark, place in shared:
@@ -35,11 +35,6 @@ def find_near_duplicates(splits, rows):
     pairs = sorted((place, like) for (place, _), like in likes.items())
     keys = ("row", "split", "like", "like_split")
     return [dict(zip(keys, (*lines[place][:2], *lines[like][:2]), strict=True)) for place, like in pairs]
-
-
-def make_key(row):
-    """Return what tells the pairs of topic and sentence of a corpus apart, as corpus.make_id does, but quicker."""
-    return corpus.normalise_key(row["topic"]), corpus.normalise_key(row["text"])
 
 
 def mark_sentences(texts):

@@ -22,6 +22,7 @@ class RankConfig(trl.SFTConfig):
         place = torch.cuda.current_device() if torch.cuda.is_available() and not self.use_cpu else None
         with ranks.hide_ranks():
             logging.getLogger("transformers.training_args").setLevel(logging.ERROR)  # it warns of processes left unused
+            self.disable_tqdm = bool(self.disable_tqdm)  # at that level None would mean: no progress bar
             super().__post_init__()
         self._n_gpu = min(self._n_gpu, 1)  # the model is on one GPU; the trainer multiplies the batch by all it sees
         if place is not None:
@@ -75,6 +76,9 @@ class RankTrainer(training.TreeTrainer):
             total += self.step_loss
             self.step_loss.zero_()
         return total
+
+    def create_model_card(self, *args, **kwargs):
+        """Write none beside the checkpoints: trl's knows nothing of this run, and evaluate.py writes the adapter's."""
 
     def _save_checkpoint(self, model, trial):
         """Let rank 0 write a checkpoint while the others wait for it, and for which one is the best."""

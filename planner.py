@@ -8,6 +8,7 @@ Writes nothing: prints two Markdown tables, training and labelling.
     python planner.py --train-rows 20000 --train-epochs 3 --sentences 5000000 --gpus 2
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import json
 from pathlib import Path

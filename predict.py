@@ -12,6 +12,7 @@ If it is interrupted, the same command goes on where it stopped. Several GPUs: t
     cat sentences.txt | python predict.py --input - --topic "Vegans are right." --output labelled.csv
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import contextlib
 import sys
@@ -28,6 +29,7 @@ import modeling
 import prompts
 import ranks
 import records
+import safeguards
 import scoring
 import tables
 
@@ -92,7 +94,9 @@ def load_scorer(adapter, base, tokenizer, rows):
     model = modeling.load_adapter(modeling.load_base(base), adapter)
     size = acceleration.prepare_scoring(model, rows)
     if rows == 1:
-        cuda_graphs.record_answers(model)
+        remedy = "end other programs on the GPU (nvidia-smi lists them), or set CUDA_GRAPHS in acceleration.py to False"
+        with safeguards.explain_memory("record how one sentence is answered", remedy):
+            cuda_graphs.record_answers(model)
 
     def score(pairs, batch_size=None, bar=None):
         if bar is None:  # of a table, label_table reports all sentences at once
@@ -117,9 +121,9 @@ def open_input(args, topics, stdin):
     named = {"topic": TOPIC_COLUMN, "text": args.text_column}
     if topics:
         del named["topic"]
-    own = {name: (tables.clean_text(header).casefold(),) for name, header in named.items() if header}
-    needed = {name: own.get(name) or corpus.COLUMN_NAMES[name] for name in named}
-    return tables.open_table(args.input, needed, SHEET, "name one in SHEET at the top of predict.py")
+    needed = {name: (tables.clean_text(own),) if own else corpus.COLUMN_NAMES[name] for name, own in named.items()}
+    rename = "name those of the file: --text-column, and TOPIC_COLUMN at the top of predict.py"
+    return tables.open_table(args.input, needed, SHEET, "name one in SHEET at the top of predict.py", rename)
 
 
 def note_topics(table, header):
@@ -144,18 +148,10 @@ def name_columns(args, table):
     return [*table.header, *added]
 
 
-def read_rows(table, topics):
-    """Yield (row number, cells, pairs of topic and text to label) of every row that is not blank."""
-    for number, cells in table.rows:
-        if any(map(tables.clean_text, cells)):
-            values = {name: tables.clean_text(cells[place]) for name, place in table.columns.items()}
-            yield number, cells, [(topic, values["text"]) for topic in topics or [values["topic"]]]
-
-
 def check_rows(args, table, topics):
     """Yield the pairs of all rows; stop after the last if any row cannot be labelled."""
     count, empty, broken = 0, [], []
-    for number, cells, pairs in read_rows(table, topics):
+    for number, cells, pairs in labelling.read_rows(table, topics):
         values = {value for pair in pairs for value in pair}
         if "" in values:
             empty.append(number)
@@ -176,7 +172,7 @@ def check_rows(args, table, topics):
 def label_rows(table, topics, store, counts):
     """Yield the rows of the output; counts, {topic: Counter of labels and of "review"}, grow with them."""
     rows = 0
-    for _, cells, pairs in read_rows(table, topics):
+    for _, cells, pairs in labelling.read_rows(table, topics):
         for topic, text in pairs:
             probabilities = store.find_answer(topic, text)
             if probabilities is None:

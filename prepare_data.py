@@ -12,6 +12,7 @@ With --strict, what is doubtful counts as wrong: numbers and dates in place of t
     python prepare_data.py --hold-out-topic "Vegans are right." --output-dir data/without-vegans
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import gc
 from collections import Counter
@@ -47,7 +48,7 @@ def parse_args(argv):
     parser.add_argument("--check", action="store_true", help="mark all that is wrong in a copy, write no splits")
     parser.add_argument("--hold-out-topic", help="test on this topic, train and validate on the others")
     args = parser.parse_args(argv)
-    if args.columns and len({tables.clean_text(header).casefold() for header in args.columns}) < 3:
+    if args.columns and len({tables.clean_text(header).casefold() for header in args.columns} - {""}) < 3:
         records.stop(f"--columns {' '.join(map(records.quote, args.columns))}: give three different headers")
     return args
 
@@ -163,10 +164,12 @@ def main(argv=None):
     reading = (args.corpus, args.sheet, args.columns, args.strict)
     if args.check:
         raise SystemExit(check_corpus(*reading))
-    rows = corpus.read_corpus(*reading)
+    table, rows, findings = corpus.scan_corpus(*reading)
+    corpus.check_rows(table.place, rows, findings)
+    tables.note_unused(table)
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     if args.strict:
-        corpus.check_rows(args.corpus, kept, workbook_check.find_clashes([], conflicts))
+        corpus.check_rows(table.place, kept, workbook_check.find_clashes([], conflicts))
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_findings(duplicates, conflicts))
     splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)

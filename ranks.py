@@ -49,7 +49,12 @@ def first_rank_first():
     """Let rank 0 do something alone before the others do, silently: the user reads notes and errors once."""
     rank = get_rank()[0]
     if rank > 0:
-        wait_for_ranks()
+        try:
+            wait_for_ranks()
+        except RuntimeError as problem:
+            if "by peer" not in str(problem):
+                raise
+            raise SystemExit(1) from None  # gloo, on CPUs: rank 0 has closed the connection, and said why
     with contextlib.redirect_stdout(None) if rank > 0 else contextlib.nullcontext():
         yield
     if rank == 0:

@@ -18,7 +18,6 @@ MANY_TOPICS = 30  # from here on, intervals over topics come without a warning; 
 # --------------------------------------------------------------------------
 
 ADVICE = " Quote the wider of both, and hold topics out (study.py)."  # where topics are few
-SPREAD = "sd: standard deviation between runs, with n - 1"
 PICTURES = {
     "confusion.png": "Confusion matrices: rows, and their share of those with the gold label",
     "topics.png": "Macro-F1 by topic",
@@ -77,7 +76,7 @@ def write_results(folder, run, table, result, numbers):
 def write_runs(folder, result, note):
     """Write the tables of analysis.compare_runs; return the names of the files."""
     header, rows = result_tables.tabulate_runs(result)
-    caption = f"{note or ''} Runs on the same test split; {SPREAD}.".strip()
+    caption = f"{note or ''} {result_tables.describe_runs(result)}".strip()
     records.write_json(folder / "runs.json", {"note": note, **result})
     records.write_text(folder / "runs.md", [result_tables.format_markdown(header, rows), f"\n\n{caption}\n"])
     records.write_text(folder / "runs.tex", [result_tables.format_latex(header, rows, caption, "tab:runs")])

@@ -107,7 +107,7 @@ def tabulate_robustness(robustness):
 
 
 def tabulate_runs(comparison):
-    """Return (header, rows) of analysis.compare_runs: the runs, their mean and standard deviation."""
+    """Return (header, rows) of analysis.compare_runs: the runs; of several, their mean and standard deviation."""
     keys = ("accuracy", "micro_f1", "macro_f1")
     rows = [
         [run, name, *(format_value(numbers[key]) for key in keys), str(numbers["n"]), str(numbers["invalid"])]
@@ -115,9 +115,16 @@ def tabulate_runs(comparison):
         for name, numbers in models.items()
     ]
     last = list(next(iter(comparison["runs"].values())))[-1]
-    for name in ("mean", "sd"):
+    for name in ("mean", "sd") if len(comparison["runs"]) > 1 else ():
         rows.append([name, last, *(format_value(comparison[name][key]) for key in keys), "", ""])
     return ["Run", "Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"], rows
+
+
+def describe_runs(comparison):
+    """Return the sentence below the table of runs."""
+    if len(comparison["runs"]) == 1:
+        return "One run, so without mean and standard deviation."
+    return "Runs on the same test split; sd: standard deviation between runs, with n - 1."
 
 
 def format_markdown(header, rows):

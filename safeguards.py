@@ -45,7 +45,9 @@ def explain_memory(action, remedy):
     try:
         yield
     except RuntimeError as problem:
-        if not reports and not isinstance(problem, torch.OutOfMemoryError):
+        # What went wrong in the recording of a CUDA graph is the context of the error that ends it.
+        short = any(isinstance(error, torch.OutOfMemoryError) for error in (problem, problem.__context__))
+        if not reports and not short:
             raise
         stop_below_bar(f"not enough GPU memory to {action}: {remedy}")
     finally:

@@ -8,6 +8,7 @@ study.md, study.tex, cross_topic.png, learning_curve.png. Finished runs are skip
     python study.py --studies topics --seeds 0 1 2 --study-dir outputs/my-study
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import ast
 import hashlib

@@ -44,11 +44,11 @@ class Table(NamedTuple):
     header_row: int = 1  # row number of the headers; 0 in a .jsonl file, where they have no line
 
 
-def open_table(path, needed, sheet=None, choose="keep only one of them in the file"):
+def open_table(path, needed, sheet=None, choose="keep only one of them in the file", rename=None):
     """Open the one sheet, or the named sheet, whose first row that is not empty has a header for every needed column.
 
-    needed: {column: headers accepted for it, in lower case}; headers are compared after strip and casefold.
-    choose: what the user is told to do if several sheets fit.
+    needed: {column: headers accepted for it}; headers are compared after strip and casefold. choose: what the user is
+    told to do if several sheets fit; rename: what else than to change the headers if none does.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
@@ -57,19 +57,21 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
         records.stop(f"{path} is an Excel workbook despite its name: rename it to .xlsx")
     if suffix != ".xlsx" and sheet is not None:
         records.stop(f"{path} has no sheets: leave out --sheet or SHEET")
+    known = {column: [name.casefold() for name in names] for column, names in needed.items()}
     fitting, others = [], []
     for place, lines in {".xlsx": workbook_reader.open_xlsx, ".jsonl": open_jsonl}.get(suffix, open_csv)(path):
         number, header = next(((number, cells) for number, cells in lines if any(map(clean_text, cells))), (1, ()))
         names = [clean_text(cell) for cell in header]
-        found = {column: [i for i, name in enumerate(names) if name.casefold() in needed[column]] for column in needed}
+        found = {column: [i for i, name in enumerate(names) if name.casefold() in known[column]] for column in needed}
         rows = fit_rows(lines, len(names), None if suffix == ".xlsx" else place)
         fits = all(found.values()) and (sheet is None or place == workbook_reader.name_place(path, sheet))
         (fitting if fits else others).append(Table(place, names, found, rows, number))
     if not fitting:
-        seen = [f"{table.place} has {quote_all(filter(None, table.header)) or 'nothing'}" for table in others]
-        accepted = ", ".join(f"{column} ({'|'.join(names)})" for column, names in needed.items())
+        seen = "; ".join(describe_headers(table, needed) for table in others)
+        headers = ", ".join(f"{column} ({'|'.join(names)})" for column, names in needed.items())
         missing = "no table" if sheet is None else f"no sheet {records.quote(sheet)}"
-        records.stop(f"{missing} with the headers {accepted}: {'; '.join(seen)}: put these headers in the first row")
+        remedy = "put these headers in the first row" + (f", or {rename}" if rename else "")
+        records.stop(f"{missing} with the headers {headers}: {seen}: {remedy}")
     if len(fitting) > 1:
         records.stop(f"{' and '.join(table.place for table in fitting)} have the same headers: {choose}")
     [table] = fitting
@@ -82,6 +84,20 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
         unread = records.list_first([other.place.removeprefix(f"{path}, ") for other in others])
         print(f"note: {table.place} is read, not {unread}")
     return table._replace(columns={column: place for column, [place] in table.columns.items()})
+
+
+def describe_headers(table, needed):
+    """Return in words which headers a table has, and which of the needed ones it lacks."""
+    lacking = [records.quote("|".join(needed[column])) for column, places in table.columns.items() if not places]
+    found = quote_all([header for header in table.header if header]) or "nothing"
+    return f"{table.place} has {found}" + (f" and lacks {records.list_first(lacking)}" if lacking else "")
+
+
+def note_unused(table):
+    """Print a note that names the columns of a table that nothing reads."""
+    unused = [name for place, name in enumerate(table.header) if name and place not in table.columns.values()]
+    if unused:
+        print(f"note: {table.place}: columns that are not used: {quote_all(unused)}")
 
 
 def quote_all(texts):

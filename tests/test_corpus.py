@@ -372,8 +372,10 @@ def test_damaged_sheet(tmp_path, capsys):
 def test_no_sheet_with_the_columns(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", notes=[("Hello",)], data=[("topic", "words", "stance")], empty=[])
     message = stop_message(capsys, corpus.read_corpus, path)
-    assert "text (text|sentence|comment)" in message and 'sheet "notes" has "Hello"' in message
-    assert 'sheet "data" has "topic", "words", "stance"' in message and 'sheet "empty" has nothing' in message
+    assert "text (text|sentence|comment)" in message and 'sheet "notes" has "Hello" and lacks "topic|claim' in message
+    assert 'sheet "data" has "topic", "words", "stance" and lacks "text|sentence|comment"; ' in message
+    assert 'sheet "empty" has nothing and lacks "topic|claim|hypothesis|target", ' in message
+    assert message.endswith("or name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in corpus.py\n")
 
 
 @pytest.mark.parametrize("header", [("topic", "text", "stance", "Text "), ("topic", "text", "stance", "Comment")])

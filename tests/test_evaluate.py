@@ -299,6 +299,23 @@ def test_side_records_of_another_evaluation_are_left_out(scored, tmp_path, capsy
     assert ("temperature" in found["calibration"]["base"]) == (name != "validation")
 
 
+@pytest.mark.parametrize("name", ["validation", "robustness"])
+def test_side_records_are_no_predictions(home, capsys, name):
+    """They would take the place of the test split's numbers, in the adapter's card too."""
+    before = (home / "evaluation.json").read_bytes()
+    message = stop_message(capsys, main, "--predictions", home / f"{name}.jsonl")
+    assert f"{name}.jsonl does not hold the answers of the test split: give {home / 'evaluation.jsonl'}" in message
+    assert (home / "evaluation.json").read_bytes() == before
+
+
+def test_variants_of_rows_that_were_taken_out_are_left_out(home, tmp_path, capsys):
+    rows = records.read_jsonl(home / "evaluation.jsonl", (), "fix the test")
+    records.write_jsonl(home / "evaluation.jsonl", rows[1:])
+    evaluate.main(["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")])
+    assert "evaluation.jsonl lacks rows of robustness.jsonl: its tables are left out" in capsys.readouterr().out
+    assert records.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"]["robustness"] == {}
+
+
 def test_side_records_that_nothing_names_are_not_used(scored, tmp_path, capsys):
     """Records of a --mode score evaluation may lie where --mode generate has written since."""
     for file in ("evaluation.jsonl", "validation.jsonl", "robustness.jsonl"):
@@ -471,6 +488,12 @@ def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):
         assert modeling.DEMO_NOTE in text and f"{result['sd']['macro_f1']:.3f}" in text
 
 
+def test_one_run_shows_no_dash_for_its_spread(copied, tmp_path, capsys):
+    evaluate.main(["--runs", copied("one"), "--output-dir", str(tmp_path / "out")])
+    shown = [capsys.readouterr().out, *((tmp_path / "out" / name).read_text() for name in ("runs.md", "runs.tex"))]
+    assert all("One run, " in text and "| - |" not in text and "sd" not in text.split() for text in shown)
+
+
 def test_runs_that_cannot_be_compared_are_refused(copied, tmp_path, capsys):
     one = copied("one")
     for other, expected in (
@@ -509,6 +532,13 @@ def test_a_card_is_written_beside_the_adapter_alone(home, tmp_path, capsys):
     assert modeling.DEMO_NOTE in text and "library_name: peft" in text
     assert not any(row["text"] in text or row["topic"] in text for row in rows)
     assert "README.md" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_rescoring_leaves_a_card_as_it_is(home, capsys):
+    (home / "README.md").write_text("with words of its owner")
+    evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
+    assert (home / "README.md").read_text() == "with words of its owner"
+    assert "README.md" not in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_nothing_is_pushed_unless_the_constant_says_so(home, tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+import corpus
 import near_duplicates
 
 TOPIC = "Vegans are right."
@@ -14,7 +15,9 @@ SENTENCE = "It is all about finding a system that works for you."
 def make_splits(**texts):
     """Splits and corpus rows of {split: {row number: text}}."""
     rows = [{"topic": TOPIC, "text": text, "row": row} for part in texts.values() for row, text in part.items()]
-    lines = [[{"topic": TOPIC, "text": text} for text in part.values()] for part in texts.values()]
+    lines = [
+        [{"id": corpus.make_id(TOPIC, text), "text": text} for text in part.values()] for part in texts.values()
+    ]
     return dict(zip(texts, lines, strict=True)), rows
 
 

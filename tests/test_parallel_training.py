@@ -129,6 +129,7 @@ def two_processes(tiny_model, flags, tmp_path_factory):
     done = run_worker(folder, WORKER, str(folder), *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote adapter") == 1 and done.stdout.count("trainable parameters") == 2  # of two starts
+    assert done.stdout.count("'eval_accuracy'") == 2 and " 18/18 " in done.stderr  # of epochs; the progress bar
     return folder
 
 
@@ -317,7 +318,8 @@ def test_processes_must_divide_the_batch(monkeypatch, capsys):
         finetune.check_settings()
     assert stopped.value.code == 2
     assert capsys.readouterr().err == (
-        "error: MICRO_BATCH_SIZE 4 x 3 processes is no divisor of EFFECTIVE_BATCH_SIZE 8\n"
+        "error: MICRO_BATCH_SIZE 4 x 3 processes is no divisor of EFFECTIVE_BATCH_SIZE 8: "
+        "edit finetune.py\n"
     )
 
 

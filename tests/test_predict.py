@@ -13,6 +13,7 @@ import openpyxl
 import pytest
 import torch
 
+import cuda_graphs
 import evaluate
 import labelling
 import modeling
@@ -21,6 +22,7 @@ import prompts
 import records
 import scoring
 import workbook_reader
+from stopping import stop_below_bar
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPIC = "Vegans are right."
@@ -399,6 +401,28 @@ def test_columns_are_found_by_any_name_that_is_given(run, asked, tmp_path, monke
     path = write_table(tmp_path / "in.csv", ["text", "BEITRAG", "thema"], [["no", "one", TOPIC]])
     run("--input", path, "--output", tmp_path / "out.csv", "--text-column", " Beitrag")
     assert asked == [(TOPIC, "one")]
+
+
+@pytest.mark.parametrize("recording", [False, True])  # CUDA ends a recording that fails with an error of its own
+def test_an_answer_whose_recording_does_not_fit_is_one_line(run, capsys, monkeypatch, recording):
+    def run_out(model):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        finally:
+            if recording:
+                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(cuda_graphs, "record_answers", run_out)
+    message = stop_below_bar(capsys, run, "--topic", TOPIC, "--text", "one")
+    assert "not enough GPU memory to record how one sentence is answered: " in message and "CUDA_GRAPHS" in message
+
+
+def test_a_header_that_is_missing_is_named(run, no_model, tmp_path, capsys):
+    path = write_table(tmp_path / "in.csv", ["topic", "Beitrag"], [[TOPIC, "one"]])
+    flags = ["--input", path, "--output", tmp_path / "out.csv", "--text-column", "Volltext"]
+    message = stop_message(capsys, run, *flags)
+    assert 'in.csv has "topic", "Beitrag" and lacks "Volltext": put' in message
+    assert "--text-column" in message and "TOPIC_COLUMN" in message
 
 
 def test_sentences_on_stdin(run, asked, tmp_path, monkeypatch):

@@ -158,16 +158,19 @@ def test_headers_can_be_named(tmp_path, capsys):
     book.save(path)
     splits = run(path, tmp_path / "out", "--columns", " claim 2", "FULL TEXT", "Code")
     assert AMENDMENT in {line["text"] for name in SPLIT_FILES for line in splits[name]}
+    assert 'columns that are not used: "text"\n' in capsys.readouterr().out
     with pytest.raises(SystemExit):
         run(path, tmp_path / "no", "--columns", "Claim", "Full text", "Code")
     message = capsys.readouterr().err
-    assert 'no table with the headers topic (claim), text (full text), stance (code)' in message
+    assert 'no table with the headers topic (Claim), text (Full text), stance (Code)' in message
+    assert 'has "Claim 2", "text", "Full text", "Code" and lacks "Claim": put' in message and "--columns" in message
     assert message.count("\n") == 1 and not (tmp_path / "no").exists()
 
 
-def test_three_different_headers_are_needed(capsys):
+@pytest.mark.parametrize("headers", [("a", "A ", "b"), ("", "a", "b")])  # a column without a header is none's
+def test_three_different_headers_are_needed(capsys, headers):
     with pytest.raises(SystemExit) as stopped:
-        prepare_data.parse_args(["--columns", "a", "A ", "b"])
+        prepare_data.parse_args(["--columns", *headers])
     assert stopped.value.code == 2 and "give three different headers" in capsys.readouterr().err
 
 
@@ -184,7 +187,7 @@ def test_doubtful_rows_are_errors_if_strict(tmp_path, capsys, row, expected):
         run(path, tmp_path / "out", "--strict")
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and expected in message and message.count("\n") == 1
-    assert not (tmp_path / "out").exists()
+    assert message.startswith(f'error: {path}, sheet "Sheet": ') and not (tmp_path / "out").exists()
 
 
 def test_a_repeated_row_is_no_error_if_strict(tmp_path):

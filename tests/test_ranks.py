@@ -29,6 +29,20 @@ def test_the_first_works_before_the_others(monkeypatch, rank, order):
     assert events == order
 
 
+@pytest.mark.parametrize("reason, ending", [
+    ("Connection closed by peer [127.0.0.1]:1438", SystemExit), ("something else", RuntimeError),
+])  # fmt: skip
+def test_a_process_that_waits_for_one_that_stopped_ends_without_a_traceback(monkeypatch, reason, ending):
+    def lose_the_first():
+        raise RuntimeError(reason)
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(ranks, "wait_for_ranks", lose_the_first)
+    with pytest.raises(ending) as stopped, ranks.first_rank_first():
+        raise AssertionError("it went on")
+    assert stopped.value.args[0] in (1, reason)
+
+
 @pytest.fixture
 def two_processes(monkeypatch):
     """Settings of torchrun for the second of two processes; returns what they do on a machine with so many GPUs."""

@@ -219,4 +219,10 @@ def test_runs_side_by_side():
         ["a", "base", "0.500"], ["a", "fine-tuned", "0.667"], ["b", "base", "0.500"], ["b", "fine-tuned", "0.667"],
         ["mean", "fine-tuned", "0.667"], ["sd", "fine-tuned", "0.000"],
     ]  # fmt: skip
-    assert result_tables.tabulate_runs(analysis.compare_runs({"a": make_table()}))[1][-1][2] == "-"
+
+
+def test_one_run_has_no_spread():
+    one, two = (analysis.compare_runs({name: make_table() for name in names}) for names in ("a", "ab"))
+    assert [row[:2] for row in result_tables.tabulate_runs(one)[1]] == [["a", "base"], ["a", "fine-tuned"]]
+    assert result_tables.describe_runs(one).startswith("One run, ")
+    assert "sd: standard" in result_tables.describe_runs(two)

@@ -1,0 +1,86 @@
+"""startup.py: Ctrl-C while a script loads its libraries ends it in one line, and main gets Python's handler back."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "def parse_args(" in path.read_text(encoding="utf-8"))
+LIBRARIES = ("datasets", "numpy", "openpyxl", "peft", "sklearn", "tokenizers", "torch", "transformers", "bitsandbytes")
+PRESS = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
+
+
+def run_script(script, folder, *paths, action=signal.SIG_DFL):
+    """Run a script that finds modules in these folders first; action: what SIGINT does where it is started."""
+    return subprocess.run(
+        [sys.executable, str(script), "--help"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, action),  # tests may run in the background, where it is ignored
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_ctrl_c_while_libraries_load_ends_a_script_in_one_line(script, tmp_path):
+    """The first library that the script imports presses it."""
+    for name in LIBRARIES:
+        (tmp_path / f"{name}.py").write_text(PRESS)
+    done = run_script(ROOT / script, tmp_path, tmp_path)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "\ninterrupted: nothing was begun; start again\n"
+
+
+@pytest.fixture
+def start(tmp_path):
+    """A function that runs a script with this main beside copies of startup.py and records.py."""
+    for name in ("startup.py", "records.py"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def run(main, **options):
+        (tmp_path / "script.py").write_text(f"import startup\nimport os, signal, time\nimport records\n{main}")
+        return run_script(tmp_path / "script.py", tmp_path, **options)
+
+    return run
+
+
+MAIN = """
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep({seconds})
+    finally:
+        print("closed")
+
+records.run_script(main)
+"""
+
+
+def test_what_is_open_is_closed_on_ctrl_c_after_that(start):
+    done = start(MAIN.format(seconds=60))
+    assert (done.returncode, done.stdout) == (130, "closed\n")
+    assert done.stderr == "\ninterrupted: no file is half written; start again\n"
+
+
+def test_what_ignores_ctrl_c_goes_on_ignoring_it(start):
+    """As in the background of a shell script."""
+    done = start("os.kill(os.getpid(), signal.SIGINT)\n" + MAIN.format(seconds=0), action=signal.SIG_IGN)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+
+
+def test_an_import_leaves_ctrl_c_to_the_program_that_runs(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text("import signal, startup\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n")
+    assert run_script(program, tmp_path, ROOT).stdout == "True\n"
+
+
+def test_no_advice_for_the_authors_of_libraries_is_shown(tmp_path):
+    """peft loads bitsandbytes, which asks for a package, before this project's own modules can keep that back."""
+    done = run_script(ROOT / "finetune.py", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")

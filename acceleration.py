@@ -77,8 +77,8 @@ def fuse_norms(model):
             module.forward = types.MethodType(normalise, module)
 
 
-def compile_layers(model, keep_dense, checkpoint=False, preserve_rng=False):
-    """Compile each decoder layer, after fuse_linears with the same keep_dense; equal layers share one compilation.
+def compile_layers(model, checkpoint=False, preserve_rng=False):
+    """Compile each decoder layer, after fuse_linears; equal layers share one compilation.
 
     checkpoint: keep only each layer's input in training and compute the layer again in the backward pass.
     preserve_rng: draw the same dropout again there.
@@ -126,5 +126,5 @@ def prepare_scoring(model, rows):
     if not COMPILE or rows < COMPILE_MIN_ROWS:
         fuse_norms(model)
         return None
-    compile_layers(model, keep_dense)
+    compile_layers(model)
     return COMPILED_BATCH_SIZE if free_memory() > COMPILED_BATCH_GB * 1e9 else None

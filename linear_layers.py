@@ -4,10 +4,8 @@ What an adapter adds is where the matrix product with the weight starts from, so
 itself. A weight that is kept in 4-bit is unpacked by bitsandbytes for one matrix product at a time.
 """
 
-import logging
 import types
 
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # asks for a package that is not needed
 import bitsandbytes
 import peft
 import torch

@@ -111,8 +111,7 @@ class TreeTrainer(trl.SFTTrainer):
         linear_layers.fuse_adapters(self.model)
         self.model.enable_input_require_grads()  # the first layer compiles like the others, and checkpoints need it
         if plan["compiled"]:
-            base = self.model.get_base_model()
-            acceleration.compile_layers(base, plan["dense_weights"], plan["checkpoint"], preserve_rng=dropout)
+            acceleration.compile_layers(self.model.get_base_model(), plan["checkpoint"], preserve_rng=dropout)
         elif plan["checkpoint"]:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if plan["graphs"]:

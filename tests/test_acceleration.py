@@ -92,7 +92,7 @@ def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch)
     for prepare in (
         lambda: None,
         lambda: linear_layers.fuse_linears(model, keep_dense=True),
-        lambda: acceleration.compile_layers(model, keep_dense=True, checkpoint=True),
+        lambda: acceleration.compile_layers(model, checkpoint=True),
     ):
         prepare()
         with prefix_tree.compute_precision(model):
@@ -117,7 +117,7 @@ def test_compiled_layers_change_no_gradient(tmp_path, monkeypatch, keep_dense, d
         if compiled:
             linear_layers.fuse_linears(model, keep_dense)
             linear_layers.fuse_adapters(model)
-            acceleration.compile_layers(model.get_base_model(), keep_dense, checkpoint=not keep_dense)
+            acceleration.compile_layers(model.get_base_model(), checkpoint=not keep_dense)
         with prefix_tree.compute_precision(model):
             loss = test_prefix_tree.tree_loss(model, rows)[0]
             results.append((loss.item(), test_prefix_tree.gradients(model, loss)))
@@ -144,7 +144,7 @@ def test_batches_of_any_size_share_one_compilation(tmp_path, monkeypatch):
     model.enable_input_require_grads()
     linear_layers.fuse_linears(model, keep_dense=False)
     linear_layers.fuse_adapters(model)
-    acceleration.compile_layers(model.get_base_model(), keep_dense=False)
+    acceleration.compile_layers(model.get_base_model())
     for count in (8, 6, 21, 33):
         forward_rows(model, count)
     with acceleration.run_uncompiled(4), torch.no_grad():
@@ -171,7 +171,7 @@ def test_packed_weights_are_dequantised_again_in_the_backward_pass(tmp_path, mon
     weights = {str(shape) for linear in linear_layers.find_linears(model) for shape in both_ways(linear)}
     linear_layers.fuse_linears(model, keep_dense=False)
     linear_layers.fuse_adapters(model)
-    acceleration.compile_layers(model.get_base_model(), keep_dense=False)
+    acceleration.compile_layers(model.get_base_model())
     forward_rows(model, 8).sum().backward()
     assert kept
     assert not weights.intersection(kept)
@@ -216,7 +216,7 @@ def test_only_compiled_layers_take_large_batches(base, monkeypatch, rows, free_g
     monkeypatch.setattr(acceleration, "free_memory", lambda: free_gb * 1e9)
     monkeypatch.setattr(linear_layers, "fuse_linears", lambda model, keep_dense: None)
     monkeypatch.setattr(acceleration, "fuse_norms", lambda model: None)
-    monkeypatch.setattr(acceleration, "compile_layers", lambda model, keep_dense: compiled.append(keep_dense))
+    monkeypatch.setattr(acceleration, "compile_layers", compiled.append)
     assert acceleration.prepare_scoring(base, rows) == expected
     assert len(compiled) == (rows == 4000)
 

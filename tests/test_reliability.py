@@ -565,7 +565,7 @@ def test_nothing_is_compiled_after_the_memory_probe(build, monkeypatch):
     linear_layers.fuse_linears(trainer.model, keep_dense=True)
     linear_layers.fuse_adapters(trainer.model)
     trainer.model.enable_input_require_grads()
-    acceleration.compile_layers(trainer.model.get_base_model(), keep_dense=True)
+    acceleration.compile_layers(trainer.model.get_base_model())
     trainer.step_graphs = Steps(trainer.run_step)
     assert safeguards.fits_memory(trainer, range(8))
     probed = len(graphs)

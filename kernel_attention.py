@@ -54,9 +54,7 @@ def attend_forward(
     sizes, groups, masks = measure(trunk_mask, row_mask), key.shape[1], list_masks(trunk_mask, row_mask)
     for nodes, pair, turned in ((query, queries, cosine), (key, keys, cosine), (value, values, None)):
         tensors_of_nodes = nodes.contiguous(), cosine, sine, *pair
-        tree_kernels.launch_nodes(
-            tree_kernels.split_forward, tensors_of_nodes, nodes, sizes, groups, turned is not None
-        )
+        tree_kernels.launch_nodes(tree_kernels.split_forward, tensors_of_nodes, nodes, sizes, groups, turned is not None)
     torch.bmm(queries[0], keys[0].mT, out=trunk_scores)
     torch.bmm(by_group(queries[1], groups), keys[0].mT, out=by_group(to_trunk, groups))
     torch.bmm(queries[1], keys[1].mT, out=to_row)
@@ -65,17 +63,16 @@ def attend_forward(
         tree_kernels.launch_scores(tree_kernels.exponentiate_forward, tensors_of_scores, scaling, softcap)
     sums_of_values = torch.bmm(weights[0], values[0]), torch.bmm(weights[2], values[1])
     by_group(sums_of_values[1], groups).baddbmm_(by_group(weights[1], groups), values[0])
-    tree_kernels.launch_nodes(
-        tree_kernels.join_forward, (*sums_of_values, *sums, output), query, sizes, groups
-    )
+    tree_kernels.launch_nodes(tree_kernels.join_forward, (*sums_of_values, *sums, output), query, sizes, groups)
     return tensors
 
 
 @attend_forward.register_fake
 def allocate(query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap):
-    """Return tensors for the output [N, H * D], then by trunk and row: queries, keys, values; then scores, weights, sums.
+    """Return tensors for the output [N, H * D], then queries, keys and values, then scores, weights and sums.
 
-    Of scores, weights (softmax numerators) and sums there are three: trunk to trunk, row to trunk, row to row.
+    Queries, keys and values are parted into those of trunk and rows. Scores, weights (softmax numerators) and sums are
+    three each: trunk to trunk, row to trunk, row to row.
     """
     (trunk, rows, length), (count, heads, size), groups = measure(trunk_mask, row_mask), query.shape, key.shape[1]
     members = heads // groups
@@ -150,9 +147,7 @@ def attend_backward(
     pairs = (grad_query, grad_queries, cosine), (grad_key, grad_keys, cosine), (grad_value, grad_values, None)
     for nodes, pair, turned in pairs:
         tensors_of_nodes = nodes, cosine, sine, *pair
-        tree_kernels.launch_nodes(
-            tree_kernels.split_backward, tensors_of_nodes, nodes, sizes, groups, turned is not None
-        )
+        tree_kernels.launch_nodes(tree_kernels.split_backward, tensors_of_nodes, nodes, sizes, groups, turned is not None)
     return grads
 
 

@@ -52,6 +52,11 @@ def count_activation_bytes(config, nodes):
     return nodes * config.num_hidden_layers * 2 * (5 * config.intermediate_size + 11 * config.hidden_size)
 
 
+def count_validation_bytes(config, args):
+    """Return the bytes that validation needs: logits at two nodes a row, four times in float32, and a reserve."""
+    return 4 * 4 * config.vocab_size * 2 * args.per_device_eval_batch_size + RESERVE_GB * 1e9
+
+
 def free_memory():
     """Return the bytes of GPU memory that are free, or held by PyTorch without use."""
     return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()

@@ -102,6 +102,11 @@ class StepGraphs:
         self.pool = torch.cuda.graph_pool_handle()  # one for all recorded steps: no two are alive at a time
         torch.cuda.empty_cache()
 
+    def make_room(self, size):
+        """Release all recorded steps unless so many bytes of GPU memory are free."""
+        if acceleration.free_memory() < size:
+            self.release()
+
     def forget(self):
         """Start anew, after a step that did not fit into the memory."""
         self.compiled.clear()

@@ -10,7 +10,6 @@ result), log.jsonl, training.png and checkpoints/; and at the start plan.json, w
 
 import startup  # first: what follows takes seconds to load
 import argparse
-import math
 import shlex
 import sys
 import time
@@ -70,7 +69,7 @@ def parse_args(argv):
     parser.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint of --run-dir")
     args = parser.parse_args(argv)
     for flag, value in (("--epochs", args.epochs), ("--learning-rate", args.learning_rate)):
-        if not 0 < value < math.inf:
+        if not 0 < value < float("inf"):
             records.stop(f"{flag} {value} is impossible: give a number above 0")
     return args
 
@@ -174,11 +173,12 @@ def describe_run(args, tokenizer, train_rows, val_rows):
 
 
 def print_start(trainer, run_dir, record):
-    """Print what is trained, and add the number of its parameters to the run record; stop if the disk is too full."""
+    """Print what is trained; add its size and how long the start took to the run record; stop if the disk is full."""
     trainable = trainer.model.get_nb_trainable_parameters()[0]
     total = trainable + modeling.count_weights(trainer.model.config)
     checkpoints.check_disk_space(run_dir, trainable)
     record["parameters"] = {"trainable": trainable, "total": total}
+    record["start_seconds"] = round(time.time() - startup.BEGAN, 1)  # imports, loading, compiling
     training_rows, validation_rows = (record["data"][name]["rows"] for name in ("train", "val"))
     print(f"{record['base_model']}: {training_rows} training rows, {validation_rows} validation rows")
     print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")

@@ -20,6 +20,7 @@ import tree_attention
 # ---------------------------------------------------------------- settings
 TRUNK_MULTIPLE = 32  # nodes; few distinct shapes, and aligned matrix products
 SMALL_MULTIPLE = 16  # nodes; row length if all chains fit into one row
+SMALL_TREE = 1024  # nodes of chains, up to which other row lengths are tried: a row half full counts for more there
 MIN_SHARED = 4  # sequences; a prefix that fewer share is cheaper to repeat than to score against every node
 # --------------------------------------------------------------------------
 
@@ -140,10 +141,19 @@ def add_chains(sequences, paths, trunk, pad_id):
 
 
 def pack_rows(sizes):
-    """Pack chains, a dict of number to size, into rows: first fit, longest first. Returns (rows, row length)."""
+    """Pack chains, a dict of number to size, into rows of one length. Returns (rows, row length)."""
     longest, total, step = max(sizes.values()), sum(sizes.values()), tree_attention.ROW_LENGTH
-    small = -(-max(total, 1) // SMALL_MULTIPLE) * SMALL_MULTIPLE
-    length = small if total <= step else -(-longest // step) * step
+    if total <= step:
+        lengths = [-(-max(total, 1) // SMALL_MULTIPLE) * SMALL_MULTIPLE]
+    else:
+        lengths = [-(-longest // step) * step]
+        if lengths == [step] and total <= SMALL_TREE:
+            lengths += [length for length in (step - SMALL_MULTIPLE, step + SMALL_MULTIPLE) if length >= longest]
+    return min(((fill_rows(sizes, length), length) for length in lengths), key=lambda pair: len(pair[0]) * pair[1])
+
+
+def fill_rows(sizes, length):
+    """Return rows of chain numbers, no row's chains longer than length together: first fit, longest chain first."""
     rows, room = [[]], [length]
     for index in sorted(sizes, key=lambda index: (-sizes[index], index)):
         place = next((i for i, free in enumerate(room) if free >= sizes[index]), len(rows))
@@ -152,7 +162,7 @@ def pack_rows(sizes):
             room.append(length)
         rows[place].append(index)
         room[place] -= sizes[index]
-    return rows, length
+    return rows
 
 
 def tree_inputs(tree):

@@ -7,7 +7,10 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+
+BEGAN = time.time()  # of the process, nearly
 
 # Asks for a package that is not needed, as soon as bitsandbytes loads; peft loads it too.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -160,7 +160,7 @@ class TreeTrainer(trl.SFTTrainer):
         was_training = self.model.training
         self.model.eval()
         if self.step_graphs is not None:
-            self.step_graphs.release()  # validation needs the memory
+            self.step_graphs.make_room(acceleration.count_validation_bytes(self.model.config, self.args))
         with acceleration.run_uncompiled(len(self.eval_dataset)), prefix_tree.compute_precision(self.model):
             places, size = self.share_rows(range(len(self.eval_dataset))), self.args.per_device_eval_batch_size
             for start in range(0, len(places), size):

@@ -47,7 +47,7 @@ SETTINGS = {  # name: (recipe, rows a step, options)
     "unsloth-64": ("unsloth", 64, {}),
     "ours-16": ("ours", 16, {}),
     "ours-32": ("ours", 32, {}),
-    "ours-32-8gb": ("ours", 32, {"micro": 32, "dense": False, "checkpoint": True, "limit_gib": 7.5}),
+    "ours-32-8gb": ("ours", 32, {"micro": 16, "dense": False, "checkpoint": True, "limit_gib": 7.5}),
     "ours-64": ("ours", 64, {}),
     "ours-128": ("ours", 128, {}),
     "ours-256": ("ours", 256, {}),

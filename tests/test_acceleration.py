@@ -299,3 +299,44 @@ def test_recorded_steps_equal_plain_steps():
         assert torch.allclose(weight.grad, expected, rtol=1e-4)
         assert torch.allclose(loss, (x @ weight).square().sum(), rtol=1e-4)
     assert len(graphs.graphs) == 2  # those of 6 and 2 rows, recorded since the release
+    graphs.release()
+    graphs({name: tensor.to("cuda") for name, tensor in inputs.items()})
+    assert len(graphs.graphs) == 2  # the largest is recorded again, before a smaller one
+
+
+def test_the_largest_step_is_recorded_first(monkeypatch):
+    """Smaller ones then fit into its memory, and none is recorded twice unless memory was given back."""
+    recorded = []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: None)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(cuda_graphs, "run_aside", lambda run, inputs, stream: run(inputs))
+    monkeypatch.setattr(cuda_graphs, "replay_graph", lambda graph, places, inputs, result: graph)
+    monkeypatch.setattr(
+        cuda_graphs,
+        "record_graph",
+        lambda run, inputs, pool, stream: (recorded.append(run(inputs)), inputs, None),
+    )
+    monkeypatch.setattr(acceleration, "free_memory", lambda: 5)
+    weight = torch.nn.Parameter(torch.ones(2))
+    graphs = cuda_graphs.StepGraphs(lambda inputs: inputs["input_ids"].numel(), [weight])
+
+    def step(rows):
+        return graphs({"input_ids": torch.zeros(1, 8 * rows), "chain": torch.zeros(rows, 8)})
+
+    assert step(3) == 24 and recorded == []  # compiles
+    for rows in (3, 2, 2, 3):
+        step(rows)
+    assert recorded == [24, 16] and torch.equal(weight.grad, torch.zeros(2))
+    step(5)
+    step(2)
+    assert recorded == [24, 16, 40, 16]
+    graphs.make_room(5)  # is there
+    step(2)
+    assert recorded == [24, 16, 40, 16]
+    graphs.make_room(6)
+    step(2)
+    assert recorded == [24, 16, 40, 16, 40, 16]
+    graphs.forget()
+    assert step(2) == 16 and len(recorded) == 6  # runs as it is, as if for the first time
+    step(2)
+    assert recorded[6:] == [16]

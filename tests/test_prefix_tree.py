@@ -227,3 +227,14 @@ def test_an_ordinary_call_of_a_tree_model_is_refused():
     model.set_attn_implementation(prefix_tree.ATTENTION)
     with pytest.raises(ValueError, match="forward_tree"):
         model(input_ids=torch.tensor([[1, 2, 3]]))
+
+
+def test_rows_of_few_chains_get_the_length_that_leaves_least_empty():
+    full, half = {0: 100, 1: 100, 2: 100}, {number: 56 for number in range(6)}
+    assert prefix_tree.pack_rows(full) == ([[0], [1], [2]], 112)
+    assert prefix_tree.pack_rows(half) == ([[0, 1], [2, 3], [4, 5]], 112)
+    assert prefix_tree.pack_rows({number: 72 for number in range(6)})[1] == 144
+    assert prefix_tree.pack_rows({0: 128, 1: 128})[1] == 128
+    assert prefix_tree.pack_rows({0: 120, 1: 40})[1] == 128  # 112 is too short
+    assert prefix_tree.pack_rows({number: 100 for number in range(11)})[1] == 128  # many nodes: one length for all
+    assert prefix_tree.pack_rows({0: 130, 1: 10})[1] == 256

@@ -103,8 +103,8 @@ class StepGraphs:
         torch.cuda.empty_cache()
 
     def make_room(self, size):
-        """Release all recorded steps unless so many bytes of GPU memory are free."""
-        if acceleration.free_memory() < size:
+        """Release all recorded steps unless so many bytes of GPU memory are free, beside what they keep."""
+        if torch.cuda.mem_get_info()[0] < size:
             self.release()
 
     def forget(self):

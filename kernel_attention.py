@@ -52,9 +52,9 @@ def attend_forward(
     output, *parts = tensors = allocate(query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap)
     queries, keys, values, (trunk_scores, to_trunk, to_row), weights, sums = group(parts)
     sizes, groups, masks = measure(trunk_mask, row_mask), key.shape[1], list_masks(trunk_mask, row_mask)
-    for nodes, pair, turned in ((query, queries, cosine), (key, keys, cosine), (value, values, None)):
-        tensors_of_nodes = nodes.contiguous(), cosine, sine, *pair
-        tree_kernels.launch_nodes(tree_kernels.split_forward, tensors_of_nodes, nodes, sizes, groups, turned is not None)
+    for nodes, pair, angles in ((query, queries, cosine), (key, keys, cosine), (value, values, None)):
+        tensors_of_nodes, rotate = (nodes.contiguous(), cosine, sine, *pair), angles is not None
+        tree_kernels.launch_nodes(tree_kernels.split_forward, tensors_of_nodes, nodes, sizes, groups, rotate)
     torch.bmm(queries[0], keys[0].mT, out=trunk_scores)
     torch.bmm(by_group(queries[1], groups), keys[0].mT, out=by_group(to_trunk, groups))
     torch.bmm(queries[1], keys[1].mT, out=to_row)
@@ -145,9 +145,9 @@ def attend_backward(
     grad_keys = torch.bmm(grad_scores[0].mT, queries[0]), torch.bmm(grad_scores[2].mT, queries[1])
     grad_keys[0].baddbmm_(to_trunk.mT, by_group(queries[1], groups))
     pairs = (grad_query, grad_queries, cosine), (grad_key, grad_keys, cosine), (grad_value, grad_values, None)
-    for nodes, pair, turned in pairs:
-        tensors_of_nodes = nodes, cosine, sine, *pair
-        tree_kernels.launch_nodes(tree_kernels.split_backward, tensors_of_nodes, nodes, sizes, groups, turned is not None)
+    for nodes, pair, angles in pairs:
+        tensors_of_nodes, rotate = (nodes, cosine, sine, *pair), angles is not None
+        tree_kernels.launch_nodes(tree_kernels.split_backward, tensors_of_nodes, nodes, sizes, groups, rotate)
     return grads
 
 

@@ -123,6 +123,7 @@ class StepGraphs:
         kind = (rows == 1, length)  # code is compiled anew for a single row, and for another row length
         if kind not in self.compiled:
             self.compiled.add(kind)
+            self.release()  # what is not recorded cannot use the memory of what is
             return run_aside(self.run_step, inputs, self.stream)
         if measure(inputs) not in self.graphs:
             self.record(inputs)

@@ -10,6 +10,8 @@ import bitsandbytes
 import peft
 import torch
 
+import records
+
 dequantise_4bit = torch.ops.bitsandbytes.dequantize_4bit.default
 dequantise_blockwise = torch.ops.bitsandbytes.dequantize_blockwise.default
 WEIGHT_BLOCK, SCALE_BLOCK = 64, 256  # weights, and their scales, that share a scale: as bitsandbytes quantises
@@ -38,9 +40,18 @@ def dense_forward(linear, x):
 def fuse_linears(model, keep_dense):
     """Give every 4-bit linear layer a forward that can be compiled; keep_dense: dequantise all of them now, once."""
     for linear in find_linears(model):
+        check_quantisation(linear.weight.quant_state)
         if keep_dense:
             linear.register_buffer("dense_weight", read_weight(linear), persistent=False)
         linear.forward = types.MethodType(dense_forward if keep_dense else packed_forward, linear)
+
+
+def check_quantisation(state):
+    """Stop on weights that restore would unpack wrongly."""
+    blocks = [state.blocksize, state.state2.blocksize if state.nested else SCALE_BLOCK]
+    if state.quant_type != "nf4" or blocks != [WEIGHT_BLOCK, SCALE_BLOCK]:
+        found = f"{state.quant_type} in blocks of {blocks[0]}"
+        records.stop(f"weights in {found} are not supported on a GPU: quantise to nf4 (QUANT_TYPE in modeling.py)")
 
 
 def fuse_adapters(model):
@@ -80,6 +91,7 @@ def can_join(layers):
         and all(isinstance(layer.base_layer, bitsandbytes.nn.Linear4bit) for layer in layers)
         and all(len(layer.active_adapters) == 1 for layer in layers)
         and not any(drops_out(layer.lora_dropout[layer.active_adapters[0]]) for layer in layers)
+        and all(layer.lora_B[layer.active_adapters[0]].bias is None for layer in layers)
         and len({layer.scaling[layer.active_adapters[0]] for layer in layers}) == 1
     )
 
@@ -92,13 +104,17 @@ def apply_joined(layers, x):
     """Return the outputs of 4-bit linear layers that all take x, with one adapter each; or of one without adapter."""
     bases = [getattr(layer, "base_layer", layer) for layer in layers]
     weights = [tensor for base in bases for tensor in list_tensors(base)]
-    if not isinstance(layers[0], peft.tuners.lora.LoraLayer):
-        outputs = JoinedProducts.apply(x.flatten(0, -2), 0, 0.0, *weights)
-    else:
+    k, scaling, tensors = 0, 0.0, weights
+    if isinstance(layers[0], peft.tuners.lora.LoraLayer):
         name = layers[0].active_adapters[0]
         down = torch.cat([layer.lora_A[name].weight for layer in layers]).to(x.dtype)
         ups = [layer.lora_B[name].weight.to(x.dtype) for layer in layers]
-        outputs = JoinedProducts.apply(x.flatten(0, -2), len(layers), layers[0].scaling[name], down, *ups, *weights)
+        k, scaling, tensors = len(layers), layers[0].scaling[name], [down, *ups, *weights]
+    flat = x.flatten(0, -2)
+    if torch.is_grad_enabled():
+        outputs = JoinedProducts.apply(flat, k, scaling, *tensors)
+    else:  # not by way of the class: the compiler loses its context for some numbers of tensors
+        outputs, _ = compute_products(flat, k, scaling, tensors)
     pairs = zip(outputs, bases, strict=True)
     outputs = [output if base.bias is None else output + base.bias for output, base in pairs]
     return [output.unflatten(0, x.shape[:-1]) for output in outputs]
@@ -133,11 +149,10 @@ class JoinedProducts(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, k, scaling, *tensors):
-        down, ups, weights = part_tensors(k, tensors)
-        update = scaling * (x @ down.T) if k else x[:, :0]
+        outputs, update = compute_products(x, k, scaling, tensors)
         ctx.save_for_backward(x, update, *tensors)
         ctx.k, ctx.scaling = k, scaling
-        return tuple(multiply_joined(x, update, list(ups), list(weights)))
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx, *grads):
@@ -151,6 +166,13 @@ class JoinedProducts(torch.autograd.Function):
         grad_update = ctx.scaling * torch.cat([grad @ up for grad, up in zip(grads, ups, strict=True)], 1)
         grad_x = multiply_back(list(grads), grad_update, list(weights), down)
         return grad_x, None, None, grad_update.T @ x, *grad_ups, *[None] * len(weights)
+
+
+def compute_products(x, k, scaling, tensors):
+    """Return (what JoinedProducts returns, the updates scaling * x A^T side by side [N, k * r])."""
+    down, ups, weights = part_tensors(k, tensors)
+    update = scaling * (x @ down.T) if k else x[:, :0]
+    return multiply_joined(x, update, list(ups), list(weights)), update
 
 
 def part_tensors(k, tensors):

@@ -104,6 +104,31 @@ def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch)
         assert test_prefix_tree.relative(gradient, results[0][1]) < 1e-2
 
 
+@pytest.mark.parametrize("double", [True, False], ids=["double quantisation", "single"])
+def test_compiled_answers_are_those_of_the_plain_base(tmp_path, monkeypatch, double):
+    compile_with(monkeypatch, "aot_eager")
+    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).unload().eval()
+    for linear in linear_layers.find_linears(model):
+        linear.support_avx512bf16_for_cpu = False  # as modeling.load_base does: bitsandbytes would repack the weights
+        if not double:
+            state = linear.weight.quant_state
+            scales = bitsandbytes.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+            state.absmax, state.nested, state.state2, state.offset = scales, False, None, None
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    with torch.no_grad():
+        expected = forward_rows(model, 9)
+        linear_layers.fuse_linears(model, keep_dense=False)
+        acceleration.compile_layers(model)
+        found = forward_rows(model, 9)
+    assert test_prefix_tree.relative(found, expected) < 2e-2
+
+
+def test_weights_of_another_kind_are_refused(base, monkeypatch, capsys):
+    monkeypatch.setattr(linear_layers.find_linears(base)[3].weight.quant_state, "quant_type", "fp4")
+    message = stop_message(capsys, linear_layers.fuse_linears, base, True)
+    assert "weights in fp4 in blocks of 64" in message and "QUANT_TYPE" in message
+
+
 @pytest.mark.parametrize("keep_dense", [True, False], ids=["16-bit copies", "4-bit"])
 @pytest.mark.parametrize("dropout", [0.0, 1e-9], ids=["joined", "with dropout"])  # which drops nothing
 def test_compiled_layers_change_no_gradient(tmp_path, monkeypatch, keep_dense, dropout):
@@ -338,6 +363,8 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
     graphs.make_room(6)
     step(2)
     assert recorded == [24, 16, 40, 16, 40, 16]
+    graphs({"input_ids": torch.zeros(1, 8), "chain": torch.zeros(1, 8)})  # another kind, outside of their memory
+    assert graphs.graphs == {}
     graphs.forget()
     assert step(2) == 16 and len(recorded) == 6  # runs as it is, as if for the first time
     step(2)

@@ -1,7 +1,7 @@
-"""What makes the GPU fast: NF4 layers that torch.compile can fuse, short forwards, compiled layers; what of it fits.
+"""What makes the GPU fast, and what of it fits into the memory: copies of weights, compiled layers, short norms.
 
-Nothing here changes the experiment: dequantised weights equal those of bitsandbytes bit by bit, and a compiled layer
-computes the same function with fewer roundings. A CPU runs the layers as they are.
+Nothing here changes the experiment: a compiled layer computes the same function with fewer roundings. A CPU runs the
+layers as they are.
 """
 
 import contextlib

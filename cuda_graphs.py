@@ -125,9 +125,10 @@ class StepGraphs:
             self.compiled.add(kind)
             self.release()  # what is not recorded cannot use the memory of what is
             return run_aside(self.run_step, inputs, self.stream)
-        if measure(inputs) not in self.graphs:
+        shape = measure(inputs)
+        if shape not in self.graphs:
             self.record(inputs)
-        graph, places, loss = self.graphs[measure(inputs)]
+        graph, places, loss = self.graphs[shape]
         return replay_graph(graph, places, inputs, loss)
 
     def record(self, inputs):

@@ -7,6 +7,7 @@ import functools
 from typing import NamedTuple
 
 import torch
+from transformers.models.gemma2.modeling_gemma2 import apply_rotary_pos_emb
 
 try:
     import kernel_attention
@@ -48,14 +49,8 @@ def attend_nodes(query, key, value, mask, scaling, softcap, angles=None):
     if kernel_attention is not None and query.is_cuda and softcap is not None and query.shape[2].bit_count() == 1:
         return kernel_attention.attend(query, key, value, angles, mask, scaling, softcap)
     if angles is not None:
-        query, key = (rotate(tensor, *angles) for tensor in (query, key))
+        query, key = apply_rotary_pos_emb(query, key, *angles)
     return attend_plainly(query, key, value, mask, scaling, softcap)
-
-
-def rotate(nodes, cosine, sine):
-    """Return nodes [N, H, D] turned by rotary embeddings of these angles [N, D]."""
-    first, second = nodes.chunk(2, -1)
-    return nodes * cosine[:, None] + torch.cat([-second, first], -1) * sine[:, None]
 
 
 # Nodes come before heads wherever it is possible: with the only dimension that varies first, indices are cheap.

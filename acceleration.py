@@ -59,7 +59,13 @@ def count_validation_bytes(config, args):
 
 def free_memory():
     """Return the bytes of GPU memory that are free, or held by PyTorch without use."""
-    return torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return spare_memory() + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
+def spare_memory():
+    """Return the bytes of GPU memory that PyTorch does not hold and may take."""
+    free, total = torch.cuda.mem_get_info()
+    return min(free, torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_reserved())
 
 
 def count_dense_bytes(model):

@@ -86,10 +86,11 @@ class StepGraphs:
 
     run_step(inputs) computes a loss and adds its gradients to the weights' grad; it must be the same function of the
     same tensors each time. The first batch of a kind runs as it is, which compiles the kernels for its other shapes.
+    count_bytes(nodes): the GPU memory that it needs then.
     """
 
-    def __init__(self, run_step, weights):
-        self.run_step, self.weights = run_step, weights
+    def __init__(self, run_step, weights, count_bytes):
+        self.run_step, self.weights, self.count_bytes = run_step, weights, count_bytes
         self.gradients = [torch.zeros_like(weight) for weight in weights]
         self.compiled = set()
         self.stream = torch.cuda.Stream()  # one for plain and recorded steps: each stream has workspaces of its own
@@ -98,13 +99,14 @@ class StepGraphs:
 
     def release(self):
         """Give the memory of all recorded steps back; they are recorded again when they come up."""
+        torch.cuda.synchronize()  # for a step that still runs: memory in expandable segments goes without waiting for it
         self.graphs = {}
         self.pool = torch.cuda.graph_pool_handle()  # one for all recorded steps: no two are alive at a time
         torch.cuda.empty_cache()
 
     def make_room(self, size):
         """Release all recorded steps unless so many bytes of GPU memory are free, beside what they keep."""
-        if torch.cuda.mem_get_info()[0] < size:
+        if acceleration.spare_memory() < size:
             self.release()
 
     def forget(self):
@@ -123,7 +125,7 @@ class StepGraphs:
         kind = (rows == 1, length)  # code is compiled anew for a single row, and for another row length
         if kind not in self.compiled:
             self.compiled.add(kind)
-            self.release()  # what is not recorded cannot use the memory of what is
+            self.make_room(self.count_bytes(inputs["input_ids"].numel()))  # it cannot use the memory of what is recorded
             return run_aside(self.run_step, inputs, self.stream)
         shape = measure(inputs)
         if shape not in self.graphs:

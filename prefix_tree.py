@@ -21,6 +21,7 @@ import tree_attention
 TRUNK_MULTIPLE = 32  # nodes; few distinct shapes, and aligned matrix products
 SMALL_MULTIPLE = 16  # nodes; row length if all chains fit into one row
 SMALL_TREE = 1024  # nodes of chains, up to which other row lengths are tried: a row half full counts for more there
+EVEN_ROWS = 64  # rows of chains, from which their number is made even: half as many shapes to record in CUDA graphs
 MIN_SHARED = 4  # sequences; a prefix that fewer share is cheaper to repeat than to score against every node
 # --------------------------------------------------------------------------
 
@@ -149,7 +150,8 @@ def pack_rows(sizes):
         lengths = [-(-longest // step) * step]
         if lengths == [step] and total <= SMALL_TREE:
             lengths += [length for length in (step - SMALL_MULTIPLE, step + SMALL_MULTIPLE) if length >= longest]
-    return min(((fill_rows(sizes, length), length) for length in lengths), key=lambda pair: len(pair[0]) * pair[1])
+    rows, length = min(((fill_rows(sizes, one), one) for one in lengths), key=lambda pair: len(pair[0]) * pair[1])
+    return rows + [[]] * (len(rows) % 2 if len(rows) >= EVEN_ROWS else 0), length
 
 
 def fill_rows(sizes, length):

@@ -19,6 +19,7 @@ import prefix_tree
 import ranks
 import records
 
+COUNTED_BATCHES = 16  # micro-batches whose nodes are counted to find the largest: those with most tokens
 NUMBERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and how clusters announce that time is up
 
 
@@ -145,8 +146,33 @@ class StepWatch:
             records.write_jsonl(self.path, ({**head, **{key: row[key] for key in keys}} for row in rows))
 
 
+def list_batches(trainer):
+    """Return all micro-batches of a training in their order, each as the places of its rows in the training data."""
+    loader, batches = trainer.get_train_dataloader(), []
+    for epoch in range(math.ceil(trainer.args.num_train_epochs)):
+        loader.set_epoch(epoch)  # which alone, with the seed, decides about the order
+        batches += loader.batch_sampler
+    return batches
+
+
+def find_largest_batches(trainer):
+    """Return the micro-batch with the longest row and, last, the one with most nodes, as places in the training data.
+
+    Of many micro-batches only those with most tokens are merged into trees to count their nodes.
+    """
+    lengths, batches = [len(ids) for ids in trainer.train_dataset["input_ids"]], list_batches(trainer)
+    longest = max(batches, key=lambda places: max(lengths[place] for place in places))
+    batches.sort(key=lambda places: sum(lengths[place] for place in places), reverse=True)
+    return longest, max(batches[:COUNTED_BATCHES], key=lambda places: count_nodes(trainer, places))
+
+
+def count_nodes(trainer, places):
+    """Return the nodes of the tree of these training rows."""
+    return trainer.data_collator(list(trainer.train_dataset.select(places)))["input_ids"].numel()
+
+
 def probe_memory(trainer):
-    """Run the longest rows forward and backward once; while they do not fit, make the micro-batch smaller.
+    """Run the largest micro-batches forward and backward once; while they do not fit, make micro-batches smaller.
 
     Call it after trainer.accelerate. The effective batch, the weights and the random state stay as they are. Returns
     what came of it, for the run record; None on a CPU, and if the base is sharded: processes that are broken off while
@@ -155,9 +181,7 @@ def probe_memory(trainer):
     if not torch.cuda.is_available() or trainer.sharded:
         return None
     args, too_large = trainer.args, []
-    lengths = [len(ids) for ids in trainer.train_dataset["input_ids"]]
-    longest = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    while not fits_memory(trainer, longest[: args.per_device_train_batch_size]):
+    while not all(fits_memory(trainer, places) for places in find_largest_batches(trainer)):
         size = args.per_device_train_batch_size
         if size == 1:
             records.stop("not enough GPU memory for a single row: set GRADIENT_CHECKPOINTING to True in finetune.py")

@@ -1,6 +1,7 @@
 """trl's SFTTrainer over prefix trees: batches merged into trees, loss on chosen tokens, validation by label scoring."""
 
 import collections
+import functools
 from pathlib import Path
 
 import accelerate
@@ -100,11 +101,9 @@ class TreeTrainer(trl.SFTTrainer):
         """
         if not torch.cuda.is_available():
             return None
-        rows = self.train_dataset.select(range(min(self.args.per_device_train_batch_size, len(self.train_dataset))))
-        nodes = self.data_collator(list(rows))["input_ids"].numel()
+        nodes = safeguards.count_nodes(self, safeguards.find_largest_batches(self)[-1])
         self.model.train()  # all modules: a loaded base is in evaluation mode, and a later change would compile again
-        # The trainer walks over all parameters several times a step, and thousands of modules take longer than a step.
-        parameters = list(self.model.parameters())
+        parameters = list(self.model.parameters())  # the trainer walks over them, longer than a step takes on the GPU
         self.model.parameters = lambda recurse=True: iter(parameters)
         plan = self.plan_training(nodes, checkpoint, dropout)
         linear_layers.fuse_linears(self.model, plan["dense_weights"])
@@ -115,8 +114,9 @@ class TreeTrainer(trl.SFTTrainer):
         elif plan["checkpoint"]:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if plan["graphs"]:
-            weights = [weight for weight in self.model.parameters() if weight.requires_grad]
-            self.step_graphs = cuda_graphs.StepGraphs(self.run_step, weights)
+            weights = [weight for weight in parameters if weight.requires_grad]
+            count_bytes = functools.partial(acceleration.count_activation_bytes, self.model.config)
+            self.step_graphs = cuda_graphs.StepGraphs(self.run_step, weights, count_bytes)
         return plan
 
     def plan_training(self, nodes, checkpoint, dropout):

@@ -314,7 +314,7 @@ def test_recorded_steps_equal_plain_steps():
         loss.backward()
         return loss.detach()
 
-    graphs = cuda_graphs.StepGraphs(run_step, [weight])
+    graphs = cuda_graphs.StepGraphs(run_step, [weight], lambda nodes: 0)
     for step, rows in enumerate((4, 4, 2, 4, 6, 2)):
         if step == 4:
             graphs.release()
@@ -343,9 +343,10 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
         "record_graph",
         lambda run, inputs, pool, stream: (recorded.append(run(inputs)), inputs, None),
     )
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (5, 99))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(acceleration, "spare_memory", lambda: 7)
     weight = torch.nn.Parameter(torch.ones(2))
-    graphs = cuda_graphs.StepGraphs(lambda inputs: inputs["input_ids"].numel(), [weight])
+    graphs = cuda_graphs.StepGraphs(lambda inputs: inputs["input_ids"].numel(), [weight], lambda nodes: nodes)
 
     def step(rows):
         return graphs({"input_ids": torch.zeros(1, 8 * rows), "chain": torch.zeros(rows, 8)})
@@ -357,13 +358,15 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
     step(5)
     step(2)
     assert recorded == [24, 16, 40, 16]
-    graphs.make_room(5)  # is there
+    graphs.make_room(7)  # is there
     step(2)
     assert recorded == [24, 16, 40, 16]
-    graphs.make_room(6)
+    graphs.make_room(8)
     step(2)
     assert recorded == [24, 16, 40, 16, 40, 16]
-    graphs({"input_ids": torch.zeros(1, 8), "chain": torch.zeros(1, 8)})  # another kind, outside of their memory
+    graphs({"input_ids": torch.zeros(1, 7), "chain": torch.zeros(1, 7)})  # another kind, which fits beside them
+    assert len(graphs.graphs) == 2
+    graphs({"input_ids": torch.zeros(1, 9), "chain": torch.zeros(1, 9)})
     assert graphs.graphs == {}
     graphs.forget()
     assert step(2) == 16 and len(recorded) == 6  # runs as it is, as if for the first time

@@ -238,3 +238,11 @@ def test_rows_of_few_chains_get_the_length_that_leaves_least_empty():
     assert prefix_tree.pack_rows({0: 120, 1: 40})[1] == 128  # 112 is too short
     assert prefix_tree.pack_rows({number: 100 for number in range(11)})[1] == 128  # many nodes: one length for all
     assert prefix_tree.pack_rows({0: 130, 1: 10})[1] == 256
+
+
+def test_of_many_rows_the_number_is_even():
+    """Each number of rows is a shape of batch, which costs time to record."""
+    for chains in (1, 3, 63, 64, 65, 101):
+        rows, length = prefix_tree.pack_rows({number: 120 for number in range(chains)})
+        assert len(rows) == chains + (chains in (65, 101)) and length == 128
+        assert sum(rows, []) == list(range(chains))

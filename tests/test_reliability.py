@@ -431,14 +431,37 @@ def limited(build, monkeypatch):
 def test_the_probe_halves_the_micro_batch_and_keeps_the_effective_batch(limited, capsys):
     trainer, record, tried = limited(3, MICRO_BATCH_SIZE=8)
     assert record == {"micro_batch_size": 2, "too_large": [8, 4]}
-    assert [rows for rows, _ in tried] == [8, 4, 2]
+    assert [rows for rows, _ in tried] == [8, 4, 2, 2]  # both of the largest: by their longest row, and by all rows
     args = trainer.args
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 4)
     assert trainer.get_total_train_batch_size(args) == 8
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     assert len(lines) == 2 and "now 2 rows, batch of 8 rows unchanged" in lines[1]
     longest = max(len(ids) for ids in trainer.train_dataset["input_ids"])
-    assert {depth for _, depth in tried} == {longest - 2}  # the last token needs no node; depths start at 0
+    assert {depth for _, depth in tried[:3]} == {longest - 2}  # the last token needs no node; depths start at 0
+
+
+def test_the_largest_batches_are_found_among_those_of_the_training(build, monkeypatch):
+    """A micro-batch of the longest rows of all would need several times the memory that training does."""
+    trainer = build(MICRO_BATCH_SIZE=4)
+    trainer.args.num_train_epochs = 2.0
+    batches = safeguards.list_batches(trainer)
+    longest, largest = safeguards.find_largest_batches(trainer)
+    seen, trained = [], training.TreeCollator.__call__
+
+    def collate(self, rows):
+        inputs = trained(self, rows)
+        seen.append((inputs.get("places"), inputs["input_ids"].numel(), max(len(row["input_ids"]) for row in rows)))
+        return inputs
+
+    monkeypatch.setattr(training.TreeCollator, "__call__", collate)
+    trainer.train()
+    seen = [batch for batch in seen if batch[0] is not None]  # not those of the validation
+    assert [places for places, _, _ in seen] == batches and len(batches) == 2 * 18
+    assert batches[:18] != batches[18:]  # another order in each epoch
+    counts = {tuple(places): (nodes, length) for places, nodes, length in seen}
+    assert counts[tuple(largest)][0] == max(nodes for nodes, _ in counts.values())
+    assert counts[tuple(longest)][1] == max(length for _, length in counts.values())
 
 
 def test_of_several_processes_one_alone_says_what_the_probe_found(limited, capsys, monkeypatch):
@@ -449,7 +472,7 @@ def test_of_several_processes_one_alone_says_what_the_probe_found(limited, capsy
 
 def test_the_probe_tries_a_micro_batch_that_fits_once_and_keeps_odd_batches_whole(limited):
     _, record, tried = limited(99)
-    assert record == {"micro_batch_size": 8, "too_large": []} and len(tried) == 1
+    assert record == {"micro_batch_size": 8, "too_large": []} and len(tried) == 2
     trainer, record, _ = limited(2, MICRO_BATCH_SIZE=9, EFFECTIVE_BATCH_SIZE=9)
     assert record == {"micro_batch_size": 1, "too_large": [9, 3]}
     assert trainer.args.gradient_accumulation_steps == 9
@@ -495,7 +518,7 @@ def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert safeguards.probe_memory(trainer)["micro_batch_size"] == 4
     assert trainer.step_graphs.forgotten == 1
-    assert len(trainer.step_graphs.calls) == 3  # what fits is compiled, then recorded
+    assert len(trainer.step_graphs.calls) == 5  # what fits is compiled, then recorded: twice
     assert "items" in trainer.step_graphs.calls[0] and "places" not in trainer.step_graphs.calls[0]
 
 

@@ -99,7 +99,7 @@ class StepGraphs:
 
     def release(self):
         """Give the memory of all recorded steps back; they are recorded again when they come up."""
-        torch.cuda.synchronize()  # for a step that still runs: memory in expandable segments goes without waiting for it
+        torch.cuda.synchronize()  # a step may still run, and expandable segments are freed without waiting for it
         self.graphs = {}
         self.pool = torch.cuda.graph_pool_handle()  # one for all recorded steps: no two are alive at a time
         torch.cuda.empty_cache()
@@ -125,7 +125,7 @@ class StepGraphs:
         kind = (rows == 1, length)  # code is compiled anew for a single row, and for another row length
         if kind not in self.compiled:
             self.compiled.add(kind)
-            self.make_room(self.count_bytes(inputs["input_ids"].numel()))  # it cannot use the memory of what is recorded
+            self.make_room(self.count_bytes(inputs["input_ids"].numel()))  # recorded steps share no memory with it
             return run_aside(self.run_step, inputs, self.stream)
         shape = measure(inputs)
         if shape not in self.graphs:

@@ -20,7 +20,7 @@ import tree_attention
 # ---------------------------------------------------------------- settings
 TRUNK_MULTIPLE = 32  # nodes; few distinct shapes, and aligned matrix products
 SMALL_MULTIPLE = 16  # nodes; row length if all chains fit into one row
-SMALL_TREE = 1024  # nodes of chains, up to which other row lengths are tried: a row half full counts for more there
+SMALL_TREE = 896  # nodes of chains, up to which other row lengths are tried: a row half full counts for more there
 EVEN_ROWS = 64  # rows of chains, from which their number is made even: half as many shapes to record in CUDA graphs
 MIN_SHARED = 4  # sequences; a prefix that fewer share is cheaper to repeat than to score against every node
 # --------------------------------------------------------------------------

@@ -36,7 +36,8 @@ import training
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/train_throughput.json"  # of this run
-WARMUP_STEPS = {"ours": 24, "trl": 3, "published": 5, "unsloth": 5}  # ours: most shapes of batch are recorded by then
+WARMUP_STEPS = {"ours": 24, "trl": 3, "published": 5, "unsloth": 5}
+WARMUP_ROWS = 2560  # ours, at least: most shapes of batch are recorded by then
 MEASURED_STEPS = {"ours": 24, "trl": 5, "published": 15, "unsloth": 15}
 JOB_ROWS = 8000  # of the published job, 4,000 x 2 epochs: its rate with compiling, without start and validation
 SEED = 0  # of the rows
@@ -145,10 +146,10 @@ def accelerate(trainer):
 def measure(name, model_dir, tokenizer):
     """Return the figures of one setting."""
     recipe, batch, options = SETTINGS[name]
-    limit = options.get("limit_gib")
-    device_gib = torch.cuda.get_device_properties(0).total_memory / 2**30
-    torch.cuda.set_per_process_memory_fraction(limit / device_gib if limit else 1.0)
-    timer = StepTimer(WARMUP_STEPS[recipe], MEASURED_STEPS[recipe])
+    limit, device = options.get("limit_gib"), torch.cuda.get_device_properties(0)
+    torch.cuda.set_per_process_memory_fraction(limit * 2**30 / device.total_memory if limit else 1.0)
+    warmup = max(WARMUP_STEPS[recipe], WARMUP_ROWS // batch if recipe == "ours" else 0)
+    timer = StepTimer(warmup, MEASURED_STEPS[recipe])
     rows = workload.make_rows(tokenizer, batch * timer.last, SEED)
     build, option = (build_ours, options.get("micro")) if recipe == "ours" else (build_trl, recipe)
     with tempfile.TemporaryDirectory() as folder:
@@ -158,14 +159,14 @@ def measure(name, model_dir, tokenizer):
         timer.started = time.time()
         plan = accelerate(trainer) if recipe == "ours" else None
         trainer.train()
-    seconds = (timer.marks[-1] - timer.marks[0]) / MEASURED_STEPS[recipe]
-    warm = timer.marks[0] - timer.started
+    seconds, warm = (timer.marks[-1] - timer.marks[0]) / MEASURED_STEPS[recipe], timer.marks[0] - timer.started
     tokens = sum(map(len, training.encode_rows(tokenizer, rows)["input_ids"])) / len(rows)
     return {
         "samples_per_second": batch / seconds,
         "seconds_per_step": seconds,
+        "warmup_steps": warmup,
         "seconds_until_warm": warm,
-        "job_samples_per_second": JOB_ROWS / (warm + (JOB_ROWS / batch - timer.warmup) * seconds),
+        "job_samples_per_second": JOB_ROWS / (warm + (JOB_ROWS / batch - warmup) * seconds),
         "peak_gib": torch.cuda.max_memory_allocated() / 2**30,
         "reserved_gib": torch.cuda.max_memory_reserved() / 2**30,
         "flat_tokens_per_row": tokens,
@@ -196,7 +197,6 @@ def format_results(results):
 def describe():
     """Return what a reader needs to repeat a run."""
     return {
-        "warmup_steps": WARMUP_STEPS,
         "measured_steps": MEASURED_STEPS,
         "seed": SEED,
         "prompt_version": prompts.PROMPT_VERSION,

@@ -11,6 +11,7 @@ import types
 
 import peft
 import torch
+import torch._inductor.async_compile
 import torch.fx.experimental._config
 import torch.utils.checkpoint
 import transformers
@@ -86,6 +87,12 @@ def fuse_norms(model):
         if isinstance(module, transformers.models.gemma2.modeling_gemma2.Gemma2RMSNorm):
             module.register_buffer("scale", 1 + module.weight.detach().float(), persistent=False)
             module.forward = types.MethodType(normalise, module)
+
+
+def start_compilers():
+    """Start the processes that compile kernels side by side; it takes them seconds, in which weights can load."""
+    if COMPILE and torch.cuda.is_available():
+        torch._inductor.async_compile.AsyncCompile.use_process_pool()
 
 
 def compile_layers(model, checkpoint=False, preserve_rng=False):

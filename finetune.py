@@ -20,6 +20,7 @@ import peft
 import torch
 import transformers
 
+import acceleration
 import checkpoints
 import corpus
 import figures
@@ -127,13 +128,13 @@ def make_config(args, run_dir):
 
 def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False):
     """Load the base model, put a fresh adapter on it, and return the trainer."""
+    acceleration.start_compilers()
     columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS)
     columns["place"] = list(range(len(train_rows)))
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
     trainer = sharded_training.ShardTrainer if sharded else parallel_training.RankTrainer
-    load_base = sharded_training.load_base if sharded else modeling.load_base
     return trainer(
-        model=load_base(args.base_model),
+        model=(sharded_training if sharded else modeling).load_base(args.base_model),
         args=make_config(args, run_dir),
         train_dataset=datasets.Dataset.from_dict(columns),
         train_rows=train_rows,
@@ -215,8 +216,7 @@ def main(argv=None):
         tokenizer = modeling.load_tokenizer(args.base_model)
         record = describe_run(args, tokenizer, train_rows, val_rows)
         pairs = [(row["topic"], row["text"]) for row in train_rows + val_rows]
-        record["sharded"] = sharded
-        record["shortened_sentences"] = prompts.report_long(tokenizer, pairs)
+        record.update(sharded=sharded, shortened_sentences=prompts.report_long(tokenizer, pairs))
         if args.resume:
             checkpoints.check_same_run(run_dir, record)
     ranks.wait_for_ranks()  # until all have looked into the run folder: only then may one write to it

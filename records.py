@@ -3,6 +3,7 @@
 Standard library only.
 """
 
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -36,8 +37,10 @@ def run_script(main):
     Both are raised as exceptions, so that what is open is closed and temporary files go. If torchrun's first process
     fails, it ends the others by SIGTERM: these wait for the first where no handler would run, so they have none.
     """
+    gc.freeze()  # libraries stay: nothing of them is looked at again
+    gc.enable()  # until here, startup.py had it off, and another handler for Ctrl-C
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # until here, startup.py had another one
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("RANK", "0") == "0":
         signal.signal(signal.SIGTERM, interrupt)
     try:

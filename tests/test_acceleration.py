@@ -67,8 +67,8 @@ def test_torch_accepts_the_operators(base):
     linears = linear_layers.find_linears(base)[:2]
     weights = [tensor for linear in linears for tensor in linear_layers.list_tensors(linear)]
     width = linears[0].in_features
-    x, update, down = (torch.randn(shape, dtype=torch.bfloat16) for shape in ((5, width), (5, 8), (8, width)))
-    ups = [torch.randn(linear.out_features, 4, dtype=torch.bfloat16) for linear in linears]
+    shapes = (5, width), (5, 8), (8, width), *((linear.out_features, 4) for linear in linears)
+    x, update, down, *ups = (torch.randn(shape, dtype=torch.bfloat16, device=base.device) for shape in shapes)
     outputs = linear_layers.multiply_joined(x, update, ups, weights)
     for operator, inputs in (
         (linear_layers.multiply_joined, (x, update, ups, weights)),

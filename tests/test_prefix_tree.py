@@ -44,9 +44,8 @@ def build_model(quantised=False, folder=None, sharpness=8):
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, quantization_config=four_bit, dtype=torch.bfloat16, attn_implementation="eager"
-        )
+        options = {"quantization_config": four_bit, "dtype": torch.bfloat16, "attn_implementation": "eager"}
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map={"": "cpu"}, **options)
     model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
     generator = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():

@@ -74,10 +74,18 @@ def test_what_ignores_ctrl_c_goes_on_ignoring_it(start):
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
 
 
+def test_garbage_is_collected_again_once_a_script_runs(start):
+    done = start("import gc\nprint(gc.isenabled())\nrecords.run_script(lambda: print(gc.isenabled()))\n")
+    assert (done.returncode, done.stdout) == (0, "False\nTrue\n")
+
+
 def test_an_import_leaves_ctrl_c_to_the_program_that_runs(tmp_path):
     program = tmp_path / "program.py"
-    program.write_text("import signal, startup\nprint(signal.getsignal(signal.SIGINT) is signal.default_int_handler)\n")
-    assert run_script(program, tmp_path, ROOT).stdout == "True\n"
+    program.write_text(
+        "import gc, signal, startup\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, gc.isenabled())\n"
+    )
+    assert run_script(program, tmp_path, ROOT).stdout == "True True\n"
 
 
 def test_no_advice_for_the_authors_of_libraries_is_shown(tmp_path):

@@ -121,7 +121,7 @@ def build_trl(model_dir, rows, batch, folder, recipe):
         lora = peft.LoraConfig(**options, target_modules=finetune.LORA_TARGETS, task_type="CAUSAL_LM")
     if recipe == "published":
         model = peft.prepare_model_for_kbit_training(model)
-    columns = training.encode_rows(tokenizer, rows, whole_sequence=recipe == "published")
+    data = datasets.Dataset.from_dict(training.encode_rows(tokenizer, rows, whole_sequence=recipe == "published"))
     config = trl.SFTConfig(
         output_dir=folder,
         per_device_train_batch_size=batch,
@@ -133,7 +133,6 @@ def build_trl(model_dir, rows, batch, folder, recipe):
         save_strategy="no",
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    data = datasets.Dataset.from_dict(columns)
     return trl.SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora)
 
 
@@ -222,13 +221,14 @@ def choose_environment(name):
 
 def measure_apart(args):
     """Measure each setting in a process of its own, so that none inherits another's memory; return the record."""
-    results = {}
+    results, part = {}, f"{args.output}.part"  # of its own: the process may end after this one was stopped
     for name in args.only:
-        words = ["--model", args.model, "--output", args.output, "--only", name]
+        words = ["--model", args.model, "--output", part, "--only", name]
         subprocess.run([sys.executable, __file__, *words], check=True, env={**os.environ, **choose_environment(name)})
-        record = records.read_json(args.output, "run the benchmark again")
+        record = records.read_json(part, "run the benchmark again")
         record["results"] = results = {**results, **record["results"]}
         records.write_json(args.output, record)
+    Path(part).unlink()
     return record
 
 

@@ -7,16 +7,15 @@ import pytest
 import planner
 import training
 
-TOLERANCE = 0.15  # of the recorded peak; acceleration.py counts activations on the safe side
+TOLERANCE = 0.1  # of the recorded peak
 
 
-@pytest.mark.parametrize("name, batch", [("ours-32", 32), ("ours-64", 64), ("ours-128", 128), ("ours-256", 256)])
+@pytest.mark.parametrize("name, batch", [("ours-32", 32), ("ours-64", 64), ("ours-256", 256), ("ours-320", 320)])
 def test_memory_is_that_of_the_records(name, batch):
+    """All had the memory for 16-bit copies and all activations."""
     found = planner.read_training()[name]
-    plan = found["plan"]
-    estimate = planner.estimate_memory(
-        planner.make_config("gemma-2-9b-it"), batch, plan["dense_weights"], plan["checkpoint"]
-    )
+    assert found.get("plan", {"dense_weights": True})["dense_weights"]
+    estimate = planner.estimate_memory(planner.make_config("gemma-2-9b-it"), batch, dense=True, checkpoint=False)
     assert estimate == pytest.approx(found["peak_gib"], rel=TOLERANCE)
 
 

@@ -20,7 +20,7 @@ import gemma_layers
 import linear_layers
 
 # ---------------------------------------------------------------- settings
-COMPILE = True  # compile the decoder layers: about 30 s once, then twice the speed or more
+COMPILE = True  # compile the decoder layers: some seconds at each start, then twice the speed or more
 COMPILE_MIN_ROWS = 4000  # rows to score from which compiling pays; training always compiles
 COMPILED_BATCH_SIZE = 1024  # rows a forward pass of compiled layers, if so much GPU memory is left:
 COMPILED_BATCH_GB = 16.0
@@ -53,9 +53,20 @@ def count_activation_bytes(config, nodes):
     return nodes * config.num_hidden_layers * 2 * (4 * config.intermediate_size + 8 * config.hidden_size)
 
 
+def count_logits_bytes(config, count):
+    """Return the bytes that the loss at so many nodes takes: four times the logits in float32."""
+    return 4 * 4 * config.vocab_size * count
+
+
+def count_step_bytes(config, inputs):
+    """Return the bytes that a training step needs beside what is there before it, and a reserve."""
+    kept = count_activation_bytes(config, inputs["input_ids"].numel())
+    return kept + count_logits_bytes(config, len(inputs["keep"])) + RESERVE_GB * 1e9
+
+
 def count_validation_bytes(config, args):
-    """Return the bytes that validation needs: logits at two nodes a row, four times in float32, and a reserve."""
-    return 4 * 4 * config.vocab_size * 2 * args.per_device_eval_batch_size + RESERVE_GB * 1e9
+    """Return the bytes that validation needs, with two predicting nodes a row, and a reserve."""
+    return count_logits_bytes(config, 2 * args.per_device_eval_batch_size) + RESERVE_GB * 1e9
 
 
 def free_memory():

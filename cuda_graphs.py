@@ -87,7 +87,7 @@ class StepGraphs:
 
     run_step(inputs) computes a loss and adds its gradients to the weights' grad; it must be the same function of the
     same tensors each time. The first batch of a kind runs as it is, which compiles the kernels for its other shapes.
-    count_bytes(nodes): the GPU memory that it needs then.
+    count_bytes(inputs): the GPU memory that it needs then.
     """
 
     def __init__(self, run_step, weights, count_bytes):
@@ -126,7 +126,7 @@ class StepGraphs:
         kind = (rows == 1, length)  # code is compiled anew for a single row, and for another row length
         if kind not in self.compiled:
             self.compiled.add(kind)
-            self.make_room(self.count_bytes(inputs["input_ids"].numel()))  # recorded steps share no memory with it
+            self.make_room(self.count_bytes(inputs))  # recorded steps share no memory with it
             return run_aside(self.run_step, inputs, self.stream)
         shape = measure(inputs)
         if shape not in self.graphs:

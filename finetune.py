@@ -128,9 +128,9 @@ def make_config(args, run_dir):
 
 def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False):
     """Load the base model, put a fresh adapter on it, and return the trainer."""
-    acceleration.start_compilers()
-    columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS)
-    columns["place"] = list(range(len(train_rows)))
+    if not sharded:  # whose layers are not compiled
+        acceleration.start_compilers()
+    columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS) | {"place": list(range(len(train_rows)))}
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
     trainer = sharded_training.ShardTrainer if sharded else parallel_training.RankTrainer
     return trainer(

@@ -36,8 +36,9 @@ def run_script(main):
 
     Both are raised as exceptions, so that what is open is closed and temporary files go. If torchrun's first process
     fails, it ends the others by SIGTERM: these wait for the first where no handler would run, so they have none.
+    Garbage is collected from here on, but never what was there before: the libraries.
     """
-    gc.freeze()  # libraries stay: nothing of them is looked at again
+    gc.freeze()
     gc.enable()  # until here, startup.py had it off, and another handler for Ctrl-C
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -141,17 +141,19 @@ class StepWatch:
     def save_rows(self, head, places):
         """Write the rows of a step, which every process knows, each with what is in head (text: JSON has no NaN)."""
         keys = ("id", "topic", "text", "label")
-        rows = (self.rows[place] for place in places)
         if ranks.get_rank()[0] == 0:
-            records.write_jsonl(self.path, ({**head, **{key: row[key] for key in keys}} for row in rows))
+            rows = ({**head, **{key: self.rows[place][key] for key in keys}} for place in places)
+            records.write_jsonl(self.path, rows)
 
 
 def list_batches(trainer):
     """Return all micro-batches of a training in their order, each as the places of its rows in the training data."""
-    loader, batches = trainer.get_train_dataloader(), []
-    for epoch in range(math.ceil(trainer.args.num_train_epochs)):
+    loader, epochs, batches = trainer.get_train_dataloader(), trainer.args.num_train_epochs, []
+    for epoch in range(math.ceil(epochs)):
         loader.set_epoch(epoch)  # which alone, with the seed, decides about the order
-        batches += loader.batch_sampler
+        order, size = list(loader.batch_sampler), trainer.args.gradient_accumulation_steps
+        steps = math.ceil(len(order) / size)  # an epoch; of a last epoch that is only a part, the trainer makes fewer
+        batches += order[: size * (math.ceil(epochs * steps) - epoch * steps)]
     return batches
 
 
@@ -174,9 +176,8 @@ def count_nodes(trainer, places):
 def probe_memory(trainer):
     """Run the largest micro-batches forward and backward once; while they do not fit, make micro-batches smaller.
 
-    Call it after trainer.accelerate. The effective batch, the weights and the random state stay as they are. Returns
-    what came of it, for the run record; None on a CPU, and if the base is sharded: processes that are broken off while
-    they gather a layer cannot go on.
+    Call it after trainer.accelerate. The effective batch, the weights and the random state stay as they are. Returns a
+    part of the run record; None on a CPU, and if the base is sharded: what breaks off while it gathers cannot go on.
     """
     if not torch.cuda.is_available() or trainer.sharded:
         return None
@@ -203,6 +204,8 @@ def fits_memory(trainer, places):
     weights, fits = [weight for weight in trainer.model.parameters() if weight.requires_grad], True
     with torch.random.fork_rng([trainer.args.device] if trainer.args.device.type == "cuda" else []):  # dropout draws
         try:
+            if trainer.step_graphs is not None:
+                trainer.step_graphs.release()  # what the batch before this one left is not there in training either
             moments = [torch.empty_like(weight) for weight in 2 * weights]  # Adam's, which come at the first step
             if trainer.step_graphs is not None:
                 for _ in range(2):  # compiles what the first steps need, then records the largest of them

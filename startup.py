@@ -1,6 +1,6 @@
 """What a script imports first: libraries load faster, Ctrl-C ends that in one line, and needless advice is kept back.
 
-Where scripts are imported, by tests for example, all stays as it is. Standard library only.
+Where scripts are imported, by tests for example, Ctrl-C and garbage collection stay as they are. Standard library only.
 """
 
 import gc
@@ -23,9 +23,9 @@ def end_loading(number, frame):
     os._exit(128 + number)
 
 
-script = Path(getattr(sys.modules["__main__"], "__file__", None) or "").resolve()
-if script.parent == Path(__file__).resolve().parent:
-    gc.disable()  # until records.run_script: a fifth of the loading time is spent looking for garbage, and finds none
+script = getattr(sys.modules["__main__"], "__file__", None)  # none if Python reads the program from the command line
+if script is not None and Path(script).resolve().parent == Path(__file__).resolve().parent:
+    gc.disable()  # until records.run_script: a fifth of the loading time goes into looking for garbage, which is little
     # A shell lets what runs in the background ignore SIGINT; then another handler stands here.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_loading)  # until records.run_script

@@ -115,7 +115,7 @@ class TreeTrainer(trl.SFTTrainer):
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if plan["graphs"]:
             weights = [weight for weight in parameters if weight.requires_grad]
-            count_bytes = functools.partial(acceleration.count_activation_bytes, self.model.config)
+            count_bytes = functools.partial(acceleration.count_step_bytes, self.model.config)
             self.step_graphs = cuda_graphs.StepGraphs(self.run_step, weights, count_bytes)
         return plan
 

@@ -8,7 +8,9 @@ adapter is random. Writes all figures with versions and device to --output; prin
 """
 
 import argparse
+import os
 import statistics
+import tempfile
 import time
 
 import peft
@@ -82,6 +84,13 @@ def measure(model, tokenizer, encoded):
 
 def main(argv=None):
     args = parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(workload.empty_caches(folder))
+        run(args)
+
+
+def run(args):
+    """Measure, write the record and print the table."""
     tokenizer = workload.prepare_model(args)
     rows = workload.make_rows(tokenizer, ROWS, SEED)
     encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])

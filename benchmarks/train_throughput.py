@@ -72,6 +72,7 @@ def parse_args(argv):
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="settings to measure")
     parser.add_argument("--check", action="store_true", help="compare with the flat batch instead")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # one setting, in this process
     args = parser.parse_args(argv)
     if importlib.util.find_spec("unsloth") is None:  # optional: it is no dependency of this project
         args.only = [name for name in args.only if SETTINGS[name][0] != "unsloth"]
@@ -214,22 +215,19 @@ def check_parity(model_dir, tokenizer):
     return errors
 
 
-def choose_environment(name):
-    """Return the environment variables that a setting needs before its process starts."""
-    return SMALL_CARD if "limit_gib" in SETTINGS[name][2] else {}
-
-
 def measure_apart(args):
-    """Measure each setting in a process of its own, so that none inherits another's memory; return the record."""
-    results, part = {}, f"{args.output}.part"  # of its own: the process may end after this one was stopped
+    """Measure each setting in a process of its own, which inherits no memory and nothing compiled; return all."""
+    results = {}
     for name in args.only:
-        words = ["--model", args.model, "--output", part, "--only", name]
-        subprocess.run([sys.executable, __file__, *words], check=True, env={**os.environ, **choose_environment(name)})
-        record = records.read_json(part, "run the benchmark again")
+        with tempfile.TemporaryDirectory() as folder:
+            part, small = Path(folder) / "part.json", SMALL_CARD if "limit_gib" in SETTINGS[name][2] else {}
+            words = ["--model", args.model, "--output", str(part), "--only", name, "--here"]
+            environment = {**os.environ, **workload.empty_caches(folder), **small}
+            subprocess.run([sys.executable, __file__, *words], check=True, env=environment)
+            record = records.read_json(part, "run the benchmark again")
         record["results"] = results = {**results, **record["results"]}
         records.write_json(args.output, record)
-    Path(part).unlink()
-    return record
+    return results
 
 
 def main(argv=None):
@@ -237,12 +235,12 @@ def main(argv=None):
     tokenizer = workload.prepare_model(args)
     if args.check:
         records.write_json(args.output, {**describe(), "parity": check_parity(args.model, tokenizer)})
-    elif len(args.only) > 1 or not choose_environment(args.only[0]).items() <= os.environ.items():
-        print(f"\n{format_results(measure_apart(args)['results'])}")
-    else:
+    elif args.here:
         results = {args.only[0]: measure(args.only[0], args.model, tokenizer)}
         records.write_json(args.output, {**describe(), "results": results})
-        print(f"\n{format_results(results)}")
+        return
+    else:
+        print(f"\n{format_results(measure_apart(args))}")
     print(f"\nwrote {args.output}")
 
 

@@ -56,6 +56,11 @@ def prepare_model(args):
     return modeling.load_tokenizer(args.model)
 
 
+def empty_caches(folder):
+    """Return environment variables with which compilers find nothing of earlier runs: caches in this empty folder."""
+    return {"TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor", "TRITON_CACHE_DIR": f"{folder}/triton"}
+
+
 def gemma_config():
     """Return the published shape of google/gemma-2-9b-it."""
     return transformers.Gemma2Config(

@@ -174,7 +174,8 @@ def format_labelling(plan):
 
 def main(argv=None):
     args = parse_args(argv)
-    print(f"Training, {args.train_rows:,} rows x {args.train_epochs:g} epochs, start and validation aside (estimate)\n")
+    job = f"{args.train_rows:,} rows x {args.train_epochs:g} epochs"
+    print(f"Training, {job}, start, compiling and validation aside (estimate)\n")
     print(f"{format_training(args.train_rows, args.train_epochs)}\n")
     print(f"Labelling {args.sentences:,} sentences with {MEASURED_BASE} on {MEASURED_CARD} (estimate)\n")
     print(format_labelling(plan_labelling(args.sentences, args.gpus)))

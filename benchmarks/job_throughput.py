@@ -18,9 +18,8 @@ from pathlib import Path
 
 import workload
 
-import corpus
 import metrics
-import prompts
+import prepare_data
 import records
 
 # ---------------------------------------------------------------- settings
@@ -45,15 +44,10 @@ def parse_args(argv):
 
 def write_splits(folder, tokenizer):
     """Write the splits that finetune.py reads, as prepare_data.py does."""
-    rows = iter(workload.make_rows(tokenizer, sum(ROWS.values()), SEED))
+    rows = workload.make_rows(tokenizer, sum(ROWS.values()), SEED)
+    lines = (prepare_data.make_line({**row, "stance": row["label"]}) for row in rows)
     for name, count in ROWS.items():
-        records.write_jsonl(folder / f"{name}.jsonl", map(make_line, itertools.islice(rows, count)))
-
-
-def make_line(row):
-    """Return a row of a split file."""
-    prompt = prompts.build_prompt(row["topic"], row["text"])
-    return {"id": corpus.make_id(row["topic"], row["text"]), **row, "prompt": prompt, "source": "random"}
+        records.write_jsonl(folder / f"{name}.jsonl", itertools.islice(lines, count))
 
 
 def measure(model, data_dir):

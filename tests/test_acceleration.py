@@ -6,14 +6,18 @@ import bitsandbytes
 import functorch.compile
 import pytest
 import torch
+import transformers
 from torch._dynamo.backends.common import aot_autograd
 
 import acceleration
 import cuda_graphs
+import finetune
 import linear_layers
 import modeling
 import prefix_tree
+import sharded_training
 import test_prefix_tree
+import training
 from stopping import stop_message
 
 
@@ -346,7 +350,8 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(acceleration, "spare_memory", lambda: 7)
     weight = torch.nn.Parameter(torch.ones(2))
-    graphs = cuda_graphs.StepGraphs(lambda inputs: inputs["input_ids"].numel(), [weight], lambda nodes: nodes)
+    count = lambda inputs: inputs["input_ids"].numel()  # noqa: E731
+    graphs = cuda_graphs.StepGraphs(count, [weight], count)
 
     def step(rows):
         return graphs({"input_ids": torch.zeros(1, 8 * rows), "chain": torch.zeros(rows, 8)})
@@ -372,3 +377,28 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
     assert step(2) == 16 and len(recorded) == 6  # runs as it is, as if for the first time
     step(2)
     assert recorded[6:] == [16]
+
+
+def test_a_step_of_another_kind_needs_its_activations_its_logits_and_a_reserve():
+    config = transformers.Gemma2Config(vocab_size=100, hidden_size=8, intermediate_size=16, num_hidden_layers=2)
+    inputs = {"input_ids": torch.zeros(1, 5), "keep": torch.zeros(3)}
+    size = acceleration.count_step_bytes(config, inputs) - acceleration.RESERVE_GB * 1e9
+    assert size == acceleration.count_activation_bytes(config, 5) + 4 * 3 * 100 * torch.float32.itemsize
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_compilers_start_where_layers_are_compiled(monkeypatch, sharded):
+    """Before weights load; a sharded base is not compiled."""
+    started = []
+
+    def load_base(name):
+        raise LookupError(name)
+
+    monkeypatch.setattr(acceleration, "start_compilers", lambda: started.append(True))
+    monkeypatch.setattr(training, "encode_rows", lambda *args: {"input_ids": []})
+    for module in (modeling, sharded_training):
+        monkeypatch.setattr(module, "load_base", load_base)
+    args = finetune.parse_args(["--base-model", "none"])
+    with pytest.raises(LookupError):
+        finetune.build_trainer(args, None, None, [], [], sharded)
+    assert started == [True] * (not sharded)

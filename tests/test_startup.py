@@ -88,6 +88,14 @@ def test_an_import_leaves_ctrl_c_to_the_program_that_runs(tmp_path):
     assert run_script(program, tmp_path, ROOT).stdout == "True True\n"
 
 
+def test_a_program_from_the_command_line_is_no_script_of_this_project(tmp_path):
+    """It has no file, wherever it is started."""
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import startup, gc; print(gc.isenabled())"
+    command = [sys.executable, "-c", program, str(ROOT)]
+    done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+
+
 def test_no_advice_for_the_authors_of_libraries_is_shown(tmp_path):
     """peft loads bitsandbytes, which asks for a package, before this project's own modules can keep that back."""
     done = run_script(ROOT / "finetune.py", tmp_path)

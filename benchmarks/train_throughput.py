@@ -220,9 +220,11 @@ def measure_apart(args):
     results = {}
     for name in args.only:
         with tempfile.TemporaryDirectory() as folder:
-            part, small = Path(folder) / "part.json", SMALL_CARD if "limit_gib" in SETTINGS[name][2] else {}
-            words = ["--model", args.model, "--output", str(part), "--only", name, "--here"]
-            environment = {**os.environ, **workload.empty_caches(folder), **small}
+            part = f"{folder}/part.json"
+            words = ["--model", args.model, "--output", part, "--only", name, "--here"]
+            environment = {**os.environ, **workload.empty_caches(folder)}
+            if "limit_gib" in SETTINGS[name][2]:
+                environment.update(SMALL_CARD)
             subprocess.run([sys.executable, __file__, *words], check=True, env=environment)
             record = records.read_json(part, "run the benchmark again")
         record["results"] = results = {**results, **record["results"]}

@@ -459,10 +459,11 @@ def test_the_largest_batches_are_found_among_those_of_the_training(build, monkey
     monkeypatch.setattr(training.TreeCollator, "__call__", collate)
     trainer.train()
     seen = [batch for batch in seen if batch[0] is not None]  # not those of the validation
-    assert len(seen) <= count + 1  # one is made ready that a part of an epoch does not reach
+    assert len(seen) == count + (epochs % 1 > 0)  # of a part of an epoch, the batch after its last is made ready too
     seen = seen[:count]
     assert [places for places, _, _ in seen] == batches and len(batches) == count
-    assert batches[:10] != batches[18:28]  # another order in each epoch
+    second = batches[18:]
+    assert not second or batches[: len(second)] != second  # another order in each epoch
     counts = {tuple(places): (nodes, length) for places, nodes, length in seen}
     assert counts[tuple(largest)][0] == max(nodes for nodes, _ in counts.values())
     assert counts[tuple(longest)][1] == max(length for _, length in counts.values())

@@ -110,8 +110,8 @@ def read_record(name):
 
 
 def read_training():
-    """Return {setting: figures} of training, the newest of each."""
-    names = "h200-train-earlier.json", "h200-train.json", "h200-train-8gb.json"
+    """Return {setting: figures} of training."""
+    names = "h200-train.json", "h200-train-8gb.json"
     return {setting: figures for name in names for setting, figures in read_record(name)["results"].items()}
 
 

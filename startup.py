@@ -23,8 +23,8 @@ def end_loading(number, frame):
     os._exit(128 + number)
 
 
-script = getattr(sys.modules["__main__"], "__file__", None)  # none if Python reads the program from the command line
-if script is not None and Path(script).resolve().parent == Path(__file__).resolve().parent:
+script = getattr(sys.modules["__main__"], "__file__", None)  # or <stdin>, or none at all
+if script and Path(script).is_file() and Path(script).resolve().parent == Path(__file__).resolve().parent:
     gc.disable()  # until records.run_script: a fifth of the loading time goes into looking for garbage, which is little
     # A shell lets what runs in the background ignore SIGINT; then another handler stands here.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

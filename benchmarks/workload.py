@@ -53,6 +53,7 @@ def prepare_model(args):
         if not args.tokenizer:
             records.stop(f"{args.model} does not exist: give --tokenizer to build a random model there")
         build_gemma(args.model, transformers.AutoTokenizer.from_pretrained(args.tokenizer))
+        torch.cuda.empty_cache()  # processes that this one starts plan with the free memory
     return modeling.load_tokenizer(args.model)
 
 

@@ -7,7 +7,8 @@ import pytest
 import planner
 import training
 
-TOLERANCE = 0.1  # of the recorded peak
+TOLERANCE = 0.05  # of the recorded peak, as the README says
+NODES_TOLERANCE = 0.1
 
 
 @pytest.mark.parametrize("name, batch", [(f"ours-{n}", n) for n in (16, 32, 64, 128, 320)])
@@ -46,7 +47,7 @@ def test_trees_have_the_nodes_that_the_estimate_counts(gemma_tokenizer, monkeypa
         parts = [rows[start : start + batch] for start in range(0, len(rows), batch)]
         sizes = [training.TreeCollator(0)(part)["input_ids"].numel() for part in parts]
         nodes = planner.SHARED_NODES + (planner.PROMPT_NODES + planner.SENTENCE_TOKENS) * batch
-        assert nodes == pytest.approx(max(sizes), rel=TOLERANCE)
+        assert nodes == pytest.approx(max(sizes), rel=NODES_TOLERANCE)
 
 
 def test_cards_get_what_fits():

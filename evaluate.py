@@ -69,7 +69,7 @@ def parse_args(argv):
 def compare_runs(args):
     """Print and write the table of several evaluations, with mean and standard deviation."""
     found, run = evaluation_records.read_runs(args.runs)
-    note = modeling.DEMO_NOTE if run.get("demo") else None
+    note = run.get("note")
     output_dir = Path(args.output_dir or RUNS_RESULTS)
     records.make_folder(output_dir)
     result = analysis.compare_runs(found)
@@ -179,7 +179,8 @@ def run_models(args, base, adapter, splits):
         "mode": args.mode,
         "base_model": base,
         "adapter": adapter,
-        "demo": modeling.is_demo(base),
+        "demo": modeling.read_demo_note(base) is not None,
+        "note": modeling.read_demo_note(base),
         "prompt_version": prompts.PROMPT_VERSION,
         "shortened_sentences": prompts.report_long(tokenizer, questions["evaluation"][1].pairs),
         **compared,
@@ -227,7 +228,7 @@ def main(argv=None):
     table = parts["evaluation"]
     result = analysis.summarise(table)
     numbers = analysis.analyse(table, parts["validation"], parts["robustness"])
-    run["note"] = modeling.DEMO_NOTE if run.get("demo") else None
+    run.setdefault("note", None)
     print_report(result)
     print(f"\n{report.format_statistics(numbers)}\n")
     written += report.write_results(output_dir, run, table, result, numbers)

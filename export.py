@@ -148,7 +148,8 @@ def main(argv=None):
         "environment": records.describe_environment(),
     }
     write_model(output_dir, merged, tokenizer, base, record)
-    print(modeling.DEMO_NOTE + "\n" if run["demo"] else "", f"wrote the merged model to {output_dir}", sep="")
+    note = modeling.read_demo_note(base)
+    print(f"{note}\n" if note else "", f"wrote the merged model to {output_dir}", sep="")
 
 
 if __name__ == "__main__":

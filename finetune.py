@@ -45,7 +45,7 @@ EPOCHS = 2.0  # passes over train.jsonl
 LEARNING_RATE = 1e-4  # peak; linear warm-up, then linear decay to 0
 WARMUP = 0.03  # share of all steps
 EFFECTIVE_BATCH_SIZE = 32  # rows an optimiser step; published: 4
-MICRO_BATCH_SIZE = 32  # rows a forward pass; a smaller divisor of EFFECTIVE_BATCH_SIZE needs less memory
+MICRO_BATCH_SIZE = 32  # rows a forward pass at most; a smaller divisor of EFFECTIVE_BATCH_SIZE needs less memory
 MAX_GRAD_NORM = 1.0  # gradient clipping
 WHOLE_SEQUENCE_LOSS = False  # True: train on prompt tokens too, as published; False: on the answer alone
 GRADIENT_CHECKPOINTING = None  # True: recompute activations, slower but far less memory; None: if memory is short
@@ -66,21 +66,33 @@ def parse_args(argv):
     parser.add_argument("--run-dir", default=modeling.RUN_DIR, help="where results go (%(default)s)")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the data (%(default)s)")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="peak rate (%(default)s)")
+    size = "rows an optimiser step (%(default)s)"
+    parser.add_argument("--effective-batch-size", type=int, default=EFFECTIVE_BATCH_SIZE, help=size)
     parser.add_argument("--seed", type=int, default=SEED, help="random seed (%(default)s)")
     parser.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint of --run-dir")
     args = parser.parse_args(argv)
-    for flag, value in (("--epochs", args.epochs), ("--learning-rate", args.learning_rate)):
+    numbers = {
+        "--epochs": args.epochs,
+        "--learning-rate": args.learning_rate,
+        "--effective-batch-size": args.effective_batch_size,
+    }
+    for flag, value in numbers.items():
         if not 0 < value < float("inf"):
             records.stop(f"{flag} {value} is impossible: give a number above 0")
     return args
 
 
-def check_settings():
-    """Stop on constants that cannot be meant, or do not go with the number of processes."""
-    count = ranks.get_rank()[1]
-    if EFFECTIVE_BATCH_SIZE % (MICRO_BATCH_SIZE * count):
-        product = f"MICRO_BATCH_SIZE {MICRO_BATCH_SIZE}" + (f" x {count} processes" if count > 1 else "")
-        records.stop(f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {EFFECTIVE_BATCH_SIZE}: edit finetune.py")
+def find_micro_batch_size(effective):
+    """Return the rows a forward pass, for so many rows an optimiser step."""
+    return min(MICRO_BATCH_SIZE, effective)
+
+
+def check_settings(effective):
+    """Stop on constants that cannot be meant, or do not go with the processes or the rows an optimiser step."""
+    count, micro = ranks.get_rank()[1], find_micro_batch_size(effective)
+    if effective % (micro * count):
+        product = f"MICRO_BATCH_SIZE {micro}" + (f" x {count} processes" if count > 1 else "")
+        records.stop(f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {effective}: edit finetune.py")
     if SELECT_BY not in ("eval_accuracy", "eval_loss", "last"):
         records.stop(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
 
@@ -94,19 +106,19 @@ def load_rows(data_dir):
 
 def make_config(args, run_dir):
     """Return the trainer's settings. Validation and checkpoint each epoch; the best epoch is loaded at the end."""
-    on_gpu = torch.cuda.is_available()
+    on_gpu, micro = torch.cuda.is_available(), find_micro_batch_size(args.effective_batch_size)
     return parallel_training.RankConfig(
         output_dir=str(run_dir / "checkpoints"),
         num_train_epochs=args.epochs,
         learning_rate=args.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=WARMUP,
-        per_device_train_batch_size=MICRO_BATCH_SIZE,
-        per_device_eval_batch_size=2 * MICRO_BATCH_SIZE,  # without gradients twice the rows fit
-        gradient_accumulation_steps=EFFECTIVE_BATCH_SIZE // MICRO_BATCH_SIZE,
+        per_device_train_batch_size=micro,
+        per_device_eval_batch_size=2 * micro,  # without gradients twice the rows fit
+        gradient_accumulation_steps=args.effective_batch_size // micro,
         max_grad_norm=MAX_GRAD_NORM,
         gradient_checkpointing=bool(GRADIENT_CHECKPOINTING) and not on_gpu,  # on a GPU, trainer.accelerate does it
-        bf16=True,
+        bf16=modeling.compute_dtype() == torch.bfloat16,
         use_cpu=not on_gpu,
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
         seed=args.seed,
@@ -119,6 +131,7 @@ def make_config(args, run_dir):
         logging_steps=LOG_STEPS,
         logging_nan_inf_filter=False,  # the filter waits for the GPU at every step
         report_to="none",
+        disable_tqdm=True,  # safeguards.TrainingLines shows the progress
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=on_gpu,
@@ -132,8 +145,8 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
         acceleration.start_compilers()
     columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS) | {"place": list(range(len(train_rows)))}
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
-    trainer = sharded_training.ShardTrainer if sharded else parallel_training.RankTrainer
-    return trainer(
+    kind = sharded_training.ShardTrainer if sharded else parallel_training.RankTrainer
+    trainer = kind(
         model=(sharded_training if sharded else modeling).load_base(args.base_model),
         args=make_config(args, run_dir),
         train_dataset=datasets.Dataset.from_dict(columns),
@@ -148,8 +161,10 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
             target_modules=LORA_TARGETS,
             task_type="CAUSAL_LM",
         ),
-        callbacks=[safeguards.JsonlLog(run_dir / "log.jsonl")],
+        callbacks=[safeguards.JsonlLog(run_dir / "log.jsonl"), safeguards.TrainingLines()],
     )
+    trainer.remove_callback(transformers.PrinterCallback)  # prints log entries as dicts
+    return trainer
 
 
 def describe_run(args, tokenizer, train_rows, val_rows):
@@ -169,7 +184,7 @@ def describe_run(args, tokenizer, train_rows, val_rows):
         "environment": records.describe_environment(),
         "device": modeling.device_name(),
         "processes": ranks.get_rank()[1],
-        "demo": modeling.is_demo(args.base_model),
+        "demo": modeling.read_demo_note(args.base_model) is not None,
     }
 
 
@@ -209,7 +224,7 @@ def main(argv=None):
     sharded = sharded_training.take_over()
     ranks.join_ranks(even_alone=sharded)
     with ranks.first_rank_first():
-        check_settings()
+        check_settings(args.effective_batch_size)
         checkpoint = checkpoints.find_checkpoint(run_dir, args.resume)
         train_rows, val_rows = load_rows(args.data_dir)
         modeling.check_base(args.base_model)
@@ -231,7 +246,7 @@ def main(argv=None):
 
     interruption, started = safeguards.Interruption(word_remedy(argv, sharded)), time.time()
     trainer.add_callback(interruption)
-    note = modeling.DEMO_NOTE if record["demo"] else None
+    note = modeling.read_demo_note(args.base_model)
     with checkpoints.explain_full_disk(run_dir):
         with interruption:
             train(trainer, checkpoint)

@@ -16,8 +16,8 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
+import modeling
+import progress
 import prompts
 import provenance
 import ranks
@@ -114,6 +114,7 @@ def describe_run(adapter, base, store):
     adapter_files = [Path(adapter) / name for name in ADAPTER_FILES if (Path(adapter) / name).is_file()]
     return {
         "sentences or topics": store.hash_pairs(),
+        "compute precision": modeling.describe_precision()["compute"],
         "base model": [base, provenance.fingerprint_base(base)],
         "adapter": [records.hash_file(path) for path in adapter_files],
         "prompt": prompts.PROMPT_VERSION,
@@ -138,7 +139,7 @@ def read_parts(output, run, store):
             lines = (line for line in file if line.endswith(b"\n"))
             try:
                 started = json.loads(next(lines, b"{}")) or run
-                changed = [name for name in run if started[name] != run[name]]
+                changed = [name for name in run if started.get(name) != run[name]]
                 for entry in map(json.loads, [] if changed else lines):
                     keys, _ = store.read_block(entry["block"])
                     if entry["keys"] != keys or len(entry["answers"]) != len(keys):
@@ -210,7 +211,7 @@ def score_blocks(store, blocks, part, score, batch_size):
     total = sum(min(BLOCK_SIZE, store.size - block * BLOCK_SIZE) for block in blocks)
     name = "labelling" if count == 1 else f"labelling, process 1 of {count}"
     short = total >= SHORT_COUNTS  # a bar that counts to 1.00M, but not to 59.0
-    with part, tqdm(total=total, desc=name, unit="row", unit_scale=short, leave=False, disable=rank > 0) as bar:
+    with part, progress.open_progress(total, name, "row", short, disable=rank > 0) as bar:
         for block in blocks:
             keys, pairs = store.read_block(block)
             scores = score(pairs, batch_size=batch_size, bar=bar)

@@ -51,7 +51,7 @@ def check_quantisation(state):
     blocks = [state.blocksize, state.state2.blocksize if state.nested else SCALE_BLOCK]
     if state.quant_type != "nf4" or blocks != [WEIGHT_BLOCK, SCALE_BLOCK]:
         found = f"{state.quant_type} in blocks of {blocks[0]}"
-        records.stop(f"weights in {found} are not supported on a GPU: quantise to nf4 (QUANT_TYPE in modeling.py)")
+        records.stop(f"weights in {found} are not supported: quantise to nf4 (QUANT_TYPE in modeling.py)")
 
 
 def fuse_adapters(model):

@@ -132,7 +132,7 @@ def build_card(record, run, table, numbers):
 def push_adapter(folder, repository, private):
     """Push PUSHED_FILES of an adapter folder to a repository "user/name" of the Hub; stop on anything doubtful."""
     base = records.read_json(Path(folder) / "adapter_config.json", "train again")["base_model_name_or_path"]
-    if modeling.is_demo(base):
+    if modeling.read_demo_note(base):
         records.stop(f"{folder} is an adapter of the demo model, of no use to anybody: set PUSH_TO_HUB = None")
     if Path(base).is_dir() or Path(base).is_absolute():
         records.stop(f"{folder}/adapter_config.json names the folder {base}: write the base's name on the Hub there")

@@ -2,10 +2,12 @@
 
 import os
 import random
+import sys
 import warnings
 from pathlib import Path
 
 import peft
+import psutil
 import safetensors
 import torch
 import transformers
@@ -14,6 +16,7 @@ import linear_layers
 import prefix_tree
 import prompts
 import provenance
+import ranks
 import records
 import safeguards
 
@@ -21,6 +24,7 @@ import safeguards
 BASE_MODEL = "google/gemma-2-9b-it"  # hub name (name@commit for one version) or folder of the instruction-tuned base
 RUN_DIR = "outputs/gemma-2-9b-it-stance"  # where finetune.py leaves an adapter and evaluate.py, predict.py find it
 BASE_RESULTS = "outputs/base"  # where evaluate.py leaves what the base does without an adapter
+CPU_DTYPE = None  # "float32" or "bfloat16": what is computed in without a GPU; None: what the CPU multiplies natively
 
 # precision: QLoRA as published, and the only precision an adapter of this project is trained or used in
 QUANT_TYPE = "nf4"  # 4-bit NormalFloat
@@ -30,11 +34,11 @@ DOUBLE_QUANT = True  # quantise the quantisation constants too: 0.4 bits less pe
 CHECKED_TOKENS = 24  # of the two prompts on which a loaded base is compared with itself
 TREE_TOLERANCE = 0.25  # relative difference of their logits: bfloat16 rounds by some percent, a wrong mask changes all
 CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
+UNPACKED_SHARE = 0.5  # of the free main memory that unpacked copies of 4-bit weights may take
 # --------------------------------------------------------------------------
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # addressed to the libraries' authors
-DEMO_FILE = "demo_model.json"  # make_tiny_model.py leaves it in the model folder
-DEMO_NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
+DEMO_FILE = "demo_model.json"  # in the folder of a model that is there to try the scripts; tools/demo_model.py writes it
 MEMORY_REMEDY = "end other programs on the GPU (nvidia-smi lists them), or see with planner.py which GPU it takes"
 ACCESS_STEPS = (
     "1. accept the licence on the model's page at huggingface.co, 2. run `hf auth login`, 3. start again "
@@ -42,9 +46,16 @@ ACCESS_STEPS = (
 )
 
 
-def is_demo(base):
-    """Whether the base is the tiny model of make_tiny_model.py, whose numbers must never pass for results."""
-    return (Path(base) / DEMO_FILE).is_file()
+def read_demo_note(base):
+    """Return what every output says of a base that is there to try the scripts; None for any other base.
+
+    Numbers of such a model must never pass for results.
+    """
+    file = Path(base) / DEMO_FILE
+    if not file.is_file():
+        return None
+    described = records.read_json(file, f"make {base} again")
+    return described.get("note", "DEMO: a model to try the scripts with: do not report these numbers.")
 
 
 def load_tokenizer(base):
@@ -80,12 +91,15 @@ def check_base(base):
     if size > CPU_PARAMETER_LIMIT:
         records.stop(
             f"no CUDA GPU found and {base} has {size:,} parameters: run on a GPU (16 GB for gemma-2-9b), or try the "
-            "scripts on the tiny model with `make demo`"
+            "scripts on a small model with `make demo`"
         )
 
 
 def check_same_base(folder, base, tokenizer):
-    """Stop if an adapter was trained on another version of the base than this, or with another tokenizer."""
+    """Stop if an adapter was trained on another version of the base than this, or with another tokenizer.
+
+    Another compute precision, as that of a GPU is on many CPUs, is only a note.
+    """
     found = describe_base(base, tokenizer)
     record = records.read_json(Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)")
     for key in ("base_revision", "tokenizer"):
@@ -96,6 +110,9 @@ def check_same_base(folder, base, tokenizer):
             pinned = f"{base.partition('@')[0]}@{record['base_revision']}"
             remedy = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'
         records.stop(f"{folder} was trained with {key} {was} of {base}, here it is {now}: {remedy}")
+    was, now = record.get("precision", {}).get("compute"), describe_precision()["compute"]
+    if was != now and ranks.get_rank()[0] == 0:
+        print(f"note: {folder} was trained in {was}, this machine computes in {now}: probabilities differ a little")
 
 
 def count_weights(config):
@@ -104,8 +121,30 @@ def count_weights(config):
         return sum(weight.numel() for weight in transformers.AutoModelForCausalLM.from_config(config).parameters())
 
 
+def compute_dtype():
+    """Return the dtype in which models compute: bfloat16 on a GPU, on a CPU CPU_DTYPE or what it multiplies natively."""
+    if torch.cuda.is_available():
+        return torch.bfloat16
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if CPU_DTYPE is None:
+        return torch.bfloat16 if multiplies_bfloat16() else torch.float32
+    if CPU_DTYPE not in dtypes:
+        records.stop(f'CPU_DTYPE {CPU_DTYPE!r} is unknown: write "float32", "bfloat16" or None in modeling.py')
+    return dtypes[CPU_DTYPE]
+
+
+def multiplies_bfloat16():
+    """Return whether the CPU has instructions that multiply bfloat16 and PyTorch's oneDNN uses them.
+
+    Without such instructions PyTorch emulates them, at a small part of the speed of float32.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    native = ("avx512_bf16", "amx_bf16", "bf16")  # the last is Arm's
+    return torch.backends.mkldnn.is_available() and any(capabilities.get(name, False) for name in native)
+
+
 def load_base(base, shard=None):
-    """Load a base model in 4-bit NF4 for bfloat16 computation, on the GPU if there is one.
+    """Load a base model in 4-bit NF4, on the GPU if there is one, to compute in compute_dtype().
 
     shard: a function that takes the model, then loaded on the CPU, and deals its weights out to several GPUs. Source of
     the precision: QLoRA, https://arxiv.org/abs/2305.14314.
@@ -115,13 +154,13 @@ def load_base(base, shard=None):
         load_in_4bit=True,
         bnb_4bit_quant_type=QUANT_TYPE,
         bnb_4bit_use_double_quant=DOUBLE_QUANT,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=compute_dtype(),
     )
     with safeguards.explain_memory(f"load {base}", MEMORY_REMEDY):
         model = load_pretrained(
             transformers.AutoModelForCausalLM.from_pretrained,
             base,
-            dtype=torch.bfloat16,
+            dtype=compute_dtype(),
             use_safetensors=True,  # other weight files are pickles, which can run code
             quantization_config=quantisation,
             device_map={"": torch.cuda.current_device() if on_gpu and shard is None else "cpu"},
@@ -133,8 +172,21 @@ def load_base(base, shard=None):
             linear.support_avx512bf16_for_cpu = False
         if shard is not None:
             shard(model)
+        elif not on_gpu:
+            unpack_weights(model)
         check_tree(model, base)
     return model
+
+
+def unpack_weights(model):
+    """Keep unpacked copies of the 4-bit weights of a model on a CPU, if the main memory has room for them.
+
+    The copies hold the same numbers that bitsandbytes would unpack at each pass.
+    """
+    element = torch.finfo(model.dtype).bits // 8
+    size = element * sum(linear.in_features * linear.out_features for linear in linear_layers.find_linears(model))
+    if size <= UNPACKED_SHARE * psutil.virtual_memory().available:
+        linear_layers.fuse_linears(model, keep_dense=True)
 
 
 @torch.no_grad()
@@ -161,7 +213,8 @@ def check_tree(model, base):
 
 def describe_precision():
     """Return the precision of the base as run records hold it."""
-    return {"quant_type": QUANT_TYPE, "double_quant": DOUBLE_QUANT, "compute": "bfloat16"}
+    compute = str(compute_dtype()).removeprefix("torch.")
+    return {"quant_type": QUANT_TYPE, "double_quant": DOUBLE_QUANT, "compute": compute}
 
 
 def check_adapter(folder):
@@ -185,10 +238,11 @@ def check_adapter(folder):
             f"{folder} was trained with prompt version {record['prompt_version']}, prompts.py now builds "
             f"{prompts.PROMPT_VERSION}: restore prompts.py or train again"
         )
-    for key, now in (("labels", list(prompts.LABELS)), ("precision", describe_precision())):
-        if record[key] != now:
-            was = f"{folder} was trained with {key} {record[key]}"
-            records.stop(f"{was}, now they are {now}: restore them or train again")
+    here = describe_precision()
+    same_compute = {**record["precision"], "compute": here["compute"]}  # another rounds otherwise: check_same_base's note
+    for key, was, now in (("labels", record["labels"], list(prompts.LABELS)), ("precision", same_compute, here)):
+        if was != now:
+            records.stop(f"{folder} was trained with {key} {was}, now they are {now}: restore them or train again")
     return record
 
 
@@ -207,8 +261,7 @@ def load_adapter(model, folder):
     except (OSError, ValueError, safetensors.SafetensorError) as problem:
         reason = str(problem).strip().partition("\n")[0]
         records.stop(f"cannot load the adapter {folder} ({reason}): copy it again, or train again")
-    if torch.cuda.is_available():
-        linear_layers.fuse_adapters(model)
+    linear_layers.fuse_adapters(model)
     return model
 
 
@@ -229,6 +282,8 @@ def load_pretrained(loader, base, **options):
     name, revision = provenance.split_revision(base)
     if revision:
         options["revision"] = revision
+    if not sys.stderr.isatty():  # a bar in a log file is hundreds of lines
+        transformers.utils.logging.disable_progress_bar()
     try:
         return loader(name, trust_remote_code=False, **options)
     except (OSError, ValueError, safetensors.SafetensorError) as problem:

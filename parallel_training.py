@@ -22,7 +22,6 @@ class RankConfig(trl.SFTConfig):
         place = torch.cuda.current_device() if torch.cuda.is_available() and not self.use_cpu else None
         with ranks.hide_ranks():
             logging.getLogger("transformers.training_args").setLevel(logging.ERROR)  # it warns of processes left unused
-            self.disable_tqdm = bool(self.disable_tqdm)  # at that level None would mean: no progress bar
             super().__post_init__()
         self._n_gpu = min(self._n_gpu, 1)  # the model is on one GPU; the trainer multiplies the batch by all it sees
         if place is not None:

@@ -216,7 +216,7 @@ def label_table(args, record, tokenizer):
         print(f"\n{answers.format_summary(summary)}\n")
         low = sum(count["review"] for count in summary.values())
         print(f"review: {low:,} of {store.rows:,} rows have a confidence below {REVIEW_BELOW}")
-        figures.plot_shares(summary, picture, modeling.DEMO_NOTE if record["demo"] else None)
+        figures.plot_shares(summary, picture, modeling.read_demo_note(base))
         print(f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {args.output} and {picture.name}")
     ranks.leave_ranks()
 
@@ -238,8 +238,9 @@ def main(argv=None):
         answers.print_answer(load_scorer(args.adapter, base, tokenizer, 1), topic, text, args.explain, bar=False)
     else:
         answers.answer_lines(lambda: load_scorer(args.adapter, base, tokenizer, 1), topic, args.explain)
-    if record["demo"] and ranks.get_rank()[0] == 0:
-        print(modeling.DEMO_NOTE)
+    note = modeling.read_demo_note(base)
+    if note and ranks.get_rank()[0] == 0:
+        print(note)
 
 
 if __name__ == "__main__":

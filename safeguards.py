@@ -1,6 +1,6 @@
 """What ends a run in order: signals, losses that are no numbers, too little memory; the micro-batch that it takes.
 
-And the log of a training, which a killed run leaves whole.
+And the log of a training, which a killed run leaves whole, and its lines on the screen.
 """
 
 import contextlib
@@ -10,10 +10,12 @@ import math
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
 import transformers
+from tqdm import tqdm
 
 import prefix_tree
 import ranks
@@ -248,3 +250,57 @@ class JsonlLog(transformers.TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
                 file.flush()
                 os.fsync(file.fileno())  # before a checkpoint counts, the log up to it is on disk
+
+
+class TrainingLines(transformers.TrainerCallback):
+    """Print a line for each log entry of the trainer, and a progress bar below them on a terminal.
+
+    A line of training has the mean loss since the line before, the learning rate, the rows a second without what
+    validation and checkpoints take, and the time that is left with them.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.shown = state.is_world_process_zero
+        self.rows = args.per_device_train_batch_size * args.gradient_accumulation_steps  # a step, of all processes
+        self.first_step, self.started = state.global_step, time.monotonic()
+        self.begin_pace(state)
+        if self.shown:
+            steps = {"total": state.max_steps, "initial": state.global_step}
+            self.bar = tqdm(**steps, unit="step", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
+
+    def begin_pace(self, state):
+        """Count the rows a second from this step on."""
+        self.pace_step, self.pace_started = state.global_step, time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.shown:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not self.shown or not logs:
+            return
+        if "eval_loss" in logs:
+            quality = f"loss {logs['eval_loss']:.4f}, accuracy {logs['eval_accuracy']:.3f}"
+            self.print_line(f"epoch {state.epoch:.3g}: validation {quality}")
+        elif "loss" in logs:
+            now = time.monotonic()
+            pace = self.rows * (state.global_step - self.pace_step) / (now - self.pace_started)
+            left = (now - self.started) / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
+            step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
+            numbers = f"loss {logs['loss']:.4f}   rate {logs['learning_rate']:.1e}   {pace:.1f} rows/s"
+            self.print_line(f"{step}   {numbers}   {tqdm.format_interval(left)} left")
+            self.begin_pace(state)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.begin_pace(state)
+
+    def on_save(self, args, state, control, **kwargs):
+        self.begin_pace(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.shown:
+            self.bar.close()
+
+    def print_line(self, line):
+        tqdm.write(line)  # above the bar
+        sys.stdout.flush()

@@ -8,6 +8,7 @@ from tqdm import tqdm
 
 import cuda_graphs
 import prefix_tree
+import progress
 import prompts
 import records
 
@@ -38,7 +39,7 @@ def score_prompts(model, tokenizer, encoded, batch_size=None, bar=None):
 
     Sorting the prompts puts equal topics side by side, so a batch shares them; the result is in the order given.
     batch_size: rows a forward pass (None: SCORE_BATCH_SIZE), halved if the memory does not hold them.
-    bar: a tqdm that counts the rows; None: one of its own.
+    bar: progress.open_progress's, which counts the rows; None: one of its own.
     """
     size = batch_size or SCORE_BATCH_SIZE
     label_ids = prompts.encode_labels(tokenizer)
@@ -46,9 +47,11 @@ def score_prompts(model, tokenizer, encoded, batch_size=None, bar=None):
     parts, start = [], 0
     was_training = model.training
     model.eval()
-    with contextlib.nullcontext(bar) if bar is not None else tqdm(
-        total=len(order), desc="scoring", unit="row", leave=False, disable=len(order) <= size
-    ) as bar:
+    if bar is None:
+        counted = progress.open_progress(len(order), "scoring", "row", disable=len(order) <= size)
+    else:
+        counted = contextlib.nullcontext(bar)
+    with counted as bar:
         while start < len(order):
             sequences = [encoded[row] for row in order[start : start + size]]
             try:
@@ -114,20 +117,22 @@ def generate_replies(model, tokenizer, encoded):
     stop_ids = [tokenizer.eos_token_id, prompts.end_of_turn_id(tokenizer)]
     replies = []
     model.eval()
-    for start in tqdm(range(0, len(encoded), GENERATE_BATCH_SIZE), desc="generating", unit="batch", leave=False):
-        batch = encoded[start : start + GENERATE_BATCH_SIZE]
-        width = max(map(len, batch))
-        ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in batch])  # left padding
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
-        with prefix_tree.compute_precision(model):
-            output = model.generate(
-                input_ids=ids.to(model.device),
-                attention_mask=mask.to(model.device),
-                max_new_tokens=MAX_NEW_TOKENS,
-                do_sample=False,
-                eos_token_id=stop_ids,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        replies += tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    with progress.open_progress(len(encoded), "generating", "row") as bar:
+        for start in range(0, len(encoded), GENERATE_BATCH_SIZE):
+            batch = encoded[start : start + GENERATE_BATCH_SIZE]
+            width = max(map(len, batch))
+            ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in batch])  # left padding
+            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
+            with prefix_tree.compute_precision(model):
+                output = model.generate(
+                    input_ids=ids.to(model.device),
+                    attention_mask=mask.to(model.device),
+                    max_new_tokens=MAX_NEW_TOKENS,
+                    do_sample=False,
+                    eos_token_id=stop_ids,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            replies += tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+            bar.update(len(batch))
     model.set_attn_implementation(attention)
     return replies

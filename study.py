@@ -227,7 +227,7 @@ def main(argv=None):
         prepare_splits(args, folder, run)
     for number, run in enumerate(runs, start=1):
         print(f"[{number}/{len(runs)}] {run.name}: {finish_run(args, folder, run, plan)}", flush=True)
-    note = modeling.DEMO_NOTE if modeling.is_demo(args.base_model) else None
+    note = modeling.read_demo_note(args.base_model)
     tables = {run: evaluation_records.read_records(folder / "runs" / run.name / "evaluation.jsonl") for run in runs}
     sizes = {run: len(corpus.load_split(folder / "data" / run.data / "train.jsonl")) for run in runs}
     result, texts = {"note": note, "plan": plan}, []

@@ -100,13 +100,15 @@ class TreeTrainer(trl.SFTTrainer):
         checkpoint: True or False, or None to decide by the free memory. dropout: whether the adapter has any.
         """
         if not torch.cuda.is_available():
+            linear_layers.fuse_adapters(self.model)
             return None
         nodes = safeguards.count_nodes(self, safeguards.find_largest_batches(self)[-1])
         self.model.train()  # all modules: a loaded base is in evaluation mode, and a later change would compile again
         parameters = list(self.model.parameters())  # the trainer walks over them, longer than a step takes on the GPU
         self.model.parameters = lambda recurse=True: iter(parameters)
         plan = self.plan_training(nodes, checkpoint, dropout)
-        linear_layers.fuse_linears(self.model, plan["dense_weights"])
+        if plan["dense_weights"] or plan["compiled"]:
+            linear_layers.fuse_linears(self.model, plan["dense_weights"])
         linear_layers.fuse_adapters(self.model)
         self.model.enable_input_require_grads()  # the first layer compiles like the others, and checkpoints need it
         if plan["compiled"]:

@@ -18,6 +18,7 @@ import transformers
 import tree_attention
 
 # ---------------------------------------------------------------- settings
+FEW_SHAPES = None  # pad trees to sizes that come again, as a GPU wants, which compiles and records; None: on a GPU
 TRUNK_MULTIPLE = 32  # nodes; few distinct shapes, and aligned matrix products
 SMALL_MULTIPLE = 16  # nodes; row length if all chains fit into one row
 SMALL_TREE = 896  # nodes of chains, up to which other row lengths are tried: a row half full counts for more there
@@ -54,9 +55,10 @@ class MaskCarrier(NamedTuple):
 def merge_prefixes(sequences, pad_id, multiple=None):
     """Merge token sequences (non-empty lists of int) into a PrefixTree.
 
-    multiple: the trunk is padded to a multiple of so many nodes (None: TRUNK_MULTIPLE).
+    multiple: the trunk is padded to a multiple of so many nodes (None: TRUNK_MULTIPLE, or 1 without few shapes).
     """
-    multiple = multiple or TRUNK_MULTIPLE
+    few_shapes = torch.cuda.is_available() if FEW_SHAPES is None else FEW_SHAPES
+    multiple = multiple or (TRUNK_MULTIPLE if few_shapes else 1)
     order = sorted(range(len(sequences)), key=sequences.__getitem__)  # equal prefixes become neighbours
     ordered = [sequences[index] for index in order]
     shared = extend_shared(list(map(len, ordered)), count_shared(ordered))
@@ -77,7 +79,8 @@ def merge_prefixes(sequences, pad_id, multiple=None):
     pad = max(-len(ids) % multiple, multiple - len(ids))
     end += range(len(ids) + 1, len(ids) + pad + 1)  # a padding node sees itself: a row that sees nothing would be NaN
     ids, depth = ids + [pad_id] * pad, depth + [0] * pad
-    return add_chains(sequences, paths, PrefixTree(ids, depth, list(range(len(ids))), end, [], []), pad_id)
+    trunk = PrefixTree(ids, depth, list(range(len(ids))), end, [], [])
+    return add_chains(sequences, paths, trunk, pad_id, few_shapes)
 
 
 def count_shared(ordered):
@@ -120,10 +123,10 @@ def close_nodes(end, nodes, size):
         end[node] = size
 
 
-def add_chains(sequences, paths, trunk, pad_id):
+def add_chains(sequences, paths, trunk, pad_id, few_shapes):
     """Return the tree of a padded trunk and the sequences' remaining tokens, packed into rows."""
     chains = {index: sequence[len(paths[index]) :] for index, sequence in enumerate(sequences)}
-    rows, length = pack_rows({index: len(chain) for index, chain in chains.items()})
+    rows, length = pack_rows({index: len(chain) for index, chain in chains.items()}, few_shapes)
     ids, depth, anchor, numbers = list(trunk.ids), list(trunk.depth), list(trunk.anchor), []
     nodes = [list(paths[index]) for index in range(len(sequences))]
     for row in rows:
@@ -141,17 +144,20 @@ def add_chains(sequences, paths, trunk, pad_id):
     return PrefixTree(ids, depth, anchor, trunk.end, numbers, nodes)
 
 
-def pack_rows(sizes):
+def pack_rows(sizes, few_shapes):
     """Pack chains, a dict of number to size, into rows of one length. Returns (rows, row length)."""
     longest, total, step = max(sizes.values()), sum(sizes.values()), tree_attention.ROW_LENGTH
-    if total <= step:
+    if not few_shapes:
+        lengths = range(max(longest, 1), max(longest, step) + 1)
+    elif total <= step:
         lengths = [-(-max(total, 1) // SMALL_MULTIPLE) * SMALL_MULTIPLE]
     else:
         lengths = [-(-longest // step) * step]
         if lengths == [step] and total <= SMALL_TREE:
             lengths += [length for length in (step - SMALL_MULTIPLE, step + SMALL_MULTIPLE) if length >= longest]
     rows, length = min(((fill_rows(sizes, one), one) for one in lengths), key=lambda pair: len(pair[0]) * pair[1])
-    return rows + [[]] * (len(rows) % 2 if len(rows) >= EVEN_ROWS else 0), length
+    odd = few_shapes and len(rows) >= EVEN_ROWS and len(rows) % 2
+    return rows + [[]] * odd, length
 
 
 def fill_rows(sizes, length):

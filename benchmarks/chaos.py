@@ -1,12 +1,12 @@
 """Stop and kill training runs at random places, resume them, and compare them with a run that was left alone.
 
-Works on a CPU with the tiny model of make_tiny_model.py and splits of prepare_data.py. A place is the n-th time that
+Works on a CPU with the tiny model of tests/tiny_model.py and splits of prepare_data.py. A place is the n-th time that
 the process opens, renames or deletes a file below the run folder, which happens at every log line and dozens of times
 while a checkpoint is saved. There the run gets SIGKILL, or SIGTERM and SIGKILL a few places on, most often while it
 saves. Writes what was found to --output and prints it.
 
-    PYTHONPATH=. python benchmarks/chaos.py
-    PYTHONPATH=. python benchmarks/chaos.py --base-model outputs/tiny-gemma2 --data-dir outputs/demo-data --kills 200
+    PYTHONPATH=.:tests python benchmarks/chaos.py
+    PYTHONPATH=.:tests python benchmarks/chaos.py --base-model outputs/tiny-gemma2 --data-dir outputs/demo-data --kills 200
 """
 
 import argparse
@@ -19,6 +19,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import tiny_model
 import torch
 
 import finetune
@@ -26,7 +27,7 @@ import modeling
 import records
 
 # ---------------------------------------------------------------- settings
-BASE_MODEL = "outputs/tiny-gemma2"  # folder of a tiny model
+BASE_MODEL = "outputs/tiny-gemma2"  # folder of a tiny model; built if it is not there
 DATA_DIR = "outputs/demo-data"  # folder of its splits
 OUTPUT = "benchmarks/results/chaos.json"  # of this run
 KILLS = 100  # in all, spread over as many runs as that takes
@@ -172,6 +173,8 @@ def main(argv=None):
     torch.set_num_threads(1)  # threads add up gradients in the order they finish
     for name, value in CONSTANTS.items():
         setattr(finetune, name, value)
+    if not Path(args.base_model).is_dir():
+        tiny_model.build(args.base_model)
     modeling.check_base(args.base_model)
     with tempfile.TemporaryDirectory() as folder:
         take_rows(args.data_dir, Path(folder), args.rows)

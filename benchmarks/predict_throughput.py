@@ -1,11 +1,11 @@
 """Measure predict.py on long tables: rows a second and peak memory, in a process of its own for each size.
 
-Builds a tiny Gemma-2 by make_tiny_model.py, smaller still, with a random adapter in --work-dir, and tables of random
+Builds a tiny Gemma-2 by tests/tiny_model.py, smaller still, with a random adapter in --work-dir, and tables of random
 words, every tenth row a repeat. The model is real but tiny: the figures say what reading, keeping, resuming and writing
 cost, not how fast gemma-2-9b is (score_throughput.py does). Writes all figures to --output; prints the table.
 
-    PYTHONPATH=. python benchmarks/predict_throughput.py
-    PYTHONPATH=. python benchmarks/predict_throughput.py --rows 10000 --output /tmp/predict_throughput.json
+    PYTHONPATH=.:tests python benchmarks/predict_throughput.py
+    PYTHONPATH=.:tests python benchmarks/predict_throughput.py --rows 10000 --output /tmp/predict_throughput.json
 """
 
 import argparse
@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 
 import peft
+import tiny_model
 import workload
 
 import corpus
 import finetune
 import labelling
-import make_tiny_model
 import metrics
 import modeling
 import prompts
@@ -55,8 +55,9 @@ def parse_args(argv):
 def build_adapter(folder, base):
     """Make a tiny model and a random adapter on it, in the form that finetune.py leaves."""
     for name, value in SIZES.items():
-        setattr(make_tiny_model, name, value)
-    make_tiny_model.main(["--output-dir", str(base)])
+        setattr(tiny_model, name, value)
+    if not base.is_dir():
+        tiny_model.build(base)
     lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
     peft.get_peft_model(modeling.load_base(str(base)), lora).save_pretrained(folder)
     record = {
@@ -116,7 +117,7 @@ def main(argv=None):
     build_adapter(folder, folder / "tiny-gemma2")
     record = {
         "rows": {},
-        "model": {"settings": SIZES, "note": modeling.DEMO_NOTE},
+        "model": {"settings": SIZES, "note": tiny_model.NOTE},
         "settings": {
             "SCORE_BATCH_SIZE": scoring.SCORE_BATCH_SIZE,
             "BLOCK_SIZE": labelling.BLOCK_SIZE,

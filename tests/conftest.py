@@ -37,14 +37,12 @@ EPOCHS = "6"  # the last two or three of them have learnt the task; their accura
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory):
     """Folder of a tiny Gemma-2, as text."""
-    import corpus
-    import make_tiny_model
+    import tiny_model
 
     folder = tmp_path_factory.mktemp("tiny") / "tiny-gemma2"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make_tiny_model, "STEPS", PRETRAINING_STEPS)
-        patch.setattr(corpus, "CORPUS", str(ROOT / corpus.CORPUS))
-        make_tiny_model.main(["--output-dir", str(folder)])
+        patch.setattr(tiny_model, "STEPS", PRETRAINING_STEPS)
+        tiny_model.build(folder)
     return str(folder)
 
 
@@ -107,19 +105,25 @@ def load_plain():
     import torch
     import transformers
 
-    def load(base, adapter=None):
+    import linear_layers
+    import modeling
+
+    def load(base, adapter=None, dtype=None):
+        dtype = dtype or modeling.compute_dtype()
         model = transformers.AutoModelForCausalLM.from_pretrained(
             base,
-            dtype=torch.bfloat16,
+            dtype=dtype,
             quantization_config=transformers.BitsAndBytesConfig(
                 load_in_4bit=True,
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=torch.bfloat16,
+                bnb_4bit_compute_dtype=dtype,
             ),
             device_map={"": 0 if torch.cuda.is_available() else "cpu"},
             attn_implementation="eager",
         )
+        for linear in linear_layers.find_linears(model):
+            linear.support_avx512bf16_for_cpu = False  # its kernel rounds to bfloat16, whatever the dtype
         return (model if adapter is None else peft.PeftModel.from_pretrained(model, adapter)).eval()
 
     return load
@@ -135,3 +139,69 @@ def flat_logits():
         return model(input_ids=torch.tensor([ids], device=model.device)).logits[0].float().cpu()
 
     return forward
+
+
+# ---------------------------------------------------------------- how far rounding brings results apart
+
+ROUNDING_FACTOR = 3  # results may differ by so many times the rounding that a test has measured
+
+
+@pytest.fixture(scope="session")
+def allow_rounding():
+    """A function that returns how far results may be apart that only rounding tells apart.
+
+    It takes a flat result, that is one without a tree, and the same computed in other ways that change its rounding: in
+    batches of another size, and in float32, since two sizes may happen to round alike. floor: what float32 rounds, or
+    what is lost where numbers are printed.
+    """
+
+    def allow(distance, flat, *others, floor=1e-5):
+        return ROUNDING_FACTOR * max(distance(other, flat) for other in others) + floor
+
+    return allow
+
+
+@pytest.fixture(scope="session")
+def in_float32():
+    """A function that returns a copy of a model that computes in float32, on the same NF4 weights and adapter."""
+    import copy
+
+    import torch
+
+    import linear_layers
+
+    def convert(model):
+        exact = torch.nn.Module.float(copy.deepcopy(model))  # that of transformers refuses 4-bit models
+        for linear in linear_layers.find_linears(exact):
+            linear.compute_dtype = linear.weight.quant_state.dtype = torch.float32
+        return exact
+
+    return convert
+
+
+@pytest.fixture(scope="session")
+def flat_ways(in_float32):
+    """A function that returns the logits [n, last, vocabulary] at the end of n sequences, flat, in three ways.
+
+    Each sequence alone, all in one padded batch, each alone in float32: they differ by nothing but rounding.
+    """
+    import torch
+
+    @torch.no_grad()
+    def forward(model, sequences, last, size):
+        found = []
+        for start in range(0, len(sequences), size):
+            batch = [torch.tensor(ids, device=model.device) for ids in sequences[start : start + size]]
+            ids, mask = (
+                torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+                for rows in (batch, [torch.ones_like(row) for row in batch])
+            )
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            found += [row[len(ids) - last : len(ids)].float().cpu() for row, ids in zip(logits, batch, strict=True)]
+        return torch.stack(found)
+
+    def run(model, sequences, last=1):
+        ways = (model, 1), (model, len(sequences)), (in_float32(model), 1)
+        return [forward(one, sequences, last, size) for one, size in ways]
+
+    return run

@@ -19,6 +19,7 @@ import prompts
 import records
 import report
 import scoring
+import tiny_model
 
 KEYS = ("accuracy", "micro_f1", "macro_f1")
 RECORD = '{"id": "1", "topic": "t", "text": "s", "label": "%s", "models": {%s}}\n'
@@ -198,7 +199,7 @@ def test_evaluation_tells_what_was_run(scored, tiny_model, trained_run, data_dir
     assert result["test_sha256"] == records.hash_file(f"{data_dir}/test.jsonl")
     assert result["prompt_version"] == prompts.PROMPT_VERSION
     assert result["shortened_sentences"] == 0
-    assert result["demo"] is True and result["note"] == modeling.DEMO_NOTE
+    assert result["demo"] is True and result["note"] == tiny_model.NOTE
     assert {"versions", "git"} <= set(result["environment"])
     assert result["seconds"] > 0 and result["answers_per_second"] > 0
 
@@ -216,7 +217,7 @@ def test_the_printed_tables_show_the_numbers(run_evaluate, tmp_path, capsys):
         for topic, part in numbers["topics"].items():
             assert [*topic.split(), f"{part['accuracy']:.3f}", f"{part['macro_f1']:.3f}", str(part["n"])] in lines
     assert ["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"] in lines
-    assert modeling.DEMO_NOTE in output.splitlines()
+    assert tiny_model.NOTE in output.splitlines()
 
 
 # ---------------------------------------------------------------- rescoring
@@ -262,7 +263,7 @@ def test_rescoring_in_place_keeps_the_record_of_the_run(run_evaluate, tmp_path, 
     assert after["metrics"] == before["metrics"]
     for key in ("base_model", "adapter", "mode", "demo", "note", "test_sha256"):
         assert after.get(key) == before[key], key
-    assert modeling.DEMO_NOTE in capsys.readouterr().out
+    assert tiny_model.NOTE in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content, expected", [
@@ -477,15 +478,15 @@ def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):
     assert values[0] == scored[2]["metrics"]["fine-tuned"]["accuracy"] > values[1]
     assert result["mean"]["accuracy"] == pytest.approx(sum(values) / 2)
     assert result["sd"]["accuracy"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
-    assert result["note"] == modeling.DEMO_NOTE
+    assert result["note"] == tiny_model.NOTE
     output = capsys.readouterr().out
     lines = [line.split() for line in output.splitlines()]
     assert [two, "fine-tuned", *(f"{result['runs'][two]['fine-tuned'][key]:.3f}" for key in KEYS), "24", "0"] in lines
     assert ["mean", "fine-tuned", *(f"{result['mean'][key]:.3f}" for key in KEYS)] in lines
-    assert modeling.DEMO_NOTE in output
+    assert tiny_model.NOTE in output
     for name in ("runs.md", "runs.tex"):
         text = (out / name).read_text(encoding="utf-8")
-        assert modeling.DEMO_NOTE in text and f"{result['sd']['macro_f1']:.3f}" in text
+        assert tiny_model.NOTE in text and f"{result['sd']['macro_f1']:.3f}" in text
 
 
 def test_one_run_shows_no_dash_for_its_spread(copied, tmp_path, capsys):
@@ -529,7 +530,7 @@ def test_a_card_is_written_beside_the_adapter_alone(home, tmp_path, capsys):
     evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
     text = (home / "README.md").read_text(encoding="utf-8")
     rows = records.read_jsonl(home / "evaluation.jsonl", (), "fix the test")
-    assert modeling.DEMO_NOTE in text and "library_name: peft" in text
+    assert tiny_model.NOTE in text and "library_name: peft" in text
     assert not any(row["text"] in text or row["topic"] in text for row in rows)
     assert "README.md" in capsys.readouterr().out.splitlines()[-1]
 
@@ -561,7 +562,7 @@ def test_base_alone(tiny_model, data_dir, scored, tmp_path, capsys):
     evaluate.main([*flags, "--output-dir", str(tmp_path)])
     rows, result = read_results(tmp_path)
     assert list(result["metrics"]) == ["base"] and result["adapter"] is None
-    assert result["demo"] is True and modeling.DEMO_NOTE in capsys.readouterr().out
+    assert result["demo"] is True and tiny_model.NOTE in capsys.readouterr().out
     assert [row["models"]["base"] for row in rows] == [row["models"]["base"] for row in scored[1]]
 
 

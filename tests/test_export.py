@@ -66,7 +66,7 @@ def test_merging_into_original_weights_adds_the_adapter_to_them(merged, trained_
 
 def test_the_record_says_how_far_answers_agree(merged, trained_run):
     record = records.read_json(merged / "export.json", "")
-    assert record["merged_into"] == "rounded" and record["demo"] and modeling.is_demo(merged)
+    assert record["merged_into"] == "rounded" and record["demo"] and modeling.read_demo_note(merged)
     assert set(record["agreement"]) == {"rounded", "original"}
     rounded, original = (record["agreement"][kind] for kind in ("rounded", "original"))
     assert rounded["rows"] == 24 and rounded["same_label"] == 1

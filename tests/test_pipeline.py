@@ -1,6 +1,5 @@
 """The whole pipeline as a user runs it: five commands in a folder, on a tiny model, without network and home folder."""
 
-import json
 import os
 import re
 import subprocess
@@ -17,19 +16,12 @@ import metrics
 import modeling
 import prompts
 import records
+import tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "hf_0123456789abcdefghijklmnopqrstuvwx"
 TOPIC, TEXT = "Vegans are right.", "It's all about finding a system that works for you."
 RUN = "outputs/demo"
-# make_tiny_model.py with too few steps to learn anything; it reads the sample corpus of the repository.
-TINY = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-import corpus, make_tiny_model
-corpus.CORPUS, make_tiny_model.STEPS = {str(ROOT / corpus.CORPUS)!r}, 4
-make_tiny_model.main([])
-"""
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +39,12 @@ def done(tmp_path_factory):
         "MPLCONFIGDIR": matplotlib.get_configdir(),  # or a list of fonts would be made in the new home, for seconds
     }  # fmt: skip
     outputs = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_model, "STEPS", 4)  # too few to learn anything
+        tiny_model.build(folder / "outputs" / "tiny-gemma2")
 
-    def run(script, *flags, code=None):
-        command = [sys.executable, "-c", code] if code else [sys.executable, str(ROOT / f"{script}.py"), *flags]
+    def run(script, *flags):
+        command = [sys.executable, str(ROOT / f"{script}.py"), *flags]
         result = subprocess.run(
             command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, timeout=300
         )
@@ -57,7 +52,6 @@ def done(tmp_path_factory):
         assert "Traceback" not in result.stderr
         outputs[script] = result.stdout
 
-    run("make_tiny_model", code=TINY)
     run("prepare_data", "--corpus", "my annotations.xlsx")
     run("finetune", "--base-model", "outputs/tiny-gemma2", "--run-dir", RUN, "--epochs", "1", "--learning-rate", "3e-3")
     run("evaluate", "--adapter", RUN)
@@ -112,7 +106,7 @@ def test_the_run_record(done):
     assert record["base_model"] == "outputs/tiny-gemma2" and record["demo"] is True
     assert record["prompt_version"] == prompts.PROMPT_VERSION and record["labels"] == list(prompts.LABELS)
     assert record["shortened_sentences"] == 0
-    assert record["precision"] == {"quant_type": "nf4", "double_quant": True, "compute": "bfloat16"}
+    assert record["precision"] == {"quant_type": "nf4", "double_quant": True, "compute": str(modeling.compute_dtype()).removeprefix("torch.")}
     assert record["data"] == {
         name: {"rows": rows, "sha256": records.hash_file(folder / "data" / f"{name}.jsonl")}
         for name, rows in (("train", 96), ("val", 12))
@@ -179,10 +173,9 @@ def test_the_predicted_line(done):
 
 def test_numbers_of_the_tiny_model_are_marked(done):
     folder, outputs = done
-    for script in ("make_tiny_model", "finetune", "evaluate", "predict"):
-        assert modeling.DEMO_NOTE in outputs[script].splitlines(), script
-    assert read(folder, f"{RUN}/evaluation.json")["note"] == modeling.DEMO_NOTE
-    assert json.loads((folder / "outputs/tiny-gemma2" / modeling.DEMO_FILE).read_text(encoding="utf-8"))["files"]
+    for script in ("finetune", "evaluate", "predict"):
+        assert tiny_model.NOTE in outputs[script].splitlines(), script
+    assert read(folder, f"{RUN}/evaluation.json")["note"] == tiny_model.NOTE
 
 
 def test_every_script_names_what_it_wrote(done):

@@ -21,6 +21,7 @@ import predict
 import prompts
 import records
 import scoring
+import tiny_model
 import workbook_reader
 from stopping import stop_below_bar
 
@@ -136,7 +137,7 @@ def test_one_sentence_gets_the_answer_of_evaluate(run, evaluated, capsys):
         run("--topic", record["topic"], "--text", record["text"])
         answer, note = capsys.readouterr().out.splitlines()
         label, *cells = answer.split()
-        assert cells[0::2] == ["p_pro", "p_con", "p_neu"] and note == modeling.DEMO_NOTE
+        assert cells[0::2] == ["p_pro", "p_con", "p_neu"] and note == tiny_model.NOTE
         assert all(len(value) == len("0.123") for value in cells[1::2])
         check_answer([label, *cells[1::2]], record)
         labels.add(label)
@@ -184,7 +185,7 @@ def test_lines_typed_on_a_terminal_are_answered(run, evaluated, typed, capsys):
     typed("", f" {first['topic']}", first["text"], "  ", change, second["text"], "/topic", first["topic"])
     run()
     hint, *lines, end, note = capsys.readouterr().out.splitlines()
-    assert "/topic" in hint and "Ctrl-D" in hint and end == "" and note == modeling.DEMO_NOTE
+    assert "/topic" in hint and "Ctrl-D" in hint and end == "" and note == tiny_model.NOTE
     assert len(lines) == 2
     for line, record in zip(lines, (first, second)):
         label, *cells = line.partition("  [")[0].split()
@@ -208,7 +209,7 @@ def test_a_dialogue_is_left_without_noise_while_the_model_loads(run, typed, monk
     typed(TOPIC)
     monkeypatch.setattr(predict, "load_scorer", load)
     run()
-    assert capsys.readouterr().out.splitlines() == ["", modeling.DEMO_NOTE]
+    assert capsys.readouterr().out.splitlines() == ["", tiny_model.NOTE]
 
 
 def test_the_topic_may_be_given_beforehand(run, asked, typed):
@@ -551,11 +552,9 @@ def test_an_older_output_is_replaced(run, asked, tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.csv", "out.csv", "out.stances.png"]
 
 
-def test_without_a_tiny_model_there_is_no_demo_note(trained_run, asked, tmp_path, capsys):
-    record = json.loads((trained_run / "run.json").read_text(encoding="utf-8"))
-    (tmp_path / "run.json").write_text(json.dumps({**record, "demo": False}))
-    (tmp_path / "adapter_model.safetensors").touch()
-    predict.main(["--adapter", str(tmp_path), "--topic", TOPIC, "--text", "one"])
+def test_without_a_demo_model_there_is_no_demo_note(trained_run, asked, capsys, monkeypatch):
+    monkeypatch.setattr(modeling, "read_demo_note", lambda base: None)
+    predict.main(["--adapter", str(trained_run), "--topic", TOPIC, "--text", "one"])
     assert capsys.readouterr().out == "pro  p_pro 0.500  p_con 0.300  p_neu 0.200\n"
 
 

@@ -9,8 +9,20 @@ import transformers
 
 import prefix_tree
 import training
+import tree_attention
 
 WINDOW = 12  # shorter than the test sequences, so that sliding layers differ from full ones
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["few shapes", "little padding"])
+def layout(request, monkeypatch):
+    """Each test of this file has trees as a GPU wants them, and as a CPU does."""
+    monkeypatch.setattr(prefix_tree, "FEW_SHAPES", request.param)
+
+
+@pytest.fixture
+def few_shapes(monkeypatch):
+    monkeypatch.setattr(prefix_tree, "FEW_SHAPES", True)
 
 
 def build_model(quantised=False, folder=None, sharpness=8):
@@ -101,7 +113,7 @@ def relative(value, reference):
     return ((value - reference).norm() / reference.norm()).item()
 
 
-def test_tree_structure_by_hand(monkeypatch):
+def test_tree_structure_by_hand(monkeypatch, few_shapes):
     monkeypatch.setattr(prefix_tree, "MIN_SHARED", 2)
     monkeypatch.setattr(prefix_tree, "TRUNK_MULTIPLE", 4)
     monkeypatch.setattr(prefix_tree, "SMALL_MULTIPLE", 4)
@@ -120,13 +132,13 @@ def test_equal_sequences_are_all_trunk(monkeypatch):
     assert tree.nodes == [[0, 1, 2], [0], [0, 1, 2]]
 
 
-def test_many_long_chains_make_long_rows():
+def test_many_long_chains_make_long_rows(few_shapes):
     tree = prefix_tree.merge_prefixes([[1] * 300, [2] * 300, [3] * 300, [4] * 90], pad_id=0)
     assert [len(row) for row in tree.chain] == [384, 384, 384, 384]
     assert tree.nodes[0][0] >= len(tree.end)
 
 
-def test_the_head_of_one_long_chain_goes_into_the_trunk():
+def test_the_head_of_one_long_chain_goes_into_the_trunk(few_shapes):
     tree = prefix_tree.merge_prefixes([[1] * 200, [2] * 100, [3] * 100, [4] * 90], pad_id=0)
     assert [len(row) for row in tree.chain] == [128] * 4
     assert [node < len(tree.end) for node in tree.nodes[0]] == [True] * 72 + [False] * 128
@@ -228,20 +240,48 @@ def test_an_ordinary_call_of_a_tree_model_is_refused():
         model(input_ids=torch.tensor([[1, 2, 3]]))
 
 
+def test_without_few_shapes_padding_is_the_least(monkeypatch):
+    monkeypatch.setattr(prefix_tree, "FEW_SHAPES", False)
+    monkeypatch.setattr(prefix_tree, "MIN_SHARED", 2)
+    tree = prefix_tree.merge_prefixes([[1, 2, 3, 3], [1, 2, 4, 5], [1, 6]], pad_id=0)
+    assert tree.ids == [1, 2, 3, 3, 4, 5, 6]
+    assert tree.end == [2, 2] and tree.chain == [[0, 0, 1, 1, 2]]
+    assert prefix_tree.pack_rows({0: 50, 1: 40, 2: 30, 3: 60}, few_shapes=False) == ([[3, 2], [0, 1]], 90)
+    assert prefix_tree.pack_rows({number: 120 for number in range(65)}, few_shapes=False)[1] == 120
+    assert prefix_tree.pack_rows({0: 130, 1: 10}, few_shapes=False) == ([[0], [1]], 130)
+
+
+@pytest.mark.parametrize("sharp", [1, 5])
+def test_attention_of_the_library_is_that_of_the_project(sharp):
+    """Values and gradients, with several rows, groups of heads, and nodes that see little."""
+    rows = [row["input_ids"] for row in random_rows(3, 60)]
+    mask = prefix_tree.tree_mask(prefix_tree.tree_inputs(prefix_tree.merge_prefixes(rows, pad_id=0)))
+    generator, count = torch.Generator().manual_seed(0), len(mask.trunk)
+    tensors = [sharp * torch.randn(count, heads, 16, generator=generator) for heads in (6, 2, 2)]
+    results = []
+    for attend in (tree_attention.attend_plainly, tree_attention.attend_by_library):
+        inputs = [tensor.clone().requires_grad_() for tensor in tensors]
+        output = attend(*inputs, mask, 0.25, *([None] if attend is tree_attention.attend_plainly else []))
+        results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
+    for expected, found in zip(*results, strict=True):
+        assert found.shape == expected.shape and relative(found, expected) <= 1e-5
+
+
 def test_rows_of_few_chains_get_the_length_that_leaves_least_empty():
     full, half = {0: 100, 1: 100, 2: 100}, {number: 56 for number in range(6)}
-    assert prefix_tree.pack_rows(full) == ([[0], [1], [2]], 112)
-    assert prefix_tree.pack_rows(half) == ([[0, 1], [2, 3], [4, 5]], 112)
-    assert prefix_tree.pack_rows({number: 72 for number in range(6)})[1] == 144
-    assert prefix_tree.pack_rows({0: 128, 1: 128})[1] == 128
-    assert prefix_tree.pack_rows({0: 120, 1: 40})[1] == 128  # 112 is too short
-    assert prefix_tree.pack_rows({number: 100 for number in range(11)})[1] == 128  # many nodes: one length for all
-    assert prefix_tree.pack_rows({0: 130, 1: 10})[1] == 256
+    assert prefix_tree.pack_rows(full, few_shapes=True) == ([[0], [1], [2]], 112)
+    assert prefix_tree.pack_rows(half, few_shapes=True) == ([[0, 1], [2, 3], [4, 5]], 112)
+    assert prefix_tree.pack_rows({number: 72 for number in range(6)}, few_shapes=True)[1] == 144
+    assert prefix_tree.pack_rows({0: 128, 1: 128}, few_shapes=True)[1] == 128
+    assert prefix_tree.pack_rows({0: 120, 1: 40}, few_shapes=True)[1] == 128  # 112 is too short
+    many = {number: 100 for number in range(11)}
+    assert prefix_tree.pack_rows(many, few_shapes=True)[1] == 128  # many nodes: one length for all
+    assert prefix_tree.pack_rows({0: 130, 1: 10}, few_shapes=True)[1] == 256
 
 
 def test_of_many_rows_the_number_is_even():
     """Each number of rows is a shape of batch, which costs time to record."""
     for chains in (1, 3, 63, 64, 65, 101):
-        rows, length = prefix_tree.pack_rows({number: 120 for number in range(chains)})
+        rows, length = prefix_tree.pack_rows({number: 120 for number in range(chains)}, few_shapes=True)
         assert len(rows) == chains + (chains in (65, 101)) and length == 128
         assert sum(rows, []) == list(range(chains))

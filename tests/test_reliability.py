@@ -98,7 +98,7 @@ def test_killed_runs_go_on_as_if_nothing_had_happened(tiny_model, data_dir, tmp_
     """SIGKILL and SIGTERM at random places, many of them while saving; in processes of their own."""
     command = [sys.executable, "benchmarks/chaos.py", "--base-model", tiny_model, "--data-dir", data_dir]
     command += ["--kills", "3", "--rows", "40", "--seed", "3", "--output", str(tmp_path / "chaos.json")]
-    settings = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    settings = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = records.read_json(tmp_path / "chaos.json", "fix the test")

@@ -8,6 +8,7 @@ The weights are dequantised from Q4_1 (4 bits a weight), so they differ a little
     python -m tools.demo_model --output-dir outputs/my-smollm2
 """
 
+import startup  # first: what follows takes seconds to load
 import argparse
 import subprocess
 import sys

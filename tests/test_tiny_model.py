@@ -1,6 +1,5 @@
-"""make_tiny_model.py: a folder in the form of gemma-2-9b-it, built the same way each time, without held-out text."""
+"""tiny_model.py: a folder in the form of gemma-2-9b-it, built the same way each time, without held-out text."""
 
-import json
 import random
 from pathlib import Path
 
@@ -9,11 +8,11 @@ import torch
 import transformers
 
 import corpus
-import make_tiny_model
 import modeling
 import prefix_tree
 import prepare_data
 import prompts
+import tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
@@ -53,10 +52,9 @@ def build(tmp_path_factory):
     def run(folder=None, **settings):
         folder = folder or tmp_path_factory.mktemp("tiny") / "model"
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(corpus, "CORPUS", ROOT / corpus.CORPUS)
             for name, value in {"STEPS": 2, **settings}.items():
-                patch.setattr(make_tiny_model, name, value)
-            make_tiny_model.main(["--output-dir", str(folder)])
+                patch.setattr(tiny_model, name, value)
+            tiny_model.build(folder)
         return folder
 
     return run
@@ -85,7 +83,7 @@ def splits():
 
 def test_folder_holds_a_small_bfloat16_gemma_2(folder, model):
     assert {path.name for path in folder.iterdir()} == FILES
-    assert modeling.is_demo(folder)
+    assert modeling.read_demo_note(folder) == tiny_model.NOTE
     assert type(model).__name__ == "Gemma2ForCausalLM" and model.dtype == torch.bfloat16
     assert 1_000_000 < model.num_parameters() < 5_000_000
     assert model.num_parameters() == modeling.count_weights(model.config)
@@ -190,8 +188,8 @@ def test_same_seed_builds_the_same_folder(folder, build):
 
 
 def test_only_train_sentences_without_their_stance_are_read(splits):
-    assert corpus.CORPUS == prepare_data.parse_args([]).corpus
-    pairs = make_tiny_model.read_train_pairs(ROOT / corpus.CORPUS)
+    assert tiny_model.CORPUS == ROOT / corpus.CORPUS
+    pairs = tiny_model.read_train_pairs(tiny_model.CORPUS)
     assert pairs == [(row["topic"], row["text"]) for row in splits["train"]]
     held_out = {corpus.normalise_key(row["text"]) for name in ("val", "test") for row in splits[name]}
     assert len(held_out) > 100
@@ -205,7 +203,7 @@ def test_batch_asks_for_random_labels_and_sentence_tokens(tokenizer):
     bags = [tokenizer(text, add_special_tokens=False).input_ids for _, text in pairs]
     closing, chance, answers = 9, random.Random(0), []
     for _ in range(20):
-        inputs, nodes, tokens = make_tiny_model.make_batch(tokenizer, pairs, bags, closing, chance)
+        inputs, nodes, tokens = tiny_model.make_batch(tokenizer, pairs, bags, closing, chance)
         wanted = {}  # depth -> the tokens that nodes at this depth are to predict
         for node, token in zip(nodes.tolist(), tokens.tolist()):
             wanted.setdefault(inputs["position_ids"][0, node].item(), set()).add(token)
@@ -221,13 +219,13 @@ def test_pretraining_teaches_to_answer_with_a_label(tokenizer):
     pairs = [("Vegans are right.", f"{word} is fine.") for word in ("It", "This", "Meat", "Wage")]
     bags = [tokenizer(text, add_special_tokens=False).input_ids for _, text in pairs]
     torch.manual_seed(0)
-    trained = make_tiny_model.build_model(tokenizer)
+    trained = tiny_model.build_model(tokenizer)
     ids = torch.tensor([prompts.encode_example(tokenizer, *pairs[0])])
     mass = []
     for steps in (0, 40):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(make_tiny_model, "STEPS", steps)
-            make_tiny_model.pretrain(trained, tokenizer, pairs, bags)
+            patch.setattr(tiny_model, "STEPS", steps)
+            tiny_model.pretrain(trained, tokenizer, pairs, bags)
         trained.set_attn_implementation("eager")
         with torch.no_grad():
             mass.append(trained(ids).logits[0, -1].softmax(0)[prompts.label_token_ids(tokenizer)].sum().item())
@@ -237,52 +235,11 @@ def test_pretraining_teaches_to_answer_with_a_label(tokenizer):
 
 
 def test_tokens_of_the_same_sentences_are_related(monkeypatch):
-    monkeypatch.setattr(make_tiny_model, "RELATED_DIMS", 2)
+    monkeypatch.setattr(tiny_model, "RELATED_DIMS", 2)
     bags = [[0, 1, 4], [0, 1, 5], [2, 3, 4], [2, 3, 5]]  # 0 and 1 keep company, 2 and 3, each with 4 or 5
-    vectors = make_tiny_model.relate_tokens(bags, size=8)
+    vectors = tiny_model.relate_tokens(bags, size=8)
     assert vectors.shape == (8, 2)
     assert vectors.square().sum(1).mean().item() == pytest.approx(1, abs=1e-5)
     alike = torch.nn.functional.cosine_similarity(vectors[:1], vectors[1:4])
     assert alike[0] > 0.9 and alike[0] > alike[1] + 0.5 and alike[0] > alike[2] + 0.5
     assert vectors[6:].abs().max() < 1e-5  # tokens that never occur
-
-
-def test_tiny_model_is_replaced_and_an_empty_folder_filled(build, tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    build(folder)
-    before = (folder / "model.safetensors").read_bytes()
-    build(folder, PRETRAIN_SEED=1)
-    assert (folder / "model.safetensors").read_bytes() != before
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-
-
-def test_anything_else_is_not_replaced(folder, tmp_path, capsys):
-    (tmp_path / "notes.txt").write_text("mine")
-    mixed = tmp_path / "mixed"
-    mixed.mkdir()
-    (mixed / "demo_model.json").write_text(json.dumps({"files": ["demo_model.json"]}))
-    (mixed / "notes.txt").write_text("mine")
-    link = tmp_path / "link"
-    link.symlink_to(folder, target_is_directory=True)
-    for path in (tmp_path, tmp_path / "notes.txt", mixed, link):
-        with pytest.raises(SystemExit) as stopped:
-            make_tiny_model.main(["--output-dir", str(path)])
-        assert stopped.value.code == 2
-        message = capsys.readouterr().err
-        assert message.count("\n") == 1 and str(path) in message and "--output-dir" in message
-    assert (tmp_path / "notes.txt").read_text() == (mixed / "notes.txt").read_text() == "mine"
-
-
-def test_interrupted_build_leaves_the_older_model(build, tmp_path, monkeypatch):
-    folder = build(tmp_path / "model")
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def fail(*args, **kwargs):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(transformers.GemmaTokenizer, "save_pretrained", fail)
-    with pytest.raises(KeyboardInterrupt):
-        build(folder, PRETRAIN_SEED=1)
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]

@@ -1,27 +1,18 @@
-"""Build a tiny Gemma-2 with its own tokenizer, for the demo and the tests: the whole pipeline without GPU or download.
+"""A tiny Gemma-2 with its own tokenizer, in the form of google/gemma-2-9b-it: the whole pipeline within seconds.
 
-Reads data/stance_corpus_sample.xlsx, of which the model sees the train sentences, and no stance.
-Writes model, tokenizer and demo_model.json (settings) to --output-dir, in the form of google/gemma-2-9b-it.
-The model shows that the scripts work; its answers say nothing about what a real model can do.
-
-    python make_tiny_model.py
-    python make_tiny_model.py --output-dir outputs/my-tiny-gemma2
+build() reads data/stance_corpus_sample.xlsx, of which the model sees the train sentences and no stance. The model shows
+that the code works; its answers say nothing about what a real model can do.
 """
 
-import startup  # first: what follows takes seconds to load
-import argparse
 import json
 import os
 import random
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import tokenizers
 import torch
 import transformers
-from tqdm import tqdm
 
 import corpus
 import modeling
@@ -30,7 +21,8 @@ import prompts
 import records
 
 # ---------------------------------------------------------------- settings
-OUTPUT_DIR = "outputs/tiny-gemma2"  # folder of the model
+CORPUS = Path(__file__).resolve().parents[1] / "data" / "stance_corpus_sample.xlsx"
+NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
 
 # size; every width is a multiple of 64, the block of 4-bit NF4 weights
 VOCABULARY = 3072  # tokens at most; a smaller corpus gives fewer
@@ -69,25 +61,6 @@ CHAT_TEMPLATE = """\
 {{- "<start_of_turn>model\\n" -}}
 {%- endif -%}
 """
-
-
-def parse_args(argv):
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--output-dir", default=OUTPUT_DIR, help="folder of the model (%(default)s)")
-    return parser.parse_args(argv)
-
-
-def check_replaceable(folder):
-    """Stop if a path holds anything but a model of this script, which may be replaced; an empty folder is fine."""
-    if not os.path.lexists(folder):
-        return
-    own = set()
-    if (folder / modeling.DEMO_FILE).is_file():
-        own.update(records.read_json(folder / modeling.DEMO_FILE, "delete the folder").get("files", []))
-    if not folder.is_dir() or folder.is_symlink() or {path.name for path in folder.iterdir()} - own:
-        records.stop(f"{folder} holds something else than a tiny model: choose another --output-dir")
 
 
 def read_train_pairs(path):
@@ -197,7 +170,7 @@ def pretrain(model, tokenizer, pairs, bags):
     closing = len(os.path.commonprefix(reversed_ids))  # tokens after the sentence, the same in all prompts
     optimizer = torch.optim.AdamW(model.parameters(), lr=PRETRAIN_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, STEPS // 10, STEPS)
-    for _ in tqdm(range(STEPS), desc="pre-training", unit="step", leave=False):
+    for _ in range(STEPS):
         chosen = chance.sample(range(len(pairs)), min(BATCH_SIZE, len(pairs)))
         drawn = [pairs[row] for row in chosen], [bags[row] for row in chosen]
         inputs, nodes, tokens = make_batch(tokenizer, *drawn, closing, chance)
@@ -210,25 +183,9 @@ def pretrain(model, tokenizer, pairs, bags):
     torch.use_deterministic_algorithms(deterministic)
 
 
-def write_model(folder, model, tokenizer, record):
-    """Write model (bfloat16), tokenizer and run record to a folder, whole or not at all; replace an older model."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=folder.name + ".", dir=folder.parent) as scratch:
-        fresh = Path(scratch, "fresh")
-        model.to(torch.bfloat16).save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
-        files = sorted([*(path.name for path in fresh.iterdir()), modeling.DEMO_FILE])
-        records.write_json(fresh / modeling.DEMO_FILE, {"files": files, **record})
-        if folder.exists():
-            folder.rename(Path(scratch, "old"))  # goes with the scratch folder
-        fresh.rename(folder)
-
-
-def main(argv=None):
-    args = parse_args(argv)
-    folder, start = Path(args.output_dir), time.perf_counter()
-    check_replaceable(folder)
-    pairs = read_train_pairs(corpus.CORPUS)
+def build(folder):
+    """Write model (bfloat16), tokenizer and demo_model.json into a new folder."""
+    pairs = read_train_pairs(CORPUS)
     tokenizer = train_tokenizer(pairs)
     prompts.label_token_ids(tokenizer)  # refuses a tokenizer that splits a label
     bags = tokenizer([text for _, text in pairs], add_special_tokens=False, split_special_tokens=True)["input_ids"]
@@ -236,15 +193,7 @@ def main(argv=None):
     model = build_model(tokenizer)
     place_related(model, bags)
     pretrain(model, tokenizer, pairs, bags)
-    source = {"file": Path(corpus.CORPUS).name, "sha256": records.hash_file(corpus.CORPUS), "seed": corpus.SPLIT_SEED}
-    settings = records.collect_settings(sys.modules[__name__])
-    record = {"corpus": source, "settings": settings, "environment": records.describe_environment()}
-    write_model(folder, model, tokenizer, record)
-    print(f"parameters: {model.num_parameters():,}   vocabulary: {len(tokenizer):,} tokens")
-    print(f"pre-trained {STEPS} steps on {len(pairs)} train sentences without their stance")
-    print(modeling.DEMO_NOTE)
-    print(f"wrote model and tokenizer to {folder} ({time.perf_counter() - start:.0f} s)")
-
-
-if __name__ == "__main__":
-    records.run_script(main)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = {name: value for name, value in records.collect_settings(sys.modules[__name__]).items() if name != "CORPUS"}
+    records.write_json(Path(folder) / modeling.DEMO_FILE, {"note": NOTE, "settings": settings})

@@ -1,0 +1,93 @@
+"""Run what `make demo` runs, and record how long each command takes and what the demo's tables say.
+
+Runs in the root of the repository, by the Python that runs this file; replaces outputs/demo and outputs/demo-data. The
+commands are those of the Makefile. Writes all figures to --output; prints a table.
+
+    PYTHONPATH=. python benchmarks/demo.py
+"""
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import metrics
+import records
+
+# ---------------------------------------------------------------- settings
+OUTPUT = "benchmarks/results/demo.json"  # of this run
+# --------------------------------------------------------------------------
+
+RUN_DIR, DATA_DIR = Path("outputs/demo"), Path("outputs/demo-data")  # of the Makefile
+ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS")  # with which a run may be limited
+
+
+def parse_args(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
+    return parser.parse_args(argv)
+
+
+def list_commands():
+    """Return the commands of `make demo`, each as a list of words, without what installs."""
+    shown = subprocess.run(["make", "--dry-run", "demo"], capture_output=True, text=True, check=True).stdout
+    commands = map(shlex.split, shown.replace("\\\n", " ").splitlines())
+    return [words for words in commands if words[0].endswith("/python") and "pip" not in words]
+
+
+def run_command(words):
+    """Run a command of the demo; return it and its seconds."""
+    started = time.monotonic()
+    subprocess.run([sys.executable, *words[1:]], check=True)
+    return {"command": shlex.join(["python", *words[1:]]), "seconds": round(time.monotonic() - started, 1)}
+
+
+def describe_cpu():
+    """Return what the speed depends on."""
+    names = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "bf16")
+    capabilities = torch.cpu.get_capabilities()
+    return {
+        "name": capabilities.get("cpu_name"),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instructions": [name for name in names if capabilities.get(name)],
+        "limits": {name: os.environ[name] for name in ISA_VARIABLES if name in os.environ},
+    }
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    for folder in (RUN_DIR, DATA_DIR):
+        shutil.rmtree(folder, ignore_errors=True)
+    steps = [run_command(words) for words in list_commands()]
+    run = records.read_json(RUN_DIR / "run.json", "run it again")
+    evaluation = records.read_json(RUN_DIR / "evaluation.json", "run it again")
+    result = {
+        "seconds": round(sum(step["seconds"] for step in steps), 1),
+        "steps": steps,
+        "cpu": describe_cpu(),
+        "precision": run["precision"],
+        "test_rows": len(records.read_jsonl(RUN_DIR / "evaluation.jsonl", (), "run it again")),
+        "training": run["result"],
+        "settings": run["settings"],
+        "metrics": evaluation["metrics"],
+        "intervals": evaluation["analysis"]["intervals"],
+        "comparisons": evaluation["analysis"]["comparisons"],
+        "note": evaluation["note"],
+        "environment": records.describe_environment(),
+    }
+    records.write_json(args.output, result)
+    print("\n" + metrics.format_table(["Command", "seconds"], [[s["command"], f"{s['seconds']:.1f}"] for s in steps]))
+    print(f"{result['seconds']} s in all, computed in {run['precision']['compute']}: wrote {args.output}")
+
+
+if __name__ == "__main__":
+    records.run_script(main)

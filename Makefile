@@ -27,7 +27,7 @@ demo: $(VENV)/installed
 	$(RUN) -m tools.demo_model --output-dir $(DEMO_MODEL)
 	$(RUN) prepare_data.py --output-dir $(DEMO)-data
 	$(RUN) finetune.py --base-model $(DEMO_MODEL) --data-dir $(DEMO)-data --run-dir $(DEMO) \
-		--epochs 2 --learning-rate 2e-3 --effective-batch-size 16
+		--epochs 2 --learning-rate 1e-3 --effective-batch-size 8
 	$(RUN) evaluate.py --adapter $(DEMO) --data-dir $(DEMO)-data --robustness-rows 24
 	$(RUN) predict.py --adapter $(DEMO) --topic "Vegans are right." --text "It's all about finding a system that works for you."
 

@@ -1,6 +1,7 @@
 """What a script imports first: libraries load faster, Ctrl-C ends that in one line, and needless advice is kept back.
 
-Where scripts are imported, by tests for example, Ctrl-C and garbage collection stay as they are. Standard library only.
+Also how threads wait. Where scripts are imported, by tests for example, Ctrl-C and garbage collection stay as they
+are. Standard library only.
 """
 
 import gc
@@ -12,6 +13,10 @@ import time
 from pathlib import Path
 
 BEGAN = time.time()  # of the process, nearly
+
+# Threads that wait for each other sleep instead of spinning: beside any other work on a small computer, spinning makes
+# everything several times slower. Read when PyTorch's OpenMP loads; a user's own choice stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Asks for a package that is not needed, as soon as bitsandbytes loads; peft loads it too.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

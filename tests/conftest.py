@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import startup  # noqa: F401  before torch: how its threads wait
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -150,20 +152,27 @@ ROUNDING_FACTOR = 3  # results may differ by so many times the rounding that a t
 def allow_rounding():
     """A function that returns how far results may be apart that only rounding tells apart.
 
-    It takes a flat result, that is one without a tree, and the same computed in other ways that change its rounding: in
+    ways: a flat result, which is one without a tree, and the same result computed in ways that round differently: in
     batches of another size, and in float32, since two sizes may happen to round alike. floor: what float32 rounds, or
     what is lost where numbers are printed.
     """
 
-    def allow(distance, flat, *others, floor=1e-5):
-        return ROUNDING_FACTOR * max(distance(other, flat) for other in others) + floor
+    def allow(ways, distance=largest_gap, floor=1e-5, factor=ROUNDING_FACTOR):
+        return factor * max(distance(other, ways[0]) for other in ways[1:]) + floor
 
     return allow
 
 
+def largest_gap(one, other):
+    return (one - other).abs().max().item()
+
+
 @pytest.fixture(scope="session")
 def in_float32():
-    """A function that returns a copy of a model that computes in float32, on the same NF4 weights and adapter."""
+    """A function that returns a copy of a model that computes in float32, on the same NF4 weights and adapter.
+
+    Not of a trainer's model: trl has wrapped its forward, and the copy would call that of the original.
+    """
     import copy
 
     import torch
@@ -205,3 +214,21 @@ def flat_ways(in_float32):
         return [forward(one, sequences, last, size) for one, size in ways]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def flat_labels(flat_ways, allow_rounding):
+    """A function that returns what plain forwards give the labels after prompts, each with what rounding may change.
+
+    (probabilities [n, 3], tolerance), (label mass [n], tolerance).
+    """
+    import prompts
+
+    def score(model, tokenizer, sequences, floor=1e-5):
+        label_ids = prompts.label_token_ids(tokenizer)
+        ways = [logits[:, -1].softmax(1)[:, label_ids] for logits in flat_ways(model, sequences)]
+        masses = [every.sum(1) for every in ways]
+        probabilities = [every / mass[:, None] for every, mass in zip(ways, masses, strict=True)]
+        return [(flats[0], allow_rounding(flats, floor=floor)) for flats in (probabilities, masses)]
+
+    return score

@@ -130,6 +130,7 @@ def test_a_long_topic_is_cut_in_the_summary():
 # ---------------------------------------------------------------- a terminal
 
 
+@pytest.mark.slow
 def test_a_user_at_a_terminal(trained_run):
     """The script itself, on a terminal of its own: asks, answers in colour, and ends with Ctrl-D."""
     ours, theirs = pty.openpty()

@@ -37,17 +37,21 @@ def load_merged(folder):
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
 
 
-def test_merged_model_answers_as_base_and_adapter(merged, trained_run, tiny_model, data_dir, load_plain, flat_logits):
-    """Sums of weights rounded to bfloat16 move probabilities by up to 0.05; labels stay."""
+def test_merged_model_answers_as_base_and_adapter(
+    merged, trained_run, tiny_model, data_dir, load_plain, flat_logits, flat_labels
+):
+    """The merged weights are bfloat16, so base and adapter compute in it too; labels stay."""
     model, tokenizer = load_merged(merged)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
     rows = read_rows(data_dir)
     found = score_plain(model, tokenizer, rows, flat_logits)
-    expected = score_plain(load_plain(tiny_model, trained_run), tokenizer, rows, flat_logits)
-    base = score_plain(load_plain(tiny_model), tokenizer, rows, flat_logits)
+    encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+    (expected, tolerance), _ = flat_labels(load_plain(tiny_model, trained_run, torch.bfloat16), tokenizer, encoded)
+    base = score_plain(load_plain(tiny_model, dtype=torch.bfloat16), tokenizer, rows, flat_logits)
     assert (base.argmax(1) != expected.argmax(1)).any()  # or the adapter might be missing
+    assert (base - expected).abs().max() > 2 * tolerance and expected.std(0).min() > 2 * tolerance
     assert torch.equal(found.argmax(1), expected.argmax(1))
-    assert (found - expected).abs().max() < 0.05
+    assert (found - expected).abs().max() <= tolerance
 
 
 def test_merging_into_original_weights_adds_the_adapter_to_them(merged, trained_run, tiny_model):

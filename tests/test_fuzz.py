@@ -40,6 +40,7 @@ def tokenizer(request):
     return make_byte_tokenizer() if request.param == "bytes" else request.getfixturevalue("gemma_tokenizer")
 
 
+@pytest.mark.slow
 @given(TEXT, TEXT)
 @example("{sentence}", "{topic}")
 def test_texts_go_into_the_prompt_as_they_are(topic, sentence):

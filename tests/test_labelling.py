@@ -195,6 +195,7 @@ def killed(trained_run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_bytes(killed, table, label, scored, tmp_path, capsys):
     expected = label(table, tmp_path / "whole.csv")
     assert [len(batch) for batch in scored] == [8] * 5  # 40 different pairs of 50 rows
@@ -208,6 +209,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(killed, table, label, scored, tm
     assert not list(tmp_path.glob("*.part-*"))
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(table, label, trained_run, tmp_path):
     expected = label(table, tmp_path / "one.csv")
     words = ["0", "--adapter", str(trained_run), "--input", str(table), "--output", str(tmp_path / "two.csv")]
@@ -218,6 +220,7 @@ def test_two_processes_give_the_bytes_of_one(table, label, trained_run, tmp_path
     assert done.stdout.count("labelled 50 rows") == 1 and not list(tmp_path.glob("*.part-*"))
 
 
+@pytest.mark.slow
 def test_another_number_of_processes_may_go_on(table, label, scored, tmp_path, monkeypatch):
     """The second of two processes, alone, leaves its share; one process does the rest."""
     expected = label(table, tmp_path / "one.csv")
@@ -242,6 +245,7 @@ def test_ctrl_c_at_any_block(table, label, quick, tmp_path, monkeypatch, capsys,
     assert label(table, tmp_path / f"out{suffix}") == expected
 
 
+@pytest.mark.slow
 def test_without_resume_all_is_labelled_again(table, label, scored, tmp_path, monkeypatch, capsys):
     expected = label(table, tmp_path / "whole.csv")
     interrupt(monkeypatch, label, table, tmp_path / "out.csv")

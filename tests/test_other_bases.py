@@ -261,6 +261,7 @@ def test_large_scores_do_not_overflow_without_a_soft_cap():
     assert (found - expected).abs().max() <= 1e-2 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_a_base_whose_tree_differs_is_refused(base, capsys):
     folder = base[2]
     right = tree_attention.attend
@@ -329,6 +330,7 @@ def test_validation_counts_whole_labels(answers, monkeypatch):
 # ---------------------------------------------------------------- from training to evaluation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", [("llama", True), ("mistral", False), ("qwen3", False)], indirect=True, ids=str)
 def test_training_and_evaluation(base, train, data_dir, tmp_path, monkeypatch):
     """Validation accuracy is that of the answers that evaluate.py gives, for labels of any number of tokens."""

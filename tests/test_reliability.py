@@ -94,6 +94,7 @@ def list_names(run_dir):
 # ---------------------------------------------------------------- kills
 
 
+@pytest.mark.slow
 def test_killed_runs_go_on_as_if_nothing_had_happened(tiny_model, data_dir, tmp_path):
     """SIGKILL and SIGTERM at random places, many of them while saving; in processes of their own."""
     command = [sys.executable, "benchmarks/chaos.py", "--base-model", tiny_model, "--data-dir", data_dir]
@@ -110,6 +111,7 @@ def test_killed_runs_go_on_as_if_nothing_had_happened(tiny_model, data_dir, tmp_
 # ---------------------------------------------------------------- complete checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
              training.LOSS_WINDOW, checkpoints.MARKER]
@@ -139,6 +141,7 @@ def test_an_incomplete_checkpoint_is_set_aside_and_the_one_before_resumed(whole,
     assert_equal_runs(copy, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs", ["2", "0.5"])
 def test_a_run_killed_after_its_last_checkpoint_is_only_finished(train, tmp_path, epochs, monkeypatch):
     """Also if the run folder has moved: paths in checkpoints are those of the old place."""
@@ -215,6 +218,7 @@ def test_old_checkpoints_go_but_not_the_newest_or_the_best(tmp_path, best, kept)
     assert list_names(tmp_path) == [f"checkpoint-{step}" for step in [*kept, 50]]
 
 
+@pytest.mark.slow
 def test_old_checkpoints_stay_until_the_new_one_is_complete(train, tmp_path, monkeypatch):
     """Killed before the third of three is marked: both before it are still there, whole."""
     mark = checkpoints.mark_complete
@@ -442,6 +446,7 @@ def test_the_probe_halves_the_micro_batch_and_keeps_the_effective_batch(limited,
     assert {depth for _, depth in tried[:3]} == {longest - 2}  # the last token needs no node; depths start at 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs, count", [(2.0, 36), (1.5, 28), (0.5, 10)])  # whole steps of two micro-batches
 def test_the_largest_batches_are_found_among_those_of_the_training(build, monkeypatch, epochs, count):
     """A micro-batch of the longest rows of all would need several times the memory that training does."""
@@ -483,6 +488,7 @@ def test_the_probe_tries_a_micro_batch_that_fits_once_and_keeps_odd_batches_whol
     assert trainer.args.gradient_accumulation_steps == 9
 
 
+@pytest.mark.slow
 def test_the_probe_leaves_weights_gradients_and_random_state_alone(limited, build):
     untouched = build(MICRO_BATCH_SIZE=2, LORA_DROPOUT=0.1)
     states = [torch.get_rng_state()]
@@ -588,6 +594,7 @@ def test_generating_that_does_not_fit_is_one_line(tiny_model, data_dir, capsys, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_nothing_is_compiled_after_the_memory_probe(build, monkeypatch):
     """A recorded step that finds its layers not compiled fails, on a GPU; here steps are compiled but not recorded."""
     torch._dynamo.reset()  # it counts how often a function is compiled, over all tests
@@ -645,6 +652,7 @@ def test_space_that_a_resumed_run_already_has_counts(tmp_path, monkeypatch, caps
     assert "checkpoints need 0.15" in stop_below_bar(capsys, checkpoints.check_disk_space, tmp_path, 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [20_000, 150_000])
 def test_a_disk_that_fills_up_while_saving_ends_in_one_line(train, resume, whole, tmp_path, capsys, size):
     """Simulated by the largest size that a file may have; which library meets it first depends on that size."""
@@ -680,6 +688,7 @@ def test_a_full_disk_is_told_from_other_problems(tmp_path, capsys, problem):
         write(type(problem)("something else"))
 
 
+@pytest.mark.slow
 def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, capsys, monkeypatch):
     """Broken off between its two files: evaluate.py and predict.py refuse the folder, --resume finishes it."""
     replace, moved = os.replace, []
@@ -705,6 +714,7 @@ def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, 
 # ---------------------------------------------------------------- signals
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("step", [6, 9])
 def test_a_signal_ends_the_run_with_a_checkpoint(
@@ -730,6 +740,7 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
     assert_equal_runs(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_the_process_at_once():
     code = (
         "import os, signal, time, safeguards\n"
@@ -767,6 +778,7 @@ def run_script(monkeypatch):
         signal.signal(number, handler)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("name", ["finetune", "evaluate", "predict", "predict a table", "export"])
 def test_a_signal_while_weights_load_is_one_line(

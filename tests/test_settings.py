@@ -131,8 +131,8 @@ def read_fenced(text):
 
 def read_makefile(text):
     """The text of a Makefile with its plain variables filled in."""
-    values = dict(re.findall(r"^([A-Z]+) *[:?]?= *(.*)$", text, re.MULTILINE))
-    while (filled := re.sub(r"\$\(([A-Z]+)\)", lambda found: values.get(found[1], ""), text)) != text:
+    values = dict(re.findall(r"^([A-Z_]+) *[:?]?= *(.*)$", text, re.MULTILINE))
+    while (filled := re.sub(r"\$\(([A-Z_]+)\)", lambda found: values.get(found[1], ""), text)) != text:
         text = filled
     return text
 

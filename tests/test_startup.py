@@ -103,7 +103,16 @@ def test_a_program_from_standard_input_is_no_script_of_this_project():
     assert (done.returncode, done.stdout) == (0, "True\n")
 
 
+@pytest.mark.slow
 def test_no_advice_for_the_authors_of_libraries_is_shown(tmp_path):
     """peft loads bitsandbytes, which asks for a package, before this project's own modules can keep that back."""
     done = run_script(ROOT / "finetune.py", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_threads_sleep_while_they_wait_unless_the_user_chose(start, monkeypatch):
+    program = "print(os.environ['OMP_WAIT_POLICY'])"
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    assert start(program).stdout == "PASSIVE\n"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    assert start(program).stdout == "ACTIVE\n"

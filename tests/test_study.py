@@ -367,6 +367,7 @@ def test_pages_and_pictures(pretend, two_topics, tmp_path, monkeypatch):
 # ---------------------------------------------------------------- the real scripts
 
 
+@pytest.mark.slow
 def test_the_real_scripts_work_together(tiny_model, two_topics, tmp_path, monkeypatch, capsys):
     """One pass over the tiny model's data each; in one process, since torch takes seconds to import."""
     monkeypatch.setattr(study, "FRACTIONS", (0.5,))

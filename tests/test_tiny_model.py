@@ -81,6 +81,7 @@ def splits():
     return corpus.split_rows(rows, prepare_data.parse_args([]).seed)
 
 
+@pytest.mark.slow
 def test_folder_holds_a_small_bfloat16_gemma_2(folder, model):
     assert {path.name for path in folder.iterdir()} == FILES
     assert modeling.read_demo_note(folder) == tiny_model.NOTE
@@ -179,6 +180,7 @@ def test_any_text_survives_encoding(tokenizer, text):
     assert tokenizer.unk_token_id not in ids
 
 
+@pytest.mark.slow
 def test_same_seed_builds_the_same_folder(folder, build):
     again, other = build(), build(PRETRAIN_SEED=1)
     for name in FILES - {"demo_model.json"}:  # which names the commit
@@ -215,6 +217,7 @@ def test_batch_asks_for_random_labels_and_sentence_tokens(tokenizer):
     assert set.union(*answers) == set(prompts.label_token_ids(tokenizer))  # drawn anew for one and the same sentence
 
 
+@pytest.mark.slow
 def test_pretraining_teaches_to_answer_with_a_label(tokenizer):
     pairs = [("Vegans are right.", f"{word} is fine.") for word in ("It", "This", "Meat", "Wage")]
     bags = [tokenizer(text, add_special_tokens=False).input_ids for _, text in pairs]

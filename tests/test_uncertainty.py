@@ -82,6 +82,7 @@ def brute_force(gold, answers, topics, over, n=4000):
     return {name: np.quantile(values, [0.025, 0.975]) for name, values in drawn.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", ["rows", "topics"])
 def test_intervals_are_those_of_a_brute_force_bootstrap(over):
     gold, answers, _, topics = draw(150, 3)

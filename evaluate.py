@@ -12,32 +12,32 @@ which --predictions leaves as it is.
     torchrun --nproc-per-node 2 evaluate.py  # as many as there are GPUs
 """
 
-import startup  # first: what follows takes seconds to load
+from stance.common import startup  # first: what follows takes seconds to load
 import argparse
 import time
 from pathlib import Path
 
-import acceleration
-import analysis
-import baselines
-import corpus
-import evaluation_records
-import metrics
-import model_card
-import modeling
-import prompt_variants
+from stance.model import compilation
+from stance.evaluation import analysis
+from stance.evaluation import baselines
+from stance.corpus import corpus
+from stance.evaluation import predictions
+from stance.evaluation import metrics
+from stance.evaluation import model_card
+from stance.model import loading
+from stance.evaluation import prompt_variants
 import prompts
-import provenance
-import ranks
-import records
-import report
-import result_tables
-import safeguards
-import scoring
+from stance.model import fingerprints
+from stance.common import distributed
+from stance.common import records
+from stance.evaluation import report
+from stance.evaluation import result_tables
+from stance.training import safeguards
+from stance.model import scoring
 
 # ---------------------------------------------------------------- settings
 MODE = "score"  # score: label probabilities from one forward pass; generate: greedy text, as published
-ROBUSTNESS_ROWS = 200  # test rows asked again in every variant of prompt_variants.py, in --mode score; 0: none
+ROBUSTNESS_ROWS = 200  # test rows asked again in every variant of stance/evaluation/prompt_variants.py, in --mode score; 0: none
 RUNS_RESULTS = "outputs/runs"  # where --runs leaves its tables
 PUSH_TO_HUB = None  # "user/name": push the adapter and its model card to the Hugging Face Hub; None: push nothing
 PUSH_PRIVATE = True  # False: everybody can read what is pushed
@@ -49,7 +49,7 @@ def parse_args(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--base-model", help="base model (default: the one that the adapter was trained on)")
-    parser.add_argument("--adapter", default=modeling.RUN_DIR, help="folder, or none: base only (%(default)s)")
+    parser.add_argument("--adapter", default=loading.RUN_DIR, help="folder, or none: base only (%(default)s)")
     parser.add_argument("--data-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--mode", default=MODE, choices=("score", "generate"), help="how to answer (%(default)s)")
     parser.add_argument(
@@ -61,14 +61,14 @@ def parse_args(argv):
     args = parser.parse_args(argv)
     if args.robustness_rows < 0:
         records.stop(f"--robustness-rows {args.robustness_rows} is impossible: give 0 or more")
-    if ranks.get_rank()[1] > 1 and (args.runs or args.predictions):
+    if distributed.get_rank()[1] > 1 and (args.runs or args.predictions):
         records.stop("torchrun is for answering: without a model, start evaluate.py with python")
     return args
 
 
 def compare_runs(args):
     """Print and write the table of several evaluations, with mean and standard deviation."""
-    found, run = evaluation_records.read_runs(args.runs)
+    found, run = predictions.read_runs(args.runs)
     note = run.get("note")
     output_dir = Path(args.output_dir or RUNS_RESULTS)
     records.make_folder(output_dir)
@@ -83,8 +83,8 @@ def compare_runs(args):
 def resolve_base(args):
     """Return (base model, adapter folder or None), checked against each other before any weights load."""
     if args.adapter == "none":
-        return args.base_model or modeling.BASE_MODEL, None
-    record = modeling.check_adapter(args.adapter)
+        return args.base_model or loading.BASE_MODEL, None
+    record = loading.check_adapter(args.adapter)
     if args.base_model not in (None, record["base_model"]):
         problem = f"{args.adapter} was trained on {record['base_model']}, not on {args.base_model}"
         records.stop(f"{problem}: leave out --base-model")
@@ -97,7 +97,7 @@ def answer_rows(model, tokenizer, encoded, mode, size=None):
     size: prompts a forward pass when scoring (None: scoring.SCORE_BATCH_SIZE).
     """
     if mode == "generate":
-        with safeguards.explain_memory("generate", "lower GENERATE_BATCH_SIZE in scoring.py, or give --mode score"):
+        with safeguards.explain_memory("generate", "lower GENERATE_BATCH_SIZE in stance/model/scoring.py, or give --mode score"):
             replies = scoring.generate_replies(model, tokenizer, encoded)
         return [{"prediction": prompts.parse_label(reply), "reply": reply} for reply in replies]
     scores = scoring.score_prompts(model, tokenizer, encoded, size)
@@ -117,9 +117,9 @@ def share_answers(model, tokenizer, encoded, mode, size):
     A process takes whole batches of those that one alone would make, so that roundings and records are the same.
     """
     order = sorted(range(len(encoded)), key=encoded.__getitem__) if mode == "score" else range(len(encoded))
-    own = sorted(ranks.take_share(order, size))  # score_prompts puts them into that order again
+    own = sorted(distributed.take_share(order, size))  # score_prompts puts them into that order again
     answers = answer_rows(model, tokenizer, [encoded[row] for row in own], mode, size) if own else []
-    found = dict(ranks.join_lists(list(zip(own, answers, strict=True))))
+    found = dict(distributed.join_lists(list(zip(own, answers, strict=True))))
     return [found[row] for row in range(len(encoded))]
 
 
@@ -150,50 +150,50 @@ def list_questions(args, splits):
 
 def run_models(args, base, adapter, splits):
     """Return (records of all parts, description of the run)."""
-    with ranks.first_rank_first():
-        modeling.check_base(base)
-        tokenizer = modeling.load_tokenizer(base)
+    with distributed.first_rank_first():
+        loading.check_base(base)
+        tokenizer = loading.load_tokenizer(base)
         compared = {"splits_of_adapter": None}
         if adapter is not None:
-            modeling.check_same_base(adapter, base, tokenizer)
-            train_hash = modeling.check_adapter(adapter)["data"]["train"]["sha256"]
-            compared = provenance.compare_splits(args.data_dir, adapter, train_hash, splits["test"])
+            loading.check_same_base(adapter, base, tokenizer)
+            train_hash = loading.check_adapter(adapter)["data"]["train"]["sha256"]
+            compared = fingerprints.compare_splits(args.data_dir, adapter, train_hash, splits["test"])
         questions = list_questions(args, splits)
         encoded = {
             part: prompts.encode_examples(tokenizer, variant.pairs, template=variant.template)
             for part, (_, variant) in questions.items()
         }
     floors = baselines.answer_floors(splits["train"], splits["val"], splits["test"]) if len(splits) == 3 else {}
-    model = modeling.load_base(base)
+    model = loading.load_base(base)
     count = sum(map(len, encoded.values()))
-    size = acceleration.prepare_scoring(model, count) if args.mode == "score" else scoring.GENERATE_BATCH_SIZE
-    size = ranks.take_from_first(size) or scoring.SCORE_BATCH_SIZE  # or shares would not fit, on GPUs of unequal memory
+    size = compilation.prepare_scoring(model, count) if args.mode == "score" else scoring.GENERATE_BATCH_SIZE
+    size = distributed.take_from_first(size) or scoring.SCORE_BATCH_SIZE  # or shares would not fit, on GPUs of unequal memory
     answers, started = {part: {} for part in questions}, time.time()
     for name in ("base",) if adapter is None else ("base", "fine-tuned"):
-        model = model if name == "base" else modeling.load_adapter(model, adapter)
+        model = model if name == "base" else loading.load_adapter(model, adapter)
         for part, sequences in encoded.items():
             answers[part][name] = share_answers(model, tokenizer, sequences, args.mode, size)
-    ranks.go_on_alone()
+    distributed.go_on_alone()
     seconds = time.time() - started
     run = {
         "mode": args.mode,
         "base_model": base,
         "adapter": adapter,
-        "demo": modeling.read_demo_note(base) is not None,
-        "note": modeling.read_demo_note(base),
+        "demo": loading.read_demo_note(base) is not None,
+        "note": loading.read_demo_note(base),
         "prompt_version": prompts.PROMPT_VERSION,
         "shortened_sentences": prompts.report_long(tokenizer, questions["evaluation"][1].pairs),
         **compared,
         "test_sha256": records.hash_file(Path(args.data_dir) / "test.jsonl"),
         "seconds": round(seconds, 2),
         "answers_per_second": round(count * len(answers["evaluation"]) / seconds, 1),
-        "device": modeling.device_name(),
-        "processes": ranks.get_rank()[1],
+        "device": loading.device_name(),
+        "processes": distributed.get_rank()[1],
         "batch_size": size,
-        "peak_gpu_gib": modeling.peak_gpu_gib(),
+        "peak_gpu_gib": loading.peak_gpu_gib(),
         "environment": records.describe_environment(),
     }
-    return evaluation_records.collect_parts(questions, answers, floors), run
+    return predictions.collect_parts(questions, answers, floors), run
 
 
 def print_report(result):
@@ -210,21 +210,21 @@ def main(argv=None):
         compare_runs(args)
         return
     if args.predictions:
-        parts, run = evaluation_records.read_parts(args.predictions)
+        parts, run = predictions.read_parts(args.predictions)
         run["rescored"] = Path(args.predictions).name
         output_dir = Path(args.output_dir or Path(args.predictions).parent)
         records.make_folder(output_dir)
         written = []
     else:
-        ranks.join_ranks()
-        with ranks.first_rank_first():
+        distributed.join_ranks()
+        with distributed.first_rank_first():
             splits = load_splits(args.data_dir)
             base, adapter = resolve_base(args)
-            home = Path(adapter or modeling.BASE_RESULTS)
+            home = Path(adapter or loading.BASE_RESULTS)
             output_dir = Path(args.output_dir or (home if args.mode == "score" else home / args.mode))
             records.make_folder(output_dir)
         parts, run = run_models(args, base, adapter, splits)
-        written = evaluation_records.write_parts(output_dir, parts, run)
+        written = predictions.write_parts(output_dir, parts, run)
     table = parts["evaluation"]
     result = analysis.summarise(table)
     numbers = analysis.analyse(table, parts["validation"], parts["robustness"])

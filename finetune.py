@@ -8,7 +8,7 @@ result), log.jsonl, training.png and checkpoints/; and at the start plan.json, w
     python finetune.py --data-dir data --run-dir outputs/my-run --epochs 3 --seed 1
 """
 
-import startup  # first: what follows takes seconds to load
+from stance.common import startup  # first: what follows takes seconds to load
 import argparse
 import shlex
 import sys
@@ -20,18 +20,18 @@ import peft
 import torch
 import transformers
 
-import acceleration
-import checkpoints
-import corpus
-import figures
-import modeling
-import parallel_training
+from stance.model import compilation
+from stance.training import checkpoints
+from stance.corpus import corpus
+from stance.evaluation import figures
+from stance.model import loading
+from stance.training import parallel_training
 import prompts
-import ranks
-import records
-import safeguards
-import sharded_training
-import training
+from stance.common import distributed
+from stance.common import records
+from stance.training import safeguards
+from stance.training import fsdp
+from stance.training import training
 
 # ---------------------------------------------------------------- settings
 # adapter
@@ -61,9 +61,9 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--base-model", default=modeling.BASE_MODEL, help="hub name or folder (%(default)s)")
+    parser.add_argument("--base-model", default=loading.BASE_MODEL, help="hub name or folder (%(default)s)")
     parser.add_argument("--data-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
-    parser.add_argument("--run-dir", default=modeling.RUN_DIR, help="where results go (%(default)s)")
+    parser.add_argument("--run-dir", default=loading.RUN_DIR, help="where results go (%(default)s)")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the data (%(default)s)")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="peak rate (%(default)s)")
     size = "rows an optimiser step (%(default)s)"
@@ -89,7 +89,7 @@ def find_micro_batch_size(effective):
 
 def check_settings(effective):
     """Stop on constants that cannot be meant, or do not go with the processes or the rows an optimiser step."""
-    count, micro = ranks.get_rank()[1], find_micro_batch_size(effective)
+    count, micro = distributed.get_rank()[1], find_micro_batch_size(effective)
     if effective % (micro * count):
         product = f"MICRO_BATCH_SIZE {micro}" + (f" x {count} processes" if count > 1 else "")
         records.stop(f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {effective}: edit finetune.py")
@@ -118,7 +118,7 @@ def make_config(args, run_dir):
         gradient_accumulation_steps=args.effective_batch_size // micro,
         max_grad_norm=MAX_GRAD_NORM,
         gradient_checkpointing=bool(GRADIENT_CHECKPOINTING) and not on_gpu,  # on a GPU, trainer.accelerate does it
-        bf16=modeling.compute_dtype() == torch.bfloat16,
+        bf16=loading.compute_dtype() == torch.bfloat16,
         use_cpu=not on_gpu,
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
         seed=args.seed,
@@ -142,12 +142,12 @@ def make_config(args, run_dir):
 def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False):
     """Load the base model, put a fresh adapter on it, and return the trainer."""
     if not sharded:  # whose layers are not compiled
-        acceleration.start_compilers()
+        compilation.start_compilers()
     columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS) | {"place": list(range(len(train_rows)))}
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
-    kind = sharded_training.ShardTrainer if sharded else parallel_training.RankTrainer
+    kind = fsdp.ShardTrainer if sharded else parallel_training.RankTrainer
     trainer = kind(
-        model=(sharded_training if sharded else modeling).load_base(args.base_model),
+        model=(fsdp if sharded else loading).load_base(args.base_model),
         args=make_config(args, run_dir),
         train_dataset=datasets.Dataset.from_dict(columns),
         train_rows=train_rows,
@@ -171,10 +171,10 @@ def describe_run(args, tokenizer, train_rows, val_rows):
     """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
     overrides = {name: value for flag, value in vars(args).items() if (name := flag.upper()) in globals()}
     return {
-        **modeling.describe_base(args.base_model, tokenizer),
+        **loading.describe_base(args.base_model, tokenizer),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
-        "precision": modeling.describe_precision(),
+        "precision": loading.describe_precision(),
         "flags": vars(args),
         "settings": {**records.collect_settings(sys.modules[__name__]), **overrides},
         "data": {
@@ -182,16 +182,16 @@ def describe_run(args, tokenizer, train_rows, val_rows):
             for name, rows in (("train", train_rows), ("val", val_rows))
         },
         "environment": records.describe_environment(),
-        "device": modeling.device_name(),
-        "processes": ranks.get_rank()[1],
-        "demo": modeling.read_demo_note(args.base_model) is not None,
+        "device": loading.device_name(),
+        "processes": distributed.get_rank()[1],
+        "demo": loading.read_demo_note(args.base_model) is not None,
     }
 
 
 def print_start(trainer, run_dir, record):
     """Print what is trained; add its size and how long the start took to the run record; stop if the disk is full."""
     trainable = trainer.model.get_nb_trainable_parameters()[0]
-    total = trainable + modeling.count_weights(trainer.model.config)
+    total = trainable + loading.count_weights(trainer.model.config)
     checkpoints.check_disk_space(run_dir, trainable)
     record["parameters"] = {"trainable": trainable, "total": total}
     record["start_seconds"] = round(time.time() - startup.BEGAN, 1)  # imports, loading, compiling
@@ -204,7 +204,7 @@ def print_start(trainer, run_dir, record):
 def word_remedy(argv, sharded=False):
     """Return the words that name the command which continues this run."""
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
-    count = ranks.get_rank()[1]
+    count = distributed.get_rank()[1]
     launcher = "python" if count == 1 else f"torchrun --nproc-per-node {count}"
     launcher = f"accelerate launch --config_file fsdp.yaml --num_processes {count}" if sharded else launcher
     return f"continue with: {launcher} finetune.py {shlex.join([*words, '--resume'])}"
@@ -221,36 +221,36 @@ def train(trainer, checkpoint):
 def main(argv=None):
     args = parse_args(argv)
     run_dir = Path(args.run_dir)
-    sharded = sharded_training.take_over()
-    ranks.join_ranks(even_alone=sharded)
-    with ranks.first_rank_first():
+    sharded = fsdp.take_over()
+    distributed.join_ranks(even_alone=sharded)
+    with distributed.first_rank_first():
         check_settings(args.effective_batch_size)
         checkpoint = checkpoints.find_checkpoint(run_dir, args.resume)
         train_rows, val_rows = load_rows(args.data_dir)
-        modeling.check_base(args.base_model)
-        tokenizer = modeling.load_tokenizer(args.base_model)
+        loading.check_base(args.base_model)
+        tokenizer = loading.load_tokenizer(args.base_model)
         record = describe_run(args, tokenizer, train_rows, val_rows)
         pairs = [(row["topic"], row["text"]) for row in train_rows + val_rows]
         record.update(sharded=sharded, shortened_sentences=prompts.report_long(tokenizer, pairs))
         if args.resume:
             checkpoints.check_same_run(run_dir, record)
-    ranks.wait_for_ranks()  # until all have looked into the run folder: only then may one write to it
-    if ranks.get_rank()[0] == 0:
+    distributed.wait_for_ranks()  # until all have looked into the run folder: only then may one write to it
+    if distributed.get_rank()[0] == 0:
         checkpoints.open_run(run_dir, record, args.resume, checkpoint)
 
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded)
     record["acceleration"] = trainer.accelerate(GRADIENT_CHECKPOINTING, dropout=LORA_DROPOUT > 0)
     record["memory_probe"] = safeguards.probe_memory(trainer)
-    if ranks.get_rank()[0] == 0:
+    if distributed.get_rank()[0] == 0:
         print_start(trainer, run_dir, record)
 
     interruption, started = safeguards.Interruption(word_remedy(argv, sharded)), time.time()
     trainer.add_callback(interruption)
-    note = modeling.read_demo_note(args.base_model)
+    note = loading.read_demo_note(args.base_model)
     with checkpoints.explain_full_disk(run_dir):
         with interruption:
             train(trainer, checkpoint)
-        ranks.go_on_alone()
+        distributed.go_on_alone()
         record["result"] = checkpoints.describe_result(trainer, checkpoint, time.time() - started)
         checkpoints.save_adapter(trainer.model, run_dir, train_rows)
         figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)

@@ -12,26 +12,26 @@ If it is interrupted, the same command goes on where it stopped. Several GPUs: t
     cat sentences.txt | python predict.py --input - --topic "Vegans are right." --output labelled.csv
 """
 
-import startup  # first: what follows takes seconds to load
+from stance.common import startup  # first: what follows takes seconds to load
 import argparse
 import contextlib
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import acceleration
-import answers
-import corpus
-import cuda_graphs
-import figures
-import labelling
-import modeling
+from stance.model import compilation
+from stance.labelling import terminal
+from stance.corpus import corpus
+from stance.model import cuda_graphs
+from stance.evaluation import figures
+from stance.labelling import labeller
+from stance.model import loading
 import prompts
-import ranks
-import records
-import safeguards
-import scoring
-import tables
+from stance.common import distributed
+from stance.common import records
+from stance.training import safeguards
+from stance.model import scoring
+from stance.corpus import tables
 
 # ---------------------------------------------------------------- settings
 TEXT_COLUMN = None  # header of the sentences; None: any of corpus.COLUMN_NAMES
@@ -53,7 +53,7 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--adapter", default=modeling.RUN_DIR, help="folder that finetune.py wrote (%(default)s)")
+    parser.add_argument("--adapter", default=loading.RUN_DIR, help="folder that finetune.py wrote (%(default)s)")
     parser.add_argument("--topic", help="the claim, for --text or for all rows of --input")
     parser.add_argument("--topics-file", help="text file of claims, one a line: each sentence is labelled for each")
     parser.add_argument("--text", help="the sentence")
@@ -85,16 +85,16 @@ def check_mode(args):
     """Stop if there is nothing to read, or no one process to read it."""
     if args.text is None and not args.input and not sys.stdin.isatty():
         records.stop("give --topic and --text for one sentence, or --input and --output for a table")
-    if ranks.get_rank()[1] > 1 and args.input in (None, "-"):
+    if distributed.get_rank()[1] > 1 and args.input in (None, "-"):
         records.stop("torchrun is for tables: give --input and --output, or start predict.py with python")
 
 
 def load_scorer(adapter, base, tokenizer, rows):
     """Load base and adapter for so many rows; return score(pairs) -> scoring.Scores."""
-    model = modeling.load_adapter(modeling.load_base(base), adapter)
-    size = acceleration.prepare_scoring(model, rows)
+    model = loading.load_adapter(loading.load_base(base), adapter)
+    size = compilation.prepare_scoring(model, rows)
     if rows == 1:
-        remedy = "end other programs on the GPU (nvidia-smi lists them), or set CUDA_GRAPHS in acceleration.py to False"
+        remedy = "end other programs on the GPU (nvidia-smi lists them), or set CUDA_GRAPHS in stance/model/compilation.py to False"
         with safeguards.explain_memory("record how one sentence is answered", remedy):
             cuda_graphs.record_answers(model)
 
@@ -151,7 +151,7 @@ def name_columns(args, table):
 def check_rows(args, table, topics):
     """Yield the pairs of all rows; stop after the last if any row cannot be labelled."""
     count, empty, broken = 0, [], []
-    for number, cells, pairs in labelling.read_rows(table, topics):
+    for number, cells, pairs in labeller.read_rows(table, topics):
         values = {value for pair in pairs for value in pair}
         if "" in values:
             empty.append(number)
@@ -172,7 +172,7 @@ def check_rows(args, table, topics):
 def label_rows(table, topics, store, counts):
     """Yield the rows of the output; counts, {topic: Counter of labels and of "review"}, grow with them."""
     rows = 0
-    for _, cells, pairs in labelling.read_rows(table, topics):
+    for _, cells, pairs in labeller.read_rows(table, topics):
         for topic, text in pairs:
             probabilities = store.find_answer(topic, text)
             if probabilities is None:
@@ -191,55 +191,55 @@ def label_rows(table, topics, store, counts):
 def label_table(args, record, tokenizer):
     """Label a table and sum it up; of several processes, the first alone writes."""
     base = record["base_model"]
-    ranks.join_ranks()
-    with ranks.first_rank_first():
+    distributed.join_ranks()
+    with distributed.first_rank_first():
         topics = read_topics(args)
         stdin = tables.keep_stdin() if args.input == "-" else None
         table = open_input(args, topics, stdin)
         header = name_columns(args, table)
         note_topics(table, header)
-        store = labelling.PairStore(check_rows(args, table, topics))
-        if ranks.get_rank()[0] == 0:
+        store = labeller.PairStore(check_rows(args, table, topics))
+        if distributed.get_rank()[0] == 0:
             prompts.report_long(tokenizer, store.read_pairs())
-    if not RESUME and ranks.get_rank()[0] == 0:
-        labelling.remove_parts(args.output)
-    ranks.wait_for_ranks()
-    run = labelling.describe_run(args.adapter, base, store)
-    labelling.label_pairs(store, args.output, run, lambda: load_scorer(args.adapter, base, tokenizer, store.size))
-    if ranks.get_rank()[0] == 0:
+    if not RESUME and distributed.get_rank()[0] == 0:
+        labeller.remove_parts(args.output)
+    distributed.wait_for_ranks()
+    run = labeller.describe_run(args.adapter, base, store)
+    labeller.label_pairs(store, args.output, run, lambda: load_scorer(args.adapter, base, tokenizer, store.size))
+    if distributed.get_rank()[0] == 0:
         counts = defaultdict(Counter)
         with contextlib.redirect_stdout(None):  # notes about the table were printed when it was read first
             rows = label_rows(open_input(args, topics, stdin), topics, store, counts)
             tables.write_table(args.output, header, rows, SHADES)
-        labelling.remove_parts(args.output)
-        summary, picture = answers.summarise(counts, SUMMARY_TOPICS), Path(args.output).with_suffix(".stances.png")
-        print(f"\n{answers.format_summary(summary)}\n")
+        labeller.remove_parts(args.output)
+        summary, picture = terminal.summarise(counts, SUMMARY_TOPICS), Path(args.output).with_suffix(".stances.png")
+        print(f"\n{terminal.format_summary(summary)}\n")
         low = sum(count["review"] for count in summary.values())
         print(f"review: {low:,} of {store.rows:,} rows have a confidence below {REVIEW_BELOW}")
-        figures.plot_shares(summary, picture, modeling.read_demo_note(base))
+        figures.plot_shares(summary, picture, loading.read_demo_note(base))
         print(f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {args.output} and {picture.name}")
-    ranks.leave_ranks()
+    distributed.leave_ranks()
 
 
 def main(argv=None):
     args = parse_args(argv)
     check_mode(args)
-    record = modeling.check_adapter(args.adapter)
+    record = loading.check_adapter(args.adapter)
     base, topic = record["base_model"], tables.clean_text(args.topic)
-    modeling.check_base(base)
-    tokenizer = modeling.load_tokenizer(base)
-    modeling.check_same_base(args.adapter, base, tokenizer)
+    loading.check_base(base)
+    tokenizer = loading.load_tokenizer(base)
+    loading.check_same_base(args.adapter, base, tokenizer)
     if args.input:
         label_table(args, record, tokenizer)
     elif args.text is not None:
         text = tables.clean_text(args.text)
         if not text:
             records.stop("--text must not be empty")
-        answers.print_answer(load_scorer(args.adapter, base, tokenizer, 1), topic, text, args.explain, bar=False)
+        terminal.print_answer(load_scorer(args.adapter, base, tokenizer, 1), topic, text, args.explain, bar=False)
     else:
-        answers.answer_lines(lambda: load_scorer(args.adapter, base, tokenizer, 1), topic, args.explain)
-    note = modeling.read_demo_note(base)
-    if note and ranks.get_rank()[0] == 0:
+        terminal.answer_lines(lambda: load_scorer(args.adapter, base, tokenizer, 1), topic, args.explain)
+    note = loading.read_demo_note(base)
+    if note and distributed.get_rank()[0] == 0:
         print(note)
 
 

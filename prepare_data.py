@@ -12,19 +12,19 @@ With --strict, what is doubtful counts as wrong: numbers and dates in place of t
     python prepare_data.py --hold-out-topic "Vegans are right." --output-dir data/without-vegans
 """
 
-import startup  # first: what follows takes seconds to load
+from stance.common import startup  # first: what follows takes seconds to load
 import argparse
 import gc
 from collections import Counter
 from pathlib import Path
 
-import corpus
-import metrics
-import near_duplicates
+from stance.corpus import corpus
+from stance.evaluation import metrics
+from stance.corpus import near_duplicates
 import prompts
-import records
-import tables
-import workbook_check
+from stance.common import records
+from stance.corpus import tables
+from stance.corpus import marked_copy
 
 # ---------------------------------------------------------------- settings
 MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
@@ -42,7 +42,7 @@ def parse_args(argv):
     parser.add_argument("--seed", type=int, default=corpus.SPLIT_SEED, help="random seed of the splits (%(default)s)")
     parser.add_argument("--sheet", help="sheet of the workbook (default: the one with the columns)")
     parser.add_argument(
-        "--columns", nargs=3, metavar=("TOPIC", "TEXT", "STANCE"), help="their headers (default: those of corpus.py)"
+        "--columns", nargs=3, metavar=("TOPIC", "TEXT", "STANCE"), help="their headers (default: those of stance/corpus/corpus.py)"
     )
     parser.add_argument("--strict", action="store_true", help="doubtful cells and differing stances are errors")
     parser.add_argument("--check", action="store_true", help="mark all that is wrong in a copy, write no splits")
@@ -60,12 +60,12 @@ def check_corpus(path, *options):
     """
     table, rows, findings = corpus.scan_corpus(path, *options)
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
-    findings += workbook_check.find_clashes(duplicates, conflicts)
+    findings += marked_copy.find_clashes(duplicates, conflicts)
     problems = sum(finding.serious for finding in findings)
     print(f"{table.place}: {len(kept)} usable rows, {problems} problems, {len(findings) - problems} notes")
     if findings:
-        print(workbook_check.format_findings(findings))
-        print(f"wrote {workbook_check.write_checked(path, table, findings)}")
+        print(marked_copy.format_findings(findings))
+        print(f"wrote {marked_copy.write_checked(path, table, findings)}")
     if len(kept) < MIN_ROWS:
         print(f"problem: {MIN_ROWS} usable rows are needed: annotate more")
     return 2 if problems or len(kept) < MIN_ROWS else 0
@@ -169,7 +169,7 @@ def main(argv=None):
     tables.note_unused(table)
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     if args.strict:
-        corpus.check_rows(table.place, kept, workbook_check.find_clashes([], conflicts))
+        corpus.check_rows(table.place, kept, marked_copy.find_clashes([], conflicts))
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_findings(duplicates, conflicts))
     splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)

@@ -9,7 +9,7 @@ import hashlib
 import re
 import unicodedata
 
-import records
+from stance.common import records
 
 # ---------------------------------------------------------------- settings
 LABELS = ("pro", "con", "neu")  # the answers, in the order of every table and probability vector
@@ -50,7 +50,7 @@ USER_SLOT, ANSWER_SLOT = "\ue000", "\ue001"  # private-use characters: no chat t
 def build_prompt(topic, sentence, template=PROMPT_TEMPLATE):
     """Return the user turn for one example; the expected reply is one of LABELS.
 
-    Another template is for prompt_variants.py alone, which asks how much answers hang on the wording.
+    Another template is for stance/evaluation/prompt_variants.py alone, which asks how much answers hang on the wording.
     """
     before, between, after = re.split(r"\{topic\}|\{sentence\}", template)
     return before + topic + between + sentence + after  # not str.format: texts may hold braces

@@ -23,8 +23,8 @@ import tiny_model
 import torch
 
 import finetune
-import modeling
-import records
+from stance.model import loading
+from stance.common import records
 
 # ---------------------------------------------------------------- settings
 BASE_MODEL = "outputs/tiny-gemma2"  # folder of a tiny model; built if it is not there
@@ -175,7 +175,7 @@ def main(argv=None):
         setattr(finetune, name, value)
     if not Path(args.base_model).is_dir():
         tiny_model.build(args.base_model)
-    modeling.check_base(args.base_model)
+    loading.check_base(args.base_model)
     with tempfile.TemporaryDirectory() as folder:
         take_rows(args.data_dir, Path(folder), args.rows)
         words = ["--base-model", args.base_model, "--data-dir", folder, "--epochs", str(args.epochs)]

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-import metrics
-import records
+from stance.evaluation import metrics
+from stance.common import records
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/demo.json"  # of this run

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import workload
 
-import metrics
+from stance.evaluation import metrics
 import prepare_data
-import records
+from stance.common import records
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/job_throughput.json"  # of this run

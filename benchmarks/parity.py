@@ -6,7 +6,7 @@ flat batches of different size are apart says how much of an error is rounding.
 
 import torch
 
-import prefix_tree
+from stance.tree import prefix_tree
 
 # ---------------------------------------------------------------- settings
 ROWS = 16  # of the batch

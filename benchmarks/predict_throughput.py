@@ -23,14 +23,14 @@ import peft
 import tiny_model
 import workload
 
-import corpus
+from stance.corpus import corpus
 import finetune
-import labelling
-import metrics
-import modeling
+from stance.labelling import labeller
+from stance.evaluation import metrics
+from stance.model import loading
 import prompts
-import records
-import scoring
+from stance.common import records
+from stance.model import scoring
 
 # ---------------------------------------------------------------- settings
 ROWS = [10_000, 100_000, 1_000_000]  # of the tables
@@ -59,12 +59,12 @@ def build_adapter(folder, base):
     if not base.is_dir():
         tiny_model.build(base)
     lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
-    peft.get_peft_model(modeling.load_base(str(base)), lora).save_pretrained(folder)
+    peft.get_peft_model(loading.load_base(str(base)), lora).save_pretrained(folder)
     record = {
-        **modeling.describe_base(str(base), modeling.load_tokenizer(str(base))),
+        **loading.describe_base(str(base), loading.load_tokenizer(str(base))),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
-        "precision": modeling.describe_precision(),
+        "precision": loading.describe_precision(),
         "data": {},
         "demo": True,
     }
@@ -120,13 +120,13 @@ def main(argv=None):
         "model": {"settings": SIZES, "note": tiny_model.NOTE},
         "settings": {
             "SCORE_BATCH_SIZE": scoring.SCORE_BATCH_SIZE,
-            "BLOCK_SIZE": labelling.BLOCK_SIZE,
-            "CACHE_MIB": labelling.CACHE_MIB,
+            "BLOCK_SIZE": labeller.BLOCK_SIZE,
+            "CACHE_MIB": labeller.CACHE_MIB,
         },
         "threads": os.environ.get("OMP_NUM_THREADS"),
         "niceness": os.nice(0),
         "seed": SEED,
-        "device": modeling.device_name(),
+        "device": loading.device_name(),
         "environment": records.describe_environment(),
     }
     for rows in [1, *args.rows]:  # one row: what starting takes

@@ -28,11 +28,11 @@ from xml.sax.saxutils import escape
 import openpyxl
 from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 
-import corpus
-import metrics
-import near_duplicates
+from stance.corpus import corpus
+from stance.evaluation import metrics
+from stance.corpus import near_duplicates
 import prepare_data
-import records
+from stance.common import records
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/prepare.json"  # of this run

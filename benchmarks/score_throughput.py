@@ -17,15 +17,15 @@ import peft
 import torch
 import workload
 
-import acceleration
-import cuda_graphs
+from stance.model import compilation
+from stance.model import cuda_graphs
 import finetune
-import linear_layers
-import metrics
-import modeling
+from stance.model import lora_linear
+from stance.evaluation import metrics
+from stance.model import loading
 import prompts
-import records
-import scoring
+from stance.common import records
+from stance.model import scoring
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/score_throughput.json"  # of this run
@@ -62,7 +62,7 @@ def measure(model, tokenizer, encoded):
         scoring.generate_replies(model, tokenizer, encoded[:batch])
         rate = time_rows(lambda rows: scoring.generate_replies(model, tokenizer, rows), encoded[:GENERATED_ROWS])
         results[f"generate, batch {batch}"] = rate
-    acceleration.prepare_scoring(model, 0)
+    compilation.prepare_scoring(model, 0)
     cuda_graphs.record_answers(model)  # as predict.py does for one sentence
     single = []
     for row in encoded[:SINGLE_ANSWERS]:
@@ -71,11 +71,11 @@ def measure(model, tokenizer, encoded):
     score = lambda rows: scoring.score_prompts(model, tokenizer, rows)  # noqa: E731
     score(encoded[:256])
     results["score, uncompiled"] = time_rows(score, encoded[:1024])
-    acceleration.prepare_scoring(model, acceleration.COMPILE_MIN_ROWS)
+    compilation.prepare_scoring(model, compilation.COMPILE_MIN_ROWS)
     started = time.time()
     score(encoded[:1024])
     compile_seconds = time.time() - started
-    for batch in (128, 256, 512, acceleration.COMPILED_BATCH_SIZE):
+    for batch in (128, 256, 512, compilation.COMPILED_BATCH_SIZE):
         scoring.SCORE_BATCH_SIZE = batch
         score(encoded[:1024])
         results[f"score, batch {batch}"] = time_rows(score, encoded)
@@ -88,16 +88,16 @@ def run(args):
     rows = workload.make_rows(tokenizer, ROWS, SEED)
     encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
     lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
-    model = peft.get_peft_model(modeling.load_base(args.model), lora)
-    linear_layers.fuse_adapters(model)  # as modeling.load_adapter does
+    model = peft.get_peft_model(loading.load_base(args.model), lora)
+    lora_linear.fuse_adapters(model)  # as loading.load_adapter does
     results, single, compile_seconds = measure(model, tokenizer, encoded)
     record = {
         "rows_per_second": results,
         "single_answer_seconds": single,
         "first_compiled_1024_rows_seconds": compile_seconds,
-        "peak_gib": modeling.peak_gpu_gib(),
+        "peak_gib": loading.peak_gpu_gib(),
         "seed": SEED,
-        "device": modeling.device_name(),
+        "device": loading.device_name(),
         "environment": records.describe_environment(),
     }
     records.write_json(args.output, record)

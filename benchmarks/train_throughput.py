@@ -27,12 +27,12 @@ import trl
 import workload
 
 import finetune
-import metrics
-import modeling
+from stance.evaluation import metrics
+from stance.model import loading
 import prompts
-import records
-import safeguards
-import training
+from stance.common import records
+from stance.training import safeguards
+from stance.training import training
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/train_throughput.json"  # of this run
@@ -98,7 +98,7 @@ def build_ours(model_dir, rows, batch, folder, micro=None):
     """Return this project's trainer, as finetune.py makes it."""
     finetune.EFFECTIVE_BATCH_SIZE, finetune.MICRO_BATCH_SIZE = batch, micro or batch
     args = finetune.parse_args(["--base-model", model_dir, "--epochs", "1"])
-    trainer = finetune.build_trainer(args, Path(folder), modeling.load_tokenizer(model_dir), rows, rows[:8])
+    trainer = finetune.build_trainer(args, Path(folder), loading.load_tokenizer(model_dir), rows, rows[:8])
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
     return trainer
@@ -109,7 +109,7 @@ def build_trl(model_dir, rows, batch, folder, recipe):
 
     unsloth: trl with a model of that package, whose own layers and kernels it uses; answer only.
     """
-    tokenizer = modeling.load_tokenizer(model_dir)
+    tokenizer = loading.load_tokenizer(model_dir)
     options = {"r": finetune.LORA_R, "lora_alpha": finetune.LORA_ALPHA}
     if recipe == "unsloth":
         import unsloth  # optional; changes transformers and trl when it is imported
@@ -117,7 +117,7 @@ def build_trl(model_dir, rows, batch, folder, recipe):
         model, _ = unsloth.FastLanguageModel.from_pretrained(model_dir, dtype=torch.bfloat16, load_in_4bit=True)
         model, lora = unsloth.FastLanguageModel.get_peft_model(model, **options), None
     else:
-        model = modeling.load_base(model_dir)
+        model = loading.load_base(model_dir)
         model.set_attn_implementation("eager" if recipe == "published" else "flex_attention")
         lora = peft.LoraConfig(**options, target_modules=finetune.LORA_TARGETS, task_type="CAUSAL_LM")
     if recipe == "published":
@@ -200,7 +200,7 @@ def describe():
         "measured_steps": MEASURED_STEPS,
         "seed": SEED,
         "prompt_version": prompts.PROMPT_VERSION,
-        "device": modeling.device_name(),
+        "device": loading.device_name(),
         "environment": records.describe_environment(),
     }
 

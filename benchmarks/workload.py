@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 import transformers
 
-import corpus
-import modeling
+from stance.corpus import corpus
+from stance.model import loading
 import prompts
-import records
+from stance.common import records
 
 # ---------------------------------------------------------------- settings
 MODEL = "/tmp/random-gemma-2-9b"  # folder of the model; built at random if it does not exist
@@ -54,7 +54,7 @@ def prepare_model(args):
             records.stop(f"{args.model} does not exist: give --tokenizer to build a random model there")
         build_gemma(args.model, transformers.AutoTokenizer.from_pretrained(args.tokenizer))
         torch.cuda.empty_cache()  # processes that this one starts plan with the free memory
-    return modeling.load_tokenizer(args.model)
+    return loading.load_tokenizer(args.model)
 
 
 def empty_caches(folder):

@@ -51,7 +51,7 @@ def tiny_model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Folder of small splits that prepare_data.py made, as text: 72 rows to train on, 24 each to validate and test."""
-    import corpus
+    from stance.corpus import corpus
     import prepare_data
 
     folder, chance, rows = tmp_path_factory.mktemp("data"), random.Random(0), [("topic", "text", "stance")]
@@ -107,11 +107,11 @@ def load_plain():
     import torch
     import transformers
 
-    import linear_layers
-    import modeling
+    from stance.model import lora_linear
+    from stance.model import loading
 
     def load(base, adapter=None, dtype=None):
-        dtype = dtype or modeling.compute_dtype()
+        dtype = dtype or loading.compute_dtype()
         model = transformers.AutoModelForCausalLM.from_pretrained(
             base,
             dtype=dtype,
@@ -124,7 +124,7 @@ def load_plain():
             device_map={"": 0 if torch.cuda.is_available() else "cpu"},
             attn_implementation="eager",
         )
-        for linear in linear_layers.find_linears(model):
+        for linear in lora_linear.find_linears(model):
             linear.support_avx512bf16_for_cpu = False  # its kernel rounds to bfloat16, whatever the dtype
         return (model if adapter is None else peft.PeftModel.from_pretrained(model, adapter)).eval()
 
@@ -177,11 +177,11 @@ def in_float32():
 
     import torch
 
-    import linear_layers
+    from stance.model import lora_linear
 
     def convert(model):
         exact = torch.nn.Module.float(copy.deepcopy(model))  # that of transformers refuses 4-bit models
-        for linear in linear_layers.find_linears(exact):
+        for linear in lora_linear.find_linears(exact):
             linear.compute_dtype = linear.weight.quant_state.dtype = torch.float32
         return exact
 

@@ -9,31 +9,31 @@ import torch
 import transformers
 from torch._dynamo.backends.common import aot_autograd
 
-import acceleration
-import cuda_graphs
+from stance.model import compilation
+from stance.model import cuda_graphs
 import finetune
-import linear_layers
-import modeling
-import prefix_tree
-import sharded_training
+from stance.model import lora_linear
+from stance.model import loading
+from stance.tree import prefix_tree
+from stance.training import fsdp
 import test_prefix_tree
-import training
+from stance.training import training
 from stopping import stop_message
 
 
 @pytest.fixture(scope="module")
 def base(tiny_model):
     """The tiny model in 4-bit."""
-    return modeling.load_base(tiny_model)
+    return loading.load_base(tiny_model)
 
 
 def test_dequantised_weights_equal_those_of_bitsandbytes(base):
-    linears = linear_layers.find_linears(base)
+    linears = lora_linear.find_linears(base)
     assert len(linears) == 14  # seven in each of two layers
     for linear in linears:
         expected = bitsandbytes.functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
-        assert torch.equal(linear_layers.read_weight(linear), expected)
-        restored = linear_layers.restore(linear_layers.list_tensors(linear), linear.in_features, torch.bfloat16)
+        assert torch.equal(lora_linear.read_weight(linear), expected)
+        restored = lora_linear.restore(lora_linear.list_tensors(linear), linear.in_features, torch.bfloat16)
         assert torch.equal(restored, expected)
 
 
@@ -44,7 +44,7 @@ def test_single_quantisation_is_read_too():
     linear.weight = bitsandbytes.nn.Params4bit(packed, requires_grad=False, quant_state=state, bnb_quantized=True)
     linear.weight.quant_state = state
     assert not state.nested
-    restored = linear_layers.restore(linear_layers.list_tensors(linear), 128, torch.float32)
+    restored = lora_linear.restore(lora_linear.list_tensors(linear), 128, torch.float32)
     assert torch.equal(restored, bitsandbytes.functional.dequantize_4bit(packed, state))
 
 
@@ -72,8 +72,8 @@ def test_joined_products_equal_the_layers_of_peft(tmp_path, in_float32, allow_ro
     ways = [differentiate(layers, torch.bfloat16, apply) for apply in (apply_each, apply_singly)]
     ways.append(differentiate(exact_layers, torch.float32, apply_each))
     tolerances = [allow_rounding(one, test_prefix_tree.relative) for one in zip(*ways, strict=True)]
-    linear_layers.fuse_linears(model, keep_dense)
-    results = differentiate(layers, torch.bfloat16, linear_layers.apply_joined)
+    lora_linear.fuse_linears(model, keep_dense)
+    results = differentiate(layers, torch.bfloat16, lora_linear.apply_joined)
     assert len(results) == 3 + 1 + 6
     for found, expected, tolerance in zip(results, ways[0], tolerances, strict=True):
         assert found.shape == expected.shape and found.dtype == expected.dtype
@@ -90,16 +90,16 @@ def pick_layers(model):
 
 def test_torch_accepts_the_operators(base):
     """Their shapes for the compiler are declared as PyTorch wants them, and they change none of their inputs."""
-    linears = linear_layers.find_linears(base)[:2]
-    weights = [tensor for linear in linears for tensor in linear_layers.list_tensors(linear)]
+    linears = lora_linear.find_linears(base)[:2]
+    weights = [tensor for linear in linears for tensor in lora_linear.list_tensors(linear)]
     width = linears[0].in_features
     shapes = (5, width), (5, 8), (8, width), *((linear.out_features, 4) for linear in linears)
     x, update, down, *ups = (torch.randn(shape, dtype=base.dtype, device=base.device) for shape in shapes)
-    outputs = linear_layers.multiply_joined(x, update, ups, weights)
+    outputs = lora_linear.multiply_joined(x, update, ups, weights)
     for operator, inputs in (
-        (linear_layers.multiply_joined, (x, update, ups, weights)),
-        (linear_layers.multiply_joined, (x, update[:, :0], [], weights[: len(weights) // 2])),
-        (linear_layers.multiply_back, (outputs, update, weights, down)),
+        (lora_linear.multiply_joined, (x, update, ups, weights)),
+        (lora_linear.multiply_joined, (x, update[:, :0], [], weights[: len(weights) // 2])),
+        (lora_linear.multiply_back, (outputs, update, weights, down)),
     ):
         torch.library.opcheck(operator, inputs)
 
@@ -117,9 +117,9 @@ def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch,
     model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     rows = test_prefix_tree.random_rows(1)
     expected, tolerances = measure_step(model, rows)
-    linear_layers.fuse_linears(model, keep_dense=True)
+    lora_linear.fuse_linears(model, keep_dense=True)
     check_step(tree_step(model, rows), expected, tolerances)
-    acceleration.compile_layers(model, checkpoint=True)
+    compilation.compile_layers(model, checkpoint=True)
     check_step(tree_step(model, rows), expected, tolerances)
 
 
@@ -165,23 +165,23 @@ def check_step(found, expected, tolerances):
 def test_compiled_answers_are_those_of_the_plain_base(tmp_path, monkeypatch, measure_rows, double):
     compile_with(monkeypatch, "aot_eager")
     model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).unload().eval()
-    for linear in linear_layers.find_linears(model):
+    for linear in lora_linear.find_linears(model):
         if not double:
             state = linear.weight.quant_state
             scales = bitsandbytes.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
             state.absmax, state.nested, state.state2, state.offset = scales, False, None, None
     with torch.no_grad():
         expected, tolerance = measure_rows(model, 9)
-        linear_layers.fuse_linears(model, keep_dense=False)
-        acceleration.compile_layers(model)
+        lora_linear.fuse_linears(model, keep_dense=False)
+        compilation.compile_layers(model)
         found = forward_rows(model, 9)
     assert test_prefix_tree.relative(found, expected) <= tolerance
     assert test_prefix_tree.relative(found.roll(1, 0), expected) > 2 * tolerance  # the rows are unlike each other
 
 
 def test_weights_of_another_kind_are_refused(base, monkeypatch, capsys):
-    monkeypatch.setattr(linear_layers.find_linears(base)[3].weight.quant_state, "quant_type", "fp4")
-    message = stop_message(capsys, linear_layers.fuse_linears, base, True)
+    monkeypatch.setattr(lora_linear.find_linears(base)[3].weight.quant_state, "quant_type", "fp4")
+    message = stop_message(capsys, lora_linear.fuse_linears, base, True)
     assert "weights in fp4 in blocks of 64" in message and "QUANT_TYPE" in message
 
 
@@ -197,9 +197,9 @@ def test_compiled_layers_change_no_gradient(tmp_path, monkeypatch, measure_step,
     rows = test_prefix_tree.random_rows(1)
     model.enable_input_require_grads()
     expected, tolerances = measure_step(model, rows)
-    linear_layers.fuse_linears(model, keep_dense)
-    linear_layers.fuse_adapters(model)
-    acceleration.compile_layers(model.get_base_model(), checkpoint=not keep_dense)
+    lora_linear.fuse_linears(model, keep_dense)
+    lora_linear.fuse_adapters(model)
+    compilation.compile_layers(model.get_base_model(), checkpoint=not keep_dense)
     check_step(tree_step(model, rows), expected, tolerances)
 
 
@@ -240,12 +240,12 @@ def test_batches_of_any_size_share_one_compilation(tmp_path, monkeypatch):
     model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     model.enable_input_require_grads()
-    linear_layers.fuse_linears(model, keep_dense=False)
-    linear_layers.fuse_adapters(model)
-    acceleration.compile_layers(model.get_base_model())
+    lora_linear.fuse_linears(model, keep_dense=False)
+    lora_linear.fuse_adapters(model)
+    compilation.compile_layers(model.get_base_model())
     for count in (8, 6, 21, 33):
         forward_rows(model, count)
-    with acceleration.run_uncompiled(4), torch.no_grad():
+    with compilation.run_uncompiled(4), torch.no_grad():
         forward_rows(model, 1)
     assert len(graphs) == 2  # the two parts of a layer
     forward_rows(model, 2)  # one row of the tree: another kind for StepGraphs
@@ -267,10 +267,10 @@ def test_packed_weights_are_dequantised_again_in_the_backward_pass(tmp_path, mon
     model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     model.enable_input_require_grads()
-    weights = {str(shape) for linear in linear_layers.find_linears(model) for shape in both_ways(linear)}
-    linear_layers.fuse_linears(model, keep_dense=False)
-    linear_layers.fuse_adapters(model)
-    acceleration.compile_layers(model.get_base_model())
+    weights = {str(shape) for linear in lora_linear.find_linears(model) for shape in both_ways(linear)}
+    lora_linear.fuse_linears(model, keep_dense=False)
+    lora_linear.fuse_adapters(model)
+    compilation.compile_layers(model.get_base_model())
     forward_rows(model, 8).sum().backward()
     assert kept
     assert not weights.intersection(kept)
@@ -285,7 +285,7 @@ def both_ways(linear):
 def test_the_short_adapter_forward_is_that_of_peft(tmp_path, measure_rows, training):
     model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).eval()
     expected, tolerance = measure_rows(model, 5)
-    linear_layers.fuse_adapters(model)
+    lora_linear.fuse_adapters(model)
     with torch.set_grad_enabled(training):
         assert test_prefix_tree.relative(forward_rows(model, 5), expected) <= tolerance
     with model.disable_adapter():
@@ -301,7 +301,7 @@ def test_short_norms_are_those_of_gemma(tmp_path):
     for norm in norms:
         torch.nn.init.normal_(norm.weight)
     expected = [norm(x) for norm in norms]
-    acceleration.fuse_norms(model)
+    compilation.fuse_norms(model)
     assert all("forward" in vars(norm) for norm in norms)
     for norm, value in zip(norms, expected, strict=True):
         assert norm(x).dtype == value.dtype and torch.allclose(norm(x).float(), value.float(), rtol=2**-7)
@@ -311,11 +311,11 @@ def test_short_norms_are_those_of_gemma(tmp_path):
 def test_only_compiled_layers_take_large_batches(base, monkeypatch, rows, free_gb, expected):
     compiled = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(acceleration, "free_memory", lambda: free_gb * 1e9)
-    monkeypatch.setattr(linear_layers, "fuse_linears", lambda model, keep_dense: None)
-    monkeypatch.setattr(acceleration, "fuse_norms", lambda model: None)
-    monkeypatch.setattr(acceleration, "compile_layers", compiled.append)
-    assert acceleration.prepare_scoring(base, rows) == expected
+    monkeypatch.setattr(compilation, "free_memory", lambda: free_gb * 1e9)
+    monkeypatch.setattr(lora_linear, "fuse_linears", lambda model, keep_dense: None)
+    monkeypatch.setattr(compilation, "fuse_norms", lambda model: None)
+    monkeypatch.setattr(compilation, "compile_layers", compiled.append)
+    assert compilation.prepare_scoring(base, rows) == expected
     assert len(compiled) == (rows == 4000)
 
 
@@ -340,11 +340,11 @@ def test_plan_follows_the_free_memory(monkeypatch, free_gb, expected):
     class Linear:
         in_features, out_features = 1000, 8_324_000
 
-    monkeypatch.setattr(linear_layers, "find_linears", lambda model: [Linear])
-    monkeypatch.setattr(acceleration, "free_memory", lambda: free_gb * 1e9)
-    plan = acceleration.plan_training(Model, nodes=1450, checkpoint=None, dropout=False)
+    monkeypatch.setattr(lora_linear, "find_linears", lambda model: [Linear])
+    monkeypatch.setattr(compilation, "free_memory", lambda: free_gb * 1e9)
+    plan = compilation.plan_training(Model, nodes=1450, checkpoint=None, dropout=False)
     assert {name: plan[name] for name in expected} == expected
-    assert not acceleration.plan_training(Model, nodes=1450, checkpoint=None, dropout=True)["graphs"]
+    assert not compilation.plan_training(Model, nodes=1450, checkpoint=None, dropout=True)["graphs"]
 
 
 def fail(error):
@@ -358,7 +358,7 @@ def fail(error):
 
 def test_a_recording_that_fails_says_why_and_what_to_do(capsys):
     message = stop_message(capsys, fail, ValueError("no such kernel\nmore"))
-    assert "(no such kernel)" in message and "CUDA_GRAPHS in acceleration.py to False" in message
+    assert "(no such kernel)" in message and "CUDA_GRAPHS in stance/model/compilation.py to False" in message
     with pytest.raises(torch.OutOfMemoryError):  # which finetune.py explains as lack of memory
         fail(torch.OutOfMemoryError("CUDA out of memory"))
 
@@ -369,7 +369,7 @@ def test_a_recorded_answer_equals_a_plain_one(tiny_model, load_plain, flat_ways,
     ways = [logits[:, -1] for logits in flat_ways(load_plain(tiny_model), sequences)]
     tolerance = allow_rounding(ways, test_prefix_tree.relative)
     assert test_prefix_tree.relative(ways[0].roll(1, 0), ways[0]) > 2 * tolerance  # of another sequence
-    model = modeling.load_base(tiny_model)
+    model = loading.load_base(tiny_model)
     cuda_graphs.record_answers(model)
     for sequence in sequences:
         tree = prefix_tree.merge_prefixes([sequence], 0, cuda_graphs.ANSWER_NODES)
@@ -419,7 +419,7 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
         lambda run, inputs, pool, stream: (recorded.append(run(inputs)), inputs, None),
     )
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(acceleration, "spare_memory", lambda: 7)
+    monkeypatch.setattr(compilation, "spare_memory", lambda: 7)
     weight = torch.nn.Parameter(torch.ones(2))
     count = lambda inputs: inputs["input_ids"].numel()  # noqa: E731
     graphs = cuda_graphs.StepGraphs(count, [weight], count)
@@ -453,8 +453,8 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
 def test_a_step_of_another_kind_needs_its_activations_its_logits_and_a_reserve():
     config = transformers.Gemma2Config(vocab_size=100, hidden_size=8, intermediate_size=16, num_hidden_layers=2)
     inputs = {"input_ids": torch.zeros(1, 5), "keep": torch.zeros(3)}
-    size = acceleration.count_step_bytes(config, inputs) - acceleration.RESERVE_GB * 1e9
-    assert size == acceleration.count_activation_bytes(config, 5) + 4 * 3 * 100 * torch.float32.itemsize
+    size = compilation.count_step_bytes(config, inputs) - compilation.RESERVE_GB * 1e9
+    assert size == compilation.count_activation_bytes(config, 5) + 4 * 3 * 100 * torch.float32.itemsize
 
 
 @pytest.mark.parametrize("sharded", [False, True])
@@ -465,7 +465,7 @@ def test_compilers_start_where_layers_are_compiled(monkeypatch, sharded):
     def load_base(name):
         raise LookupError(name)
 
-    monkeypatch.setattr(acceleration, "start_compilers", lambda: started.append(True))
+    monkeypatch.setattr(compilation, "start_compilers", lambda: started.append(True))
     monkeypatch.setattr(training, "encode_rows", lambda *args: {"input_ids": []})
     for module in (modeling, sharded_training):
         monkeypatch.setattr(module, "load_base", load_base)

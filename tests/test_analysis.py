@@ -1,12 +1,12 @@
-"""analysis.py on a dozen records whose numbers are worked out by hand."""
+"""stance/evaluation/analysis.py on a dozen records whose numbers are worked out by hand."""
 
 import json
 
 import pytest
 
-import analysis
-import metrics
-import uncertainty
+from stance.evaluation import analysis
+from stance.evaluation import metrics
+from stance.evaluation import uncertainty
 
 # (id, topic, gold, base answer, fine-tuned answer, majority, tf-idf)
 ROWS = [

@@ -1,4 +1,4 @@
-"""answers.py: bars, words and summaries are those of the numbers; colours only where they can be shown."""
+"""stance/labelling/terminal.py: bars, words and summaries are those of the numbers; colours only where they can be shown."""
 
 import io
 import os
@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import answers
-import scoring
+from stance.labelling import terminal
+from stance.model import scoring
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPIC = "Vegans are right."
@@ -39,13 +39,13 @@ def score_words(pairs, **options):
     ([0.01, 0.01, 0.98], "-" + "." * 29), ([1 / 3] * 3, "+" * 10 + "-" * 10 + "." * 10),
 ])  # fmt: skip
 def test_a_bar_is_divided_as_the_probabilities_are(probabilities, bar):
-    assert answers.format_bar(probabilities, colors=False) == f"[{bar}]"
-    painted = answers.format_bar(probabilities, colors=True)
+    assert terminal.format_bar(probabilities, colors=False) == f"[{bar}]"
+    painted = terminal.format_bar(probabilities, colors=True)
     assert painted != f"[{bar}]" and ANSI.sub("", painted) == f"[{bar}]"
 
 
 def test_an_answer_is_one_line():
-    assert answers.format_answer([0.1, 0.2345, 0.6655]) == "neu  p_pro 0.100  p_con 0.234  p_neu 0.665"
+    assert terminal.format_answer([0.1, 0.2345, 0.6655]) == "neu  p_pro 0.100  p_con 0.234  p_neu 0.665"
 
 
 @pytest.mark.parametrize("stream, settings, colors", [
@@ -57,7 +57,7 @@ def test_colours_are_for_terminals(monkeypatch, stream, settings, colors):
         monkeypatch.delenv(name, raising=False)
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    assert bool(answers.use_colors(stream)) is colors
+    assert bool(terminal.use_colors(stream)) is colors
 
 
 # ---------------------------------------------------------------- words
@@ -70,17 +70,17 @@ def test_colours_are_for_terminals(monkeypatch, stream, settings, colors):
     ("a\nb", ["a", "b"], ["b", "a"]),
 ])
 def test_each_word_is_left_out_once(text, words, without):
-    spans, texts = answers.leave_words_out(text)
+    spans, texts = terminal.leave_words_out(text)
     assert [text[slice(*span)] for span in spans] == words and texts == without
 
 
 def test_a_word_weighs_what_the_answer_loses_without_it():
-    weights = answers.measure_words([0.2, 0.7, 0.1], [[0.5, 0.4, 0.1], [0.1, 0.8, 0.1]])
+    weights = terminal.measure_words([0.2, 0.7, 0.1], [[0.5, 0.4, 0.1], [0.1, 0.8, 0.1]])
     assert weights == pytest.approx([0.3, -0.1])
 
 
 def test_the_heaviest_words_are_shown(capsys):
-    answers.print_answer(score_words, TOPIC, "well no but yes and yes", 2, bar=False)
+    terminal.print_answer(score_words, TOPIC, "well no but yes and yes", 2, bar=False)
     assert capsys.readouterr().out.splitlines() == [
         "pro  p_pro 0.600  p_con 0.200  p_neu 0.100",
         "Word  place  weight for pro",
@@ -94,14 +94,14 @@ def test_words_are_coloured_in_the_sentence_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys, "stdout", Terminal())
-    answers.print_answer(score_words, TOPIC, "well no, yes  no", 2, bar=True)
+    terminal.print_answer(score_words, TOPIC, "well no, yes  no", 2, bar=True)
     _, sentence, *table = sys.stdout.getvalue().splitlines()
     assert sentence == "well no, \033[1;34myes\033[0m  \033[1;33mno\033[0m"
     assert not any("\033" in line for line in table)
 
 
 def test_more_words_than_there_are(capsys):
-    answers.print_answer(score_words, TOPIC, "yes", 10, bar=False)
+    terminal.print_answer(score_words, TOPIC, "yes", 10, bar=False)
     assert capsys.readouterr().out.splitlines()[3:] == ["yes       1          +0.300"]
 
 
@@ -111,20 +111,20 @@ def test_more_words_than_there_are(capsys):
 def test_topics_with_most_rows_come_first_and_the_rest_is_one():
     counts = {"c": Counter(pro=1), "a": Counter(con=2, review=2), "b": Counter(neu=1, pro=4, review=1)}
     counts["d"] = Counter(neu=1)
-    assert answers.summarise(counts, 2) == {
+    assert terminal.summarise(counts, 2) == {
         "b": {"neu": 1, "pro": 4, "review": 1},
         "a": {"con": 2, "review": 2},
         "2 other topics": {"pro": 1, "neu": 1},
     }
-    assert list(answers.summarise(counts, 4)) == ["b", "a", "c", "d"]
-    lines = answers.format_summary(answers.summarise(counts, 1)).splitlines()
+    assert list(terminal.summarise(counts, 4)) == ["b", "a", "c", "d"]
+    lines = terminal.format_summary(terminal.summarise(counts, 1)).splitlines()
     assert [line.split()[-5:] for line in lines[2:]] == [
         ["5", "80.0%", "0.0%", "20.0%", "1"], ["4", "25.0%", "50.0%", "25.0%", "2"],
     ]  # fmt: skip
 
 
 def test_a_long_topic_is_cut_in_the_summary():
-    assert answers.format_summary({"x" * 80: Counter(pro=1)}).splitlines()[2].startswith("x" * 57 + "...  ")
+    assert terminal.format_summary({"x" * 80: Counter(pro=1)}).splitlines()[2].startswith("x" * 57 + "...  ")
 
 
 # ---------------------------------------------------------------- a terminal

@@ -1,8 +1,8 @@
-"""baselines.py: floors that learn from the train split alone."""
+"""stance/evaluation/baselines.py: floors that learn from the train split alone."""
 
 import pytest
 
-import baselines
+from stance.evaluation import baselines
 
 
 def make_rows(*pairs):

@@ -1,4 +1,4 @@
-"""corpus.py: reading files, cleaning, keys, duplicates, splits."""
+"""stance/corpus/corpus.py: reading files, cleaning, keys, duplicates, splits."""
 
 import csv
 import datetime
@@ -11,11 +11,11 @@ from collections import Counter
 import openpyxl
 import pytest
 
-import corpus
+from stance.corpus import corpus
 import prompts
-import records
-import tables
-import workbook_reader
+from stance.common import records
+from stance.corpus import tables
+from stance.corpus import workbook_reader
 from stopping import stop_message
 
 GUNS = "There should be more gun control."
@@ -375,7 +375,7 @@ def test_no_sheet_with_the_columns(tmp_path, capsys):
     assert "text (text|sentence|comment)" in message and 'sheet "notes" has "Hello" and lacks "topic|claim' in message
     assert 'sheet "data" has "topic", "words", "stance" and lacks "text|sentence|comment"; ' in message
     assert 'sheet "empty" has nothing and lacks "topic|claim|hypothesis|target", ' in message
-    assert message.endswith("or name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in corpus.py\n")
+    assert message.endswith("or name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in stance/corpus/corpus.py\n")
 
 
 @pytest.mark.parametrize("header", [("topic", "text", "stance", "Text "), ("topic", "text", "stance", "Comment")])

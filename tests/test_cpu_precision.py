@@ -7,21 +7,21 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import checkpoints
+from stance.training import checkpoints
 import finetune
-import labelling
-import linear_layers
-import modeling
+from stance.labelling import labeller
+from stance.model import lora_linear
+from stance.model import loading
 import predict
 import prompts
-import scoring
+from stance.model import scoring
 from stopping import stop_message
 
 
 @pytest.fixture
 def cpu(monkeypatch):
     """A function that lets PyTorch see a CPU with these instructions, and no GPU."""
-    monkeypatch.setattr(modeling, "CPU_DTYPE", None)
+    monkeypatch.setattr(loading, "CPU_DTYPE", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def pretend(*instructions, onednn=True):
@@ -34,40 +34,40 @@ def cpu(monkeypatch):
 @pytest.mark.parametrize("instruction", ["avx512_bf16", "amx_bf16", "bf16"])
 def test_bfloat16_where_the_cpu_multiplies_it(cpu, instruction):
     cpu(instruction)
-    assert modeling.compute_dtype() == torch.bfloat16
-    assert modeling.describe_precision()["compute"] == "bfloat16"
+    assert loading.compute_dtype() == torch.bfloat16
+    assert loading.describe_precision()["compute"] == "bfloat16"
 
 
 @pytest.mark.parametrize("instructions", [(), ("avx512_f", "avx512_bw", "avx512_vnni")])
 def test_float32_where_it_would_be_emulated(cpu, instructions):
     cpu(*instructions)
-    assert modeling.compute_dtype() == torch.float32
-    assert modeling.describe_precision()["compute"] == "float32"
+    assert loading.compute_dtype() == torch.float32
+    assert loading.describe_precision()["compute"] == "float32"
 
 
 def test_float32_where_pytorch_does_not_use_the_instructions(cpu):
     """As on macOS, whose builds of PyTorch have no oneDNN."""
     cpu("bf16", onednn=False)
-    assert modeling.compute_dtype() == torch.float32
+    assert loading.compute_dtype() == torch.float32
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_the_constant_decides(cpu, monkeypatch, name):
     cpu(*(["avx512_bf16"] if name == "float32" else []))
-    monkeypatch.setattr(modeling, "CPU_DTYPE", name)
-    assert modeling.compute_dtype() == getattr(torch, name)
+    monkeypatch.setattr(loading, "CPU_DTYPE", name)
+    assert loading.compute_dtype() == getattr(torch, name)
 
 
 def test_an_unknown_constant_is_one_line(cpu, monkeypatch, capsys):
     cpu()
-    monkeypatch.setattr(modeling, "CPU_DTYPE", "float16")
-    assert "CPU_DTYPE 'float16' is unknown" in stop_message(capsys, modeling.compute_dtype)
+    monkeypatch.setattr(loading, "CPU_DTYPE", "float16")
+    assert "CPU_DTYPE 'float16' is unknown" in stop_message(capsys, loading.compute_dtype)
 
 
 def test_a_gpu_computes_in_bfloat16_whatever_the_constant(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(modeling, "CPU_DTYPE", "float32")
-    assert modeling.compute_dtype() == torch.bfloat16
+    monkeypatch.setattr(loading, "CPU_DTYPE", "float32")
+    assert loading.compute_dtype() == torch.bfloat16
 
 
 # ---------------------------------------------------------------- weights and use
@@ -76,23 +76,23 @@ def test_a_gpu_computes_in_bfloat16_whatever_the_constant(monkeypatch):
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_a_base_is_loaded_to_compute_in_it(cpu, monkeypatch, tiny_model, name):
     cpu()
-    monkeypatch.setattr(modeling, "CPU_DTYPE", name)
-    model = modeling.load_base(tiny_model)
+    monkeypatch.setattr(loading, "CPU_DTYPE", name)
+    model = loading.load_base(tiny_model)
     assert model.dtype == getattr(torch, name)
-    for linear in linear_layers.find_linears(model):
+    for linear in lora_linear.find_linears(model):
         assert linear.weight.quant_state.dtype == linear.dense_weight.dtype == getattr(torch, name)
-        assert torch.equal(linear.dense_weight, linear_layers.read_weight(linear))
+        assert torch.equal(linear.dense_weight, lora_linear.read_weight(linear))
 
 
 def test_unpacked_weights_answer_as_packed_ones(cpu, monkeypatch, tiny_model):
     """They are kept if the main memory has room, and change nothing but the time."""
     cpu()
-    monkeypatch.setattr(modeling, "CPU_DTYPE", "float32")
-    unpacked = modeling.load_base(tiny_model)
-    monkeypatch.setattr(modeling.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
-    packed = modeling.load_base(tiny_model)
-    assert not any(hasattr(linear, "dense_weight") for linear in linear_layers.find_linears(packed))
-    tokenizer = modeling.load_tokenizer(tiny_model)
+    monkeypatch.setattr(loading, "CPU_DTYPE", "float32")
+    unpacked = loading.load_base(tiny_model)
+    monkeypatch.setattr(loading.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    packed = loading.load_base(tiny_model)
+    assert not any(hasattr(linear, "dense_weight") for linear in lora_linear.find_linears(packed))
+    tokenizer = loading.load_tokenizer(tiny_model)
     encoded = prompts.encode_examples(tokenizer, [("Vegans are right.", "It is so."), ("No.", "Not at all, I say.")])
     found, expected = (scoring.score_prompts(model, tokenizer, encoded).nll for model in (unpacked, packed))
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -106,7 +106,7 @@ def moved_run(trained_run, tmp_path):
     for path in trained_run.iterdir():
         if path.is_file():
             shutil.copy(path, run)
-    other = {"float32": "bfloat16", "bfloat16": "float32"}[modeling.describe_precision()["compute"]]
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[loading.describe_precision()["compute"]]
     for name in ("run.json", "plan.json"):
         record = json.loads((run / name).read_text(encoding="utf-8"))
         record["precision"]["compute"] = other
@@ -116,7 +116,7 @@ def moved_run(trained_run, tmp_path):
 
 def test_an_adapter_of_another_compute_precision_is_used_with_a_note(moved_run, capsys):
     run, other = moved_run
-    here = modeling.describe_precision()["compute"]
+    here = loading.describe_precision()["compute"]
     predict.main(["--adapter", str(run), "--topic", "Vegans are right.", "--text", "It is so."])
     note, answer, *_ = capsys.readouterr().out.splitlines()
     assert note == f"note: {run} was trained in {other}, this machine computes in {here}: probabilities differ a little"
@@ -126,23 +126,23 @@ def test_an_adapter_of_another_compute_precision_is_used_with_a_note(moved_run, 
 def test_a_run_of_another_compute_precision_is_not_resumed(moved_run, capsys):
     run, other = moved_run
     (run / "run.json").unlink()
-    record = {**json.loads((run / "plan.json").read_text(encoding="utf-8")), "precision": modeling.describe_precision()}
+    record = {**json.loads((run / "plan.json").read_text(encoding="utf-8")), "precision": loading.describe_precision()}
     message = stop_message(capsys, checkpoints.check_same_run, run, record)
     assert f"compute was {other}" in message
 
 
 def test_answers_of_another_compute_precision_do_not_mix(cpu, monkeypatch, trained_run, tiny_model):
     cpu()
-    store = labelling.PairStore([("Vegans are right.", "It is so.")])
+    store = labeller.PairStore([("Vegans are right.", "It is so.")])
     described = []
     for name in ("float32", "bfloat16"):
-        monkeypatch.setattr(modeling, "CPU_DTYPE", name)
-        described.append(labelling.describe_run(trained_run, tiny_model, store))
+        monkeypatch.setattr(loading, "CPU_DTYPE", name)
+        described.append(labeller.describe_run(trained_run, tiny_model, store))
     assert described[0] != described[1]
 
 
 @pytest.mark.parametrize("name", ["float32", "bfloat16"])
 def test_the_trainer_computes_in_it(cpu, monkeypatch, tmp_path, name):
     cpu()
-    monkeypatch.setattr(modeling, "CPU_DTYPE", name)
+    monkeypatch.setattr(loading, "CPU_DTYPE", name)
     assert finetune.make_config(finetune.parse_args([]), tmp_path).bf16 == (name == "bfloat16")

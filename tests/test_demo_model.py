@@ -15,7 +15,7 @@ import tokenizers
 import torch
 import transformers
 
-import modeling
+from stance.model import loading
 import prompts
 from stopping import stop_message
 from tools import demo_model
@@ -101,8 +101,8 @@ def test_the_model_is_made_once(index, tmp_path, capsys):
     assert model.dtype == torch.bfloat16 and model.config.model_type == "llama"
     assert all(weight.isfinite().all() for weight in model.parameters())
     assert model.model.layers[0].mlp.up_proj.weight.std() > 0.5  # the weights of the file, not new ones
-    assert modeling.read_demo_note(folder) == demo_model.NOTE
-    described = json.loads((folder / modeling.DEMO_FILE).read_text(encoding="utf-8"))
+    assert loading.read_demo_note(folder) == demo_model.NOTE
+    described = json.loads((folder / loading.DEMO_FILE).read_text(encoding="utf-8"))
     assert described["parameters"] == model.num_parameters() and described["package"] == demo_model.WHEEL
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     demo_model.main(["--output-dir", str(folder)])
@@ -113,7 +113,7 @@ def test_the_model_is_made_once(index, tmp_path, capsys):
 def test_its_prompts_end_where_the_answer_begins(index, tmp_path):
     folder = tmp_path / "model"
     demo_model.main(["--output-dir", str(folder)])
-    tokenizer = modeling.load_tokenizer(str(folder))
+    tokenizer = loading.load_tokenizer(str(folder))
     ids = prompts.encode_example(tokenizer, "Vegans are right.", "It is so.")
     assert tokenizer.decode(ids).endswith("stance:<|im_end|>\n<|im_start|>assistant\n")
 
@@ -147,7 +147,7 @@ def test_a_folder_of_something_else_is_left_alone(index, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     other = tmp_path / "other"
     other.mkdir()
-    (other / modeling.DEMO_FILE).write_text("{}")
+    (other / loading.DEMO_FILE).write_text("{}")
     for folder in (tmp_path, other, tmp_path / "notes.txt"):
         message = stop_message(capsys, demo_model.main, ["--output-dir", str(folder)])
         assert str(folder) in message and "--output-dir" in message

@@ -7,18 +7,18 @@ import pytest
 import torch
 from stopping import stop_message
 
-import baselines
-import checkpoints
+from stance.evaluation import baselines
+from stance.training import checkpoints
 import evaluate
 import finetune
-import metrics
-import model_card
-import modeling
-import prompt_variants
+from stance.evaluation import metrics
+from stance.evaluation import model_card
+from stance.model import loading
+from stance.evaluation import prompt_variants
 import prompts
-import records
-import report
-import scoring
+from stance.common import records
+from stance.evaluation import report
+from stance.model import scoring
 from tiny_model import NOTE
 
 KEYS = ("accuracy", "micro_f1", "macro_f1")
@@ -67,7 +67,7 @@ def plain(tiny_model, trained_run, load_plain):
 @pytest.fixture(scope="module")
 def plain_prompts(tiny_model, test_rows):
     """(tokenizer, token ids of each test row), by the chat template."""
-    tokenizer = modeling.load_tokenizer(tiny_model)
+    tokenizer = loading.load_tokenizer(tiny_model)
     messages = [prompts.build_messages(row["topic"], row["text"]) for row in test_rows]
     options = {"add_generation_prompt": True, "return_dict": False}
     return tokenizer, [tokenizer.apply_chat_template(message, **options) for message in messages]
@@ -240,8 +240,8 @@ def test_the_printed_tables_show_the_numbers(run_evaluate, tmp_path, capsys):
 @pytest.mark.parametrize("mode", ["scored", "generated"])
 def test_rescoring_gives_the_same_tables_without_a_model(request, mode, tmp_path, capsys, monkeypatch):
     folder, _, result = request.getfixturevalue(mode)
-    monkeypatch.setattr(modeling, "load_base", None)
-    monkeypatch.setattr(modeling, "load_tokenizer", None)
+    monkeypatch.setattr(loading, "load_base", None)
+    monkeypatch.setattr(loading, "load_tokenizer", None)
     capsys.readouterr()
     evaluate.print_report(result["metrics"])
     tables = capsys.readouterr().out
@@ -485,7 +485,7 @@ def spoil(rows):
 
 
 def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(modeling, "load_base", None)
+    monkeypatch.setattr(loading, "load_base", None)
     one, two, out = copied("one"), copied("two", spoil), tmp_path / "out"
     evaluate.main(["--runs", one, two, "--output-dir", str(out)])
     result = records.read_json(out / "runs.json", "fix the test")
@@ -647,7 +647,7 @@ def test_an_adapter_of_another_prompt_is_refused(trained_run, data_dir, tmp_path
 
 
 def test_missing_test_split_is_named(trained_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(modeling, "load_base", None)
+    monkeypatch.setattr(loading, "load_base", None)
     flags = ("--adapter", trained_run, "--data-dir", tmp_path, "--output-dir", tmp_path / "out")
     message = stop_message(capsys, main, *flags)
     assert str(tmp_path / "test.jsonl") in message and "prepare_data.py" in message
@@ -657,7 +657,7 @@ def test_missing_test_split_is_named(trained_run, tmp_path, capsys, monkeypatch)
 def test_a_file_in_place_of_the_output_folder(trained_run, data_dir, tmp_path, capsys, monkeypatch):
     """Before the model has worked for nothing."""
     (tmp_path / "out").write_text("mine")
-    monkeypatch.setattr(modeling, "load_base", None)
+    monkeypatch.setattr(loading, "load_base", None)
     flags = ("--adapter", trained_run, "--data-dir", data_dir, "--output-dir", tmp_path / "out")
     message = stop_message(capsys, main, *flags)
     assert str(tmp_path / "out") in message

@@ -1,14 +1,14 @@
-"""export.py: the merged model answers as base and adapter do, in plain transformers, and nothing is overwritten."""
+"""tools/export.py: the merged model answers as base and adapter do, in plain transformers, and nothing is overwritten."""
 
 import pytest
 import safetensors.torch
 import torch
 import transformers
 
-import export
-import modeling
+from tools import export
+from stance.model import loading
 import prompts
-import records
+from stance.common import records
 from stopping import stop_message
 
 
@@ -55,7 +55,7 @@ def test_merged_model_answers_as_base_and_adapter(
 
 
 def test_merging_into_original_weights_adds_the_adapter_to_them(merged, trained_run, tiny_model):
-    adapted = modeling.load_adapter(modeling.load_base(tiny_model), str(trained_run))
+    adapted = loading.load_adapter(loading.load_base(tiny_model), str(trained_run))
     original = export.merge_adapter(adapted, tiny_model, "original").state_dict()
     rounded, start = (safetensors.torch.load_file(f"{folder}/model.safetensors") for folder in (merged, tiny_model))
     adapter = safetensors.torch.load_file(trained_run / "adapter_model.safetensors")
@@ -70,7 +70,7 @@ def test_merging_into_original_weights_adds_the_adapter_to_them(merged, trained_
 
 def test_the_record_says_how_far_answers_agree(merged, trained_run):
     record = records.read_json(merged / "export.json", "")
-    assert record["merged_into"] == "rounded" and record["demo"] and modeling.read_demo_note(merged)
+    assert record["merged_into"] == "rounded" and record["demo"] and loading.read_demo_note(merged)
     assert set(record["agreement"]) == {"rounded", "original"}
     rounded, original = (record["agreement"][kind] for kind in ("rounded", "original"))
     assert rounded["rows"] == 24 and rounded["same_label"] == 1
@@ -147,12 +147,12 @@ def test_a_base_that_is_not_that_of_the_adapter_or_too_large_is_refused(
     trained_run, data_dir, tmp_path, monkeypatch, capsys, fault
 ):
     """Before any weights load."""
-    monkeypatch.setattr(modeling, "load_base", None)
+    monkeypatch.setattr(loading, "load_base", None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     if fault == "no GPU":
-        monkeypatch.setattr(modeling, "CPU_PARAMETER_LIMIT", 10)
+        monkeypatch.setattr(loading, "CPU_PARAMETER_LIMIT", 10)
     else:
-        monkeypatch.setattr(modeling.provenance, "fingerprint_base", lambda base: "another")
+        monkeypatch.setattr(loading.provenance, "fingerprint_base", lambda base: "another")
     words = ["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(tmp_path / "merged")]
     message = stop_message(capsys, export.main, words)
     assert ("no CUDA GPU found" if fault == "no GPU" else "here it is another: ") in message

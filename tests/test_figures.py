@@ -9,8 +9,8 @@ import matplotlib.image
 import matplotlib.text
 import pytest
 
-import figures
-import metrics
+from stance.evaluation import figures
+from stance.evaluation import metrics
 
 # As long as modeling.DEMO_NOTE, which is not imported here: modeling takes torch with it.
 NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."

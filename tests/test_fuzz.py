@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from test_prefix_tree import build_model
 from test_prompts import CONTROL, make_byte_tokenizer
 
-import corpus
+from stance.corpus import corpus
 import prepare_data
 import prompts
-import tables
+from stance.corpus import tables
 
 # derandomize: a run repeats the last one, so that a red test stays red until it is mended
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None, max_examples=150)
@@ -205,7 +205,7 @@ BATCH = st.lists(st.tuples(st.sampled_from([[], [3, 4, 5], [3, 4, 5, 6, 6] * 4])
 def test_any_tree_gives_the_logits_of_the_flat_batch(model, flat_logits, parts):
     import torch
 
-    import prefix_tree
+    from stance.tree import prefix_tree
 
     sequences = [prefix + rest for prefix, rest in parts]
     tree = prefix_tree.merge_prefixes(sequences, pad_id=0)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers.models.gemma2.modeling_gemma2 import apply_rotary_pos_emb
 
-import prefix_tree
-import tree_attention
+from stance.tree import prefix_tree
+from stance.tree import attention
 
 SCALING, SOFTCAP = 32**-0.5, 20.0
 SIZES = ("trunk", "rows", "length", "columns_16", "mask_matrices", "mask_rows")
@@ -41,9 +41,9 @@ def make_case(sentences, heads, groups, rotated, dtype):
 )
 def test_kernels_equal_tensor_operations(sentences, heads, groups, rotated, dtype):
     query, key, value, angles, mask = make_case(sentences, heads, groups, rotated, dtype)
-    found = tree_attention.attend_nodes(query, key, value, mask, SCALING, SOFTCAP, angles)
+    found = attention.attend_nodes(query, key, value, mask, SCALING, SOFTCAP, angles)
     turned = apply_rotary_pos_emb(query, key, *angles) if rotated else (query, key)
-    expected = tree_attention.attend_plainly(*turned, value, mask, SCALING, SOFTCAP)
+    expected = attention.attend_plainly(*turned, value, mask, SCALING, SOFTCAP)
     assert "KernelAttention" in type(found.grad_fn).__name__
     seed = torch.randn_like(expected)
     pairs = [[found, expected]]
@@ -59,7 +59,7 @@ def test_kernels_equal_tensor_operations(sentences, heads, groups, rotated, dtyp
 def test_torch_accepts_the_operators(rotated):
     """Their shapes for the compiler are declared as PyTorch wants them, and they change none of their inputs."""
     query, key, value, angles, mask = make_case(9, 4, 2, rotated, torch.float32)
-    operators, angles = tree_attention.kernel_attention, angles or (None, None)
+    operators, angles = attention.kernel_attention, angles or (None, None)
     nodes = [tensor.detach() for tensor in (query, key, value)]
     constants = (*angles, mask.trunk, mask.row, SCALING, SOFTCAP)
     torch.library.opcheck(operators.attend_forward, (*nodes, *constants))
@@ -76,11 +76,11 @@ def test_kernels_compile_for_a_card_that_is_not_here(name, way, capability):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    import tree_kernels
+    from stance.tree import kernels
 
-    kernel = getattr(tree_kernels, f"{name}_{way}")
+    kernel = getattr(kernels, f"{name}_{way}")
     constants = {"RATE": SCALING / SOFTCAP, "SOFTCAP": SOFTCAP, "ROTATE": True, "HEADS": 16, "GROUPS": 8, "SIZE": 256}
-    constants |= {size: getattr(tree_kernels, size) for size in ("BLOCK_ROWS", "BLOCK_COLUMNS", "BLOCK_NODES")}
+    constants |= {size: getattr(kernels, size) for size in ("BLOCK_ROWS", "BLOCK_COLUMNS", "BLOCK_NODES")}
     constants = {word: value for word, value in constants.items() if word in kernel.arg_names}
     kinds = {"mask": "*i1", **dict.fromkeys(constants, "constexpr")}
     kinds |= {word: "*fp32" for word in kernel.arg_names if "sum" in word} | dict.fromkeys(SIZES, "i32")

@@ -1,4 +1,4 @@
-"""labelling.py: a run that is killed, goes on, or is spread over processes gives the same table, to the byte."""
+"""stance/labelling/labeller.py: a run that is killed, goes on, or is spread over processes gives the same table, to the byte."""
 
 import json
 import os
@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import labelling
+from stance.labelling import labeller
 import predict
 import prompts
-import ranks
-import scoring
-import tables
+from stance.common import distributed
+from stance.model import scoring
+from stance.corpus import tables
 from stopping import stop_message
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,9 +31,10 @@ WORDS = "yes good right true no bad wrong never maybe who what where".split()
 WORKER = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
-import labelling, predict
-labelling.BLOCK_SIZE = {BLOCK_SIZE}
-append_line, lines, last = labelling.append_line, [], int(sys.argv.pop(1))
+import predict
+from stance.labelling import labeller
+labeller.BLOCK_SIZE = {BLOCK_SIZE}
+append_line, lines, last = labeller.append_line, [], int(sys.argv.pop(1))
 
 def append(file, entry):
     append_line(file, entry)
@@ -43,7 +44,7 @@ def append(file, entry):
         file.flush()
         os.kill(os.getpid(), signal.SIGKILL)
 
-labelling.append_line = append
+labeller.append_line = append
 predict.main(sys.argv[1:])
 """
 
@@ -68,7 +69,7 @@ def table(tmp_path):
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(labelling, "BLOCK_SIZE", BLOCK_SIZE)
+    monkeypatch.setattr(labeller, "BLOCK_SIZE", BLOCK_SIZE)
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def quick(monkeypatch):
     """Replaces the model: a pair's probabilities are numbers made from its key."""
 
     def score(pairs, batch_size=None, bar=None):
-        keys = [labelling.make_key(*pair) for pair in pairs]
+        keys = [labeller.make_key(*pair) for pair in pairs]
         weights = torch.tensor([[1 + key[0], 1 + key[1], 1 + key[2]] for key in keys], dtype=torch.float32)
         return scoring.Scores(weights / weights.sum(1, keepdim=True), None, None, 128)
 
@@ -121,7 +122,7 @@ def run_worker(folder, *command):
 
 def interrupt(monkeypatch, label, source, output, *flags, blocks=2):
     """Label a table, with Ctrl-C after so many blocks."""
-    append_line, left = labelling.append_line, [blocks + 1]  # the first line says what runs
+    append_line, left = labeller.append_line, [blocks + 1]  # the first line says what runs
 
     def append(file, entry):
         append_line(file, entry)
@@ -130,7 +131,7 @@ def interrupt(monkeypatch, label, source, output, *flags, blocks=2):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(labelling, "append_line", append)
+        patch.setattr(labeller, "append_line", append)
         label(source, output, *flags)
     assert stopped.value.code == 130
 
@@ -140,17 +141,17 @@ def interrupt(monkeypatch, label, source, output, *flags, blocks=2):
 
 def test_pairs_are_kept_once_and_in_order(small_blocks):
     pairs = [(topic, text) for _, topic, text in make_rows(50)]
-    store = labelling.PairStore(iter(pairs))
+    store = labeller.PairStore(iter(pairs))
     different = list(dict.fromkeys(pairs))
     assert (store.rows, store.size, store.count_blocks()) == (50, 40, 5) and len(different) == 40
     blocks = [store.read_block(block) for block in range(5)]
     assert [pair for _, block in blocks for pair in block] == different
-    assert [key for keys, _ in blocks for key in keys] == [labelling.make_key(*pair).hex() for pair in different]
+    assert [key for keys, _ in blocks for key in keys] == [labeller.make_key(*pair).hex() for pair in different]
 
 
 def test_answers_are_found_by_pair(small_blocks):
     pairs = [("a", f"{number}") for number in range(20)]
-    store = labelling.PairStore(pairs)
+    store = labeller.PairStore(pairs)
     for block in (1, 0, 2):
         store.add_answers(block, [[block / 10, place / 10, 0.5] for place in range(len(store.read_block(block)[1]))])
     assert [store.find_answer(*pair) for pair in pairs] == [(n // 8 / 10, n % 8 / 10, 0.5) for n in range(20)]
@@ -167,17 +168,17 @@ def test_a_full_disk_is_named(monkeypatch, capsys):
         return database
 
     monkeypatch.setattr(sqlite3, "connect", connect_small)
-    message = stop_message(capsys, labelling.PairStore, (("topic", f"{number} " * 100) for number in range(10_000)))
+    message = stop_message(capsys, labeller.PairStore, (("topic", f"{number} " * 100) for number in range(10_000)))
     assert "disk is full" in message and "TMPDIR" in message
 
 
 def test_topic_and_text_are_not_run_together():
-    assert labelling.make_key("ab", "c") != labelling.make_key("a", "bc")
-    assert len(labelling.make_key("a", "b")) == 16
+    assert labeller.make_key("ab", "c") != labeller.make_key("a", "bc")
+    assert len(labeller.make_key("a", "b")) == 16
 
 
 def test_the_hash_of_pairs_knows_their_order():
-    hashes = {labelling.PairStore(pairs).hash_pairs() for pairs in ([("a", "b"), ("c", "d")], [("c", "d"), ("a", "b")])}
+    hashes = {labeller.PairStore(pairs).hash_pairs() for pairs in ([("a", "b"), ("c", "d")], [("c", "d"), ("a", "b")])}
     assert len(hashes) == 2
 
 
@@ -226,8 +227,8 @@ def test_another_number_of_processes_may_go_on(table, label, scored, tmp_path, m
     expected = label(table, tmp_path / "one.csv")
     scored.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(ranks, "get_rank", lambda: (1, 2))
-        patch.setattr(ranks, "join_ranks", lambda: None)
+        patch.setattr(distributed, "get_rank", lambda: (1, 2))
+        patch.setattr(distributed, "join_ranks", lambda: None)
         with pytest.raises(FileNotFoundError):  # it writes no output
             label(table, tmp_path / "out.csv")
     assert [path.name for path in tmp_path.glob("*.part-*")] == ["out.csv.part-1.jsonl"]
@@ -310,7 +311,7 @@ def read_record(folder):
 def test_a_changed_adapter_does_not_mix(table, label, quick, trained_run, tmp_path, monkeypatch, capsys, name):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
-    for file in ("run.json", *labelling.ADAPTER_FILES):
+    for file in ("run.json", *labeller.ADAPTER_FILES):
         shutil.copy(trained_run / file, adapter)
     interrupt(monkeypatch, label, table, tmp_path / "out.csv", "--adapter", adapter)
     with open(adapter / name, "ab") as file:
@@ -321,11 +322,11 @@ def test_a_changed_adapter_does_not_mix(table, label, quick, trained_run, tmp_pa
 
 def test_a_changed_base_does_not_mix(tiny_model, trained_run, tmp_path):
     base = shutil.copytree(tiny_model, tmp_path / "base")
-    store = labelling.PairStore([("a", "b")])
-    first = labelling.describe_run(trained_run, str(base), store)
+    store = labeller.PairStore([("a", "b")])
+    first = labeller.describe_run(trained_run, str(base), store)
     weights = next(Path(base).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes() + b" ")
-    second = labelling.describe_run(trained_run, str(base), store)
+    second = labeller.describe_run(trained_run, str(base), store)
     assert [name for name in first if first[name] != second[name]] == ["base model"]
 
 

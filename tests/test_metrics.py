@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-import metrics
+from stance.evaluation import metrics
 
 # Ten rows, five right, two answers that are no label.
 #             predicted

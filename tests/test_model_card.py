@@ -1,4 +1,4 @@
-"""model_card.py: what the card says, that no corpus text gets into it, and what a push sends to a mocked hub."""
+"""stance/evaluation/model_card.py: what the card says, that no corpus text gets into it, and what a push sends to a mocked hub."""
 
 import types
 
@@ -8,10 +8,10 @@ from stopping import stop_message
 from test_analysis import make_table
 from test_report import RUN
 
-import analysis
-import model_card
+from stance.evaluation import analysis
+from stance.evaluation import model_card
 import prompts
-import records
+from stance.common import records
 
 RECORD = {
     "base_model": "google/gemma-2-9b-it", "prompt_version": prompts.PROMPT_VERSION, "demo": False,

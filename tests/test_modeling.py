@@ -10,7 +10,7 @@ import transformers
 import workload
 
 import finetune
-import modeling
+from stance.model import loading
 import prompts
 
 
@@ -38,14 +38,14 @@ def test_parameter_counts_of_gemma_2_9b(gemma_config):
 
 
 def test_count_weights_allocates_nothing_and_counts_tied_weights_once(gemma_config):
-    assert modeling.count_weights(gemma_config) == 9_241_705_984
+    assert loading.count_weights(gemma_config) == 9_241_705_984
 
 
 def test_large_base_without_gpu_stops_before_loading(gemma_config, tmp_path, monkeypatch, capsys):
     gemma_config.save_pretrained(tmp_path)  # a folder with a config and no weights
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit) as stopped:
-        modeling.check_base(str(tmp_path))
+        loading.check_base(str(tmp_path))
     assert stopped.value.code == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
@@ -55,14 +55,14 @@ def test_large_base_without_gpu_stops_before_loading(gemma_config, tmp_path, mon
 def test_other_architecture_stops(tmp_path, capsys):
     transformers.GPT2Config(n_layer=1).save_pretrained(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        modeling.check_base(str(tmp_path))
+        loading.check_base(str(tmp_path))
     assert stopped.value.code == 2
     assert "is a gpt2 model: choose one of the architectures gemma2" in capsys.readouterr().err
 
 
 def test_missing_base_names_the_remedy(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        modeling.load_tokenizer(str(tmp_path / "nothing-here"))
+        loading.load_tokenizer(str(tmp_path / "nothing-here"))
     assert stopped.value.code == 2
     assert "nothing-here not found" in capsys.readouterr().err
 
@@ -70,7 +70,7 @@ def test_missing_base_names_the_remedy(monkeypatch, tmp_path, capsys):
 def test_hub_model_out_of_reach_names_the_steps(monkeypatch, capsys):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit) as stopped:
-        modeling.load_tokenizer("google/a-model-that-is-not-in-any-cache")
+        loading.load_tokenizer("google/a-model-that-is-not-in-any-cache")
     assert stopped.value.code == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
@@ -82,7 +82,7 @@ def write_adapter(folder, **changes):
         "base_model": "x",
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": list(prompts.LABELS),
-        "precision": modeling.describe_precision(),
+        "precision": loading.describe_precision(),
         "data": {},
         "demo": False,
         **changes,
@@ -94,7 +94,7 @@ def write_adapter(folder, **changes):
 def test_adapter_of_another_prompt_is_refused(tmp_path, capsys):
     write_adapter(tmp_path, prompt_version="000000000000")
     with pytest.raises(SystemExit) as stopped:
-        modeling.check_adapter(tmp_path)
+        loading.check_adapter(tmp_path)
     assert stopped.value.code == 2
     assert "000000000000" in capsys.readouterr().err
 
@@ -105,7 +105,7 @@ def test_adapter_of_another_prompt_is_refused(tmp_path, capsys):
 def test_adapter_of_other_labels_or_precision_is_refused(tmp_path, capsys, change):
     write_adapter(tmp_path, **change)
     with pytest.raises(SystemExit) as stopped:
-        modeling.check_adapter(tmp_path)
+        loading.check_adapter(tmp_path)
     assert stopped.value.code == 2
     assert next(iter(change)) in capsys.readouterr().err
 
@@ -114,15 +114,15 @@ def test_a_run_record_without_its_keys_is_refused(tmp_path, capsys):
     write_adapter(tmp_path)
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(SystemExit) as stopped:
-        modeling.check_adapter(tmp_path)
+        loading.check_adapter(tmp_path)
     assert stopped.value.code == 2
     assert "base_model" in capsys.readouterr().err
 
 
 def test_unfinished_adapter_is_refused(tmp_path, capsys):
     write_adapter(tmp_path)
-    assert modeling.check_adapter(tmp_path)["base_model"] == "x"
+    assert loading.check_adapter(tmp_path)["base_model"] == "x"
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(SystemExit):
-        modeling.check_adapter(tmp_path)
+        loading.check_adapter(tmp_path)
     assert "did not finish" in capsys.readouterr().err

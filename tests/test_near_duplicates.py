@@ -1,12 +1,12 @@
-"""near_duplicates.py: sentences of two splits that differ in a word are found, others are not."""
+"""stance/corpus/near_duplicates.py: sentences of two splits that differ in a word are found, others are not."""
 
 import itertools
 import random
 
 import pytest
 
-import corpus
-import near_duplicates
+from stance.corpus import corpus
+from stance.corpus import near_duplicates
 
 TOPIC = "Vegans are right."
 SENTENCE = "It is all about finding a system that works for you."

@@ -11,13 +11,13 @@ import torch
 import transformers
 
 import evaluate
-import modeling
-import prefix_tree
+from stance.model import loading
+from stance.tree import prefix_tree
 import prompts
-import ranks
-import scoring
-import training
-import tree_attention
+from stance.common import distributed
+from stance.model import scoring
+from stance.training import training
+from stance.tree import attention
 
 LLAMA_TEMPLATE = """\
 {{- bos_token -}}
@@ -165,7 +165,7 @@ def flat_losses(model, asked, answers):
 
 def test_ids_are_those_of_the_chat_template(base):
     family, whole_labels, folder = base
-    tokenizer = modeling.load_tokenizer(folder)
+    tokenizer = loading.load_tokenizer(folder)
     assert [len(ids) == 1 for ids in prompts.encode_labels(tokenizer)] == [whole_labels] * 3
     options = {"tokenize": False, **prompts.TEMPLATE_OPTIONS}
     for topic, sentence in PAIRS:
@@ -184,7 +184,7 @@ def test_ids_are_those_of_the_chat_template(base):
 
 def test_typed_control_tokens_stay_text(base):
     family, _, folder = base
-    tokenizer = modeling.load_tokenizer(folder)
+    tokenizer = loading.load_tokenizer(folder)
     control = set(prompts.control_tokens(tokenizer).values())
     plain, typed = (
         [id for id in prompts.encode_example(tokenizer, "a topic", text) if id in control]
@@ -203,7 +203,7 @@ def test_a_base_without_chat_template_is_refused(tmp_path, capsys):
     tokenizer.chat_template = None
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        modeling.load_tokenizer(str(tmp_path))
+        loading.load_tokenizer(str(tmp_path))
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and message.count("\n") == 1
     assert "chat template" in message and "instruction-tuned" in message
@@ -264,7 +264,7 @@ def test_large_scores_do_not_overflow_without_a_soft_cap():
 @pytest.mark.slow
 def test_a_base_whose_tree_differs_is_refused(base, capsys):
     folder = base[2]
-    right = tree_attention.attend
+    right = attention.attend
 
     def sharper(*tensors, scaling, **options):
         return right(*tensors, scaling=2 * scaling, **options)
@@ -272,12 +272,12 @@ def test_a_base_whose_tree_differs_is_refused(base, capsys):
     transformers.AttentionInterface.register(prefix_tree.ATTENTION, sharper)
     try:
         with pytest.raises(SystemExit) as stopped:
-            modeling.load_base(folder)
+            loading.load_base(folder)
     finally:
         transformers.AttentionInterface.register(prefix_tree.ATTENTION, right)
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and f"error: {folder}: prefix trees give logits" in message
-    assert modeling.load_base(folder).config._attn_implementation == prefix_tree.ATTENTION
+    assert loading.load_base(folder).config._attn_implementation == prefix_tree.ATTENTION
 
 
 # ---------------------------------------------------------------- labels
@@ -322,7 +322,7 @@ def test_validation_counts_whole_labels(answers, monkeypatch):
     assert training.TreeTrainer.count_right(trainer, answers) == 5
     parts = []
     for rank in range(4):  # of four processes the third has one row and the last none
-        monkeypatch.setattr(ranks, "get_rank", lambda: (rank, 4))
+        monkeypatch.setattr(distributed, "get_rank", lambda: (rank, 4))
         parts.append(training.TreeTrainer.count_right(trainer, answers))
     assert sum(parts) == 5 and parts[3] == 0 and max(parts) < 5
 
@@ -356,7 +356,7 @@ def test_training_and_evaluation(base, train, data_dir, tmp_path, monkeypatch):
 @pytest.mark.parametrize("base", [("mistral", True)], indirect=True, ids=str)
 def test_replies_are_generated(base):
     """A tokenizer without a padding token pads with another, which nothing sees."""
-    tokenizer = modeling.load_tokenizer(base[2])
+    tokenizer = loading.load_tokenizer(base[2])
     assert tokenizer.pad_token == tokenizer.eos_token
     model = build_model("mistral", len(tokenizer))  # float32: a random 4-bit model's replies hang on roundings
     encoded = prompts.encode_examples(tokenizer, PAIRS)

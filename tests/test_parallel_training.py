@@ -12,14 +12,14 @@ import pytest
 import safetensors.torch
 import torch
 
-import acceleration
+from stance.model import compilation
 import evaluate
 import finetune
-import parallel_training
-import ranks
-import records
-import scoring
-import sharded_training
+from stance.training import parallel_training
+from stance.common import distributed
+from stance.common import records
+from stance.model import scoring
+from stance.training import fsdp
 from stopping import stop_message
 
 CONSTANTS = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 4, "LOG_STEPS": 1}
@@ -34,7 +34,12 @@ WORKER = f"""
 import json, os, shutil, sys
 sys.path.insert(0, {str(ROOT)!r})
 import safetensors.torch
-import finetune, modeling, parallel_training, ranks, safeguards, sharded_training
+import finetune
+from stance.model import loading
+from stance.training import parallel_training
+from stance.common import distributed
+from stance.training import safeguards
+from stance.training import fsdp
 
 folder, words = sys.argv[1], sys.argv[2:]
 for name, value in {CONSTANTS!r}.items():
@@ -57,24 +62,24 @@ class Interrupting(safeguards.JsonlLog):
             raise KeyboardInterrupt
 
 parallel_training.RankTrainer, kept = Watching, safeguards.JsonlLog
-leave_ranks, ranks.leave_ranks = ranks.leave_ranks, lambda: None
+leave_ranks, distributed.leave_ranks = distributed.leave_ranks, lambda: None
 safeguards.JsonlLog = Interrupting
 try:
     finetune.main(words)
 except KeyboardInterrupt:
     safeguards.JsonlLog = kept
-ranks.wait_for_ranks()
-rank = ranks.get_rank()[0]
-assert ranks.find_highest(7 * rank) == 7
+distributed.wait_for_ranks()
+rank = distributed.get_rank()[0]
+assert distributed.find_highest(7 * rank) == 7
 if rank == 0:
     shutil.copytree(f"{{folder}}/run", f"{{folder}}/interrupted")
-ranks.wait_for_ranks()
-ranks.join_ranks, after = lambda **options: None, len(batches)
+distributed.wait_for_ranks()
+distributed.join_ranks, after = lambda **options: None, len(batches)
 os.environ.update(launch)
 try:
     finetune.main([*words, "--resume"])
 except SystemExit as ended:  # of all but the first process
-    assert (ranks.get_rank()[0], ended.code) == (1, 0)
+    assert (distributed.get_rank()[0], ended.code) == (1, 0)
 weights = {{name: weight.data for name, weight in trainers[-1].model.named_parameters() if weight.requires_grad}}
 safetensors.torch.save_file(weights, f"{{folder}}/rank-{{rank}}.safetensors")
 packed = [weight for weight in trainers[-1].model.parameters() if weight.ndim == 2 and weight.shape[1] == 1]
@@ -212,7 +217,7 @@ def two_parts(tiny_model, flags, tmp_path_factory):
     """As two_processes, where each holds half of the base's layers."""
     folder = tmp_path_factory.mktemp("parts")
     words = ["--base-model", tiny_model, *flags, "--run-dir", str(folder / "run")]
-    worker = WORKER.replace("parallel_training.RankTrainer", "sharded_training.ShardTrainer")
+    worker = WORKER.replace("parallel_training.RankTrainer", "fsdp.ShardTrainer")
     done = run_worker(folder, worker, str(folder), *words, launcher=SHARDED)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote adapter") == 1
@@ -255,35 +260,35 @@ def test_an_adapter_of_a_base_in_parts_is_evaluated(two_parts, small_data, tmp_p
 
 def test_the_committed_options_are_those_that_are_kept(monkeypatch):
     options = (ROOT / "fsdp.yaml").read_text(encoding="utf-8")
-    for name, value in sharded_training.LAUNCH_OPTIONS.items():
+    for name, value in fsdp.LAUNCH_OPTIONS.items():
         assert f"\n  {name.lower()}: {value}" in options
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv(ranks.SHARD_VARIABLE, "true")
-    assert sharded_training.take_over() and ranks.SHARD_VARIABLE not in os.environ
-    assert not sharded_training.take_over()
+    monkeypatch.setenv(distributed.SHARD_VARIABLE, "true")
+    assert fsdp.take_over() and distributed.SHARD_VARIABLE not in os.environ
+    assert not fsdp.take_over()
 
 
 def test_other_options_stop(monkeypatch, capsys):
-    monkeypatch.setenv(ranks.SHARD_VARIABLE, "true")
+    monkeypatch.setenv(distributed.SHARD_VARIABLE, "true")
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "True")
     message = "fsdp_offload_params true is not supported: write fsdp_offload_params: false, or take the file fsdp.yaml"
-    assert message in stop_message(capsys, sharded_training.take_over)
+    assert message in stop_message(capsys, fsdp.take_over)
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "false")
-    monkeypatch.setenv(ranks.SHARD_VARIABLE, "true")
-    monkeypatch.setattr(acceleration, "DENSE_WEIGHTS", True)
-    assert "set DENSE_WEIGHTS in acceleration.py to None" in stop_message(capsys, sharded_training.take_over)
+    monkeypatch.setenv(distributed.SHARD_VARIABLE, "true")
+    monkeypatch.setattr(compilation, "DENSE_WEIGHTS", True)
+    assert "set DENSE_WEIGHTS in stance/model/compilation.py to None" in stop_message(capsys, fsdp.take_over)
 
 
 def test_the_command_to_continue_shards_too(monkeypatch):
-    monkeypatch.setattr(ranks, "get_rank", lambda: (0, 2))
+    monkeypatch.setattr(distributed, "get_rank", lambda: (0, 2))
     assert finetune.word_remedy(["--epochs", "2"], sharded=True) == (
         "continue with: accelerate launch --config_file fsdp.yaml --num_processes 2 finetune.py --epochs 2 --resume"
     )
 
 
 def test_only_training_takes_a_base_in_parts(monkeypatch, capsys):
-    monkeypatch.setenv(ranks.SHARD_VARIABLE, "true")
-    assert "FSDP is for finetune.py" in stop_message(capsys, ranks.join_ranks)
+    monkeypatch.setenv(distributed.SHARD_VARIABLE, "true")
+    assert "FSDP is for finetune.py" in stop_message(capsys, distributed.join_ranks)
 
 
 def test_weights_for_the_cpu_are_quantised_on_the_gpu(monkeypatch):
@@ -294,7 +299,7 @@ def test_weights_for_the_cpu_are_quantised_on_the_gpu(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: (moved.append(tensor.shape), tensor)[1])
     with monkeypatch.context() as on_gpu:
         on_gpu.setattr(torch.cuda, "is_available", lambda: True)
-        with sharded_training.quantise_on_gpu():
+        with fsdp.quantise_on_gpu():
             packed = bitsandbytes.nn.Params4bit(weight.clone(), quant_type="nf4").to("cpu")
     assert moved == [(64, 64)]
     assert torch.equal(packed.data, expected.data) and packed.quant_state.shape == expected.quant_state.shape
@@ -304,7 +309,7 @@ def test_weights_for_the_cpu_are_quantised_on_the_gpu(monkeypatch):
 
 def test_a_base_in_parts_is_not_compiled_and_saves_memory_unless_told_not_to():
     for checkpoint, expected in ((None, True), (True, True), (False, False)):
-        plan = sharded_training.ShardTrainer.plan_training(None, 1450, checkpoint, False)
+        plan = fsdp.ShardTrainer.plan_training(None, 1450, checkpoint, False)
         assert plan == {"dense_weights": False, "checkpoint": expected, "compiled": False, "graphs": False}
 
 
@@ -312,7 +317,7 @@ def test_a_base_in_parts_is_not_compiled_and_saves_memory_unless_told_not_to():
 
 
 def test_processes_must_divide_the_batch(monkeypatch, capsys):
-    monkeypatch.setattr(ranks, "get_rank", lambda: (0, 3))
+    monkeypatch.setattr(distributed, "get_rank", lambda: (0, 3))
     for name, value in CONSTANTS.items():
         monkeypatch.setattr(finetune, name, value)
     with pytest.raises(SystemExit) as stopped:
@@ -339,7 +344,7 @@ def test_a_process_trains_on_its_own_gpu_and_writes_only_if_it_is_the_first(monk
     assert config.device == config.distributed_state.device == torch.device("cuda:1")
     assert (config.world_size, config.n_gpu, config.distributed_state.num_processes) == (1, 1, 1)
     assert config.process_index == 1 and not config.should_save
-    assert os.environ["WORLD_SIZE"] == "2" and ranks.DEVICE_VARIABLE not in os.environ
+    assert os.environ["WORLD_SIZE"] == "2" and distributed.DEVICE_VARIABLE not in os.environ
 
 
 # ---------------------------------------------------------------- evaluating
@@ -348,18 +353,21 @@ def test_a_process_trains_on_its_own_gpu_and_writes_only_if_it_is_the_first(monk
 EVALUATION = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
-import acceleration, evaluate, ranks, scoring
+import evaluate
+from stance.model import compilation
+from stance.common import distributed
+from stance.model import scoring
 
-acceleration.prepare_scoring = lambda model, rows: (None, 7)[ranks.get_rank()[0]]  # as if one GPU had less memory left
+compilation.prepare_scoring = lambda model, rows: (None, 7)[distributed.get_rank()[0]]  # as if one GPU had less memory left
 scoring.SCORE_BATCH_SIZE = scoring.GENERATE_BATCH_SIZE = 10
-leave_ranks, ranks.leave_ranks = ranks.leave_ranks, lambda: None
+leave_ranks, distributed.leave_ranks = distributed.leave_ranks, lambda: None
 for mode in ("score", "generate"):
     try:
         evaluate.main([*sys.argv[2:], "--mode", mode, "--output-dir", sys.argv[1] + mode])
     except SystemExit as ended:  # of all but the first process
-        assert (ranks.get_rank()[0], ended.code) == (1, 0)
-    ranks.wait_for_ranks()
-    ranks.join_ranks = lambda: None
+        assert (distributed.get_rank()[0], ended.code) == (1, 0)
+    distributed.wait_for_ranks()
+    distributed.join_ranks = lambda: None
 leave_ranks()
 """
 

@@ -5,10 +5,10 @@ import peft
 import pytest
 
 import finetune
-import modeling
-import records
+from stance.model import loading
+from stance.common import records
 import test_prefix_tree
-import training
+from stance.training import training
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def trainer(tiny_model, data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune, "MICRO_BATCH_SIZE", 16)
     rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
     args = finetune.parse_args(["--base-model", tiny_model])
-    return finetune.build_trainer(args, tmp_path, modeling.load_tokenizer(tiny_model), rows, rows[:6])
+    return finetune.build_trainer(args, tmp_path, loading.load_tokenizer(tiny_model), rows, rows[:6])
 
 
 @pytest.fixture

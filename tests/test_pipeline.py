@@ -11,11 +11,11 @@ import openpyxl
 import pytest
 import safetensors.torch
 
-import corpus
-import metrics
-import modeling
+from stance.corpus import corpus
+from stance.evaluation import metrics
+from stance.model import loading
 import prompts
-import records
+from stance.common import records
 import tiny_model
 
 pytestmark = pytest.mark.slow
@@ -107,7 +107,7 @@ def test_the_run_record(done):
     assert record["base_model"] == "outputs/tiny-gemma2" and record["demo"] is True
     assert record["prompt_version"] == prompts.PROMPT_VERSION and record["labels"] == list(prompts.LABELS)
     assert record["shortened_sentences"] == 0
-    assert record["precision"] == {"quant_type": "nf4", "double_quant": True, "compute": str(modeling.compute_dtype()).removeprefix("torch.")}
+    assert record["precision"] == {"quant_type": "nf4", "double_quant": True, "compute": str(loading.compute_dtype()).removeprefix("torch.")}
     assert record["data"] == {
         name: {"rows": rows, "sha256": records.hash_file(folder / "data" / f"{name}.jsonl")}
         for name, rows in (("train", 96), ("val", 12))

@@ -13,16 +13,16 @@ import openpyxl
 import pytest
 import torch
 
-import cuda_graphs
+from stance.model import cuda_graphs
 import evaluate
-import labelling
-import modeling
+from stance.labelling import labeller
+from stance.model import loading
 import predict
 import prompts
-import records
-import scoring
+from stance.common import records
+from stance.model import scoring
 import tiny_model
-import workbook_reader
+from stance.corpus import workbook_reader
 from stopping import stop_below_bar
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,14 +51,14 @@ def run(trained_run):
 @pytest.fixture
 def no_model(monkeypatch):
     """Loading a model would fail: mistakes must be found before."""
-    monkeypatch.setattr(modeling, "load_base", None)
+    monkeypatch.setattr(loading, "load_base", None)
 
 
 @pytest.fixture(scope="module")
 def load_scored(trained_run):
     """A function that scores pairs one by one with base and adapter."""
     base = records.read_json(trained_run / "run.json", "fix the test")["base_model"]
-    tokenizer, model = modeling.load_tokenizer(base), modeling.load_adapter(modeling.load_base(base), trained_run)
+    tokenizer, model = loading.load_tokenizer(base), loading.load_adapter(loading.load_base(base), trained_run)
 
     def score(pairs):
         prompt = [prompts.encode_example(tokenizer, *pair) for pair in pairs]
@@ -68,7 +68,7 @@ def load_scored(trained_run):
 
 
 def write_table(path, header, rows):
-    """Write a table as a user would, without tables.py."""
+    """Write a table as a user would, without stance/corpus/tables.py."""
     if path.suffix == ".xlsx":
         book = openpyxl.Workbook()
         for row in [header, *rows]:
@@ -86,7 +86,7 @@ def write_table(path, header, rows):
 
 
 def read_table(path):
-    """(header, rows) of a table, without tables.py."""
+    """(header, rows) of a table, without stance/corpus/tables.py."""
     if path.suffix == ".xlsx":
         header, *rows = [[cell.value for cell in row] for row in openpyxl.load_workbook(path).active.iter_rows()]
         return header, rows
@@ -497,13 +497,13 @@ def test_texts_that_excel_would_cut_are_written_elsewhere(run, asked, tmp_path):
 @pytest.mark.parametrize("rows", [[[TOPIC, "one"], [TOPIC, "three"]], [[TOPIC, "one"]]])
 def test_a_table_that_changes_meanwhile_is_not_mixed(run, asked, rows, tmp_path, capsys, monkeypatch):
     path = write_table(tmp_path / "in.csv", ["topic", "text"], [[TOPIC, "one"], [TOPIC, "two"]])
-    label_pairs = labelling.label_pairs
+    label_pairs = labeller.label_pairs
 
     def change(*words):
         label_pairs(*words)
         write_table(path, ["topic", "text"], rows)
 
-    monkeypatch.setattr(labelling, "label_pairs", change)
+    monkeypatch.setattr(labeller, "label_pairs", change)
     with pytest.raises(SystemExit) as stopped:
         run("--input", path, "--output", tmp_path / "out.csv")
     assert stopped.value.code == 2 and not (tmp_path / "out.csv").exists()
@@ -570,7 +570,7 @@ def test_an_older_output_is_replaced(run, asked, tmp_path):
 
 
 def test_without_a_demo_model_there_is_no_demo_note(trained_run, asked, capsys, monkeypatch):
-    monkeypatch.setattr(modeling, "read_demo_note", lambda base: None)
+    monkeypatch.setattr(loading, "read_demo_note", lambda base: None)
     predict.main(["--adapter", str(trained_run), "--topic", TOPIC, "--text", "one"])
     assert capsys.readouterr().out == "pro  p_pro 0.500  p_con 0.300  p_neu 0.200\n"
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 import transformers
 
-import linear_layers
-import prefix_tree
-import training
-import tree_attention
+from stance.model import lora_linear
+from stance.tree import prefix_tree
+from stance.training import training
+from stance.tree import attention
 
 WINDOW = 12  # shorter than the test sequences, so that sliding layers differ from full ones
 
@@ -59,7 +59,7 @@ def build_model(quantised=False, folder=None, sharpness=8):
         )
         options = {"quantization_config": four_bit, "dtype": torch.bfloat16, "attn_implementation": "eager"}
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map={"": "cpu"}, **options)
-        for linear in linear_layers.find_linears(model):
+        for linear in lora_linear.find_linears(model):
             linear.support_avx512bf16_for_cpu = False  # as modeling.load_base does: its kernel rounds the weights
     model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
     generator = torch.Generator().manual_seed(1)
@@ -310,9 +310,9 @@ def test_attention_of_the_library_is_that_of_the_project(sharp):
     generator, count = torch.Generator().manual_seed(0), len(mask.trunk)
     tensors = [sharp * torch.randn(count, heads, 16, generator=generator) for heads in (6, 2, 2)]
     results = []
-    for attend in (tree_attention.attend_plainly, tree_attention.attend_by_library):
+    for attend in (attention.attend_plainly, attention.attend_by_library):
         inputs = [tensor.clone().requires_grad_() for tensor in tensors]
-        output = attend(*inputs, mask, 0.25, *([None] if attend is tree_attention.attend_plainly else []))
+        output = attend(*inputs, mask, 0.25, *([None] if attend is attention.attend_plainly else []))
         results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
     for expected, found in zip(*results, strict=True):
         assert found.shape == expected.shape and relative(found, expected) <= 1e-5

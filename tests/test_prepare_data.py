@@ -7,10 +7,10 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-import corpus
+from stance.corpus import corpus
 import prepare_data
 import prompts
-import records
+from stance.common import records
 
 TOPICS = ("There should be more gun control.", "Vegans are right.")
 AMENDMENT = 'It\'s the only country with a "2nd Amendment", yet 132 countries have a lower murder rate.'

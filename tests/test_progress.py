@@ -1,4 +1,4 @@
-"""progress.py and the trainer's lines: a bar on a terminal, few whole lines in a log file or a pipe."""
+"""stance/common/progress.py and the trainer's lines: a bar on a terminal, few whole lines in a log file or a pipe."""
 
 import re
 import sys
@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import progress
-import safeguards
+from stance.common import progress
+from stance.training import safeguards
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
-"""prompt_variants.py: what is asked otherwise, and that the one prompt stays where it is."""
+"""stance/evaluation/prompt_variants.py: what is asked otherwise, and that the one prompt stays where it is."""
 
 import difflib
 
 import pytest
 
-import prompt_variants
+from stance.evaluation import prompt_variants
 import prompts
 
 ROWS = [

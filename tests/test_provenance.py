@@ -11,11 +11,11 @@ import torch
 import transformers
 
 import evaluate
-import export
-import modeling
+from tools import export
+from stance.model import loading
 import predict
-import provenance
-import records
+from stance.model import fingerprints
+from stance.common import records
 from stopping import stop_message
 
 
@@ -24,7 +24,7 @@ def adapter(trained_run, tmp_path):
     """A copy of a trained adapter that a test may spoil."""
     folder = tmp_path / "adapter"
     folder.mkdir()
-    for name in ("run.json", "adapter_config.json", "adapter_model.safetensors", provenance.SENTENCES_FILE):
+    for name in ("run.json", "adapter_config.json", "adapter_model.safetensors", fingerprints.SENTENCES_FILE):
         shutil.copy(trained_run / name, folder)
     return folder
 
@@ -36,7 +36,7 @@ def change_record(folder, **changes):
 
 @pytest.fixture
 def no_weights(monkeypatch):
-    monkeypatch.setattr(modeling, "load_base", None)
+    monkeypatch.setattr(loading, "load_base", None)
 
 
 # ---------------------------------------------------------------- nothing that can run code
@@ -67,7 +67,7 @@ def test_a_pickled_base_is_refused(tiny_model, tmp_path, capsys):
     (base / "model.safetensors").unlink()
     model = transformers.AutoModelForCausalLM.from_pretrained(tiny_model)
     torch.save(model.state_dict(), base / "pytorch_model.bin")
-    message = stop_message(capsys, modeling.load_base, str(base))
+    message = stop_message(capsys, loading.load_base, str(base))
     assert "pickles" in message and ".safetensors" in message
 
 
@@ -77,14 +77,14 @@ def test_code_beside_a_base_never_runs(tiny_model, tmp_path):
     config = json.loads((base / "config.json").read_text())
     config["auto_map"] = {"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"}
     (base / "config.json").write_text(json.dumps(config))
-    modeling.check_base(str(base))
-    assert type(modeling.load_base(str(base))).__name__ == "Gemma2ForCausalLM"
+    loading.check_base(str(base))
+    assert type(loading.load_base(str(base))).__name__ == "Gemma2ForCausalLM"
     assert not (tmp_path / "ran").exists()
 
 
 def test_loaders_are_told_to_run_no_code(tiny_model):
     seen = []
-    modeling.load_pretrained(lambda base, **options: seen.append(options), tiny_model)
+    loading.load_pretrained(lambda base, **options: seen.append(options), tiny_model)
     assert seen == [{"trust_remote_code": False}]
 
 
@@ -92,13 +92,13 @@ def test_loaders_are_told_to_run_no_code(tiny_model):
 def test_an_adapter_that_is_no_plain_lora_is_refused(adapter, capsys, change):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, **change}))
-    assert "no plain LoRA adapter" in stop_message(capsys, modeling.check_adapter, adapter)
+    assert "no plain LoRA adapter" in stop_message(capsys, loading.check_adapter, adapter)
 
 
 def test_a_cut_adapter_is_one_line(adapter, tiny_model, capsys):
     weights = adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    message = stop_message(capsys, modeling.load_adapter, modeling.load_base(tiny_model), adapter)
+    message = stop_message(capsys, loading.load_adapter, loading.load_base(tiny_model), adapter)
     assert str(adapter) in message and "copy it again" in message
 
 
@@ -115,7 +115,7 @@ def moved_base(adapter, tiny_model, tmp_path):
 
 def check_same_base(adapter, base):
     """The check of evaluate.py and predict.py."""
-    modeling.check_same_base(adapter, base, modeling.load_tokenizer(base))
+    loading.check_same_base(adapter, base, loading.load_tokenizer(base))
 
 
 def test_a_copied_base_is_the_same_base(adapter, moved_base):
@@ -127,11 +127,11 @@ def test_a_base_with_other_weights_is_refused(adapter, moved_base, data_dir, cap
     """Of the same shape, which would load without an error."""
     weights = moved_base / "model.safetensors"
     content = bytearray(weights.read_bytes())
-    was = provenance.fingerprint_base(str(moved_base))
+    was = fingerprints.fingerprint_base(str(moved_base))
     for place in range(len(content) // 2, len(content)):  # a part of the weights
         content[place] ^= 1
     weights.write_bytes(content)
-    now = provenance.fingerprint_base(str(moved_base))
+    now = fingerprints.fingerprint_base(str(moved_base))
     flags = {"evaluate": ["--data-dir", data_dir], "predict": ["--topic", "a", "--text", "b"]}[script]
     call = {"evaluate": evaluate.main, "predict": predict.main}[script]
     message = stop_message(capsys, call, ["--adapter", str(adapter), *flags])
@@ -173,7 +173,7 @@ def hub(tiny_model, tmp_path, monkeypatch):
 
 def test_a_base_on_the_hub_is_known_by_its_commit(hub):
     bases = hub, f"{hub}@{COMMITS[0]}"
-    current, pinned = (modeling.describe_base(base, modeling.load_tokenizer(base)) for base in bases)
+    current, pinned = (loading.describe_base(base, loading.load_tokenizer(base)) for base in bases)
     assert (current["base_revision"], pinned["base_revision"]) == (COMMITS[1], COMMITS[0])
     assert current["tokenizer"] != pinned["tokenizer"]
 
@@ -209,7 +209,7 @@ def test_a_model_out_of_reach_is_one_line_with_steps(capsys, problem):
     def load(base, **options):
         raise problem
 
-    message = stop_message(capsys, modeling.load_pretrained, load, "x/y")
+    message = stop_message(capsys, loading.load_pretrained, load, "x/y")
     assert str(problem).splitlines()[0] in message
     assert "check its name" in message and "1. accept the licence" in message and "3. start again" in message
 
@@ -239,17 +239,17 @@ def test_sentences_of_the_training_are_no_test(adapter, data_dir, tmp_path, caps
 def test_unseen_sentences_are_said_to_be_so(adapter, data_dir, tmp_path, capsys):
     rows = list(records.read_jsonl(Path(data_dir, "test.jsonl"), (), "fix the test"))
     splits = copy_splits(data_dir, tmp_path / "data", rows)
-    found = provenance.compare_splits(splits, adapter, "another hash", rows)
+    found = fingerprints.compare_splits(splits, adapter, "another hash", rows)
     assert found == {"splits_of_adapter": False, "unseen_test": True}
     assert "it has seen none of these test sentences" in capsys.readouterr().out
-    (adapter / provenance.SENTENCES_FILE).unlink()
-    found = provenance.compare_splits(splits, adapter, "another hash", rows)
+    (adapter / fingerprints.SENTENCES_FILE).unlink()
+    found = fingerprints.compare_splits(splits, adapter, "another hash", rows)
     assert found == {"splits_of_adapter": False, "unseen_test": False}
     assert "may have been trained on test sentences" in capsys.readouterr().out
 
 
 def test_hashes_hold_every_sentence_and_no_text(trained_run, data_dir):
-    lines = (trained_run / provenance.SENTENCES_FILE).read_text().splitlines()
+    lines = (trained_run / fingerprints.SENTENCES_FILE).read_text().splitlines()
     rows = records.read_jsonl(Path(data_dir, "train.jsonl"), (), "fix the test")
-    assert lines == sorted({provenance.hash_sentence(row) for row in rows}) and len(lines) > 60
+    assert lines == sorted({fingerprints.hash_sentence(row) for row in rows}) and len(lines) > 60
     assert all(len(line) == 16 and set(line) <= set("0123456789abcdef") for line in lines)

@@ -1,21 +1,21 @@
-"""ranks.py where there is one process, or GPUs too few. Two processes at work: test_labelling.py."""
+"""stance/common/distributed.py where there is one process, or GPUs too few. Two processes at work: test_labelling.py."""
 
 import pytest
 import torch
 
-import ranks
+from stance.common import distributed
 
 
 def test_one_process_waits_for_nobody(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     done = []
-    assert ranks.get_rank() == (0, 1)
-    ranks.join_ranks()
-    with ranks.first_rank_first():
+    assert distributed.get_rank() == (0, 1)
+    distributed.join_ranks()
+    with distributed.first_rank_first():
         done.append(torch.distributed.is_initialized())
-    ranks.wait_for_ranks()
-    ranks.leave_ranks()
+    distributed.wait_for_ranks()
+    distributed.leave_ranks()
     assert done == [False]
 
 
@@ -23,8 +23,8 @@ def test_one_process_waits_for_nobody(monkeypatch):
 def test_the_first_works_before_the_others(monkeypatch, rank, order):
     monkeypatch.setenv("RANK", rank)
     events = []
-    monkeypatch.setattr(ranks, "wait_for_ranks", lambda: events.append("wait"))
-    with ranks.first_rank_first():
+    monkeypatch.setattr(distributed, "wait_for_ranks", lambda: events.append("wait"))
+    with distributed.first_rank_first():
         events.append("work")
     assert events == order
 
@@ -37,8 +37,8 @@ def test_a_process_that_waits_for_one_that_stopped_ends_without_a_traceback(monk
         raise RuntimeError(reason)
 
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(ranks, "wait_for_ranks", lose_the_first)
-    with pytest.raises(ending) as stopped, ranks.first_rank_first():
+    monkeypatch.setattr(distributed, "wait_for_ranks", lose_the_first)
+    with pytest.raises(ending) as stopped, distributed.first_rank_first():
         raise AssertionError("it went on")
     assert stopped.value.args[0] in (1, reason)
 
@@ -55,7 +55,7 @@ def two_processes(monkeypatch):
     def join(gpus):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-        ranks.join_ranks()
+        distributed.join_ranks()
         return events
 
     return join

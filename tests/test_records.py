@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-import records
+from stance.common import records
 
 ODD = 'ümlaut 核 👍🏽 "quoted" back\\slash \u2028 line\nend \t'
 
@@ -210,12 +210,12 @@ def make_checkout(folder, monkeypatch):
     """A git checkout with one commit, in which records believes to be."""
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set when tests run from a hook
         monkeypatch.delenv(name, raising=False)
-    (folder / "records.py").write_text("x\n")
+    (folder / "stance/common/records.py").write_text("x\n")
     settings = ("user.name=n", "user.email=e@example.org", "commit.gpgsign=false", "core.hooksPath=")
     git = ["git", *(word for setting in settings for word in ("-c", setting))]
-    for words in (["init", "-q"], ["add", "records.py"], ["commit", "-q", "-m", "m"]):
+    for words in (["init", "-q"], ["add", "stance/common/records.py"], ["commit", "-q", "-m", "m"]):
         subprocess.run(git + words, cwd=folder, check=True)
-    monkeypatch.setattr(records, "__file__", str(folder / "records.py"))
+    monkeypatch.setattr(records, "__file__", str(folder / "stance/common/records.py"))
 
 
 def test_commit_and_whether_files_differ(tmp_path, monkeypatch):
@@ -225,13 +225,13 @@ def test_commit_and_whether_files_differ(tmp_path, monkeypatch):
     assert clean["changed"] is False
     (tmp_path / "outputs.txt").write_text("a result")  # untracked: no change of the code
     assert records.describe_commit() == clean
-    (tmp_path / "records.py").write_text("y\n")
+    (tmp_path / "stance/common/records.py").write_text("y\n")
     assert records.describe_commit() == {**clean, "changed": True}
 
 
 def test_no_commit_outside_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "stance/common/records.py"))
     assert records.describe_commit() is None
 
 

@@ -19,20 +19,20 @@ import safetensors.torch
 import torch
 import transformers
 
-import acceleration
-import checkpoints
+from stance.model import compilation
+from stance.training import checkpoints
 import evaluate
 import finetune
-import linear_layers
-import modeling
-import prefix_tree
-import provenance
-import ranks
-import records
-import safeguards
-import study
-import tables
-import training
+from stance.model import lora_linear
+from stance.model import loading
+from stance.tree import prefix_tree
+from stance.model import fingerprints
+from stance.common import distributed
+from stance.common import records
+from stance.training import safeguards
+from tools import study
+from stance.corpus import tables
+from stance.training import training
 from stopping import stop_below_bar
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def build(tiny_model, data_dir, tmp_path, monkeypatch):
             monkeypatch.setattr(finetune, name, value)
         rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
         args = finetune.parse_args(["--base-model", tiny_model, "--epochs", "0.5"])
-        return finetune.build_trainer(args, tmp_path, modeling.load_tokenizer(tiny_model), rows, rows[:6])
+        return finetune.build_trainer(args, tmp_path, loading.load_tokenizer(tiny_model), rows, rows[:6])
 
     return run
 
@@ -189,7 +189,7 @@ def test_the_final_adapter_is_on_disk_before_it_takes_its_name(tmp_path, disk_ev
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             (folder / name).write_text(name)
 
-    monkeypatch.setattr(modeling, "save_adapter", save)
+    monkeypatch.setattr(loading, "save_adapter", save)
     checkpoints.save_adapter(None, tmp_path, [])
     expected = []
     for path in (tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"):
@@ -271,13 +271,13 @@ def test_other_data_are_refused(copy, resume, data_dir, tmp_path, capsys):
 def test_another_base_of_the_same_name_is_refused(copy, resume, tiny_model, tmp_path, capsys, monkeypatch):
     """All weights differ."""
     shutil.copytree(tiny_model, tmp_path / "base")
-    before = provenance.fingerprint_base(str(tmp_path / "base"))
-    assert before == provenance.fingerprint_base(tiny_model)
+    before = fingerprints.fingerprint_base(str(tmp_path / "base"))
+    assert before == fingerprints.fingerprint_base(tiny_model)
     weights = safetensors.torch.load_file(tmp_path / "base" / "model.safetensors")
     weights = {name: weight + 1 for name, weight in weights.items()}
     safetensors.torch.save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
-    changed = provenance.fingerprint_base(str(tmp_path / "base"))
-    monkeypatch.setattr(provenance, "fingerprint_base", lambda base: changed)
+    changed = fingerprints.fingerprint_base(str(tmp_path / "base"))
+    monkeypatch.setattr(fingerprints, "fingerprint_base", lambda base: changed)
     assert "base_revision was" in stop_below_bar(capsys, resume, copy)
 
 
@@ -475,7 +475,7 @@ def test_the_largest_batches_are_found_among_those_of_the_training(build, monkey
 
 
 def test_of_several_processes_one_alone_says_what_the_probe_found(limited, capsys, monkeypatch):
-    monkeypatch.setattr(ranks, "get_rank", lambda: (1, 1))  # not the first, though nobody else is there to ask
+    monkeypatch.setattr(distributed, "get_rank", lambda: (1, 1))  # not the first, though nobody else is there to ask
     _, record, _ = limited(3, MICRO_BATCH_SIZE=8)
     assert record["too_large"] == [8, 4] and "note: micro" not in capsys.readouterr().out
 
@@ -557,15 +557,15 @@ def test_a_base_that_does_not_fit_is_one_line(tiny_model, capsys, monkeypatch, r
     """transformers turns the error into a report of all weights and another error."""
     target = (bitsandbytes.functional, "quantize_4bit") if place == "weights" else (modeling, "check_tree")
     monkeypatch.setattr(*target, run_out)
-    message = stop_below_bar(capsys, modeling.load_base, tiny_model)
-    assert message == f"error: not enough GPU memory to load {tiny_model}: {modeling.MEMORY_REMEDY}\n"
+    message = stop_below_bar(capsys, loading.load_base, tiny_model)
+    assert message == f"error: not enough GPU memory to load {tiny_model}: {loading.MEMORY_REMEDY}\n"
     assert reports == []
 
 
 def test_an_adapter_that_does_not_fit_is_one_line(tiny_model, trained_run, capsys, monkeypatch):
-    model = modeling.load_base(tiny_model)
-    monkeypatch.setattr(modeling.peft.PeftModel, "from_pretrained", run_out)
-    message = stop_below_bar(capsys, modeling.load_adapter, model, trained_run)
+    model = loading.load_base(tiny_model)
+    monkeypatch.setattr(loading.peft.PeftModel, "from_pretrained", run_out)
+    message = stop_below_bar(capsys, loading.load_adapter, model, trained_run)
     assert f"not enough GPU memory to load {trained_run}: " in message
 
 
@@ -575,7 +575,7 @@ def test_other_errors_while_weights_load_are_no_lack_of_memory(tiny_model, monke
 
     monkeypatch.setattr(bitsandbytes.functional, "quantize_4bit", fail)
     with pytest.raises(RuntimeError):
-        modeling.load_base(tiny_model)
+        loading.load_base(tiny_model)
     assert "something else" in reports[0]
 
 
@@ -590,7 +590,7 @@ def test_generating_that_does_not_fit_is_one_line(tiny_model, data_dir, capsys, 
     monkeypatch.setattr(transformers.Gemma2ForCausalLM, "generate", run_out)
     words = ["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir, "--mode", "generate"]
     message = stop_below_bar(capsys, evaluate.main, [*words, "--output-dir", str(tmp_path)])
-    assert "not enough GPU memory to generate: lower GENERATE_BATCH_SIZE in scoring.py" in message
+    assert "not enough GPU memory to generate: lower GENERATE_BATCH_SIZE in stance/model/scoring.py" in message
     assert list(tmp_path.iterdir()) == []
 
 
@@ -604,10 +604,10 @@ def test_nothing_is_compiled_after_the_memory_probe(build, monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, **{**options, **count}))
     trainer = build()
     trainer.model.train()
-    linear_layers.fuse_linears(trainer.model, keep_dense=True)
-    linear_layers.fuse_adapters(trainer.model)
+    lora_linear.fuse_linears(trainer.model, keep_dense=True)
+    lora_linear.fuse_adapters(trainer.model)
     trainer.model.enable_input_require_grads()
-    acceleration.compile_layers(trainer.model.get_base_model())
+    compilation.compile_layers(trainer.model.get_base_model())
     trainer.step_graphs = Steps(trainer.run_step)
     assert safeguards.fits_memory(trainer, range(8))
     probed = len(graphs)
@@ -704,9 +704,9 @@ def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, 
         patch.setattr(os, "replace", replace_one)
         resume(copy)
     assert len(moved) == 1
-    assert "run.json" in stop_below_bar(capsys, modeling.check_adapter, copy)
+    assert "run.json" in stop_below_bar(capsys, loading.check_adapter, copy)
     resume(copy)
-    assert modeling.check_adapter(copy)["result"]["kept"]
+    assert loading.check_adapter(copy)["result"]["kept"]
     assert_equal_runs(copy, whole)
     assert not list(copy.glob("adapter.partial"))
 
@@ -794,7 +794,7 @@ def test_a_signal_while_weights_load_is_one_line(
         "predict a table": [*adapter, "--input", table, "--output", output / "out.xlsx"],
         "export": [*adapter, *data, "--output-dir", output],
     }[name]
-    monkeypatch.setattr(modeling, "load_base", lambda base: os.kill(os.getpid(), number) or time.sleep(9))
+    monkeypatch.setattr(loading, "load_base", lambda base: os.kill(os.getpid(), number) or time.sleep(9))
     with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:  # the latter would end all tests
         run_script(name.split()[0], *words)
     assert repr(stopped.value) == f"SystemExit({code})"

@@ -1,4 +1,4 @@
-"""report.py and result_tables.py: the tables say what the numbers are, in Markdown, LaTeX and on the screen."""
+"""stance/evaluation/report.py and stance/evaluation/result_tables.py: the tables say what the numbers are, in Markdown, LaTeX and on the screen."""
 
 import re
 
@@ -6,10 +6,10 @@ import openpyxl
 import pytest
 from test_analysis import make_table, make_variants
 
-import analysis
-import metrics
-import report
-import result_tables
+from stance.evaluation import analysis
+from stance.evaluation import metrics
+from stance.evaluation import report
+from stance.evaluation import result_tables
 
 NOTE = "DEMO: a note that must not get lost."
 RUN = {

@@ -7,12 +7,12 @@ import pytest
 import torch
 import transformers
 
-import corpus
-import cuda_graphs
-import modeling
-import prefix_tree
+from stance.corpus import corpus
+from stance.model import cuda_graphs
+from stance.model import loading
+from stance.tree import prefix_tree
 import prompts
-import scoring
+from stance.model import scoring
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "stance_corpus_sample.xlsx"
 END_OF_TURN = 107
@@ -20,7 +20,7 @@ END_OF_TURN = 107
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model):
-    return modeling.load_tokenizer(tiny_model)
+    return loading.load_tokenizer(tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def exact_scores(exact_model, tokenizer, encoded):
 @pytest.fixture(scope="module")
 def tuned_model(tiny_model, trained_run):
     """Base and adapter as evaluate.py and predict.py load them."""
-    return modeling.load_adapter(modeling.load_base(tiny_model), trained_run)
+    return loading.load_adapter(loading.load_base(tiny_model), trained_run)
 
 
 @pytest.fixture(scope="module")

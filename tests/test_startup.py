@@ -1,4 +1,4 @@
-"""startup.py: Ctrl-C while a script loads its libraries ends it in one line, and main gets Python's handler back."""
+"""stance/common/startup.py: Ctrl-C while a script loads its libraries ends it in one line, and main gets Python's handler back."""
 
 import os
 import shutil
@@ -39,8 +39,8 @@ def test_ctrl_c_while_libraries_load_ends_a_script_in_one_line(script, tmp_path)
 
 @pytest.fixture
 def start(tmp_path):
-    """A function that runs a script with this main beside copies of startup.py and records.py."""
-    for name in ("startup.py", "records.py"):
+    """A function that runs a script with this main beside copies of stance/common/startup.py and stance/common/records.py."""
+    for name in ("stance/common/startup.py", "stance/common/records.py"):
         shutil.copy(ROOT / name, tmp_path)
 
     def run(main, **options):

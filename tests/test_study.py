@@ -1,4 +1,4 @@
-"""study.py: parts of a split, resuming, and the tables; most with scripts that only pretend to train."""
+"""tools/study.py: parts of a split, resuming, and the tables; most with scripts that only pretend to train."""
 
 import csv
 import json
@@ -11,16 +11,16 @@ from conftest import CORPUS_TOPICS
 from stopping import stop_message
 from test_figures import check_layout
 
-import corpus
+from stance.corpus import corpus
 import evaluate
-import figures
+from stance.evaluation import figures
 import finetune
-import modeling
+from stance.model import loading
 import prepare_data
 import prompts
-import records
-import study
-import study_results
+from stance.common import records
+from tools import study
+from stance.evaluation import study_tables
 import tiny_model
 
 SCRIPTS = {"prepare_data.py": prepare_data, "finetune.py": finetune, "evaluate.py": evaluate}
@@ -315,17 +315,17 @@ def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
 
 def test_means_and_spread_over_seeds():
     cells = [{"in": {"accuracy": 0.5}, "cross": None}, {"in": {"accuracy": 0.7}, "cross": {"accuracy": 0.2}}]
-    assert study_results.average(cells) == {"in": {"accuracy": pytest.approx(0.6)}, "cross": {"accuracy": 0.2}}
-    assert study_results.average(cells[:1]) == {"in": {"accuracy": 0.5}, "cross": None}
+    assert study_tables.average(cells) == {"in": {"accuracy": pytest.approx(0.6)}, "cross": {"accuracy": 0.2}}
+    assert study_tables.average(cells[:1]) == {"in": {"accuracy": 0.5}, "cross": None}
 
 
 def test_a_topic_without_rows_in_the_test_split():
     """Common for small topics: nothing to compare there, and no crash."""
     models = {"base": {"prediction": "pro"}, "fine-tuned": {"prediction": "pro"}}
     row = {"id": "1", "topic": "a", "label": "pro", "models": models}
-    cell = study_results.measure_topic([row], [{**row, "id": "2", "topic": "b"}])
+    cell = study_tables.measure_topic([row], [{**row, "id": "2", "topic": "b"}])
     assert cell["in"] is None and cell["cross_same"] is None and cell["cross"]["accuracy"] == 1
-    shown = study_results.tabulate_topic("b", cell, "accuracy", count=True)
+    shown = study_tables.tabulate_topic("b", cell, "accuracy", count=True)
     assert shown == ["b", "1", "1.000", "1.000", "-", "-", "-"]
 
 
@@ -333,19 +333,19 @@ def test_the_curve_has_a_point_a_fraction_and_floors(pretend, two_topics, tmp_pa
     curve = run_study(two_topics, tmp_path, "--studies", "curve", "--seeds", "0", "1")["curve"]
     found = [(point["fraction"], point["rows"], len(point["runs"])) for point in curve]
     assert found == [(0.25, 16, 2), (0.5, 32, 2), (1.0, 64, 2)]
-    points, floors = study_results.pick_points(curve)
+    points, floors = study_tables.pick_points(curve)
     assert list(points) == [16, 32, 64] and set(floors) == {"base", "tf-idf"}
     test = corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
     neu = sum(row["label"] == "neu" for row in test)
     assert floors["base"][16] == pytest.approx(2 * neu / (len(test) + neu) / 3)
-    [(title, header, rows, _)] = study_results.list_curve(curve)
+    [(title, header, rows, _)] = study_tables.list_curve(curve)
     assert title == f"Learning curve on {len(test)} test rows"
     assert len(rows) == 3 and all(len(row) == len(header) for row in rows)
     assert "1.000 sd 0.000 [1.000, 1.000]" in rows[2][3]
 
 
 def test_pages_and_pictures(pretend, two_topics, tmp_path, monkeypatch):
-    monkeypatch.setattr(modeling, "read_demo_note", lambda base: tiny_model.NOTE)
+    monkeypatch.setattr(loading, "read_demo_note", lambda base: tiny_model.NOTE)
     drawn = []
     monkeypatch.setattr(figures.plt, "close", drawn.append)
     run_study(two_topics, tmp_path, "--seeds", "0", "1")

@@ -1,4 +1,4 @@
-"""tables.py: what is written comes back the same, whole or not at all. Reading with all its defects: test_corpus.py."""
+"""stance/corpus/tables.py: what is written comes back the same, whole or not at all. Reading with all its defects: test_corpus.py."""
 
 import csv
 import datetime
@@ -11,7 +11,7 @@ import zipfile
 import openpyxl
 import pytest
 
-import tables
+from stance.corpus import tables
 from stopping import stop_message
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")

@@ -7,9 +7,9 @@ import pytest
 import torch
 import transformers
 
-import corpus
-import modeling
-import prefix_tree
+from stance.corpus import corpus
+from stance.model import loading
+from stance.tree import prefix_tree
 import prepare_data
 import prompts
 import tiny_model
@@ -84,10 +84,10 @@ def splits():
 @pytest.mark.slow
 def test_folder_holds_a_small_bfloat16_gemma_2(folder, model):
     assert {path.name for path in folder.iterdir()} == FILES
-    assert modeling.read_demo_note(folder) == tiny_model.NOTE
+    assert loading.read_demo_note(folder) == tiny_model.NOTE
     assert type(model).__name__ == "Gemma2ForCausalLM" and model.dtype == torch.bfloat16
     assert 1_000_000 < model.num_parameters() < 5_000_000
-    assert model.num_parameters() == modeling.count_weights(model.config)
+    assert model.num_parameters() == loading.count_weights(model.config)
     assert all(weight.isfinite().all() for weight in model.parameters())
 
 

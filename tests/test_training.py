@@ -13,15 +13,15 @@ import torch
 import transformers
 import trl
 
-import acceleration
+from stance.model import compilation
 import finetune
-import modeling
-import prefix_tree
+from stance.model import loading
+from stance.tree import prefix_tree
 import prompts
-import records
-import safeguards
+from stance.common import records
+from stance.training import safeguards
 import test_prefix_tree
-import training
+from stance.training import training
 from stopping import stop_message
 
 END_OF_TURN = 107
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_model):
-    return modeling.load_tokenizer(tiny_model)
+    return loading.load_tokenizer(tiny_model)
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_acceleration_leaves_the_model_as_the_trainer_needs_it(build, monkeypatc
     trainer = build()
     names = [name for name, _ in trainer.model.named_parameters()]
     plan = {"dense_weights": False, "checkpoint": False, "compiled": False, "graphs": False}
-    monkeypatch.setattr(acceleration, "plan_training", lambda *options: plan)
+    monkeypatch.setattr(compilation, "plan_training", lambda *options: plan)
     with monkeypatch.context() as on_gpu:
         on_gpu.setattr(torch.cuda, "is_available", lambda: True)
         assert trainer.accelerate(None, dropout=False) == plan
@@ -178,7 +178,7 @@ def test_losses_are_those_of_plain_trl(build, tiny_model, tokenizer, rows, tmp_p
     start = join_trainable(ours.model)
 
     def build_plain(micro):
-        model = modeling.load_base(tiny_model)
+        model = loading.load_base(tiny_model)
         model.set_attn_implementation("eager")
         changes = {"per_device_train_batch_size": micro, "gradient_accumulation_steps": 8 // micro}
         folder = str(tmp_path / f"plain-{micro}")
@@ -275,7 +275,7 @@ def test_micro_batches_add_up_to_their_effective_batch(
         return model
 
     make_config = finetune.make_config
-    monkeypatch.setattr(modeling, "load_base", load_float32)
+    monkeypatch.setattr(loading, "load_base", load_float32)
     monkeypatch.setattr(finetune, "make_config", lambda *words: dataclasses.replace(make_config(*words), bf16=False))
     outcomes = {}
     for micro in (8, 4, 2):

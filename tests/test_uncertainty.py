@@ -1,4 +1,4 @@
-"""uncertainty.py against hand-worked numbers, sklearn, scipy, a brute-force bootstrap, and simulated coverage."""
+"""stance/evaluation/uncertainty.py against hand-worked numbers, sklearn, scipy, a brute-force bootstrap, and simulated coverage."""
 
 import itertools
 import math
@@ -8,7 +8,7 @@ import pytest
 import sklearn.calibration
 import sklearn.metrics
 
-import uncertainty
+from stance.evaluation import uncertainty
 
 # Ten rows, five right, two answers that are no label (3); as in test_metrics.py.
 GOLD = [0] * 4 + [1] * 3 + [2] * 3
@@ -197,7 +197,7 @@ def test_intervals_over_rows_cover_where_topics_are_alike(few_resamples):
 
 
 def test_with_five_topics_neither_interval_covers_new_topics_in_95_percent(few_resamples):
-    """What the docstring of uncertainty.py warns of; the interval over topics is the less wrong one."""
+    """What the docstring of stance/evaluation/uncertainty.py warns of; the interval over topics is the less wrong one."""
     covered = cover(topics=5, rows=100, spread=0.15)
     assert 0.5 <= covered["rows"] <= 0.7
     assert 0.78 <= covered["topics"] <= 0.90

@@ -7,11 +7,11 @@ import openpyxl
 import pytest
 
 import prepare_data
-import workbook_check
+from stance.corpus import marked_copy
 
 VEGANS = "Vegans are right."
 HEADER = ("Nr", "Topic", "Text", "Stance")
-RED, YELLOW, PLAIN = workbook_check.SERIOUS_COLOUR, workbook_check.DOUBTFUL_COLOUR, "000000"
+RED, YELLOW, PLAIN = marked_copy.SERIOUS_COLOUR, marked_copy.DOUBTFUL_COLOUR, "000000"
 ONCE = "nothing need be done, they count once"
 FILL, DECIDE = "fill it or delete the row", "decide on one stance, as all of them are left out"
 
@@ -204,5 +204,5 @@ def test_a_copy_that_cannot_be_written(tmp_path, capsys):
 
 
 def test_rows_are_listed_all():
-    assert workbook_check.format_rows([7]) == "row 7"
-    assert workbook_check.format_rows([9, 3, 5, 4, 7, *range(20, 40)]) == "rows 3-5, 7, 9, 20-39"
+    assert marked_copy.format_rows([7]) == "row 7"
+    assert marked_copy.format_rows([9, 3, 5, 4, 7, *range(20, 40)]) == "rows 3-5, 7, 9, 20-39"

@@ -14,11 +14,11 @@ import tokenizers
 import torch
 import transformers
 
-import corpus
-import modeling
-import prefix_tree
+from stance.corpus import corpus
+from stance.model import loading
+from stance.tree import prefix_tree
 import prompts
-import records
+from stance.common import records
 
 # ---------------------------------------------------------------- settings
 CORPUS = Path(__file__).resolve().parents[1] / "data" / "stance_corpus_sample.xlsx"
@@ -196,4 +196,4 @@ def build(folder):
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     settings = {name: value for name, value in records.collect_settings(sys.modules[__name__]).items() if name != "CORPUS"}
-    records.write_json(Path(folder) / modeling.DEMO_FILE, {"note": NOTE, "settings": settings})
+    records.write_json(Path(folder) / loading.DEMO_FILE, {"note": NOTE, "settings": settings})

@@ -8,7 +8,7 @@ The weights are dequantised from Q4_1 (4 bits a weight), so they differ a little
     python -m tools.demo_model --output-dir outputs/my-smollm2
 """
 
-import startup  # first: what follows takes seconds to load
+from stance.common import startup  # first: what follows takes seconds to load
 import argparse
 import subprocess
 import sys
@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 import transformers
 
-import modeling
+from stance.model import loading
 import prompts
-import records
+from stance.common import records
 
 # ---------------------------------------------------------------- settings
 OUTPUT_DIR = "outputs/smollm2-135m-instruct"  # folder of the model
@@ -46,8 +46,8 @@ def is_made(folder):
     """Return whether a folder holds the model that this script makes; stop if it holds something else."""
     if not folder.exists():
         return False
-    if folder.is_dir() and (folder / modeling.DEMO_FILE).is_file():
-        described = records.read_json(folder / modeling.DEMO_FILE, f"delete {folder}")
+    if folder.is_dir() and (folder / loading.DEMO_FILE).is_file():
+        described = records.read_json(folder / loading.DEMO_FILE, f"delete {folder}")
         if isinstance(described, dict) and described.get("gguf_sha256") == GGUF_SHA256:
             return True
     records.stop(f"{folder} holds something else than the demo's model: delete it, or choose another --output-dir")
@@ -112,7 +112,7 @@ def main(argv=None):
             "parameters": model.num_parameters(),
             "environment": records.describe_environment(),
         }
-        records.write_json(fresh / modeling.DEMO_FILE, described)
+        records.write_json(fresh / loading.DEMO_FILE, described)
         fresh.rename(folder)
     print(f"{NAME}: {model.num_parameters():,} parameters\nwrote model and tokenizer to {folder}")
 

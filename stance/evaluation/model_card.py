@@ -1,0 +1,150 @@
+"""The model card of an adapter, and pushing both to the Hugging Face Hub; neither holds any text of the corpus."""
+
+from pathlib import Path
+
+import huggingface_hub
+import huggingface_hub.errors
+
+from stance.model import loading
+import prompts
+from stance.model import fingerprints
+from stance.common import records
+from stance.evaluation import result_tables
+
+# ---------------------------------------------------------------- settings
+PUSHED_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors")  # nothing else ever leaves
+LANGUAGE = "en"  # of the sentences that adapters were trained on, as an ISO 639-1 code
+# --------------------------------------------------------------------------
+
+TEXT = """\
+# Stance of sentences towards a topic
+
+{note}A LoRA adapter for `{base}`. Given a topic (a claim) and a sentence, it answers `pro`, `con` or `neu`.
+
+## Labels
+
+| label | meaning |
+| --- | --- |
+| pro | the sentence argues for the topic |
+| con | the sentence argues against the topic |
+| neu | the sentence takes no position, or is about something else |
+
+## Data
+
+{train} annotated sentences for training, {val} for choosing the epoch; {test} on {topics} for testing. No sentence is
+in two splits. The sentences are not part of this repository.
+
+## Results
+
+{results}
+
+Brackets: {level} bootstrap intervals over the test sentences. {mode} Majority (the most frequent label) and tf-idf (a
+logistic regression over TF-IDF weights) are floors, learnt from the training sentences. {splits}
+
+## Use
+
+The user turn of the chat template has to hold exactly this prompt (version {prompt_version}); the answer is the most
+probable of the three labels.
+
+    {prompt}
+
+Base in 4-bit {quant_type}, computation in {compute}, as in training.
+
+## Training
+
+{settings}. Kept: {kept}, validation accuracy {accuracy:.3f}.
+
+Versions: {versions}.
+
+## Limits
+
+- Stance is judged sentence by sentence, without the thread around it, and labels follow the annotators of the corpus.
+- What holds on the topics of the test split may not hold on another: evaluate on your own topics before use.
+- The base is English-centred, and its terms of use apply to this adapter.
+- Not for decisions about persons.
+"""
+SHOWN_SETTINGS = ("LORA_R", "LORA_ALPHA", "LORA_TARGETS", "EPOCHS", "LEARNING_RATE", "EFFECTIVE_BATCH_SIZE", "SEED")
+
+
+def publish(folder, run, table, numbers, repository=None, private=True):
+    """Write the card if the results lie beside their adapter, push both to a repository; return the files written.
+
+    A card that is there stays if the results were computed again from records: somebody may have added to it.
+    """
+    card = Path(folder) / "README.md"
+    beside = run.get("adapter") and Path(run["adapter"]).resolve() == Path(folder).resolve()
+    kept = "rescored" in run and card.is_file()
+    if beside and not kept:
+        write_card(folder, run, table, numbers)
+    if repository and beside:
+        push_adapter(folder, repository, private)
+        print(f"pushed the adapter and its card to {repository}")
+    elif repository:
+        print("note: nothing was pushed: these results do not lie beside an adapter")
+    return [card.name] if beside and not kept else []
+
+
+def write_card(folder, run, table, numbers):
+    """Write README.md, the model card, into an adapter folder; run, table and numbers as in report.build_report."""
+    record = records.read_json(Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)")
+    records.write_text(Path(folder) / "README.md", [str(build_card(record, run, table, numbers))])
+
+
+def build_card(record, run, table, numbers):
+    """Return the ModelCard of an adapter from its run record and its evaluation."""
+    base, _ = fingerprints.split_revision(record["base_model"])
+    name, local = Path(base).name, Path(base).is_dir()
+    intervals = numbers["intervals"][list(table[0]["models"])[-1]]
+    evaluated = [
+        huggingface_hub.EvalResult(
+            task_type="text-classification", dataset_type="private", dataset_name="annotated stance corpus",
+            dataset_split="test", metric_type=key, metric_name=result_tables.NAMES[statistic],
+            metric_value=round(intervals[statistic]["value"], 4),
+        )
+        for key, statistic in (("accuracy", "accuracy"), ("f1", "macro_f1"))
+    ]  # fmt: skip
+    data = huggingface_hub.ModelCardData(
+        base_model=None if local else base,  # the Hub knows no folders of this machine
+        model_name=f"{name}-stance", library_name="peft", pipeline_tag="text-classification",
+        license="gemma" if "gemma" in base and not record["demo"] else None, language=LANGUAGE,
+        tags=["stance-detection", "lora"], eval_results=evaluated,
+    )  # fmt: skip
+    settings, kept = record["settings"], record["result"]["kept_validation"]
+    versions = record["environment"]["versions"]
+    text = TEXT.format(
+        note=f"**{run['note']}**\n\n" if run.get("note") else "",
+        base=name if local else base,
+        train=record["data"]["train"]["rows"], val=record["data"]["val"]["rows"],
+        test=len(table), topics=result_tables.count_topics(table), level=result_tables.LEVEL_TEXT,
+        results=result_tables.format_markdown(*result_tables.tabulate_results(numbers["intervals"])),
+        mode=result_tables.MODE_TEXTS.get(run.get("mode"), ""),
+        splits=fingerprints.describe_splits(run),
+        prompt_version=record["prompt_version"],
+        prompt=prompts.PROMPT_TEMPLATE.replace("\n", "\n    "),
+        **{key: record["precision"][key] for key in ("quant_type", "compute")},
+        settings=", ".join(f"{key} {settings[key]}" for key in SHOWN_SETTINGS),
+        kept=f"epoch {kept['epoch']:g}", accuracy=kept["eval_accuracy"],
+        versions=", ".join(f"{package} {version}" for package, version in versions.items() if version),
+    )  # fmt: skip
+    return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def push_adapter(folder, repository, private):
+    """Push PUSHED_FILES of an adapter folder to a repository "user/name" of the Hub; stop on anything doubtful."""
+    base = records.read_json(Path(folder) / "adapter_config.json", "train again")["base_model_name_or_path"]
+    if loading.read_demo_note(base):
+        records.stop(f"{folder} is an adapter of the demo model, of no use to anybody: set PUSH_TO_HUB = None")
+    if Path(base).is_dir() or Path(base).is_absolute():
+        records.stop(f"{folder}/adapter_config.json names the folder {base}: write the base's name on the Hub there")
+    missing = [name for name in PUSHED_FILES if not (Path(folder) / name).is_file()]
+    if missing:
+        records.stop(f"{folder} holds no {', '.join(missing)}: evaluate the adapter beside its files (no --output-dir)")
+    hub = huggingface_hub.HfApi()
+    try:
+        hub.create_repo(repository, private=private, exist_ok=True)
+        if private and not hub.model_info(repository).private:  # create_repo leaves one that exists as it is
+            records.stop(f"{repository} exists and is public: choose another name, or set PUSH_PRIVATE = False")
+        hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(PUSHED_FILES))
+    except (OSError, ValueError, *huggingface_hub.errors.HfHubHTTPError.__bases__) as problem:  # bases: the network's
+        reason = str(problem).strip().partition("\n")[0]
+        records.stop(f"cannot push to {repository} ({reason}): check the name and the network, and run `hf auth login`")

@@ -1,0 +1,154 @@
+"""Numbers of an evaluation as tables: (header, rows) of texts, and these as Markdown and LaTeX."""
+
+import re
+
+from stance.evaluation import metrics
+from stance.evaluation import uncertainty
+
+LEVEL_TEXT = f"{100 * uncertainty.LEVEL:g} %"  # of intervals, as texts have it
+NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "kappa": "Cohen's kappa"}
+LATEX_SIGNS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX_SIGNS |= {sign: "\\" + sign for sign in "&%$#_{}"}
+LATEX_SIGNS |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # others in LaTeX's usual fonts
+MODE_TEXTS = {
+    "score": "The answer is the most probable of the three labels.",
+    "generate": "The answer is read from generated text.",
+}
+
+
+def format_value(value, signed=False):
+    """Return a number with three decimals, or a dash for None."""
+    return "-" if value is None else f"{value:{'+' if signed else ''}.3f}"
+
+
+def format_interval(ends, signed=False):
+    """Return [low, high] as text, or a dash for None."""
+    return "-" if ends is None else f"[{format_value(ends[0], signed)}, {format_value(ends[1], signed)}]"
+
+
+def count_topics(table):
+    """Return the number of topics of records as text."""
+    topics = len({row["topic"] for row in table})
+    return f"{topics} topic{'s' if topics > 1 else ''}"
+
+
+def format_p(p):
+    """Return a p-value as papers print it."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def tabulate_results(intervals, over="rows", first="Model"):
+    """Return (header, rows) of a table of results, each number with its interval over rows or topics."""
+    rows = [
+        [name, *(f"{format_value(part[key]['value'])} {format_interval(part[key].get(over))}" for key in NAMES)]
+        for name, part in intervals.items()
+    ]
+    return [first, *NAMES.values()], rows
+
+
+def tabulate_comparison(comparison):
+    """Return (header, rows) of the differences between two models."""
+    rows = [
+        [
+            NAMES[key],
+            format_value(comparison[key]["difference"], signed=True),
+            *(format_interval(comparison[key].get(over), signed=True) for over in ("rows", "topics")),
+        ]
+        for key in NAMES
+    ]
+    return ["Difference", "value", f"{LEVEL_TEXT} over rows", f"{LEVEL_TEXT} over topics"], rows
+
+
+def tabulate_calibration(calibration):
+    """Return (header, rows) of calibration errors, as they are and with the fitted temperature."""
+    rows = [
+        [
+            name,
+            *(format_value(part["test"][key]) for key in ("ece", "nll")),
+            format_value(part.get("temperature")),
+            *(format_value(part.get("scaled", {}).get(key)) for key in ("ece", "nll")),
+        ]
+        for name, part in calibration.items()
+    ]
+    return ["Model", "ECE", "NLL", "temperature", "ECE scaled", "NLL scaled"], rows
+
+
+def tabulate_coverage(coverage):
+    """Return (header, rows) of the accuracy on the most confident rows."""
+    rows = [
+        [
+            name,
+            format_value(point["coverage"]),
+            str(point["n"]),
+            f"{format_value(point['accuracy'])} {format_interval(point['interval'])}",
+            format_value(point["threshold"]),
+        ]
+        for name, points in coverage.items()
+        for point in points
+    ]
+    return ["Model", "answered", "n", "accuracy", "confidence at least"], rows
+
+
+def tabulate_robustness(robustness):
+    """Return (header, rows) of how answers change with the prompt or spelling."""
+    rows = [
+        [
+            variant,
+            name,
+            *(format_value(part[key]) for key in ("changed", "swapped")),
+            f"{format_value(part['expected'])} {format_interval(part['interval'])}",
+            *(format_value(part[key]) for key in ("accuracy_before", "accuracy")),
+            str(part["n"]),
+        ]
+        for variant, models in robustness.items()
+        for name, part in models.items()
+    ]
+    return ["Variant", "Model", "changed", "swapped", "as expected", "accuracy before", "accuracy", "n"], rows
+
+
+def tabulate_runs(comparison):
+    """Return (header, rows) of analysis.compare_runs: the runs; of several, their mean and standard deviation."""
+    keys = ("accuracy", "micro_f1", "macro_f1")
+    rows = [
+        [run, name, *(format_value(numbers[key]) for key in keys), str(numbers["n"]), str(numbers["invalid"])]
+        for run, models in comparison["runs"].items()
+        for name, numbers in models.items()
+    ]
+    last = list(next(iter(comparison["runs"].values())))[-1]
+    for name in ("mean", "sd") if len(comparison["runs"]) > 1 else ():
+        rows.append([name, last, *(format_value(comparison[name][key]) for key in keys), "", ""])
+    return ["Run", "Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"], rows
+
+
+def describe_runs(comparison):
+    """Return the sentence below the table of runs."""
+    if len(comparison["runs"]) == 1:
+        return "One run, so without mean and standard deviation."
+    return "Runs on the same test split; sd: standard deviation between runs, with n - 1."
+
+
+def format_markdown(header, rows):
+    """Return a Markdown table of at least one row, numbers to the right."""
+    sides = ["---:" if side == "r" else "---" for side in metrics.align_columns(rows)]
+    lines = [header, sides, *rows]
+    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def format_latex(header, rows, caption, label):
+    """Return a LaTeX table of at least one row for the package booktabs."""
+
+    def escape(text):
+        text = re.sub(r"[\\~^&%$#_{}<>|]", lambda found: LATEX_SIGNS[found[0]], " ".join(text.split()))
+        return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus, where LaTeX would set a hyphen
+
+    def line(cells):
+        text = " & ".join(map(escape, cells)) + r" \\"
+        return "{}" + text if text.startswith("[") else text  # else an option of the line break before it
+
+    sides = "".join(metrics.align_columns(rows))
+    return "\n".join([
+        r"\begin{table}[t]", r"\centering\small", rf"\begin{{tabular}}{{{sides}}}", r"\toprule",
+        line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}",
+        rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}", r"\end{table}", "",
+    ])  # fmt: skip

@@ -1,0 +1,159 @@
+"""What makes the GPU fast, and what of it fits into the memory: copies of weights, compiled layers, short norms.
+
+Nothing here changes the experiment: a compiled layer computes the same function with fewer roundings. A CPU runs the
+layers as they are.
+"""
+
+import contextlib
+import functools
+import inspect
+import types
+
+import peft
+import torch
+import torch._inductor.async_compile
+import torch.fx.experimental._config
+import torch.utils.checkpoint
+import transformers
+
+from stance.model import gemma2
+from stance.model import lora_linear
+
+# ---------------------------------------------------------------- settings
+COMPILE = True  # compile the decoder layers: 10 to 25 s at a first start, faster from then on
+COMPILE_MIN_ROWS = 4000  # rows to score from which layers are compiled; training always compiles
+COMPILED_BATCH_SIZE = 1024  # rows a forward pass of compiled layers, if so much GPU memory is left:
+COMPILED_BATCH_GB = 16.0
+CUDA_GRAPHS = True  # record training steps and single answers, which then wait no more for the CPU; takes memory
+DENSE_WEIGHTS = None  # keep bfloat16 copies of the 4-bit weights (16.6 GB for 9B); None: if the memory is there
+RESERVE_GB = 3.0  # GPU memory that planning leaves free
+# --------------------------------------------------------------------------
+
+
+def plan_training(model, nodes, checkpoint, dropout):
+    """Return the fastest that fits into the free GPU memory: {"dense_weights", "checkpoint", "compiled", "graphs"}.
+
+    nodes: tokens of a micro-batch's tree. checkpoint: None to decide here. dropout: whether the adapter has any.
+    """
+    config, dense = model.config, count_dense_bytes(model)
+    activations = count_activation_bytes(config, nodes)
+    free = free_memory() - RESERVE_GB * 1e9 - 4 * 0.01 * dense  # adapter, gradients and optimiser: about 1 % of weights
+    keep_dense = DENSE_WEIGHTS if DENSE_WEIGHTS is not None else free > dense + (0 if checkpoint else activations)
+    if checkpoint is None:
+        checkpoint = free < activations + (dense if keep_dense else 0)
+    graphs = COMPILE and CUDA_GRAPHS and not dropout  # a recorded dropout would repeat itself
+    return {"dense_weights": keep_dense, "checkpoint": checkpoint, "compiled": COMPILE, "graphs": graphs}
+
+
+def count_activation_bytes(config, nodes):
+    """Return the bytes that training keeps of the forward pass over so many nodes, without checkpoints.
+
+    Measured for gemma-2-9b with compiled layers: about 170 kB a node and layer.
+    """
+    return nodes * config.num_hidden_layers * 2 * (4 * config.intermediate_size + 8 * config.hidden_size)
+
+
+def count_logits_bytes(config, count):
+    """Return the bytes that the loss at so many nodes takes: four times the logits in float32."""
+    return 4 * 4 * config.vocab_size * count
+
+
+def count_step_bytes(config, inputs):
+    """Return the bytes that a training step needs beside what is there before it, and a reserve."""
+    kept = count_activation_bytes(config, inputs["input_ids"].numel())
+    return kept + count_logits_bytes(config, len(inputs["keep"])) + RESERVE_GB * 1e9
+
+
+def count_validation_bytes(config, args):
+    """Return the bytes that validation needs, with two predicting nodes a row, and a reserve."""
+    return count_logits_bytes(config, 2 * args.per_device_eval_batch_size) + RESERVE_GB * 1e9
+
+
+def free_memory():
+    """Return the bytes of GPU memory that are free, or held by PyTorch without use."""
+    return spare_memory() + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+
+
+def spare_memory():
+    """Return the bytes of GPU memory that PyTorch does not hold and may take."""
+    free, total = torch.cuda.mem_get_info()
+    return min(free, torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_reserved())
+
+
+def count_dense_bytes(model):
+    """Return the bytes that bfloat16 copies of all 4-bit weights take."""
+    return sum(2 * linear.in_features * linear.out_features for linear in lora_linear.find_linears(model))
+
+
+def normalise(norm, x):
+    """Gemma2RMSNorm.forward by PyTorch's own operation: a third of the operations, float32 inside like the original."""
+    if torch.compiler.is_compiling():
+        return type(norm).forward(norm, x)
+    return torch.nn.functional.rms_norm(x.float(), x.shape[-1:], norm.scale, norm.eps).type_as(x)
+
+
+def fuse_norms(model):
+    """Give the norms of a Gemma-2 model that is not compiled a forward of few operations; its weights must stay."""
+    for module in model.modules():
+        if isinstance(module, transformers.models.gemma2.modeling_gemma2.Gemma2RMSNorm):
+            module.register_buffer("scale", 1 + module.weight.detach().float(), persistent=False)
+            module.forward = types.MethodType(normalise, module)
+
+
+def start_compilers():
+    """Start the processes that compile kernels side by side; it takes them seconds, in which weights can load."""
+    if COMPILE and torch.cuda.is_available():
+        torch._inductor.async_compile.AsyncCompile.use_process_pool()
+
+
+def compile_layers(model, checkpoint=False, preserve_rng=False):
+    """Compile each decoder layer, after fuse_linears; equal layers share one compilation.
+
+    checkpoint: keep only each layer's input in training and compute the layer again in the backward pass.
+    preserve_rng: draw the same dropout again there.
+    """
+    torch._dynamo.config.specialize_float = True  # scaling and soft cap are constants, not symbols
+    torch.fx.experimental._config.use_duck_shape = False  # sizes equal by chance in one batch differ in the next
+    layers = model.get_decoder().layers
+    part = functools.partial(torch.compile, dynamic=True, fullgraph=True)
+    if all(map(gemma2.can_split, layers)):
+        forwards = gemma2.split_layers(model, part)
+    else:  # newer transformers wrap a layer's forward in a checkpoint of their own
+        forwards = [part(types.MethodType(inspect.unwrap(type(layer).forward), layer)) for layer in layers]
+    for layer, forward in zip(layers, forwards, strict=True):
+        layer.forward = functools.partial(checkpoint_forward, forward, preserve_rng) if checkpoint else forward
+
+
+def checkpoint_forward(forward, preserve_rng, hidden, **options):
+    """Call a layer so that its activations are computed again in the backward pass."""
+    if not torch.is_grad_enabled():
+        return forward(hidden, **options)
+    return torch.utils.checkpoint.checkpoint(
+        forward, hidden, use_reentrant=False, preserve_rng_state=preserve_rng, **options
+    )
+
+
+def run_uncompiled(rows):
+    """Return the context in which few rows are scored without compiling for them."""
+    return torch.compiler.set_stance("force_eager") if rows < COMPILE_MIN_ROWS else contextlib.nullcontext()
+
+
+def prepare_scoring(model, rows):
+    """Make a loaded model fast for scoring this many rows on a GPU; does nothing on a CPU.
+
+    Returns the rows a forward pass for which that is fastest; None: scoring.SCORE_BATCH_SIZE.
+    """
+    if not torch.cuda.is_available():
+        return None
+    keep_dense = DENSE_WEIGHTS
+    if keep_dense is None:
+        keep_dense = free_memory() > count_dense_bytes(model) + RESERVE_GB * 1e9
+    lora_linear.fuse_linears(model, keep_dense)
+    for module in model.modules():
+        if isinstance(module, peft.tuners.lora.LoraLayer):  # once what autocast would do at each use
+            torch.nn.ModuleList([module.lora_A, module.lora_B]).to(torch.bfloat16)
+    if not COMPILE or rows < COMPILE_MIN_ROWS:
+        fuse_norms(model)
+        return None
+    compile_layers(model)
+    return COMPILED_BATCH_SIZE if free_memory() > COMPILED_BATCH_GB * 1e9 else None

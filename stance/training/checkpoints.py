@@ -1,0 +1,224 @@
+"""Checkpoints that count only when they are whole, the run they belong to, their disk space, and the final adapter.
+
+The trainer writes a checkpoint file by file. MARKER is written last and lists the files with size and SHA-256: a folder
+without it, or whose files differ from it, was broken off or damaged, and no run goes on from it.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import safetensors
+
+from stance.model import loading
+from stance.common import records
+from stance.training import safeguards
+
+# ---------------------------------------------------------------- settings
+KEPT = 2  # complete checkpoints that stay: the newest and the best, or the newest two
+OTHER_BYTES = 50_000_000  # of a checkpoint beside the adapter and its optimiser: Gemma's tokenizer has 34 MB
+# --------------------------------------------------------------------------
+
+MARKER = "complete.json"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def list_checkpoints(run_dir):
+    """Return the checkpoint folders of a run, complete or not, in the order of their steps."""
+    folders = (run_dir / "checkpoints").glob("checkpoint-*")
+    return sorted((folder for folder in folders if re.fullmatch(r"checkpoint-\d+", folder.name)), key=count_steps)
+
+
+def count_steps(folder):
+    """Return the optimiser steps after which a checkpoint was saved."""
+    return int(Path(folder).name.rpartition("-")[2])
+
+
+def flush(path):
+    """Return once a file, or the entries of a folder, are on disk."""
+    place = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(place)
+    finally:
+        os.close(place)
+
+
+def mark_complete(folder):
+    """Declare a checkpoint whole, after all its files are on disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    for path in files:
+        flush(path)
+    listed = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": records.hash_file(p)} for p in files}
+    records.write_json(folder / MARKER, {"files": listed})
+    flush(folder)
+    flush(folder.parent)
+
+
+def is_complete(folder):
+    """Return whether a checkpoint has all the files that were there when it was marked, to the byte."""
+    try:
+        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
+        return all(
+            (folder / name).stat().st_size == file["bytes"] and records.hash_file(folder / name) == file["sha256"]
+            for name, file in files.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):  # missing, cut off or overwritten
+        return False
+
+
+def find_best(folder):
+    """Return the best checkpoint so far by the validation of a complete checkpoint, or None before any validation."""
+    state = records.read_json(folder / "trainer_state.json", "start a new run")
+    step = state["best_global_step"]
+    return folder.with_name(f"checkpoint-{step}") if step else None
+
+
+def is_usable(folder):
+    """Return whether a run can go on from a checkpoint: it is complete, and so is the best one before it."""
+    if not is_complete(folder):
+        return False
+    best = find_best(folder)
+    return best in (None, folder) or is_complete(best)
+
+
+def find_checkpoint(run_dir, resume):
+    """Return the newest usable checkpoint, or None to start from the first step; stop rather than mix two runs."""
+    if run_dir.exists() and not run_dir.is_dir():
+        records.stop(f"{run_dir} is a file: choose another --run-dir")
+    started = (run_dir / "plan.json").is_file()
+    if not resume and run_dir.is_dir() and any(run_dir.iterdir()):
+        remedy = "add --resume to continue it" if started else "delete it"
+        records.stop(f"{run_dir} is not empty: {remedy}, or choose another --run-dir")
+    if resume and not started:
+        records.stop(f"--resume: {run_dir} holds no run to continue: start without --resume")
+    return next(filter(is_usable, reversed(list_checkpoints(run_dir))), None) if resume else None
+
+
+def set_aside(run_dir, checkpoint):
+    """Rename the checkpoints that a run cannot go on from, so that nothing is lost and nothing takes them for whole."""
+    kept = {checkpoint, checkpoint and find_best(checkpoint)}
+    for folder in list_checkpoints(run_dir):
+        later = checkpoint is None or count_steps(folder) > count_steps(checkpoint)
+        if folder in kept or not (later or not is_complete(folder)):
+            continue
+        place, number = folder.with_name(f"incomplete-{folder.name}"), 2
+        while place.exists():
+            place, number = folder.with_name(f"incomplete-{folder.name}-{number}"), number + 1
+        folder.rename(place)
+        print(f"note: {folder.name} is incomplete: set aside as {place}, you may delete it")
+
+
+def remove_old(run_dir, best):
+    """Delete complete checkpoints beyond KEPT, never the newest or the best (its path, or None)."""
+    for leftover in (run_dir / "checkpoints").glob("deleting-*"):  # a kill came while it was deleted
+        shutil.rmtree(leftover)
+    complete = [folder for folder in list_checkpoints(run_dir) if (folder / MARKER).is_file()]
+    newest, best = complete[-1].name, best and Path(best).name
+    complete.sort(key=lambda folder: (folder.name in (newest, best)))  # the others first, oldest first
+    for folder in complete[:-KEPT]:
+        shutil.rmtree(folder.rename(folder.with_name(f"deleting-{folder.name}")))
+
+
+# ---------------------------------------------------------------- one run, and not two mixed
+
+
+def flatten(value, name=""):
+    """Return a nested dict as {"outer inner": value}, in the types of JSON."""
+    if not isinstance(value, dict):
+        return {name: json.loads(json.dumps(value))}
+    return {key: leaf for part in value for key, leaf in flatten(value[part], f"{name} {part}".strip()).items()}
+
+
+def list_differences(before, now):
+    """Return what differs between two nested dicts, in words."""
+    before, now = flatten(before), flatten(now)
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return "; ".join(f"{name} was {before.get(name)}, now it is {now.get(name)}" for name in names)
+
+
+def open_run(run_dir, record, resume, checkpoint):
+    """Make the run folder and its plan.json; to resume, tidy checkpoints. Called by one process alone."""
+    records.make_folder(run_dir)
+    if not resume:
+        records.write_json(run_dir / "plan.json", record)
+        return
+    set_aside(run_dir, checkpoint)
+    print(f"resuming from {checkpoint or 'the first step: there is no complete checkpoint yet'}")
+
+
+def check_same_run(run_dir, record):
+    """Stop if a run to resume was started with other settings, data or base, or is finished; note other versions."""
+    started = records.read_json(run_dir / "plan.json", "start a new run")
+    keys = ("base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data")
+    parts = [({key: run.get(key) for key in keys}, run.get("settings", {})) for run in (started, record)]
+    differences = "; ".join(filter(None, (list_differences(*pair) for pair in zip(*parts, strict=True))))
+    if differences:
+        records.stop(f"--resume: {differences}: restore it or start a new run")
+    if (run_dir / "run.json").is_file():
+        records.stop(f"--resume: {run_dir} is finished: nothing is left to do")
+    keys = ("environment", "device")
+    other = list_differences(*({key: run.get(key) for key in keys} for run in (started, record)))
+    if other:
+        print(f"note: {other}; results may differ from those of one run in a last digit")
+
+
+# ---------------------------------------------------------------- disk
+
+
+def check_disk_space(run_dir, parameters):
+    """Stop if the disk has no room for the checkpoints of this many trainable parameters."""
+    adapter = 4 * parameters  # float32
+    each = 3 * adapter + OTHER_BYTES  # Adam keeps two numbers a parameter
+    needed = (KEPT + 1) * each + adapter  # a new checkpoint is whole before an old one goes
+    there = sum(path.stat().st_size for folder in list_checkpoints(run_dir) for path in folder.rglob("*"))
+    free = shutil.disk_usage(run_dir).free + there
+    if free < needed:
+        found = f"{run_dir} has {free / 1e9:.2f} GB of disk space left, checkpoints need {needed / 1e9:.2f}"
+        records.stop(f"{found}: free some, or choose a --run-dir on another disk")
+
+
+@contextlib.contextmanager
+def explain_full_disk(run_dir):
+    """Turn the errors of a full disk, which each library words in its own way, into one line."""
+    try:
+        yield
+    except (OSError, RuntimeError, safetensors.SafetensorError) as problem:
+        full = getattr(problem, "errno", None) in DISK_FULL or "PytorchStreamWriter failed" in str(problem)
+        if not full and not any(os.strerror(number) in str(problem) for number in DISK_FULL):
+            raise
+        left = shutil.disk_usage(run_dir).free / 1e9
+        message = f"cannot write to {run_dir}, the disk is full ({left:.2f} GB left)"
+        safeguards.stop_below_bar(f"{message}: free some, then add --resume")
+
+
+def save_adapter(model, run_dir, train_rows):
+    """Write the final adapter, each file whole or not at all. run.json makes them count: write it after them."""
+    partial = run_dir / "adapter.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    loading.save_adapter(model, partial, train_rows)
+    for path in sorted(partial.iterdir()):
+        flush(path)
+        os.replace(path, run_dir / path.name)
+    partial.rmdir()
+    flush(run_dir)
+
+
+def describe_result(trainer, checkpoint, seconds):
+    """Return what the training came to, for the run record; speed is that since the checkpoint, if it was resumed."""
+    steps, before = trainer.state.global_step, count_steps(checkpoint) if checkpoint else 0
+    rows = trainer.state.epoch * len(trainer.train_dataset) * (steps - before) / steps
+    validation = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    kept = trainer.state.best_model_checkpoint or f"checkpoint-{steps}"
+    return {
+        "steps": steps,
+        "train_seconds": round(seconds, 1),
+        "train_samples_per_second": round(rows / seconds, 2),
+        "peak_gpu_gib": loading.peak_gpu_gib(),
+        "kept": Path(kept).name,
+        "kept_validation": next(e for e in validation if e["step"] == count_steps(kept)),
+        "validation": validation,
+    }

@@ -1,0 +1,125 @@
+"""Training of a base that no single GPU holds: FSDP 2 deals its 4-bit decoder layers out, and gathers one at a time.
+
+Switched on by `accelerate launch --config_file fsdp.yaml finetune.py`. Only frozen weights are sharded. The adapter,
+its gradients and moments (about 1 % of the weights) stay whole in float32 on each GPU, as in stance/training/parallel_training.py, so
+that checkpoints and the final adapter are the same as ever. The packed bytes of bitsandbytes pass for bfloat16, as with
+bnb_4bit_quant_storage.
+"""
+
+import contextlib
+import os
+
+import bitsandbytes
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+from stance.model import compilation
+from stance.model import lora_linear
+from stance.model import loading
+from stance.training import parallel_training
+from stance.common import distributed
+from stance.common import records
+
+STORAGE = torch.bfloat16  # type as which packed bytes are dealt out: FSDP 2 of torch before 2.13 takes no integers
+LAUNCH_OPTIONS = {  # what fsdp.yaml sets, as accelerate hands it on, and this module does
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_OFFLOAD_PARAMS": "false",
+    "FSDP_ACTIVATION_CHECKPOINTING": "false",
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+}
+
+
+def take_over():
+    """Return whether accelerate was asked for FSDP, and hide that from libraries, which would shard the adapter too.
+
+    Stops on options of FSDP, or settings of this project, that do not go with it.
+    """
+    sharded = os.environ.pop(distributed.SHARD_VARIABLE, "false") == "true"
+    if sharded and distributed.get_rank()[0] == 0:  # whose end the launcher answers with that of the others
+        check_options()
+    return sharded
+
+
+def check_options():
+    for name, value in LAUNCH_OPTIONS.items():
+        found = os.environ.get(name, value).lower()
+        if found != value:
+            key = name.lower()
+            records.stop(f"{key} {found} is not supported: write {key}: {value}, or take the file fsdp.yaml as it is")
+    if compilation.DENSE_WEIGHTS:
+        records.stop("16-bit copies of weights do not go with FSDP: set DENSE_WEIGHTS in stance/model/compilation.py to None")
+
+
+@contextlib.contextmanager
+def quantise_on_gpu():
+    """Let bitsandbytes quantise on the GPU what is loaded to the CPU, which would take half an hour for 27B."""
+    quantise = bitsandbytes.functional.quantize_4bit
+
+    def quantise_there(weight, **options):
+        packed, state = quantise(weight.cuda(), **options)
+        return packed.cpu(), state
+
+    bitsandbytes.functional.quantize_4bit = quantise_there if torch.cuda.is_available() else quantise
+    try:
+        yield
+    finally:
+        bitsandbytes.functional.quantize_4bit = quantise
+
+
+def load_base(base):
+    """Load a base model as loading.load_base does, by way of the CPU, and deal it out to all processes."""
+    with quantise_on_gpu():
+        return loading.load_base(base, shard_base)
+
+
+def shard_base(model):
+    """Deal the decoder layers of a base on the CPU out to the devices of all processes; the rest gets whole to each.
+
+    The embeddings, which Gemma uses at both ends of the model, would have to be gathered for the whole pass anyway.
+    """
+    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    mesh = init_device_mesh(device.type, (distributed.get_rank()[1],))
+    decoder, linears = model.get_decoder(), lora_linear.find_linears(model)
+    kinds = [(linear.weight.compress_statistics, linear.weight.quant_type) for linear in linears]
+    for linear in linears:  # what bitsandbytes needs beside the bytes (2 % of them) is whole, at the layer
+        linear.quant_state.to(device)
+        packed, linear.quant_storage = linear.weight.data.view(1, -1).view(STORAGE).view(-1, 1), STORAGE
+        linear.weight = torch.nn.Parameter(packed, requires_grad=False)
+    for layer in decoder.layers:
+        fully_shard(layer, mesh=mesh)
+    whole = [weight for weight in model.parameters() if not isinstance(weight, DTensor)]
+    fully_shard(decoder, mesh=mesh, ignored_params=set(whole))  # the root: layers are gathered while others compute
+    for tensor in (*whole, *model.buffers()):
+        tensor.data = tensor.data.to(device)
+    for linear, kind in zip(linears, kinds, strict=True):
+        linear.weight.compress_statistics, linear.weight.quant_type = kind  # peft asks for them
+    if device.type == "cuda":
+        model.hf_device_map = {"": device.index}  # accelerate and peft look there for the device
+
+
+class ShardTrainer(parallel_training.RankTrainer):
+    """RankTrainer whose processes make every pass over the model at the same time, since all gather each layer."""
+
+    sharded = True
+
+    def plan_training(self, nodes, checkpoint, dropout):
+        """Return the plan that needs least memory, unless checkpoint is False: layers run as they are.
+
+        Compiling the layers under FSDP did not end within minutes (torch 2.13, on a CPU), and CUDA graphs cannot hold
+        weights that come and go.
+        """
+        return {"dense_weights": False, "checkpoint": checkpoint is not False, "compiled": False, "graphs": False}
+
+    def leave_own(self, batches):
+        """Return a step's micro-batches with None for those of others; a process with fewer has one without weight."""
+        own, (rank, count) = super().leave_own(batches), distributed.get_rank()
+        if 0 < len(batches) % count <= rank:
+            own[-1] = {**batches[-1], "target_weights": torch.zeros_like(batches[-1]["target_weights"])}
+        return own
+
+    def share_rows(self, places):
+        """Return all validation rows: each process computes all of them, which counts all equally often."""
+        return list(places)

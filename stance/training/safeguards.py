@@ -1,0 +1,306 @@
+"""What ends a run in order: signals, losses that are no numbers, too little memory; the micro-batch that it takes.
+
+And the log of a training, which a killed run leaves whole, and its lines on the screen.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from tqdm import tqdm
+
+from stance.tree import prefix_tree
+from stance.common import distributed
+from stance.common import records
+
+COUNTED_BATCHES = 16  # micro-batches whose nodes are counted to find the largest: those with most tokens
+NUMBERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and how clusters announce that time is up
+
+
+def stop_below_bar(message):
+    """Stop with an error line of its own, below the progress bar."""
+    print(file=sys.stderr)
+    records.stop(message)
+
+
+@contextlib.contextmanager
+def explain_memory(action, remedy):
+    """Stop in one line if the GPU memory does not suffice for an action.
+
+    While weights load, transformers raises another error and logs this one for each weight: that report is held back.
+    """
+    reports, log = [], logging.getLogger("transformers.modeling_utils")
+
+    def pass_other(entry):
+        short = "out of memory" in entry.getMessage()
+        reports.extend([entry] if short else [])
+        return not short
+
+    log.addFilter(pass_other)
+    try:
+        yield
+    except RuntimeError as problem:
+        # What went wrong in the recording of a CUDA graph is the context of the error that ends it.
+        short = any(isinstance(error, torch.OutOfMemoryError) for error in (problem, problem.__context__))
+        if not reports and not short:
+            raise
+        stop_below_bar(f"not enough GPU memory to {action}: {remedy}")
+    finally:
+        log.removeFilter(pass_other)
+
+
+class Interruption(transformers.TrainerCallback):
+    """While it is entered, SIGINT and SIGTERM end the training after this step with a checkpoint; a 2nd SIGINT at once.
+
+    remedy: the words that tell how to go on. The exit code is 128 and the number of the signal, as shells count.
+    """
+
+    def __init__(self, remedy):
+        self.remedy, self.number = remedy, 0
+
+    def __enter__(self):
+        self.before = {number: signal.signal(number, self.receive) for number in NUMBERS}
+        return self
+
+    def __exit__(self, *problem):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def receive(self, number, frame):
+        if self.number and number == signal.SIGINT:
+            os._exit(128 + number)
+        if self.number:  # clusters may send SIGTERM to a process and to the one that started it, which passes it on
+            return
+        self.number = number
+        os.write(2, b"\nstopping after this step with a checkpoint; Ctrl-C stops at once\n")  # print may be busy
+
+    def agree(self):
+        """Return the number of the signal that any process received, or 0."""
+        self.number = distributed.find_highest(self.number)
+        return self.number
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if control.should_training_stop or state.epoch % 1 == 0:
+            return  # the epoch ends: it is validated and saved anyway, and a checkpoint before that would skip it
+        if distributed.get_rank()[1] > 1 and not control.should_log:  # asking the others waits for all GPUs
+            return
+        control.should_save = bool(self.agree())
+
+    def on_save(self, args, state, control, **kwargs):
+        if not self.agree():
+            return
+        if state.is_world_process_zero:
+            print(f"\ninterrupted: checkpoint-{state.global_step} is saved; {self.remedy}", flush=True)
+        raise SystemExit(128 + self.number)
+
+
+class StepWatch:
+    """Keeps the losses and gradient norms of the last steps where they were computed, so that no step waits for a GPU.
+
+    check is called when values are read anyway: at log lines and before a checkpoint is saved. It stops the run if one
+    is not finite, and writes the rows of the first such step to path.
+    """
+
+    def __init__(self, path, rows):
+        self.path, self.rows, self.steps = path, rows, []
+
+    def begin_step(self, places):
+        """Note which rows (places in the training data) the next step has."""
+        self.steps.append({"places": places, "losses": [], "norm": None})
+
+    def add_loss(self, loss):
+        self.steps[-1]["losses"].append(loss.detach())
+
+    def add_norm(self, norm):
+        self.steps[-1]["norm"] = norm
+
+    def check(self, last, values=()):
+        """Stop unless all losses, norms and values are finite; last: the number of the newest step."""
+        norms = [step["norm"] for step in self.steps]
+        losses = [sum(step["losses"], torch.zeros_like(step["norm"])) for step in self.steps]
+        pairs = list(map(torch.stack, zip(losses, norms, strict=True)))
+        pairs = torch.stack(pairs).tolist() if pairs else []  # waits for the GPU once
+        for place, (loss, norm) in enumerate(pairs):
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                number = last - len(pairs) + 1 + place
+                self.save_rows({"step": number, "loss": str(loss), "grad_norm": str(norm)}, self.steps[place]["places"])
+                what = f"loss {loss:g} and gradient norm {norm:g} at step {number}"
+                remedy = f"look at its rows in {self.path}, lower LEARNING_RATE, start a new run"
+                stop_below_bar(f"training stopped, {what}: {remedy}")
+        if not all(map(math.isfinite, values)):
+            remedy = "lower LEARNING_RATE and start a new run"
+            stop_below_bar(f"training stopped, the validation loss is no number at step {last}: {remedy}")
+        self.steps.clear()
+
+    def save_rows(self, head, places):
+        """Write the rows of a step, which every process knows, each with what is in head (text: JSON has no NaN)."""
+        keys = ("id", "topic", "text", "label")
+        if distributed.get_rank()[0] == 0:
+            rows = ({**head, **{key: self.rows[place][key] for key in keys}} for place in places)
+            records.write_jsonl(self.path, rows)
+
+
+def list_batches(trainer):
+    """Return all micro-batches of a training in their order, each as the places of its rows in the training data."""
+    loader, epochs, batches = trainer.get_train_dataloader(), trainer.args.num_train_epochs, []
+    for epoch in range(math.ceil(epochs)):
+        loader.set_epoch(epoch)  # which alone, with the seed, decides about the order
+        order, size = list(loader.batch_sampler), trainer.args.gradient_accumulation_steps
+        steps = math.ceil(len(order) / size)  # an epoch; of a last epoch that is only a part, the trainer makes fewer
+        batches += order[: size * (math.ceil(epochs * steps) - epoch * steps)]
+    return batches
+
+
+def find_largest_batches(trainer):
+    """Return the micro-batch with the longest row and, last, the one with most nodes, as places in the training data.
+
+    Of many micro-batches only those with most tokens are merged into trees to count their nodes.
+    """
+    lengths, batches = [len(ids) for ids in trainer.train_dataset["input_ids"]], list_batches(trainer)
+    longest = max(batches, key=lambda places: max(lengths[place] for place in places))
+    batches.sort(key=lambda places: sum(lengths[place] for place in places), reverse=True)
+    return longest, max(batches[:COUNTED_BATCHES], key=lambda places: count_nodes(trainer, places))
+
+
+def count_nodes(trainer, places):
+    """Return the nodes of the tree of these training rows."""
+    return trainer.data_collator(list(trainer.train_dataset.select(places)))["input_ids"].numel()
+
+
+def probe_memory(trainer):
+    """Run the largest micro-batches forward and backward once; while they do not fit, make micro-batches smaller.
+
+    Call it after trainer.accelerate. The effective batch, the weights and the random state stay as they are. Returns a
+    part of the run record; None on a CPU, and if the base is sharded: what breaks off while it gathers cannot go on.
+    """
+    if not torch.cuda.is_available() or trainer.sharded:
+        return None
+    args, too_large = trainer.args, []
+    while not all(fits_memory(trainer, places) for places in find_largest_batches(trainer)):
+        size = args.per_device_train_batch_size
+        if size == 1:
+            records.stop("not enough GPU memory for a single row: set GRADIENT_CHECKPOINTING to True in finetune.py")
+        too_large.append(size)
+        smaller = next(part for part in range(size // 2, 0, -1) if size % part == 0)
+        args.gradient_accumulation_steps *= size // smaller
+        args.per_device_train_batch_size = trainer._train_batch_size = smaller
+        args.per_device_eval_batch_size = 2 * smaller
+        batch = f"batch of {smaller * args.gradient_accumulation_steps} rows unchanged"
+        if distributed.get_rank()[0] == 0:
+            print(f"note: micro-batches of {size} rows need more GPU memory than there is: now {smaller} rows, {batch}")
+    return {"micro_batch_size": args.per_device_train_batch_size, "too_large": too_large}
+
+
+def fits_memory(trainer, places):
+    """Return whether these training rows fit into the memory as one micro-batch; of several processes, in all."""
+    rows = [{key: trainer.train_dataset[place][key] for key in ("input_ids", "labels")} for place in places]
+    inputs = trainer._prepare_inputs({**trainer.data_collator(rows), "items": torch.tensor(float(len(rows)))})
+    weights, fits = [weight for weight in trainer.model.parameters() if weight.requires_grad], True
+    with torch.random.fork_rng([trainer.args.device] if trainer.args.device.type == "cuda" else []):  # dropout draws
+        try:
+            if trainer.step_graphs is not None:
+                trainer.step_graphs.release()  # what the batch before this one left is not there in training either
+            moments = [torch.empty_like(weight) for weight in 2 * weights]  # Adam's, which come at the first step
+            if trainer.step_graphs is not None:
+                for _ in range(2):  # compiles what the first steps need, then records the largest of them
+                    trainer.step_graphs(inputs)
+            else:
+                with prefix_tree.compute_precision(trainer.model):
+                    trainer.compute_loss(trainer.model, inputs).backward()
+        except torch.OutOfMemoryError:
+            fits = False
+    moments = None  # outside of the handler, whose exception would keep the tensors alive
+    trainer.model.zero_grad()
+    total = torch.tensor(float(fits), device=trainer.args.device)
+    distributed.sum_tensors([total])
+    fits = total.item() == distributed.get_rank()[1]
+    if not fits:
+        if trainer.step_graphs is not None:
+            trainer.step_graphs.forget()  # what was broken off is not compiled
+        torch.cuda.empty_cache()
+    return fits
+
+
+class JsonlLog(transformers.TrainerCallback):
+    """Append every log entry of the trainer to a JSON Lines file, with its step."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and self.path.exists():  # resumed: drop what came after the checkpoint
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            entries = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may cut the last one off
+            records.write_jsonl(self.path, (entry for entry in entries if entry["step"] <= state.global_step))
+        if state.best_global_step:  # the run folder may have moved since the checkpoint was saved
+            best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+            state.best_model_checkpoint = str(best) if best.is_dir() else None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.is_world_process_zero:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.flush()
+                os.fsync(file.fileno())  # before a checkpoint counts, the log up to it is on disk
+
+
+class TrainingLines(transformers.TrainerCallback):
+    """Print a line for each log entry of the trainer, and a progress bar below them on a terminal.
+
+    A line of training has the mean loss since the line before, the learning rate, the rows a second without what
+    validation and checkpoints take, and the time that is left with them.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.shown = state.is_world_process_zero
+        self.rows = args.per_device_train_batch_size * args.gradient_accumulation_steps  # a step, of all processes
+        self.first_step, self.started = state.global_step, time.monotonic()
+        self.begin_pace(state)
+        if self.shown:
+            steps = {"total": state.max_steps, "initial": state.global_step}
+            self.bar = tqdm(**steps, unit="step", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
+
+    def begin_pace(self, state):
+        """Count the rows a second from this step on."""
+        self.pace_step, self.pace_started = state.global_step, time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.shown:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not self.shown or not logs:
+            return
+        if "eval_loss" in logs:
+            quality = f"loss {logs['eval_loss']:.4f}, accuracy {logs['eval_accuracy']:.3f}"
+            self.print_line(f"epoch {state.epoch:.3g}: validation {quality}")
+        elif "loss" in logs:
+            now = time.monotonic()
+            pace = self.rows * (state.global_step - self.pace_step) / (now - self.pace_started)
+            left = (now - self.started) / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
+            step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
+            numbers = f"loss {logs['loss']:.4f}   rate {logs['learning_rate']:.1e}   {pace:.1f} rows/s"
+            self.print_line(f"{step}   {numbers}   {tqdm.format_interval(left)} left")
+            self.begin_pace(state)
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        self.begin_pace(state)
+
+    def on_save(self, args, state, control, **kwargs):
+        self.begin_pace(state)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.shown:
+            self.bar.close()
+
+    def print_line(self, line):
+        tqdm.write(line)  # above the bar
+        sys.stdout.flush()

@@ -32,7 +32,7 @@ from stance.common import distributed
 from stance.common import records
 from stance.evaluation import report
 from stance.evaluation import result_tables
-from stance.training import safeguards
+from stance.model import memory
 from stance.model import scoring
 
 # ---------------------------------------------------------------- settings
@@ -97,7 +97,7 @@ def answer_rows(model, tokenizer, encoded, mode, size=None):
     size: prompts a forward pass when scoring (None: scoring.SCORE_BATCH_SIZE).
     """
     if mode == "generate":
-        with safeguards.explain_memory("generate", "lower GENERATE_BATCH_SIZE in stance/model/scoring.py, or give --mode score"):
+        with memory.explain_memory("generate", "lower GENERATE_BATCH_SIZE in stance/model/scoring.py, or give --mode score"):
             replies = scoring.generate_replies(model, tokenizer, encoded)
         return [{"prediction": prompts.parse_label(reply), "reply": reply} for reply in replies]
     scores = scoring.score_prompts(model, tokenizer, encoded, size)

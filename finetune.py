@@ -29,6 +29,7 @@ from stance.training import parallel_training
 import prompts
 from stance.common import distributed
 from stance.common import records
+from stance.model import memory
 from stance.training import safeguards
 from stance.training import fsdp
 from stance.training import training
@@ -214,7 +215,7 @@ def train(trainer, checkpoint):
     """Train to the end; stop with one line if the GPU memory does not suffice."""
     size = max(trainer.args.per_device_train_batch_size // 2, 1)
     remedy = f"set MICRO_BATCH_SIZE to {size} and GRADIENT_CHECKPOINTING to True in finetune.py and start a new run"
-    with safeguards.explain_memory("train", remedy):
+    with memory.explain_memory("train", remedy):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 

@@ -29,7 +29,7 @@ from stance.model import loading
 import prompts
 from stance.common import distributed
 from stance.common import records
-from stance.training import safeguards
+from stance.model import memory
 from stance.model import scoring
 from stance.corpus import tables
 
@@ -95,7 +95,7 @@ def load_scorer(adapter, base, tokenizer, rows):
     size = compilation.prepare_scoring(model, rows)
     if rows == 1:
         remedy = "end other programs on the GPU (nvidia-smi lists them), or set CUDA_GRAPHS in stance/model/compilation.py to False"
-        with safeguards.explain_memory("record how one sentence is answered", remedy):
+        with memory.explain_memory("record how one sentence is answered", remedy):
             cuda_graphs.record_answers(model)
 
     def score(pairs, batch_size=None, bar=None):

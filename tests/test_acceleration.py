@@ -467,7 +467,7 @@ def test_compilers_start_where_layers_are_compiled(monkeypatch, sharded):
 
     monkeypatch.setattr(compilation, "start_compilers", lambda: started.append(True))
     monkeypatch.setattr(training, "encode_rows", lambda *args: {"input_ids": []})
-    for module in (modeling, sharded_training):
+    for module in (loading, fsdp):
         monkeypatch.setattr(module, "load_base", load_base)
     args = finetune.parse_args(["--base-model", "none"])
     with pytest.raises(LookupError):

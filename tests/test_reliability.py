@@ -555,7 +555,7 @@ def reports():
 @pytest.mark.parametrize("place", ["weights", "first forward pass"])
 def test_a_base_that_does_not_fit_is_one_line(tiny_model, capsys, monkeypatch, reports, place):
     """transformers turns the error into a report of all weights and another error."""
-    target = (bitsandbytes.functional, "quantize_4bit") if place == "weights" else (modeling, "check_tree")
+    target = (bitsandbytes.functional, "quantize_4bit") if place == "weights" else (loading, "check_tree")
     monkeypatch.setattr(*target, run_out)
     message = stop_below_bar(capsys, loading.load_base, tiny_model)
     assert message == f"error: not enough GPU memory to load {tiny_model}: {loading.MEMORY_REMEDY}\n"

@@ -31,6 +31,12 @@ def stop(message):
     raise SystemExit(2)
 
 
+def stop_below_bar(message):
+    """Stop with an error line of its own, below the progress bar."""
+    print(file=sys.stderr)
+    stop(message)
+
+
 def run_script(main):
     """Run the main of a script; Ctrl-C and SIGTERM (a cluster ends a job) stop it in one line, exit code 130 or 143.
 

@@ -7,7 +7,6 @@ stance/tree/attention.py wants them, and in the last layer only nodes that are a
 import functools
 import types
 
-import torch
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
 
 from stance.model import lora_linear

@@ -18,7 +18,7 @@ import prompts
 from stance.model import fingerprints
 from stance.common import distributed
 from stance.common import records
-from stance.training import safeguards
+from stance.model import memory
 
 # ---------------------------------------------------------------- settings
 BASE_MODEL = "google/gemma-2-9b-it"  # hub name (name@commit for one version) or folder of the instruction-tuned base
@@ -156,7 +156,7 @@ def load_base(base, shard=None):
         bnb_4bit_use_double_quant=DOUBLE_QUANT,
         bnb_4bit_compute_dtype=compute_dtype(),
     )
-    with safeguards.explain_memory(f"load {base}", MEMORY_REMEDY):
+    with memory.explain_memory(f"load {base}", MEMORY_REMEDY):
         model = load_pretrained(
             transformers.AutoModelForCausalLM.from_pretrained,
             base,
@@ -256,7 +256,7 @@ def save_adapter(model, folder, train_rows):
 def load_adapter(model, folder):
     """Put a trained adapter on a loaded base; its weights stay float32."""
     try:
-        with safeguards.explain_memory(f"load {folder}", MEMORY_REMEDY):
+        with memory.explain_memory(f"load {folder}", MEMORY_REMEDY):
             model = peft.PeftModel.from_pretrained(model, folder)
     except (OSError, ValueError, safetensors.SafetensorError) as problem:
         reason = str(problem).strip().partition("\n")[0]

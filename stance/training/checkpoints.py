@@ -16,7 +16,6 @@ import safetensors
 
 from stance.model import loading
 from stance.common import records
-from stance.training import safeguards
 
 # ---------------------------------------------------------------- settings
 KEPT = 2  # complete checkpoints that stay: the newest and the best, or the newest two
@@ -192,7 +191,7 @@ def explain_full_disk(run_dir):
             raise
         left = shutil.disk_usage(run_dir).free / 1e9
         message = f"cannot write to {run_dir}, the disk is full ({left:.2f} GB left)"
-        safeguards.stop_below_bar(f"{message}: free some, then add --resume")
+        records.stop_below_bar(f"{message}: free some, then add --resume")
 
 
 def save_adapter(model, run_dir, train_rows):

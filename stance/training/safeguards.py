@@ -3,9 +3,7 @@
 And the log of a training, which a killed run leaves whole, and its lines on the screen.
 """
 
-import contextlib
 import json
-import logging
 import math
 import os
 import signal
@@ -23,38 +21,6 @@ from stance.common import records
 
 COUNTED_BATCHES = 16  # micro-batches whose nodes are counted to find the largest: those with most tokens
 NUMBERS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and how clusters announce that time is up
-
-
-def stop_below_bar(message):
-    """Stop with an error line of its own, below the progress bar."""
-    print(file=sys.stderr)
-    records.stop(message)
-
-
-@contextlib.contextmanager
-def explain_memory(action, remedy):
-    """Stop in one line if the GPU memory does not suffice for an action.
-
-    While weights load, transformers raises another error and logs this one for each weight: that report is held back.
-    """
-    reports, log = [], logging.getLogger("transformers.modeling_utils")
-
-    def pass_other(entry):
-        short = "out of memory" in entry.getMessage()
-        reports.extend([entry] if short else [])
-        return not short
-
-    log.addFilter(pass_other)
-    try:
-        yield
-    except RuntimeError as problem:
-        # What went wrong in the recording of a CUDA graph is the context of the error that ends it.
-        short = any(isinstance(error, torch.OutOfMemoryError) for error in (problem, problem.__context__))
-        if not reports and not short:
-            raise
-        stop_below_bar(f"not enough GPU memory to {action}: {remedy}")
-    finally:
-        log.removeFilter(pass_other)
 
 
 class Interruption(transformers.TrainerCallback):
@@ -134,10 +100,10 @@ class StepWatch:
                 self.save_rows({"step": number, "loss": str(loss), "grad_norm": str(norm)}, self.steps[place]["places"])
                 what = f"loss {loss:g} and gradient norm {norm:g} at step {number}"
                 remedy = f"look at its rows in {self.path}, lower LEARNING_RATE, start a new run"
-                stop_below_bar(f"training stopped, {what}: {remedy}")
+                records.stop_below_bar(f"training stopped, {what}: {remedy}")
         if not all(map(math.isfinite, values)):
             remedy = "lower LEARNING_RATE and start a new run"
-            stop_below_bar(f"training stopped, the validation loss is no number at step {last}: {remedy}")
+            records.stop_below_bar(f"training stopped, the validation loss is no number at step {last}: {remedy}")
         self.steps.clear()
 
     def save_rows(self, head, places):

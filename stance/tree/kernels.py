@@ -4,7 +4,6 @@ For models that cap their scores (Gemma-2), on a GPU; stance/tree/attention_gpu.
 is installed, which PyTorch for CUDA brings along. Trunks and rows have multiples of 16 nodes (stance/tree/prefix_tree.py).
 """
 
-import torch
 import triton
 import triton.language as tl
 

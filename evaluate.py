@@ -27,6 +27,7 @@ from stance.evaluation import model_card
 from stance.model import loading
 from stance.evaluation import prompt_variants
 import prompts
+from stance.model import chat
 from stance.model import fingerprints
 from stance.common import distributed
 from stance.common import records
@@ -160,7 +161,7 @@ def run_models(args, base, adapter, splits):
             compared = fingerprints.compare_splits(args.data_dir, adapter, train_hash, splits["test"])
         questions = list_questions(args, splits)
         encoded = {
-            part: prompts.encode_examples(tokenizer, variant.pairs, template=variant.template)
+            part: chat.encode_examples(tokenizer, variant.pairs, template=variant.template)
             for part, (_, variant) in questions.items()
         }
     floors = baselines.answer_floors(splits["train"], splits["val"], splits["test"]) if len(splits) == 3 else {}
@@ -182,7 +183,7 @@ def run_models(args, base, adapter, splits):
         "demo": loading.read_demo_note(base) is not None,
         "note": loading.read_demo_note(base),
         "prompt_version": prompts.PROMPT_VERSION,
-        "shortened_sentences": prompts.report_long(tokenizer, questions["evaluation"][1].pairs),
+        "shortened_sentences": chat.report_long(tokenizer, questions["evaluation"][1].pairs),
         **compared,
         "test_sha256": records.hash_file(Path(args.data_dir) / "test.jsonl"),
         "seconds": round(seconds, 2),

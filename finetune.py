@@ -27,6 +27,7 @@ from stance.evaluation import figures
 from stance.model import loading
 from stance.training import parallel_training
 import prompts
+from stance.model import chat
 from stance.common import distributed
 from stance.common import records
 from stance.model import memory
@@ -232,7 +233,7 @@ def main(argv=None):
         tokenizer = loading.load_tokenizer(args.base_model)
         record = describe_run(args, tokenizer, train_rows, val_rows)
         pairs = [(row["topic"], row["text"]) for row in train_rows + val_rows]
-        record.update(sharded=sharded, shortened_sentences=prompts.report_long(tokenizer, pairs))
+        record.update(sharded=sharded, shortened_sentences=chat.report_long(tokenizer, pairs))
         if args.resume:
             checkpoints.check_same_run(run_dir, record)
     distributed.wait_for_ranks()  # until all have looked into the run folder: only then may one write to it

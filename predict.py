@@ -26,7 +26,7 @@ from stance.model import cuda_graphs
 from stance.evaluation import figures
 from stance.labelling import labeller
 from stance.model import loading
-import prompts
+from stance.model import chat
 from stance.common import distributed
 from stance.common import records
 from stance.model import memory
@@ -100,8 +100,8 @@ def load_scorer(adapter, base, tokenizer, rows):
 
     def score(pairs, batch_size=None, bar=None):
         if bar is None:  # of a table, label_table reports all sentences at once
-            prompts.report_long(tokenizer, pairs)
-        encoded = prompts.encode_examples(tokenizer, pairs)
+            chat.report_long(tokenizer, pairs)
+        encoded = chat.encode_examples(tokenizer, pairs)
         return scoring.score_prompts(model, tokenizer, encoded, batch_size or size, bar)
 
     return score
@@ -200,7 +200,7 @@ def label_table(args, record, tokenizer):
         note_topics(table, header)
         store = labeller.PairStore(check_rows(args, table, topics))
         if distributed.get_rank()[0] == 0:
-            prompts.report_long(tokenizer, store.read_pairs())
+            chat.report_long(tokenizer, store.read_pairs())
     if not RESUME and distributed.get_rank()[0] == 0:
         labeller.remove_parts(args.output)
     distributed.wait_for_ranks()

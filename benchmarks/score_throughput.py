@@ -23,7 +23,7 @@ import finetune
 from stance.model import lora_linear
 from stance.evaluation import metrics
 from stance.model import loading
-import prompts
+from stance.model import chat
 from stance.common import records
 from stance.model import scoring
 
@@ -86,7 +86,7 @@ def run(args):
     """Measure, write the record and print the table."""
     tokenizer = workload.prepare_model(args)
     rows = workload.make_rows(tokenizer, ROWS, SEED)
-    encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+    encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
     lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
     model = peft.get_peft_model(loading.load_base(args.model), lora)
     lora_linear.fuse_adapters(model)  # as loading.load_adapter does

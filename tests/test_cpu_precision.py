@@ -14,6 +14,7 @@ from stance.model import lora_linear
 from stance.model import loading
 import predict
 import prompts
+from stance.model import chat
 from stance.model import scoring
 from stopping import stop_message
 
@@ -93,7 +94,7 @@ def test_unpacked_weights_answer_as_packed_ones(cpu, monkeypatch, tiny_model):
     packed = loading.load_base(tiny_model)
     assert not any(hasattr(linear, "dense_weight") for linear in lora_linear.find_linears(packed))
     tokenizer = loading.load_tokenizer(tiny_model)
-    encoded = prompts.encode_examples(tokenizer, [("Vegans are right.", "It is so."), ("No.", "Not at all, I say.")])
+    encoded = chat.encode_examples(tokenizer, [("Vegans are right.", "It is so."), ("No.", "Not at all, I say.")])
     found, expected = (scoring.score_prompts(model, tokenizer, encoded).nll for model in (unpacked, packed))
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 

@@ -16,7 +16,7 @@ import torch
 import transformers
 
 from stance.model import loading
-import prompts
+from stance.model import chat
 from stopping import stop_message
 from tools import demo_model
 
@@ -114,7 +114,7 @@ def test_its_prompts_end_where_the_answer_begins(index, tmp_path):
     folder = tmp_path / "model"
     demo_model.main(["--output-dir", str(folder)])
     tokenizer = loading.load_tokenizer(str(folder))
-    ids = prompts.encode_example(tokenizer, "Vegans are right.", "It is so.")
+    ids = chat.encode_example(tokenizer, "Vegans are right.", "It is so.")
     assert tokenizer.decode(ids).endswith("stance:<|im_end|>\n<|im_start|>assistant\n")
 
 

@@ -7,7 +7,7 @@ import transformers
 
 from tools import export
 from stance.model import loading
-import prompts
+from stance.model import chat
 from stance.common import records
 from stopping import stop_message
 
@@ -26,8 +26,8 @@ def read_rows(data_dir):
 
 def score_plain(model, tokenizer, rows, flat_logits):
     """Probabilities [n, 3] of the labels, one plain forward pass a row."""
-    ids = prompts.label_token_ids(tokenizer)
-    encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+    ids = chat.label_token_ids(tokenizer)
+    encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
     return torch.stack([flat_logits(model, row)[-1, ids].softmax(0) for row in encoded])
 
 
@@ -95,7 +95,7 @@ def test_modelfile_and_prompt_give_the_trained_prompt(merged, data_dir):
     row = read_rows(data_dir)[0]
     text = (merged / "prompt.txt").read_text().format(topic=row["topic"], sentence=row["text"])
     ids = tokenizer(turn.replace("{{ .Prompt }}", text), add_special_tokens=False)["input_ids"]
-    assert [tokenizer.bos_token_id, *ids] == prompts.encode_example(tokenizer, row["topic"], row["text"])
+    assert [tokenizer.bos_token_id, *ids] == chat.encode_example(tokenizer, row["topic"], row["text"])
     assert modelfile.startswith("FROM ./model.gguf\n") and 'stop "<end_of_turn>"' in modelfile
 
 

@@ -16,6 +16,7 @@ from test_prompts import CONTROL, make_byte_tokenizer
 from stance.corpus import corpus
 import prepare_data
 import prompts
+from stance.model import chat
 from stance.corpus import tables
 
 # derandomize: a run repeats the last one, so that a red test stays red until it is mended
@@ -53,14 +54,14 @@ def test_texts_go_into_the_prompt_as_they_are(topic, sentence):
 @given(topic=TEXT, sentence=TEXT, label=st.sampled_from(prompts.LABELS), copies=st.sampled_from([1, 1, 1, 300]))
 def test_no_text_changes_control_tokens_or_the_answer(tokenizer, topic, sentence, label, copies):
     sentence *= copies
-    ids = prompts.encode_example(tokenizer, topic, sentence)
+    ids = chat.encode_example(tokenizer, topic, sentence)
     control = {token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL}
     counts = {token: ids.count(id) for token, id in control.items()}
     assert counts == {**dict.fromkeys(CONTROL, 0), "<bos>": 1, "<start_of_turn>": 2, "<end_of_turn>": 1}
-    assert ids[0] == control["<bos>"] and len(ids) <= prompts.MAX_PROMPT_TOKENS
+    assert ids[0] == control["<bos>"] and len(ids) <= chat.MAX_PROMPT_TOKENS
     word = tokenizer(label, add_special_tokens=False)["input_ids"]
-    assert prompts.encode_example(tokenizer, topic, sentence, label) == [*ids, *word, control["<end_of_turn>"]]
-    turn = prompts.build_prompt(topic, prompts.fit_sentence(tokenizer, topic, sentence))
+    assert chat.encode_example(tokenizer, topic, sentence, label) == [*ids, *word, control["<end_of_turn>"]]
+    turn = prompts.build_prompt(topic, chat.fit_sentence(tokenizer, topic, sentence))
     assert tokenizer.decode(ids) == f"<bos><start_of_turn>user\n{turn}<end_of_turn>\n<start_of_turn>model\n"
 
 

@@ -14,6 +14,7 @@ import evaluate
 from stance.model import loading
 from stance.tree import prefix_tree
 import prompts
+from stance.model import chat
 from stance.common import distributed
 from stance.model import scoring
 from stance.training import training
@@ -166,16 +167,16 @@ def flat_losses(model, asked, answers):
 def test_ids_are_those_of_the_chat_template(base):
     family, whole_labels, folder = base
     tokenizer = loading.load_tokenizer(folder)
-    assert [len(ids) == 1 for ids in prompts.encode_labels(tokenizer)] == [whole_labels] * 3
-    options = {"tokenize": False, **prompts.TEMPLATE_OPTIONS}
+    assert [len(ids) == 1 for ids in chat.encode_labels(tokenizer)] == [whole_labels] * 3
+    options = {"tokenize": False, **chat.TEMPLATE_OPTIONS}
     for topic, sentence in PAIRS:
         asked = tokenizer.apply_chat_template(
             prompts.build_messages(topic, sentence), add_generation_prompt=True, **options
         )
-        ids = prompts.encode_example(tokenizer, topic, sentence)
+        ids = chat.encode_example(tokenizer, topic, sentence)
         assert tokenizer.decode(ids) == asked
         assert tokenizer(asked, add_special_tokens=False)["input_ids"] == ids
-        answered = prompts.encode_example(tokenizer, topic, sentence, "con")
+        answered = chat.encode_example(tokenizer, topic, sentence, "con")
         text = tokenizer.apply_chat_template(prompts.build_messages(topic, sentence, "con"), **options)
         assert answered[: len(ids)] == ids and text.startswith(tokenizer.decode(answered))
         assert tokenizer.decode(answered).endswith("con" + FAMILIES[family][2])
@@ -185,9 +186,9 @@ def test_ids_are_those_of_the_chat_template(base):
 def test_typed_control_tokens_stay_text(base):
     family, _, folder = base
     tokenizer = loading.load_tokenizer(folder)
-    control = set(prompts.control_tokens(tokenizer).values())
+    control = set(chat.control_tokens(tokenizer).values())
     plain, typed = (
-        [id for id in prompts.encode_example(tokenizer, "a topic", text) if id in control]
+        [id for id in chat.encode_example(tokenizer, "a topic", text) if id in control]
         for text in ("plain", "typed " + " ".join(FAMILIES[family][1]))
     )
     assert plain == typed and len(plain) >= 3
@@ -195,7 +196,7 @@ def test_typed_control_tokens_stay_text(base):
 
 def test_a_prompt_does_not_change_with_the_day():
     tokenizer = train_tokenizer("llama", True)
-    assert "26 Jul 2024" in tokenizer.decode(prompts.encode_example(tokenizer, "a", "b"))
+    assert "26 Jul 2024" in tokenizer.decode(chat.encode_example(tokenizer, "a", "b"))
 
 
 def test_a_base_without_chat_template_is_refused(tmp_path, capsys):
@@ -212,11 +213,11 @@ def test_a_base_without_chat_template_is_refused(tmp_path, capsys):
 def test_a_tokenizer_that_joins_the_parts_of_its_template_is_refused(monkeypatch):
     """A label that merges with the blank before it would be trained on other tokens than the model would write."""
     tokenizer = train_tokenizer("mistral", True)
-    prompts.check_chat(tokenizer)
+    chat.check_chat(tokenizer)
     apart = [tokenizer(label)["input_ids"] for label in prompts.LABELS]
-    monkeypatch.setattr(prompts, "encode_labels", lambda tokenizer: apart)
+    monkeypatch.setattr(chat, "encode_labels", lambda tokenizer: apart)
     with pytest.raises(ValueError, match="joins text"):
-        prompts.check_chat(tokenizer)
+        chat.check_chat(tokenizer)
 
 
 # ---------------------------------------------------------------- the tree
@@ -253,8 +254,8 @@ def test_large_scores_do_not_overflow_without_a_soft_cap():
     for name, weight in model.named_parameters():
         if "q_proj" in name:
             weight.data *= 1000
-    asked = prompts.encode_examples(tokenizer, PAIRS)
-    expected = flat_losses(model, asked, prompts.encode_labels(tokenizer))
+    asked = chat.encode_examples(tokenizer, PAIRS)
+    expected = flat_losses(model, asked, chat.encode_labels(tokenizer))
     model.set_attn_implementation(prefix_tree.ATTENTION)
     tokenizer.pad_token = tokenizer.eos_token
     found = scoring.score_prompts(model, tokenizer, asked).nll
@@ -288,10 +289,10 @@ def test_labels_are_scored_by_all_their_tokens(answers, monkeypatch):
     tokenizer = train_tokenizer("llama", True)
     tokenizer.pad_token = tokenizer.eos_token
     model = build_model("llama", len(tokenizer))
-    asked = prompts.encode_examples(tokenizer, PAIRS)
+    asked = chat.encode_examples(tokenizer, PAIRS)
     expected = flat_losses(model, asked, answers)
     model.set_attn_implementation(prefix_tree.ATTENTION)
-    monkeypatch.setattr(prompts, "encode_labels", lambda tokenizer: answers)
+    monkeypatch.setattr(chat, "encode_labels", lambda tokenizer: answers)
     for size in (2, 128):
         scores = scoring.score_prompts(model, tokenizer, asked, size)
         assert (scores.nll - expected).abs().max() <= 1e-4
@@ -305,10 +306,10 @@ def test_validation_counts_whole_labels(answers, monkeypatch):
     tokenizer = train_tokenizer("llama", True)
     tokenizer.pad_token = tokenizer.eos_token
     model = build_model("llama", len(tokenizer))
-    asked = prompts.encode_examples(tokenizer, PAIRS)
+    asked = chat.encode_examples(tokenizer, PAIRS)
     picked = flat_losses(model, asked, answers).argmin(1).tolist()
     model.set_attn_implementation(prefix_tree.ATTENTION)
-    monkeypatch.setattr(prompts, "encode_labels", lambda tokenizer: answers)
+    monkeypatch.setattr(chat, "encode_labels", lambda tokenizer: answers)
     given = [answers[place if row < 5 else place - 1] for row, place in enumerate(picked)]  # the last four are wrong
     columns = {
         "input_ids": [[*ids, *answer, 1] for ids, answer in zip(asked, given, strict=True)],
@@ -359,7 +360,7 @@ def test_replies_are_generated(base):
     tokenizer = loading.load_tokenizer(base[2])
     assert tokenizer.pad_token == tokenizer.eos_token
     model = build_model("mistral", len(tokenizer))  # float32: a random 4-bit model's replies hang on roundings
-    encoded = prompts.encode_examples(tokenizer, PAIRS)
+    encoded = chat.encode_examples(tokenizer, PAIRS)
     assert len(set(map(len, encoded))) > 1
     for ids, reply in zip(encoded, scoring.generate_replies(model, tokenizer, encoded), strict=True):
         ids = torch.tensor([ids])

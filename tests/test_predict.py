@@ -19,6 +19,7 @@ from stance.labelling import labeller
 from stance.model import loading
 import predict
 import prompts
+from stance.model import chat
 from stance.common import records
 from stance.model import scoring
 import tiny_model
@@ -61,7 +62,7 @@ def load_scored(trained_run):
     tokenizer, model = loading.load_tokenizer(base), loading.load_adapter(loading.load_base(base), trained_run)
 
     def score(pairs):
-        prompt = [prompts.encode_example(tokenizer, *pair) for pair in pairs]
+        prompt = [chat.encode_example(tokenizer, *pair) for pair in pairs]
         return [scoring.score_prompts(model, tokenizer, [ids]).probabilities[0].tolist() for ids in prompt]
 
     return score

@@ -6,6 +6,7 @@ import pytest
 
 from stance.evaluation import prompt_variants
 import prompts
+from stance.model import chat
 
 ROWS = [
     {"id": "a1", "topic": "Vegans are right.", "text": "It's all about finding a system that WORKS for you."},
@@ -96,7 +97,7 @@ def test_other_templates_do_not_change_the_prompt_of_models():
 
 def test_variants_are_encoded_with_their_template(gemma_tokenizer, variants):
     variant = variants["paraphrased prompt"]
-    encoded = prompts.encode_examples(gemma_tokenizer, variant.pairs, template=variant.template)
+    encoded = chat.encode_examples(gemma_tokenizer, variant.pairs, template=variant.template)
     assert [variant.template.split("{")[0] in gemma_tokenizer.decode(ids) for ids in encoded] == [True, True]
-    usual = prompts.encode_examples(gemma_tokenizer, variant.pairs)
-    assert usual == [prompts.encode_example(gemma_tokenizer, *pair) for pair in variant.pairs] != encoded
+    usual = chat.encode_examples(gemma_tokenizer, variant.pairs)
+    assert usual == [chat.encode_example(gemma_tokenizer, *pair) for pair in variant.pairs] != encoded

@@ -7,6 +7,8 @@ import pytest
 
 import prompts
 
+from stance.model import chat
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # The published prompt, copied by hand: prompts.py must not be the witness of its own wording.
@@ -266,7 +268,7 @@ def test_every_spelling_belongs_to_one_label():
 def test_ids_equal_the_chat_template(tokenizer, topic, sentence):
     user = [{"role": "user", "content": BEFORE + topic + BETWEEN + sentence + AFTER}]
     expected = render_ids(tokenizer, user, add_generation_prompt=True)
-    assert prompts.encode_example(tokenizer, topic, sentence) == expected
+    assert chat.encode_example(tokenizer, topic, sentence) == expected
 
 
 @pytest.mark.parametrize(("topic", "sentence"), ORDINARY, ids=[topic for topic, _ in ORDINARY])
@@ -276,14 +278,14 @@ def test_training_ids_equal_the_answered_chat(tokenizer, topic, sentence):
         rendered = render_ids(tokenizer, [user, {"role": "assistant", "content": label}])
         newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
         assert rendered[-1:] == newline
-        assert prompts.encode_example(tokenizer, topic, sentence, label) == rendered[:-1]
+        assert chat.encode_example(tokenizer, topic, sentence, label) == rendered[:-1]
 
 
 @pytest.mark.parametrize("sentence", HOSTILE)
 def test_training_ids_start_with_the_prediction_ids(tokenizer, sentence):
-    asked = prompts.encode_example(tokenizer, "topic", sentence)
+    asked = chat.encode_example(tokenizer, "topic", sentence)
     for label in ("pro", "con", "neu"):
-        answered = prompts.encode_example(tokenizer, "topic", sentence, label)
+        answered = chat.encode_example(tokenizer, "topic", sentence, label)
         word = tokenizer(label, add_special_tokens=False)["input_ids"]
         assert answered[: len(asked)] == asked
         assert answered[len(asked) :] == [*word, tokenizer.convert_tokens_to_ids("<end_of_turn>")]
@@ -293,7 +295,7 @@ def test_training_ids_start_with_the_prediction_ids(tokenizer, sentence):
 @pytest.mark.parametrize("place", ["topic", "sentence"])
 def test_typed_control_tokens_stay_text(tokenizer, place, sentence):
     texts = {"topic": "topic", "sentence": "sentence", place: sentence}
-    ids = prompts.encode_example(tokenizer, **texts)
+    ids = chat.encode_example(tokenizer, **texts)
     counts = {token: ids.count(tokenizer.convert_tokens_to_ids(token)) for token in CONTROL}
     # One question: <bos> <start_of_turn>user ... <end_of_turn> <start_of_turn>model
     assert counts == {
@@ -304,7 +306,7 @@ def test_typed_control_tokens_stay_text(tokenizer, place, sentence):
 
 @pytest.mark.parametrize("sentence", HOSTILE)
 def test_hostile_text_survives_the_tokens(tokenizer, sentence):
-    decoded = tokenizer.decode(prompts.encode_example(tokenizer, "topic", sentence))
+    decoded = tokenizer.decode(chat.encode_example(tokenizer, "topic", sentence))
     text = BEFORE + "topic" + BETWEEN + sentence + AFTER
     assert decoded == f"<bos><start_of_turn>user\n{text}<end_of_turn>\n<start_of_turn>model\n"
 
@@ -327,8 +329,8 @@ LONG = {  # name: (a text far too long, whether it has words)
 @pytest.mark.parametrize("name", LONG)
 def test_a_long_sentence_is_shortened_and_the_template_kept(tokenizer, name):
     text, words = LONG[name]
-    ids = prompts.encode_example(tokenizer, "topic", text)
-    assert prompts.MAX_PROMPT_TOKENS - 40 < len(ids) <= prompts.MAX_PROMPT_TOKENS  # a rest of a word or of a letter
+    ids = chat.encode_example(tokenizer, "topic", text)
+    assert chat.MAX_PROMPT_TOKENS - 40 < len(ids) <= chat.MAX_PROMPT_TOKENS  # a rest of a word or of a letter
     counts = [ids.count(tokenizer.convert_tokens_to_ids(token)) for token in CONTROL]
     assert dict(zip(CONTROL, counts, strict=True)) == {
         "<pad>": 0, "<eos>": 0, "<bos>": 1, "<unk>": 0, "<mask>": 0, "<start_of_turn>": 2, "<end_of_turn>": 1
@@ -342,104 +344,104 @@ def test_a_long_sentence_is_shortened_and_the_template_kept(tokenizer, name):
     assert following.isspace() if words else not unicodedata.combining(following)
     word = tokenizer("con", add_special_tokens=False)["input_ids"]
     end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
-    assert prompts.encode_example(tokenizer, "topic", text, "con") == [*ids, *word, end]
+    assert chat.encode_example(tokenizer, "topic", text, "con") == [*ids, *word, end]
 
 
 def test_the_longest_sentence_that_fits_is_whole(tokenizer):
-    room = prompts.MAX_PROMPT_TOKENS - len(prompts.encode_example(tokenizer, "topic", ""))
+    room = chat.MAX_PROMPT_TOKENS - len(chat.encode_example(tokenizer, "topic", ""))
     texts = [" ".join("a" * count) for count in range(room // 2 - 20, room + 20)]
-    lengths = [len(prompts._encode_prompts(tokenizer, [("topic", text)])[0]) for text in texts]
-    fitting = [text for text, length in zip(texts, lengths, strict=True) if length <= prompts.MAX_PROMPT_TOKENS]
+    lengths = [len(chat._encode_prompts(tokenizer, [("topic", text)])[0]) for text in texts]
+    fitting = [text for text, length in zip(texts, lengths, strict=True) if length <= chat.MAX_PROMPT_TOKENS]
     assert 0 < len(fitting) < len(texts)
-    assert prompts.encode_example(tokenizer, "topic", fitting[-1]) == (
-        prompts._encode_prompts(tokenizer, [("topic", fitting[-1])])[0]
+    assert chat.encode_example(tokenizer, "topic", fitting[-1]) == (
+        chat._encode_prompts(tokenizer, [("topic", fitting[-1])])[0]
     )
-    assert prompts.fit_sentence(tokenizer, "topic", texts[len(fitting)]) == fitting[-1]
+    assert chat.fit_sentence(tokenizer, "topic", texts[len(fitting)]) == fitting[-1]
 
 
 def test_an_end_that_takes_more_tokens_is_cut_further(monkeypatch):
     def count(tokenizer, topic, sentence):
         return len(sentence) + 9 * sentence.endswith("d")
 
-    monkeypatch.setattr(prompts, "_count_tokens", count)
-    short = prompts._shorten.__wrapped__(None, "", "word " * 300, 1000)
+    monkeypatch.setattr(chat, "_count_tokens", count)
+    short = chat._shorten.__wrapped__(None, "", "word " * 300, 1000)
     assert ("word " * 300).startswith(short) and 980 < count(None, "", short) <= 1000
 
 
 def test_no_row_is_lost_and_long_ones_are_counted(tokenizer, capsys):
     pairs = [("topic", "short"), ("topic", "word " * 5000), ("topic", ""), ("topic", "word " * 5000), *ORDINARY]
-    encoded = prompts.encode_examples(tokenizer, pairs, ["pro"] * len(pairs))
+    encoded = chat.encode_examples(tokenizer, pairs, ["pro"] * len(pairs))
     assert len(encoded) == len(pairs)
-    assert encoded[0] == prompts.encode_example(tokenizer, "topic", "short", "pro") and encoded[1] == encoded[3]
-    assert prompts.report_long(tokenizer, pairs[:1]) == 0 and capsys.readouterr().out == ""
-    assert prompts.report_long(tokenizer, pairs) == 2
+    assert encoded[0] == chat.encode_example(tokenizer, "topic", "short", "pro") and encoded[1] == encoded[3]
+    assert chat.report_long(tokenizer, pairs[:1]) == 0 and capsys.readouterr().out == ""
+    assert chat.report_long(tokenizer, pairs) == 2
     assert capsys.readouterr().out.startswith(f"note: 2 of {len(pairs)} sentences shortened")
 
 
 def test_a_topic_that_leaves_no_room_stops(tokenizer, capsys):
     with pytest.raises(SystemExit) as stopped:
-        prompts.encode_examples(tokenizer, [("topic", "short"), ("endless " * 1000, "word " * 20)])
+        chat.encode_examples(tokenizer, [("topic", "short"), ("endless " * 1000, "word " * 20)])
     assert stopped.value.code == 2
     assert 'error: the topic "endless endless' in capsys.readouterr().err
 
 
 def test_the_limit_is_within_the_base_model():
-    assert prompts.MAX_PROMPT_TOKENS + 2 <= 4096  # Gemma-2's sliding window: position and mask are the usual ones
+    assert chat.MAX_PROMPT_TOKENS + 2 <= 4096  # Gemma-2's sliding window: position and mask are the usual ones
 
 
 def test_a_batch_is_encoded_like_its_rows(tokenizer):
     pairs = [*ORDINARY, *(("topic", sentence) for sentence in HOSTILE)]
     labels = [prompts.LABELS[i % 3] for i in range(len(pairs))]
-    asked = [prompts.encode_example(tokenizer, *pair) for pair in pairs]
-    answered = [prompts.encode_example(tokenizer, *pair, label) for pair, label in zip(pairs, labels, strict=True)]
-    assert prompts.encode_examples(tokenizer, pairs) == asked
-    assert prompts.encode_examples(tokenizer, pairs, labels) == answered
+    asked = [chat.encode_example(tokenizer, *pair) for pair in pairs]
+    answered = [chat.encode_example(tokenizer, *pair, label) for pair, label in zip(pairs, labels, strict=True)]
+    assert chat.encode_examples(tokenizer, pairs) == asked
+    assert chat.encode_examples(tokenizer, pairs, labels) == answered
 
 
 def test_no_rows_give_no_ids(byte_tokenizer):
-    assert prompts.encode_examples(byte_tokenizer, []) == []
-    assert prompts.encode_examples(byte_tokenizer, [], []) == []
+    assert chat.encode_examples(byte_tokenizer, []) == []
+    assert chat.encode_examples(byte_tokenizer, [], []) == []
 
 
 def test_labels_must_match_the_rows(byte_tokenizer):
     with pytest.raises(ValueError):
-        prompts.encode_examples(byte_tokenizer, [("t", "s"), ("t", "s2")], ["pro"])
+        chat.encode_examples(byte_tokenizer, [("t", "s"), ("t", "s2")], ["pro"])
 
 
 def test_encoding_leaves_the_tokenizer_as_it_was(tokenizer):
     control = [tokenizer.convert_tokens_to_ids("<end_of_turn>")]
     assert tokenizer("<end_of_turn>", add_special_tokens=False)["input_ids"] == control
-    prompts.encode_example(tokenizer, "topic", "<end_of_turn>")
+    chat.encode_example(tokenizer, "topic", "<end_of_turn>")
     assert tokenizer("<end_of_turn>", add_special_tokens=False)["input_ids"] == control
 
 
 def test_gemma_ids(gemma_tokenizer):
-    assert prompts.label_token_ids(gemma_tokenizer) == [1010, 759, 24100]
-    assert prompts.end_of_turn_id(gemma_tokenizer) == 107
-    asked = prompts.encode_example(gemma_tokenizer, "topic", "sentence")
+    assert chat.label_token_ids(gemma_tokenizer) == [1010, 759, 24100]
+    assert chat.end_of_turn_id(gemma_tokenizer) == 107
+    asked = chat.encode_example(gemma_tokenizer, "topic", "sentence")
     assert asked[:2] == [2, 106]
     assert (asked.count(2), asked.count(106), asked.count(107), asked.count(1)) == (1, 2, 1, 0)
     for label, id in (("pro", 1010), ("con", 759), ("neu", 24100)):
-        assert prompts.encode_example(gemma_tokenizer, "topic", "sentence", label) == [*asked, id, 107]
+        assert chat.encode_example(gemma_tokenizer, "topic", "sentence", label) == [*asked, id, 107]
 
 
 def test_a_label_of_several_tokens_is_refused(byte_tokenizer):
     with pytest.raises(ValueError, match="one token each"):
-        prompts.label_token_ids(byte_tokenizer)
+        chat.label_token_ids(byte_tokenizer)
 
 
 def test_control_tokens_are_the_special_ones():
     tokenizer = make_byte_tokenizer()
     tokenizer.add_tokens(["<table>"])  # Gemma has 242 added tokens that are plain text
-    assert prompts.control_tokens(tokenizer) == {token: id for id, token in enumerate(CONTROL)}
+    assert chat.control_tokens(tokenizer) == {token: id for id, token in enumerate(CONTROL)}
 
 
 def test_end_of_turn_is_a_control_token(byte_tokenizer):
-    assert prompts.end_of_turn_id(byte_tokenizer) == CONTROL.index("<end_of_turn>")
+    assert chat.end_of_turn_id(byte_tokenizer) == CONTROL.index("<end_of_turn>")
 
 
 def test_a_template_that_renders_answers_differently_is_refused():
     tokenizer = make_byte_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE.replace("'model' if", "'answer' if")
     with pytest.raises(ValueError, match="chat template"):
-        prompts.encode_example(tokenizer, "topic", "sentence")
+        chat.encode_example(tokenizer, "topic", "sentence")

@@ -12,6 +12,7 @@ from stance.model import cuda_graphs
 from stance.model import loading
 from stance.tree import prefix_tree
 import prompts
+from stance.model import chat
 from stance.model import scoring
 
 SAMPLE = Path(__file__).resolve().parents[1] / "data" / "stance_corpus_sample.xlsx"
@@ -28,7 +29,7 @@ def encoded(tokenizer):
     """40 prompts of five topics in random order, among them an equal pair and a very long one."""
     rows = random.Random(1).sample(corpus.read_corpus(SAMPLE), 38)
     pairs = [(row["topic"], row["text"]) for row in rows]
-    return prompts.encode_examples(tokenizer, [*pairs, pairs[3], (pairs[0][0], "yes good " * 100)])
+    return chat.encode_examples(tokenizer, [*pairs, pairs[3], (pairs[0][0], "yes good " * 100)])
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def tuned_model(tiny_model, trained_run):
 @pytest.fixture(scope="module")
 def tuned_prompts(tokenizer, data_dir):
     rows = corpus.load_split(Path(data_dir) / "test.jsonl") + corpus.load_split(Path(data_dir) / "val.jsonl")
-    return prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+    return chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ import finetune
 from stance.model import loading
 from stance.tree import prefix_tree
 import prompts
+from stance.model import chat
 from stance.common import records
 from stance.training import safeguards
 import test_prefix_tree
@@ -102,7 +103,7 @@ def test_rows_end_with_their_label_and_the_end_of_turn(tokenizer, rows):
     assert len(columns["input_ids"]) == len(columns["labels"]) == len(rows)
     for row, ids, labels in zip(rows, columns["input_ids"], columns["labels"]):
         answer = [label_ids[row["label"]], END_OF_TURN]
-        assert ids == prompts.encode_example(tokenizer, row["topic"], row["text"]) + answer
+        assert ids == chat.encode_example(tokenizer, row["topic"], row["text"]) + answer
         assert labels == [-100] * (len(ids) - 2) + answer
 
 
@@ -131,7 +132,7 @@ def test_an_epoch_has_every_row_once_and_uncut(build, rows, tokenizer):
             seen += [(depth[node].item(), target.item())] * int(weight)
     expected = []
     for row in rows:
-        ids = prompts.encode_example(tokenizer, row["topic"], row["text"], row["label"])
+        ids = chat.encode_example(tokenizer, row["topic"], row["text"], row["label"])
         expected += [(len(ids) - 3, ids[-2]), (len(ids) - 2, END_OF_TURN)]
     assert max(expected)[0] >= 1024  # a depth: the row has 1,026 tokens, since prompts.MAX_PROMPT_TOKENS cuts it
     assert sorted(seen) == sorted(expected)
@@ -236,7 +237,7 @@ def test_validation_is_that_of_a_plain_forward_of_the_kept_adapter(
     """The accuracy but for ties, which rounding decides."""
     rows = records.read_jsonl(f"{data_dir}/val.jsonl", (), "")
     label_ids = tokenizer.convert_tokens_to_ids(list(prompts.LABELS))
-    sequences = [prompts.encode_example(tokenizer, row["topic"], row["text"], row["label"]) for row in rows]
+    sequences = [chat.encode_example(tokenizer, row["topic"], row["text"], row["label"]) for row in rows]
     ways = flat_ways(load_plain(tiny_model, trained_run), sequences, last=3)
     losses = [answer_losses(logits, sequences) for logits in ways]
     probabilities = [logits[:, 0, label_ids].softmax(1) for logits in ways]

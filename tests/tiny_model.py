@@ -18,6 +18,7 @@ from stance.corpus import corpus
 from stance.model import loading
 from stance.tree import prefix_tree
 import prompts
+from stance.model import chat
 from stance.common import records
 
 # ---------------------------------------------------------------- settings
@@ -148,8 +149,8 @@ def make_batch(tokenizer, pairs, bags, closing, chance):
     each time, so it learns nothing about stance. A node of the prompt's closing tokens predicts a random token of the
     sentence instead: this brings the sentence to where the answer is formed, and a small adapter can build on it.
     """
-    asked = prompts.encode_examples(tokenizer, pairs)
-    answered = prompts.encode_examples(tokenizer, pairs, [chance.choice(prompts.LABELS) for _ in pairs])
+    asked = chat.encode_examples(tokenizer, pairs)
+    answered = chat.encode_examples(tokenizer, pairs, [chance.choice(prompts.LABELS) for _ in pairs])
     tree = prefix_tree.merge_prefixes([ids[:-1] for ids in answered], tokenizer.pad_token_id)
     targets = {}  # a dict as an ordered set: what all rows share counts once
     for question, ids, bag, nodes in zip(asked, answered, bags, tree.nodes, strict=True):
@@ -166,7 +167,7 @@ def pretrain(model, tokenizer, pairs, bags):
     deterministic = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)  # or threads add up the gradients of a node in the order they finish
     chance = random.Random(PRETRAIN_SEED)
-    reversed_ids = [ids[::-1] for ids in prompts.encode_examples(tokenizer, pairs)]
+    reversed_ids = [ids[::-1] for ids in chat.encode_examples(tokenizer, pairs)]
     closing = len(os.path.commonprefix(reversed_ids))  # tokens after the sentence, the same in all prompts
     optimizer = torch.optim.AdamW(model.parameters(), lr=PRETRAIN_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, STEPS // 10, STEPS)
@@ -187,7 +188,7 @@ def build(folder):
     """Write model (bfloat16), tokenizer and demo_model.json into a new folder."""
     pairs = read_train_pairs(CORPUS)
     tokenizer = train_tokenizer(pairs)
-    prompts.label_token_ids(tokenizer)  # refuses a tokenizer that splits a label
+    chat.label_token_ids(tokenizer)  # refuses a tokenizer that splits a label
     bags = tokenizer([text for _, text in pairs], add_special_tokens=False, split_special_tokens=True)["input_ids"]
     torch.manual_seed(PRETRAIN_SEED)
     model = build_model(tokenizer)

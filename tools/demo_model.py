@@ -20,7 +20,7 @@ import torch
 import transformers
 
 from stance.model import loading
-import prompts
+from stance.model import chat
 from stance.common import records
 
 # ---------------------------------------------------------------- settings
@@ -79,7 +79,7 @@ def convert(gguf, folder):
     """Write the model and tokenizer of a GGUF file as a model folder: safetensors in bfloat16. Return the model."""
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
-    prompts.check_chat(tokenizer)
+    chat.check_chat(tokenizer)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = loaded.config
     if hasattr(config, "quantization_config"):  # of the GGUF file; with it the config refuses to be saved

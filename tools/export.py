@@ -24,6 +24,7 @@ from stance.model import lora_linear
 from stance.model import loading
 from stance.tree import prefix_tree
 import prompts
+from stance.model import chat
 from stance.common import records
 from stance.model import scoring
 
@@ -95,8 +96,8 @@ def compare_scores(scores, expected):
 
 def format_modelfile(tokenizer):
     """Return an Ollama Modelfile with the turns of the tokenizer's chat template. llama.cpp puts <bos> before it."""
-    head, tail, ending = prompts.chat_frame(tokenizer)
-    turn = "".join((*head, *tail)).removeprefix(tokenizer.bos_token).replace(prompts.USER_SLOT, "{{ .Prompt }}")
+    head, tail, ending = chat.chat_frame(tokenizer)
+    turn = "".join((*head, *tail)).removeprefix(tokenizer.bos_token).replace(chat.USER_SLOT, "{{ .Prompt }}")
     return (
         f'FROM ./model.gguf\nTEMPLATE """{turn}"""\nPARAMETER stop "{ending[-1]}"\n'
         f"PARAMETER temperature 0\nPARAMETER num_predict {scoring.MAX_NEW_TOKENS}\n"
@@ -129,7 +130,7 @@ def main(argv=None):
     check_place(output_dir, base)
     tokenizer = loading.load_tokenizer(base)
     loading.check_same_base(args.adapter, base, tokenizer)
-    encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+    encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
 
     adapted = loading.load_adapter(loading.load_base(base), args.adapter)
     expected, agreement, merged = scoring.score_prompts(adapted, tokenizer, encoded), {}, None

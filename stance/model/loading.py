@@ -15,6 +15,7 @@ import transformers
 from stance.model import lora_linear
 from stance.tree import prefix_tree
 import prompts
+from stance.model import chat
 from stance.model import fingerprints
 from stance.common import distributed
 from stance.common import records
@@ -62,7 +63,7 @@ def load_tokenizer(base):
     """Load the tokenizer of a base model; stop with what to do if it cannot be had or cannot ask the question."""
     tokenizer = load_pretrained(transformers.AutoTokenizer.from_pretrained, base)
     try:
-        prompts.check_chat(tokenizer)
+        chat.check_chat(tokenizer)
     except ValueError as problem:
         reason = str(problem).strip().partition("\n")[0]
         records.stop(f"{base} cannot be used ({reason}): choose an instruction-tuned model (README, Other base models)")

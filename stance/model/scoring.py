@@ -10,6 +10,7 @@ from stance.model import cuda_graphs
 from stance.tree import prefix_tree
 from stance.common import progress
 import prompts
+from stance.model import chat
 from stance.common import records
 
 # ---------------------------------------------------------------- settings
@@ -42,7 +43,7 @@ def score_prompts(model, tokenizer, encoded, batch_size=None, bar=None):
     bar: progress.open_progress's, which counts the rows; None: one of its own.
     """
     size = batch_size or SCORE_BATCH_SIZE
-    label_ids = prompts.encode_labels(tokenizer)
+    label_ids = chat.encode_labels(tokenizer)
     order = sorted(range(len(encoded)), key=encoded.__getitem__)
     parts, start = [], 0
     was_training = model.training
@@ -114,7 +115,7 @@ def generate_replies(model, tokenizer, encoded):
     """Let the model write its answer to each prompt, greedily: the published procedure. Returns decoded replies."""
     attention = model.config._attn_implementation
     model.set_attn_implementation("eager")  # decoding token by token has no tree
-    stop_ids = [tokenizer.eos_token_id, prompts.end_of_turn_id(tokenizer)]
+    stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
     replies = []
     model.eval()
     with progress.open_progress(len(encoded), "generating", "row") as bar:

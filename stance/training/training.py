@@ -13,7 +13,7 @@ from stance.training import checkpoints
 from stance.model import cuda_graphs
 from stance.model import lora_linear
 from stance.tree import prefix_tree
-import prompts
+from stance.model import chat
 from stance.common import distributed
 from stance.common import records
 from stance.training import safeguards
@@ -30,8 +30,8 @@ def encode_rows(tokenizer, rows, whole_sequence=False):
     """
     pairs = [(row["topic"], row["text"]) for row in rows]
     labels = [row["label"] for row in rows]
-    prompt_ids = prompts.encode_examples(tokenizer, pairs)
-    full_ids = prompts.encode_examples(tokenizer, pairs, labels)
+    prompt_ids = chat.encode_examples(tokenizer, pairs)
+    full_ids = chat.encode_examples(tokenizer, pairs, labels)
     starts = [1 if whole_sequence else len(ids) for ids in prompt_ids]
     masked = [[IGNORED] * start + ids[start:] for start, ids in zip(starts, full_ids, strict=True)]
     return {"input_ids": full_ids, "labels": masked}
@@ -156,7 +156,7 @@ class TreeTrainer(trl.SFTTrainer):
     @torch.no_grad()
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Compute, log and return loss and accuracy of the validation rows, whose labels must be answers alone."""
-        answers = prompts.encode_labels(self.processing_class)
+        answers = chat.encode_labels(self.processing_class)
         label_ids = torch.tensor([ids[0] for ids in answers], device=self.args.device)
         sums = torch.zeros(4, device=self.args.device)  # loss, target tokens, right labels, rows
         was_training = self.model.training

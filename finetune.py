@@ -25,15 +25,15 @@ from stance.training import checkpoints
 from stance.corpus import corpus
 from stance.evaluation import figures
 from stance.model import loading
-from stance.training import parallel_training
+from stance.training import tree_trainer
 import prompts
 from stance.model import chat
 from stance.common import distributed
 from stance.common import records
 from stance.model import memory
-from stance.training import safeguards
+from stance.training import callbacks
+from stance.training import memory_probe
 from stance.training import fsdp
-from stance.training import training
 
 # ---------------------------------------------------------------- settings
 # adapter
@@ -109,7 +109,7 @@ def load_rows(data_dir):
 def make_config(args, run_dir):
     """Return the trainer's settings. Validation and checkpoint each epoch; the best epoch is loaded at the end."""
     on_gpu, micro = torch.cuda.is_available(), find_micro_batch_size(args.effective_batch_size)
-    return parallel_training.RankConfig(
+    return tree_trainer.StanceConfig(
         output_dir=str(run_dir / "checkpoints"),
         num_train_epochs=args.epochs,
         learning_rate=args.learning_rate,
@@ -133,7 +133,7 @@ def make_config(args, run_dir):
         logging_steps=LOG_STEPS,
         logging_nan_inf_filter=False,  # the filter waits for the GPU at every step
         report_to="none",
-        disable_tqdm=True,  # safeguards.TrainingLines shows the progress
+        disable_tqdm=True,  # callbacks.TrainingLines shows the progress
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=on_gpu,
@@ -145,17 +145,17 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
     """Load the base model, put a fresh adapter on it, and return the trainer."""
     if not sharded:  # whose layers are not compiled
         compilation.start_compilers()
-    columns = training.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS) | {"place": list(range(len(train_rows)))}
+    columns = tree_trainer.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS) | {"place": list(range(len(train_rows)))}
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
-    kind = fsdp.ShardTrainer if sharded else parallel_training.RankTrainer
-    trainer = kind(
+    trainer = tree_trainer.StanceTrainer(
         model=(fsdp if sharded else loading).load_base(args.base_model),
         args=make_config(args, run_dir),
         train_dataset=datasets.Dataset.from_dict(columns),
         train_rows=train_rows,
-        eval_dataset=datasets.Dataset.from_dict(training.encode_rows(tokenizer, val_rows)),
+        sharded=sharded,
+        eval_dataset=datasets.Dataset.from_dict(tree_trainer.encode_rows(tokenizer, val_rows)),
         processing_class=tokenizer,
-        data_collator=training.TreeCollator(tokenizer.pad_token_id),
+        data_collator=tree_trainer.TreeCollator(tokenizer.pad_token_id),
         peft_config=peft.LoraConfig(
             r=LORA_R,
             lora_alpha=LORA_ALPHA,
@@ -163,7 +163,7 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
             target_modules=LORA_TARGETS,
             task_type="CAUSAL_LM",
         ),
-        callbacks=[safeguards.JsonlLog(run_dir / "log.jsonl"), safeguards.TrainingLines()],
+        callbacks=[callbacks.JsonlLog(run_dir / "log.jsonl"), callbacks.TrainingLines()],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # prints log entries as dicts
     return trainer
@@ -208,7 +208,7 @@ def word_remedy(argv, sharded=False):
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
     count = distributed.get_rank()[1]
     launcher = "python" if count == 1 else f"torchrun --nproc-per-node {count}"
-    launcher = f"accelerate launch --config_file fsdp.yaml --num_processes {count}" if sharded else launcher
+    launcher = f"accelerate launch --config_file tools/fsdp.yaml --num_processes {count}" if sharded else launcher
     return f"continue with: {launcher} finetune.py {shlex.join([*words, '--resume'])}"
 
 
@@ -242,11 +242,11 @@ def main(argv=None):
 
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded)
     record["acceleration"] = trainer.accelerate(GRADIENT_CHECKPOINTING, dropout=LORA_DROPOUT > 0)
-    record["memory_probe"] = safeguards.probe_memory(trainer)
+    record["memory_probe"] = memory_probe.probe_memory(trainer)
     if distributed.get_rank()[0] == 0:
         print_start(trainer, run_dir, record)
 
-    interruption, started = safeguards.Interruption(word_remedy(argv, sharded)), time.time()
+    interruption, started = callbacks.Interruption(word_remedy(argv, sharded)), time.time()
     trainer.add_callback(interruption)
     note = loading.read_demo_note(args.base_model)
     with checkpoints.explain_full_disk(run_dir):

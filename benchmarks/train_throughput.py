@@ -31,8 +31,8 @@ from stance.evaluation import metrics
 from stance.model import loading
 import prompts
 from stance.common import records
-from stance.training import safeguards
-from stance.training import training
+from stance.training import memory_probe
+from stance.training import tree_trainer
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/train_throughput.json"  # of this run
@@ -122,7 +122,7 @@ def build_trl(model_dir, rows, batch, folder, recipe):
         lora = peft.LoraConfig(**options, target_modules=finetune.LORA_TARGETS, task_type="CAUSAL_LM")
     if recipe == "published":
         model = peft.prepare_model_for_kbit_training(model)
-    data = datasets.Dataset.from_dict(training.encode_rows(tokenizer, rows, whole_sequence=recipe == "published"))
+    data = datasets.Dataset.from_dict(tree_trainer.encode_rows(tokenizer, rows, whole_sequence=recipe == "published"))
     config = trl.SFTConfig(
         output_dir=folder,
         per_device_train_batch_size=batch,
@@ -140,7 +140,7 @@ def build_trl(model_dir, rows, batch, folder, recipe):
 def accelerate(trainer):
     """Make a trainer fast and find the micro-batch that fits, as finetune.py does; return what was chosen."""
     plan = trainer.accelerate(finetune.GRADIENT_CHECKPOINTING, dropout=False)
-    return {**plan, **safeguards.probe_memory(trainer)}
+    return {**plan, **memory_probe.probe_memory(trainer)}
 
 
 def measure(name, model_dir, tokenizer):
@@ -160,7 +160,7 @@ def measure(name, model_dir, tokenizer):
         plan = accelerate(trainer) if recipe == "ours" else None
         trainer.train()
     seconds, warm = (timer.marks[-1] - timer.marks[0]) / MEASURED_STEPS[recipe], timer.marks[0] - timer.started
-    tokens = sum(map(len, training.encode_rows(tokenizer, rows)["input_ids"])) / len(rows)
+    tokens = sum(map(len, tree_trainer.encode_rows(tokenizer, rows)["input_ids"])) / len(rows)
     return {
         "samples_per_second": batch / seconds,
         "seconds_per_step": seconds,

@@ -17,7 +17,7 @@ from stance.model import loading
 from stance.tree import prefix_tree
 from stance.training import fsdp
 import test_prefix_tree
-from stance.training import training
+from stance.training import tree_trainer
 from stopping import stop_message
 
 
@@ -466,7 +466,7 @@ def test_compilers_start_where_layers_are_compiled(monkeypatch, sharded):
         raise LookupError(name)
 
     monkeypatch.setattr(compilation, "start_compilers", lambda: started.append(True))
-    monkeypatch.setattr(training, "encode_rows", lambda *args: {"input_ids": []})
+    monkeypatch.setattr(tree_trainer, "encode_rows", lambda *args: {"input_ids": []})
     for module in (loading, fsdp):
         monkeypatch.setattr(module, "load_base", load_base)
     args = finetune.parse_args(["--base-model", "none"])

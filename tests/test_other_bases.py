@@ -17,7 +17,7 @@ import prompts
 from stance.model import chat
 from stance.common import distributed
 from stance.model import scoring
-from stance.training import training
+from stance.training import tree_trainer
 from stance.tree import attention
 
 LLAMA_TEMPLATE = """\
@@ -228,19 +228,19 @@ def test_logits_and_gradients_equal_the_flat_batch(family, window):
     tokenizer = train_tokenizer(family, True)
     model = build_model(family, len(tokenizer), **window)
     rows = [{"topic": topic, "text": text, "label": prompts.LABELS[n % 3]} for n, (topic, text) in enumerate(PAIRS)]
-    columns = training.encode_rows(tokenizer, rows)
+    columns = tree_trainer.encode_rows(tokenizer, rows)
     flat, tokens = 0, 0
     for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True):
         logits = model(input_ids=torch.tensor([ids])).logits[0].float()
         flat += torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(labels[1:]), reduction="sum")
-        tokens += sum(label != training.IGNORED for label in labels)
+        tokens += sum(label != tree_trainer.IGNORED for label in labels)
     flat = flat / tokens
     flat.backward()
     expected = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
     model.set_attn_implementation(prefix_tree.ATTENTION)
-    inputs = training.TreeCollator(0)([{"input_ids": a, "labels": b} for a, b in zip(*columns.values(), strict=True)])
-    loss = training.target_losses(model, model.config, inputs).sum() / inputs["target_weights"].sum()
+    inputs = tree_trainer.TreeCollator(0)([{"input_ids": a, "labels": b} for a, b in zip(*columns.values(), strict=True)])
+    loss = tree_trainer.target_losses(model, model.config, inputs).sum() / inputs["target_weights"].sum()
     loss.backward()
     assert abs(loss.item() - flat.item()) <= 1e-5
     for name, weight in model.named_parameters():
@@ -313,18 +313,18 @@ def test_validation_counts_whole_labels(answers, monkeypatch):
     given = [answers[place if row < 5 else place - 1] for row, place in enumerate(picked)]  # the last four are wrong
     columns = {
         "input_ids": [[*ids, *answer, 1] for ids, answer in zip(asked, given, strict=True)],
-        "labels": [[training.IGNORED] * len(ids) + [*answer, 1] for ids, answer in zip(asked, given, strict=True)],
+        "labels": [[tree_trainer.IGNORED] * len(ids) + [*answer, 1] for ids, answer in zip(asked, given, strict=True)],
     }
     trainer = types.SimpleNamespace(
         eval_dataset=datasets.Dataset.from_dict(columns), model=model, processing_class=tokenizer,
         args=types.SimpleNamespace(per_device_eval_batch_size=4),
     )  # fmt: skip
-    trainer.share_rows = types.MethodType(training.TreeTrainer.share_rows, trainer)
-    assert training.TreeTrainer.count_right(trainer, answers) == 5
+    trainer.share_rows = types.MethodType(tree_trainer.StanceTrainer.share_rows, trainer)
+    assert tree_trainer.StanceTrainer.count_right(trainer, answers) == 5
     parts = []
     for rank in range(4):  # of four processes the third has one row and the last none
         monkeypatch.setattr(distributed, "get_rank", lambda: (rank, 4))
-        parts.append(training.TreeTrainer.count_right(trainer, answers))
+        parts.append(tree_trainer.StanceTrainer.count_right(trainer, answers))
     assert sum(parts) == 5 and parts[3] == 0 and max(parts) < 5
 
 
@@ -336,13 +336,13 @@ def test_validation_counts_whole_labels(answers, monkeypatch):
 def test_training_and_evaluation(base, train, data_dir, tmp_path, monkeypatch):
     """Validation accuracy is that of the answers that evaluate.py gives, for labels of any number of tokens."""
     _, whole_labels, folder = base
-    count_right, counted = training.TreeTrainer.count_right, []
+    count_right, counted = tree_trainer.StanceTrainer.count_right, []
 
     def count(trainer, answers):
         counted.append(count_right(trainer, answers))
         return counted[-1]
 
-    monkeypatch.setattr(training.TreeTrainer, "count_right", count)
+    monkeypatch.setattr(tree_trainer.StanceTrainer, "count_right", count)
     run = train(tmp_path / "run", "--base-model", folder, "--epochs", "1")
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert record["base_model"] == folder and record["parameters"]["trainable"] > 0

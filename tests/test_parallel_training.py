@@ -15,7 +15,7 @@ import torch
 from stance.model import compilation
 import evaluate
 import finetune
-from stance.training import parallel_training
+from stance.training import tree_trainer
 from stance.common import distributed
 from stance.common import records
 from stance.model import scoring
@@ -36,9 +36,9 @@ sys.path.insert(0, {str(ROOT)!r})
 import safetensors.torch
 import finetune
 from stance.model import loading
-from stance.training import parallel_training
+from stance.training import tree_trainer
 from stance.common import distributed
-from stance.training import safeguards
+from stance.training import callbacks
 from stance.training import fsdp
 
 folder, words = sys.argv[1], sys.argv[2:]
@@ -46,7 +46,7 @@ for name, value in {CONSTANTS!r}.items():
     setattr(finetune, name, value)
 trainers, batches, launch = [], [], dict(os.environ)
 
-class Watching(parallel_training.RankTrainer):
+class Watching(tree_trainer.StanceTrainer):
     def __init__(self, *words, **options):
         super().__init__(*words, **options)
         trainers.append(self)
@@ -56,18 +56,18 @@ class Watching(parallel_training.RankTrainer):
         batches.append([sample is not None for sample in samples])
         return samples, items
 
-class Interrupting(safeguards.JsonlLog):
+class Interrupting(callbacks.JsonlLog):
     def on_step_end(self, args, state, control, **options):
         if state.global_step == 12:
             raise KeyboardInterrupt
 
-parallel_training.RankTrainer, kept = Watching, safeguards.JsonlLog
+tree_trainer.StanceTrainer, kept = Watching, callbacks.JsonlLog
 leave_ranks, distributed.leave_ranks = distributed.leave_ranks, lambda: None
-safeguards.JsonlLog = Interrupting
+callbacks.JsonlLog = Interrupting
 try:
     finetune.main(words)
 except KeyboardInterrupt:
-    safeguards.JsonlLog = kept
+    callbacks.JsonlLog = kept
 distributed.wait_for_ranks()
 rank = distributed.get_rank()[0]
 assert distributed.find_highest(7 * rank) == 7
@@ -91,7 +91,7 @@ leave_ranks()
 
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-SHARDED = ("accelerate.commands.launch", "--config_file", str(ROOT / "fsdp.yaml"), "--main_process_port", "0")
+SHARDED = ("accelerate.commands.launch", "--config_file", str(ROOT / "tools" / "fsdp.yaml"), "--main_process_port", "0")
 ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
 
 
@@ -217,8 +217,7 @@ def two_parts(tiny_model, flags, tmp_path_factory):
     """As two_processes, where each holds half of the base's layers."""
     folder = tmp_path_factory.mktemp("parts")
     words = ["--base-model", tiny_model, *flags, "--run-dir", str(folder / "run")]
-    worker = WORKER.replace("parallel_training.RankTrainer", "fsdp.ShardTrainer")
-    done = run_worker(folder, worker, str(folder), *words, launcher=SHARDED)
+    done = run_worker(folder, WORKER, str(folder), *words, launcher=SHARDED)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote adapter") == 1
     return folder
@@ -259,7 +258,7 @@ def test_an_adapter_of_a_base_in_parts_is_evaluated(two_parts, small_data, tmp_p
 
 
 def test_the_committed_options_are_those_that_are_kept(monkeypatch):
-    options = (ROOT / "fsdp.yaml").read_text(encoding="utf-8")
+    options = (ROOT / "tools" / "fsdp.yaml").read_text(encoding="utf-8")
     for name, value in fsdp.LAUNCH_OPTIONS.items():
         assert f"\n  {name.lower()}: {value}" in options
         monkeypatch.setenv(name, value)
@@ -271,7 +270,7 @@ def test_the_committed_options_are_those_that_are_kept(monkeypatch):
 def test_other_options_stop(monkeypatch, capsys):
     monkeypatch.setenv(distributed.SHARD_VARIABLE, "true")
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "True")
-    message = "fsdp_offload_params true is not supported: write fsdp_offload_params: false, or take the file fsdp.yaml"
+    message = "fsdp_offload_params true is not supported: write fsdp_offload_params: false, or take the file tools/fsdp.yaml"
     assert message in stop_message(capsys, fsdp.take_over)
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "false")
     monkeypatch.setenv(distributed.SHARD_VARIABLE, "true")
@@ -282,7 +281,7 @@ def test_other_options_stop(monkeypatch, capsys):
 def test_the_command_to_continue_shards_too(monkeypatch):
     monkeypatch.setattr(distributed, "get_rank", lambda: (0, 2))
     assert finetune.word_remedy(["--epochs", "2"], sharded=True) == (
-        "continue with: accelerate launch --config_file fsdp.yaml --num_processes 2 finetune.py --epochs 2 --resume"
+        "continue with: accelerate launch --config_file tools/fsdp.yaml --num_processes 2 finetune.py --epochs 2 --resume"
     )
 
 
@@ -309,7 +308,7 @@ def test_weights_for_the_cpu_are_quantised_on_the_gpu(monkeypatch):
 
 def test_a_base_in_parts_is_not_compiled_and_saves_memory_unless_told_not_to():
     for checkpoint, expected in ((None, True), (True, True), (False, False)):
-        plan = fsdp.ShardTrainer.plan_training(None, 1450, checkpoint, False)
+        plan = tree_trainer.StanceTrainer.plan_training(SimpleNamespace(sharded=True), 1450, checkpoint, False)
         assert plan == {"dense_weights": False, "checkpoint": expected, "compiled": False, "graphs": False}
 
 
@@ -339,7 +338,7 @@ def test_a_process_trains_on_its_own_gpu_and_writes_only_if_it_is_the_first(monk
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: place[0])
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: place.append(str(device)))
-    config = parallel_training.RankConfig(output_dir=str(tmp_path), report_to="none")
+    config = tree_trainer.StanceConfig(output_dir=str(tmp_path), report_to="none")
     assert place[1:] == ["cuda:0", "1"]  # the library's choice, then ours
     assert config.device == config.distributed_state.device == torch.device("cuda:1")
     assert (config.world_size, config.n_gpu, config.distributed_state.num_processes) == (1, 1, 1)

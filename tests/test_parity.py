@@ -8,7 +8,7 @@ import finetune
 from stance.model import loading
 from stance.common import records
 import test_prefix_tree
-from stance.training import training
+from stance.training import tree_trainer
 
 
 @pytest.fixture
@@ -56,9 +56,9 @@ def test_a_trainer_agrees_with_the_flat_batch(compare):
 
 
 def test_a_wrong_tree_is_noticed(compare, monkeypatch):
-    merge = training.prefix_tree.merge_prefixes
+    merge = tree_trainer.prefix_tree.merge_prefixes
     wrong = lambda sequences, pad_id: merge([ids[1:] + ids[:1] for ids in sequences], pad_id)  # noqa: E731
-    monkeypatch.setattr(training.prefix_tree, "merge_prefixes", wrong)
+    monkeypatch.setattr(tree_trainer.prefix_tree, "merge_prefixes", wrong)
     errors, (_, logits_tolerance, gradient_tolerance) = compare()
     assert errors["accelerated tree"]["logits_error"] > 2 * logits_tolerance
     assert errors["accelerated tree"]["gradient_error"] > 2 * gradient_tolerance

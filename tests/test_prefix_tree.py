@@ -9,7 +9,7 @@ import transformers
 
 from stance.model import lora_linear
 from stance.tree import prefix_tree
-from stance.training import training
+from stance.training import tree_trainer
 from stance.tree import attention
 
 WINDOW = 12  # shorter than the test sequences, so that sliding layers differ from full ones
@@ -127,8 +127,8 @@ def flat_ways(model, exact, rows):
 def tree_loss(model, rows):
     """Return the same through the collator and the tree."""
     model.set_attn_implementation(prefix_tree.ATTENTION)
-    inputs = training.TreeCollator(pad_id=0)(rows)
-    losses = training.target_losses(model, model.config, inputs)
+    inputs = tree_trainer.TreeCollator(pad_id=0)(rows)
+    losses = tree_trainer.target_losses(model, model.config, inputs)
     tree = prefix_tree.merge_prefixes([row["input_ids"][:-1] for row in rows], pad_id=0)
     last = torch.tensor([nodes[-2] for nodes in tree.nodes])
     return losses.sum() / inputs["target_weights"].sum(), prefix_tree.forward_tree(model, model.config, inputs, last)

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 from stance.common import progress
-from stance.training import safeguards
+from stance.training import callbacks
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that stands still until clock.now is set."""
     clock = SimpleNamespace(now=1000.0)
-    for module in (progress, safeguards):
+    for module in (progress, callbacks):
         monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
     return clock
 
@@ -56,7 +56,7 @@ ARGS = SimpleNamespace(per_device_train_batch_size=4, gradient_accumulation_step
 
 def test_lines_of_a_training_say_step_loss_rate_pace_and_time_left(clock, capsys):
     state = SimpleNamespace(global_step=0, max_steps=20, is_world_process_zero=True, epoch=0.0)
-    lines = safeguards.TrainingLines()
+    lines = callbacks.TrainingLines()
     lines.on_train_begin(ARGS, state, None)
     for step in range(1, 11):
         state.global_step, state.epoch = step, step / 10
@@ -77,7 +77,7 @@ def test_lines_of_a_training_say_step_loss_rate_pace_and_time_left(clock, capsys
 
 def test_validation_and_checkpoints_do_not_slow_the_rows_a_second(clock, capsys):
     state = SimpleNamespace(global_step=0, max_steps=4, is_world_process_zero=True, epoch=0.0)
-    lines = safeguards.TrainingLines()
+    lines = callbacks.TrainingLines()
     lines.on_train_begin(ARGS, state, None)
     clock.now, state.global_step = clock.now + 1000, 2
     lines.on_evaluate(ARGS, state, None)
@@ -89,7 +89,7 @@ def test_validation_and_checkpoints_do_not_slow_the_rows_a_second(clock, capsys)
 
 def test_other_processes_print_nothing(capsys):
     state = SimpleNamespace(global_step=1, max_steps=4, is_world_process_zero=False, epoch=0.0)
-    lines = safeguards.TrainingLines()
+    lines = callbacks.TrainingLines()
     for event in (lines.on_train_begin, lines.on_step_end, lines.on_evaluate, lines.on_save, lines.on_train_end):
         event(ARGS, state, None)
     lines.on_log(ARGS, state, None, {"loss": 1.0, "learning_rate": 0.0})

@@ -29,10 +29,11 @@ from stance.tree import prefix_tree
 from stance.model import fingerprints
 from stance.common import distributed
 from stance.common import records
-from stance.training import safeguards
+from stance.training import callbacks
+from stance.training import memory_probe
 from tools import study
 from stance.corpus import tables
-from stance.training import training
+from stance.training import tree_trainer
 from stopping import stop_below_bar
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,7 +115,7 @@ def test_killed_runs_go_on_as_if_nothing_had_happened(tiny_model, data_dir, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json",
-             training.LOSS_WINDOW, checkpoints.MARKER]
+             tree_trainer.LOSS_WINDOW, checkpoints.MARKER]
 )  # fmt: skip
 @pytest.mark.parametrize("damage", ["missing", "cut off", "one byte"])
 def test_a_checkpoint_that_lacks_anything_does_not_count(copy, name, damage):
@@ -306,11 +307,11 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(train, data_dir, tmp_pa
     """At step 3; log lines come every 5 steps, so it is noticed at step 5, and nothing is saved."""
     steps = []
 
-    class Noting(safeguards.JsonlLog):
+    class Noting(callbacks.JsonlLog):
         def on_step_begin(self, args, state, control, **kwargs):
             steps.append(state.global_step + 1)
 
-    compute_loss, places = training.TreeTrainer.compute_loss, {}
+    compute_loss, places = tree_trainer.StanceTrainer.compute_loss, {}
 
     def spoil(self, *words, **options):
         loss = compute_loss(self, *words, **options)
@@ -321,8 +322,8 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(train, data_dir, tmp_pa
             loss.register_hook(lambda gradient: gradient * float("inf"))
         return loss
 
-    monkeypatch.setattr(safeguards, "JsonlLog", Noting)
-    monkeypatch.setattr(training.TreeTrainer, "compute_loss", spoil)
+    monkeypatch.setattr(callbacks, "JsonlLog", Noting)
+    monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", spoil)
     message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
     assert "at step 3" in message and "non_finite_rows.jsonl" in message and "LEARNING_RATE" in message
     assert steps == [1, 2, 3, 4, 5]
@@ -337,7 +338,7 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(train, data_dir, tmp_pa
 def test_a_bad_step_is_noticed_before_a_checkpoint_between_two_log_lines(tmp_path, capsys):
     """As a signal asks for one: the watch is read before anything is saved."""
     rows = [{"id": number, "topic": "t", "text": "x", "label": "pro"} for number in range(4)]
-    watch = safeguards.StepWatch(tmp_path / "rows.jsonl", rows)
+    watch = callbacks.StepWatch(tmp_path / "rows.jsonl", rows)
     for places, loss in (([0, 1], 1.0), ([3, 2], float("inf"))):
         watch.begin_step(places)
         watch.add_loss(torch.tensor(loss) / 2)
@@ -349,24 +350,24 @@ def test_a_bad_step_is_noticed_before_a_checkpoint_between_two_log_lines(tmp_pat
 
 
 def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(train, tmp_path, capsys, monkeypatch):
-    class Stopping(safeguards.JsonlLog):
+    class Stopping(callbacks.JsonlLog):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == 2:
                 os.kill(os.getpid(), signal.SIGTERM)
 
-    compute_loss = training.TreeTrainer.compute_loss
+    compute_loss = tree_trainer.StanceTrainer.compute_loss
 
     def spoil(self, *words, **options):
         return compute_loss(self, *words, **options) * (float("nan") if self.state.global_step == 2 else 1)
 
-    monkeypatch.setattr(safeguards, "JsonlLog", Stopping)
-    monkeypatch.setattr(training.TreeTrainer, "compute_loss", spoil)
+    monkeypatch.setattr(callbacks, "JsonlLog", Stopping)
+    monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", spoil)
     assert "at step 3" in stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
     assert list_names(tmp_path / "run") == []
 
 
 def test_finite_steps_are_forgotten_once_they_are_checked(tmp_path):
-    watch = safeguards.StepWatch(tmp_path / "rows.jsonl", [])
+    watch = callbacks.StepWatch(tmp_path / "rows.jsonl", [])
     watch.begin_step([0])
     watch.add_loss(torch.tensor(1.0))
     watch.add_norm(torch.tensor(1.0))
@@ -393,13 +394,13 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(train, tmp_path, caps
 def test_the_trainer_refuses_to_lose_a_row(build, monkeypatch):
     """As trl does with rows that it cuts to their prompt."""
     assert len(build().train_dataset) == 72
-    prepare = training.trl.SFTTrainer.__init__
+    prepare = tree_trainer.trl.SFTTrainer.__init__
 
     def drop(self, *words, **options):
         prepare(self, *words, **options)
         self.train_dataset = self.train_dataset.select(range(70))
 
-    monkeypatch.setattr(training.trl.SFTTrainer, "__init__", drop)
+    monkeypatch.setattr(tree_trainer.trl.SFTTrainer, "__init__", drop)
     with pytest.raises(AssertionError, match="2 training rows are lost"):
         build()
 
@@ -426,7 +427,7 @@ def limited(build, monkeypatch):
         with monkeypatch.context() as on_gpu:
             on_gpu.setattr(torch.cuda, "is_available", lambda: True)
             on_gpu.setattr(trainer, "compute_loss", compute)
-            record = safeguards.probe_memory(trainer)
+            record = memory_probe.probe_memory(trainer)
         return trainer, record, tried
 
     return run
@@ -441,7 +442,7 @@ def test_the_probe_halves_the_micro_batch_and_keeps_the_effective_batch(limited,
     assert trainer.get_total_train_batch_size(args) == 8
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     assert len(lines) == 2 and "now 2 rows, batch of 8 rows unchanged" in lines[1]
-    places = {place for batch in safeguards.list_batches(trainer) for place in batch}  # of a part of an epoch
+    places = {place for batch in memory_probe.list_batches(trainer) for place in batch}  # of a part of an epoch
     longest = max(len(trainer.train_dataset[place]["input_ids"]) for place in places)
     assert {depth for _, depth in tried[:3]} == {longest - 2}  # the last token needs no node; depths start at 0
 
@@ -452,16 +453,16 @@ def test_the_largest_batches_are_found_among_those_of_the_training(build, monkey
     """A micro-batch of the longest rows of all would need several times the memory that training does."""
     trainer = build(MICRO_BATCH_SIZE=4)
     trainer.args.num_train_epochs = epochs
-    batches = safeguards.list_batches(trainer)
-    longest, largest = safeguards.find_largest_batches(trainer)
-    seen, trained = [], training.TreeCollator.__call__
+    batches = memory_probe.list_batches(trainer)
+    longest, largest = memory_probe.find_largest_batches(trainer)
+    seen, trained = [], tree_trainer.TreeCollator.__call__
 
     def collate(self, rows):
         inputs = trained(self, rows)
         seen.append((inputs.get("places"), inputs["input_ids"].numel(), max(len(row["input_ids"]) for row in rows)))
         return inputs
 
-    monkeypatch.setattr(training.TreeCollator, "__call__", collate)
+    monkeypatch.setattr(tree_trainer.TreeCollator, "__call__", collate)
     trainer.train()
     seen = [batch for batch in seen if batch[0] is not None]  # not those of the validation
     assert len(seen) == count + (epochs % 1 > 0)  # of a part of an epoch, the batch after its last is made ready too
@@ -530,7 +531,7 @@ def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monk
     trainer = build()
     trainer.step_graphs = Graphs()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert safeguards.probe_memory(trainer)["micro_batch_size"] == 4
+    assert memory_probe.probe_memory(trainer)["micro_batch_size"] == 4
     assert trainer.step_graphs.forgotten == 1
     broken, first, second = (trainer.step_graphs.calls[start:end] for start, end in ((0, 2), (2, 5), (5, 8)))
     assert len(first) == len(second) == len(trainer.step_graphs.calls) - 5 == 3  # compiled, then recorded: two batches
@@ -580,7 +581,7 @@ def test_other_errors_while_weights_load_are_no_lack_of_memory(tiny_model, monke
 
 
 def test_training_that_does_not_fit_is_one_line(train, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(training.TreeTrainer, "compute_loss", run_out)
+    monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", run_out)
     message = stop_below_bar(capsys, train, tmp_path / "run")
     assert "not enough GPU memory to train: set MICRO_BATCH_SIZE to 4 and GRADIENT_CHECKPOINTING" in message
     assert not (tmp_path / "run" / "run.json").exists() and list_names(tmp_path / "run") == []
@@ -609,7 +610,7 @@ def test_nothing_is_compiled_after_the_memory_probe(build, monkeypatch):
     trainer.model.enable_input_require_grads()
     compilation.compile_layers(trainer.model.get_base_model())
     trainer.step_graphs = Steps(trainer.run_step)
-    assert safeguards.fits_memory(trainer, range(8))
+    assert memory_probe.fits_memory(trainer, range(8))
     probed = len(graphs)
     trainer.args.max_steps = 6
     trainer.args.eval_strategy, trainer.args.eval_steps = transformers.IntervalStrategy.STEPS, 3
@@ -722,13 +723,13 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
 ):
     """In the middle of an epoch, and in its last step, whose validation must not be skipped."""
 
-    class Stopping(safeguards.JsonlLog):
+    class Stopping(callbacks.JsonlLog):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == step - 1:
                 os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
-        patch.setattr(safeguards, "JsonlLog", Stopping)
+        patch.setattr(callbacks, "JsonlLog", Stopping)
         train(tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
     assert stopped.value.code == code
     printed = capfd.readouterr().out
@@ -743,8 +744,9 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
 @pytest.mark.slow
 def test_a_second_signal_ends_the_process_at_once():
     code = (
-        "import os, signal, time, safeguards\n"
-        "with safeguards.Interruption('x'):\n"
+        "import os, signal, time\n"
+        "from stance.training import callbacks\n"
+        "with callbacks.Interruption('x'):\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('one', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT); time.sleep(60); print('two')\n"
     )
@@ -757,7 +759,7 @@ def test_a_second_signal_ends_the_process_at_once():
 def test_a_second_sigterm_does_not_stop_what_the_first_began(second):
     """Clusters may send it to a process and to the one that started it, which passes it on."""
     codes = []
-    with pytest.MonkeyPatch.context() as patch, safeguards.Interruption("x") as interruption:
+    with pytest.MonkeyPatch.context() as patch, callbacks.Interruption("x") as interruption:
         patch.setattr(os, "_exit", codes.append)
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), second)
@@ -767,7 +769,7 @@ def test_a_second_sigterm_does_not_stop_what_the_first_began(second):
 @pytest.fixture
 def run_script(monkeypatch):
     """A function that runs a script as python does; the handlers of signals are afterwards those of before."""
-    handlers = {number: signal.getsignal(number) for number in safeguards.NUMBERS}
+    handlers = {number: signal.getsignal(number) for number in callbacks.NUMBERS}
 
     def run(name, *words):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])

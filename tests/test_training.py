@@ -20,9 +20,9 @@ from stance.tree import prefix_tree
 import prompts
 from stance.model import chat
 from stance.common import records
-from stance.training import safeguards
+from stance.training import callbacks
 import test_prefix_tree
-from stance.training import training
+from stance.training import tree_trainer
 from stopping import stop_message
 
 END_OF_TURN = 107
@@ -98,7 +98,7 @@ def read_log(folder, key):
 
 
 def test_rows_end_with_their_label_and_the_end_of_turn(tokenizer, rows):
-    columns = training.encode_rows(tokenizer, rows)
+    columns = tree_trainer.encode_rows(tokenizer, rows)
     label_ids = dict(zip(prompts.LABELS, tokenizer.convert_tokens_to_ids(list(prompts.LABELS))))
     assert len(columns["input_ids"]) == len(columns["labels"]) == len(rows)
     for row, ids, labels in zip(rows, columns["input_ids"], columns["labels"]):
@@ -108,8 +108,8 @@ def test_rows_end_with_their_label_and_the_end_of_turn(tokenizer, rows):
 
 
 def test_whole_sequences_are_trained_on_if_asked(tokenizer, rows):
-    columns = training.encode_rows(tokenizer, rows, whole_sequence=True)
-    assert columns["input_ids"] == training.encode_rows(tokenizer, rows)["input_ids"]
+    columns = tree_trainer.encode_rows(tokenizer, rows, whole_sequence=True)
+    assert columns["input_ids"] == tree_trainer.encode_rows(tokenizer, rows)["input_ids"]
     assert columns["labels"] == [[-100, *ids[1:]] for ids in columns["input_ids"]]
 
 
@@ -257,7 +257,7 @@ def test_equal_validation_rows_count_each(build, rows, tokenizer):
     trainer = build()
     accuracies = []
     for label in prompts.LABELS:
-        columns = training.encode_rows(tokenizer, [{**rows[0], "label": label}] * 3)
+        columns = tree_trainer.encode_rows(tokenizer, [{**rows[0], "label": label}] * 3)
         trainer.eval_dataset = datasets.Dataset.from_dict(columns)
         accuracies.append(trainer.evaluate()["eval_accuracy"])
     assert sorted(accuracies) == [0, 0, 1]
@@ -356,11 +356,11 @@ def resumed(train, tmp_path_factory):
     """Folder of two runs of 2 epochs: one in one go, one interrupted in the second epoch and resumed."""
     folder, steps = tmp_path_factory.mktemp("resumed"), []
 
-    class Counting(safeguards.JsonlLog):
+    class Counting(callbacks.JsonlLog):
         def on_step_begin(self, args, state, control, **kwargs):
             steps.append(state.global_step + 1)
 
-    class Interrupting(safeguards.JsonlLog):
+    class Interrupting(callbacks.JsonlLog):
         def on_log(self, args, state, control, **kwargs):
             super().on_log(args, state, control, **kwargs)
             if state.global_step == 12:  # the checkpoint is of step 9
@@ -368,11 +368,11 @@ def resumed(train, tmp_path_factory):
 
     train(folder / "whole", "--epochs", "2")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(safeguards, "JsonlLog", Interrupting)
+        patch.setattr(callbacks, "JsonlLog", Interrupting)
         train(folder / "resumed", "--epochs", "2")
     assert not (folder / "resumed" / "run.json").exists()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(safeguards, "JsonlLog", Counting)
+        patch.setattr(callbacks, "JsonlLog", Counting)
         train(folder / "resumed", "--epochs", "2", "--resume")
     assert steps == list(range(10, 19))  # and not all of them again
     return folder
@@ -409,7 +409,7 @@ def test_speed_of_a_resumed_run_counts_the_rows_since_the_checkpoint(resumed):
 def test_a_run_stopped_before_its_first_checkpoint_starts_over(train, resumed, tmp_path, capsys, monkeypatch):
     """The command that the message names works, and the log has no step twice, not even one that was cut off."""
 
-    class Interrupting(safeguards.JsonlLog):
+    class Interrupting(callbacks.JsonlLog):
         def on_log(self, *args, **kwargs):
             super().on_log(*args, **kwargs)
             with open(self.path, "a") as file:
@@ -417,7 +417,7 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over(train, resumed, t
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(safeguards, "JsonlLog", Interrupting)
+        patch.setattr(callbacks, "JsonlLog", Interrupting)
         train(tmp_path / "run", "--epochs", "2")
     message = stop_message(capsys, train, tmp_path / "run", "--epochs", "2")
     assert "not empty" in message and "--resume" in message
@@ -515,7 +515,7 @@ def test_a_file_in_place_of_the_run_folder(train, tmp_path, capsys):
 
 
 def test_log_entries_are_one_json_object_a_line(tmp_path):
-    log = safeguards.JsonlLog(tmp_path / "log.jsonl")
+    log = callbacks.JsonlLog(tmp_path / "log.jsonl")
     state = transformers.TrainerState(global_step=3)
     for loss in (1.5, random.Random(0).random()):
         log.on_log(None, state, None, logs={"loss": loss})

@@ -1,8 +1,8 @@
 """Training of a base that no single GPU holds: FSDP 2 deals its 4-bit decoder layers out, and gathers one at a time.
 
-Switched on by `accelerate launch --config_file fsdp.yaml finetune.py`. Only frozen weights are sharded. The adapter,
-its gradients and moments (about 1 % of the weights) stay whole in float32 on each GPU, as in stance/training/parallel_training.py, so
-that checkpoints and the final adapter are the same as ever. The packed bytes of bitsandbytes pass for bfloat16, as with
+Switched on by `accelerate launch --config_file tools/fsdp.yaml finetune.py`. Only frozen weights are sharded. The
+adapter, its gradients and moments (about 1 % of the weights) stay whole in float32 on each GPU, so that checkpoints and
+the final adapter are the same as ever. The packed bytes of bitsandbytes pass for bfloat16, as with
 bnb_4bit_quant_storage.
 """
 
@@ -18,12 +18,11 @@ from torch.distributed.tensor import DTensor
 from stance.model import compilation
 from stance.model import lora_linear
 from stance.model import loading
-from stance.training import parallel_training
 from stance.common import distributed
 from stance.common import records
 
 STORAGE = torch.bfloat16  # type as which packed bytes are dealt out: FSDP 2 of torch before 2.13 takes no integers
-LAUNCH_OPTIONS = {  # what fsdp.yaml sets, as accelerate hands it on, and this module does
+LAUNCH_OPTIONS = {  # what tools/fsdp.yaml sets, as accelerate hands it on, and this module does
     "FSDP_VERSION": "2",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
     "FSDP_OFFLOAD_PARAMS": "false",
@@ -48,7 +47,7 @@ def check_options():
         found = os.environ.get(name, value).lower()
         if found != value:
             key = name.lower()
-            records.stop(f"{key} {found} is not supported: write {key}: {value}, or take the file fsdp.yaml as it is")
+            records.stop(f"{key} {found} is not supported: write {key}: {value}, or take the file tools/fsdp.yaml as it is")
     if compilation.DENSE_WEIGHTS:
         records.stop("16-bit copies of weights do not go with FSDP: set DENSE_WEIGHTS in stance/model/compilation.py to None")
 
@@ -98,28 +97,3 @@ def shard_base(model):
         linear.weight.compress_statistics, linear.weight.quant_type = kind  # peft asks for them
     if device.type == "cuda":
         model.hf_device_map = {"": device.index}  # accelerate and peft look there for the device
-
-
-class ShardTrainer(parallel_training.RankTrainer):
-    """RankTrainer whose processes make every pass over the model at the same time, since all gather each layer."""
-
-    sharded = True
-
-    def plan_training(self, nodes, checkpoint, dropout):
-        """Return the plan that needs least memory, unless checkpoint is False: layers run as they are.
-
-        Compiling the layers under FSDP did not end within minutes (torch 2.13, on a CPU), and CUDA graphs cannot hold
-        weights that come and go.
-        """
-        return {"dense_weights": False, "checkpoint": checkpoint is not False, "compiled": False, "graphs": False}
-
-    def leave_own(self, batches):
-        """Return a step's micro-batches with None for those of others; a process with fewer has one without weight."""
-        own, (rank, count) = super().leave_own(batches), distributed.get_rank()
-        if 0 < len(batches) % count <= rank:
-            own[-1] = {**batches[-1], "target_weights": torch.zeros_like(batches[-1]["target_weights"])}
-        return own
-
-    def share_rows(self, places):
-        """Return all validation rows: each process computes all of them, which counts all equally often."""
-        return list(places)

@@ -14,17 +14,13 @@ If it is interrupted, the same command goes on where it stopped. Several GPUs: t
 
 from stance.common import startup  # first: what follows takes seconds to load
 import argparse
-import contextlib
 import sys
-from collections import Counter, defaultdict
 from pathlib import Path
 
 from stance.model import compilation
 from stance.labelling import terminal
-from stance.corpus import corpus
 from stance.model import cuda_graphs
-from stance.evaluation import figures
-from stance.labelling import labeller
+from stance.labelling import table
 from stance.model import loading
 from stance.model import chat
 from stance.common import distributed
@@ -42,11 +38,6 @@ REVIEW_BELOW = 0.6  # confidence, the highest of the three probabilities, below 
 EXPLAIN = 0  # words shown with --text that the answer hangs on most
 SUMMARY_TOPICS = 20  # topics shown one by one after a table is labelled, those with most rows
 # --------------------------------------------------------------------------
-
-TABLE_DIGITS = 4  # of the probabilities in a table
-TOPIC_HEADERS = ("topic", "given_topic")  # of the column of topics from flags; the second if the table has the first
-COLUMNS = ("stance", "p_pro", "p_con", "p_neu", "confidence", "review")  # added; probabilities in prompts.LABELS order
-SHADES = {"stance": {"pro": "BDD7EE", "con": "F8CBAD", "neu": "E7E6E6"}}  # of cells in Excel: blue, orange, grey
 
 
 def parse_args(argv):
@@ -114,113 +105,6 @@ def read_topics(args):
     return [tables.clean_text(args.topic)] if args.topic else None
 
 
-def open_input(args, topics, stdin):
-    """Open the table to label, at its start: it is read twice."""
-    if stdin is not None:
-        return tables.open_lines(stdin)
-    named = {"topic": TOPIC_COLUMN, "text": args.text_column}
-    if topics:
-        del named["topic"]
-    needed = {name: (tables.clean_text(own),) if own else corpus.COLUMN_NAMES[name] for name, own in named.items()}
-    rename = "name those of the file: --text-column, and TOPIC_COLUMN at the top of predict.py"
-    return tables.open_table(args.input, needed, SHEET, "name one in SHEET at the top of predict.py", rename)
-
-
-def note_topics(table, header):
-    """Print a note if topics that flags give take the place of a column of topics."""
-    accepted = (TOPIC_COLUMN.casefold(),) if TOPIC_COLUMN else corpus.COLUMN_NAMES["topic"]
-    unused = [name for name in table.header if "topic" not in table.columns and name.casefold() in accepted]
-    if unused:
-        column = f"the column {records.quote(unused[0])} of {table.place}"
-        given = header[len(table.header)]
-        print(f"note: {column} is not used: stances are towards the topic in the column {given} of the output")
-
-
-def name_columns(args, table):
-    """Return the header of the output; stop if the table has one of its columns, or cannot be written as --output."""
-    known = {name.casefold() for name in table.header}
-    given = [] if "topic" in table.columns else [TOPIC_HEADERS[TOPIC_HEADERS[0] in known]]
-    added = [*given, *COLUMNS]
-    taken = [name for name in table.header if name.casefold() in added]
-    if taken:
-        records.stop(f"{table.place} already has the column {taken[0]}, which predict.py adds: rename it")
-    tables.check_output(args.output, [*table.header, *added])
-    return [*table.header, *added]
-
-
-def check_rows(args, table, topics):
-    """Yield the pairs of all rows; stop after the last if any row cannot be labelled."""
-    count, empty, broken = 0, [], []
-    for number, cells, pairs in labeller.read_rows(table, topics):
-        values = {value for pair in pairs for value in pair}
-        if "" in values:
-            empty.append(number)
-        elif values & corpus.BROKEN:
-            broken.append(number)
-        tables.check_fit(args.output, table.place, number, table.header, cells)
-        count += len(pairs)
-        yield from pairs
-    faults = [f"empty {' or '.join(table.columns)} in {records.count_rows(empty)}"] if empty else []
-    faults += [f"an Excel error such as #N/A instead of a text in {records.count_rows(broken)}"] if broken else []
-    if faults:
-        records.stop(f"{table.place}: {'; '.join(faults)}: fill or delete them")
-    if not count:
-        records.stop(f"{table.place}: no rows to label: fill in the table")
-    tables.check_length(args.output, count)
-
-
-def label_rows(table, topics, store, counts):
-    """Yield the rows of the output; counts, {topic: Counter of labels and of "review"}, grow with them."""
-    rows = 0
-    for _, cells, pairs in labeller.read_rows(table, topics):
-        for topic, text in pairs:
-            probabilities = store.find_answer(topic, text)
-            if probabilities is None:
-                break
-            label, confidence = scoring.pick_label(probabilities), round(max(probabilities), TABLE_DIGITS)
-            review = confidence < REVIEW_BELOW
-            counts[topic].update([label, "review"] if review else [label])
-            rows += 1
-            shares = [round(value, TABLE_DIGITS) for value in probabilities]
-            answer = [label, *shares, confidence, "yes" if review else "no"]
-            yield [*cells, *([topic] if topics else []), *answer]
-    if rows != store.rows:
-        records.stop(f"{table.place} changed while it was labelled: start again")
-
-
-def label_table(args, record, tokenizer):
-    """Label a table and sum it up; of several processes, the first alone writes."""
-    base = record["base_model"]
-    distributed.join_ranks()
-    with distributed.first_rank_first():
-        topics = read_topics(args)
-        stdin = tables.keep_stdin() if args.input == "-" else None
-        table = open_input(args, topics, stdin)
-        header = name_columns(args, table)
-        note_topics(table, header)
-        store = labeller.PairStore(check_rows(args, table, topics))
-        if distributed.get_rank()[0] == 0:
-            chat.report_long(tokenizer, store.read_pairs())
-    if not RESUME and distributed.get_rank()[0] == 0:
-        labeller.remove_parts(args.output)
-    distributed.wait_for_ranks()
-    run = labeller.describe_run(args.adapter, base, store)
-    labeller.label_pairs(store, args.output, run, lambda: load_scorer(args.adapter, base, tokenizer, store.size))
-    if distributed.get_rank()[0] == 0:
-        counts = defaultdict(Counter)
-        with contextlib.redirect_stdout(None):  # notes about the table were printed when it was read first
-            rows = label_rows(open_input(args, topics, stdin), topics, store, counts)
-            tables.write_table(args.output, header, rows, SHADES)
-        labeller.remove_parts(args.output)
-        summary, picture = terminal.summarise(counts, SUMMARY_TOPICS), Path(args.output).with_suffix(".stances.png")
-        print(f"\n{terminal.format_summary(summary)}\n")
-        low = sum(count["review"] for count in summary.values())
-        print(f"review: {low:,} of {store.rows:,} rows have a confidence below {REVIEW_BELOW}")
-        figures.plot_shares(summary, picture, loading.read_demo_note(base))
-        print(f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {args.output} and {picture.name}")
-    distributed.leave_ranks()
-
-
 def main(argv=None):
     args = parse_args(argv)
     check_mode(args)
@@ -229,15 +113,25 @@ def main(argv=None):
     loading.check_base(base)
     tokenizer = loading.load_tokenizer(base)
     loading.check_same_base(args.adapter, base, tokenizer)
+
+    def load(rows):
+        return load_scorer(args.adapter, base, tokenizer, rows)
+
     if args.input:
-        label_table(args, record, tokenizer)
+        distributed.join_ranks()
+        with distributed.first_rank_first():
+            source = table.Source(args.input, args.text_column, TOPIC_COLUMN, SHEET, read_topics(args))
+        table.label_table(
+            source, args.output, args.adapter, base, tokenizer, load, RESUME, REVIEW_BELOW, SUMMARY_TOPICS
+        )
+        distributed.leave_ranks()
     elif args.text is not None:
         text = tables.clean_text(args.text)
         if not text:
             records.stop("--text must not be empty")
-        terminal.print_answer(load_scorer(args.adapter, base, tokenizer, 1), topic, text, args.explain, bar=False)
+        terminal.print_answer(load(1), topic, text, args.explain, bar=False)
     else:
-        terminal.answer_lines(lambda: load_scorer(args.adapter, base, tokenizer, 1), topic, args.explain)
+        terminal.answer_lines(lambda: load(1), topic, args.explain)
     note = loading.read_demo_note(base)
     if note and distributed.get_rank()[0] == 0:
         print(note)

@@ -109,12 +109,16 @@ def test_more_words_than_there_are(capsys):
 
 
 def test_topics_with_most_rows_come_first_and_the_rest_is_one():
-    counts = {"c": Counter(pro=1), "a": Counter(con=2, review=2), "b": Counter(neu=1, pro=4, review=1)}
-    counts["d"] = Counter(neu=1)
+    counts = {
+        "c": terminal.TopicCounts(Counter(pro=1)),
+        "a": terminal.TopicCounts(Counter(con=2), review=2),
+        "b": terminal.TopicCounts(Counter(neu=1, pro=4), review=1),
+        "d": terminal.TopicCounts(Counter(neu=1)),
+    }
     assert terminal.summarise(counts, 2) == {
-        "b": {"neu": 1, "pro": 4, "review": 1},
-        "a": {"con": 2, "review": 2},
-        "2 other topics": {"pro": 1, "neu": 1},
+        "b": counts["b"],
+        "a": counts["a"],
+        "2 other topics": terminal.TopicCounts(Counter(pro=1, neu=1)),
     }
     assert list(terminal.summarise(counts, 4)) == ["b", "a", "c", "d"]
     lines = terminal.format_summary(terminal.summarise(counts, 1)).splitlines()
@@ -124,7 +128,7 @@ def test_topics_with_most_rows_come_first_and_the_rest_is_one():
 
 
 def test_a_long_topic_is_cut_in_the_summary():
-    assert terminal.format_summary({"x" * 80: Counter(pro=1)}).splitlines()[2].startswith("x" * 57 + "...  ")
+    assert terminal.format_summary({"x" * 80: terminal.TopicCounts(Counter(pro=1))}).splitlines()[2].startswith("x" * 57 + "...  ")
 
 
 # ---------------------------------------------------------------- a terminal

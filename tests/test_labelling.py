@@ -298,7 +298,7 @@ def test_changed_constants_do_not_mix(
     table, label, quick, tmp_path, trained_run, monkeypatch, capsys, module, name, value, expected
 ):
     interrupt(monkeypatch, label, table, tmp_path / "out.csv")
-    monkeypatch.setattr(predict.modeling, "check_adapter", lambda folder, record=read_record(trained_run): record)
+    monkeypatch.setattr(predict.loading, "check_adapter", lambda folder, record=read_record(trained_run): record)
     monkeypatch.setattr(module, name, value)
     assert expected in stop_message(capsys, label, table, tmp_path / "out.csv")
 

@@ -1,5 +1,6 @@
 """How answers are shown: a line with a bar, the words that an answer hangs on, a dialogue, a summary by topic."""
 
+import dataclasses
 import os
 import re
 import sys
@@ -106,15 +107,29 @@ def answer_lines(load_scorer, topic, explain):
         print()
 
 
-def summarise(counts, shown):
-    """Return counts, {topic: Counter of labels and of "review"}, those with most rows first.
+@dataclasses.dataclass
+class TopicCounts:
+    """How many rows of a topic got which label, and how many of them a person should look at."""
 
-    The topics after the first shown are one together.
-    """
-    topics = sorted(counts, key=lambda topic: (-sum(counts[topic][name] for name in prompts.LABELS), topic))
+    labels: Counter = dataclasses.field(default_factory=Counter)
+    review: int = 0
+
+    @property
+    def rows(self):
+        return self.labels.total()
+
+
+def summarise(counts, shown):
+    """Return counts, {topic: TopicCounts}, those with most rows first; the topics after the first shown are one together."""
+    topics = sorted(counts, key=lambda topic: (-counts[topic].rows, topic))
     summary = {topic: counts[topic] for topic in topics[:shown]}
-    if rest := topics[shown:]:
-        summary[f"{len(rest)} other topics"] = sum((counts[topic] for topic in rest), Counter())
+    rest = topics[shown:]
+    if rest:
+        others = TopicCounts()
+        for topic in rest:
+            others.labels += counts[topic].labels
+            others.review += counts[topic].review
+        summary[f"{len(rest)} other topics"] = others
     return summary
 
 
@@ -122,7 +137,6 @@ def format_summary(summary):
     """Return the table of stances by topic: rows, shares of the labels, and rows to be reviewed."""
     lines = []
     for topic, count in summary.items():
-        rows = sum(count[name] for name in prompts.LABELS)
-        shares = [f"{count[name] / rows:.1%}" for name in prompts.LABELS]
-        lines.append([records.cut(topic), f"{rows:,}", *shares, f"{count['review']:,}"])
+        shares = [f"{count.labels[name] / count.rows:.1%}" for name in prompts.LABELS]
+        lines.append([records.cut(topic), f"{count.rows:,}", *shares, f"{count.review:,}"])
     return metrics.format_table(["Topic", "rows", *prompts.LABELS, "review"], lines)

@@ -37,6 +37,10 @@ from stance.model import memory
 from stance.model import scoring
 
 # ---------------------------------------------------------------- settings
+ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote; none: the base alone
+BASE_MODEL = "google/gemma-2-9b-it"  # with ADAPTER none: hub name or folder; else the adapter names its base
+DATA_DIR = "data"  # folder of the splits that prepare_data.py wrote
+BASE_RESULTS = "outputs/base"  # where results of the base alone go
 MODE = "score"  # score: label probabilities from one forward pass; generate: greedy text, as published
 ROBUSTNESS_ROWS = 200  # test rows asked again in every variant of stance/evaluation/prompt_variants.py, in --mode score; 0: none
 RUNS_RESULTS = "outputs/runs"  # where --runs leaves its tables
@@ -49,9 +53,9 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--base-model", help="base model (default: the one that the adapter was trained on)")
-    parser.add_argument("--adapter", default=loading.RUN_DIR, help="folder, or none: base only (%(default)s)")
-    parser.add_argument("--data-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument("--base-model", help=f"base model (default: that of the adapter; without one {BASE_MODEL})")
+    parser.add_argument("--adapter", default=ADAPTER, help="folder, or none: base only (%(default)s)")
+    parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--mode", default=MODE, choices=("score", "generate"), help="how to answer (%(default)s)")
     parser.add_argument(
         "--robustness-rows", type=int, default=ROBUSTNESS_ROWS, help="rows asked in other ways too (%(default)s)"
@@ -84,7 +88,7 @@ def compare_runs(args):
 def resolve_base(args):
     """Return (base model, adapter folder or None), checked against each other before any weights load."""
     if args.adapter == "none":
-        return args.base_model or loading.BASE_MODEL, None
+        return args.base_model or BASE_MODEL, None
     record = loading.check_adapter(args.adapter)
     if args.base_model not in (None, record["base_model"]):
         problem = f"{args.adapter} was trained on {record['base_model']}, not on {args.base_model}"
@@ -221,7 +225,7 @@ def main(argv=None):
         with distributed.first_rank_first():
             splits = load_splits(args.data_dir)
             base, adapter = resolve_base(args)
-            home = Path(adapter or loading.BASE_RESULTS)
+            home = Path(adapter or BASE_RESULTS)
             output_dir = Path(args.output_dir or (home if args.mode == "score" else home / args.mode))
             records.make_folder(output_dir)
         parts, run = run_models(args, base, adapter, splits)

@@ -36,6 +36,11 @@ from stance.training import memory_probe
 from stance.training import fsdp
 
 # ---------------------------------------------------------------- settings
+# what is trained, on what, and where results go
+BASE_MODEL = "google/gemma-2-9b-it"  # hub name (name@commit for one version) or folder of the instruction-tuned base
+DATA_DIR = "data"  # folder of the splits that prepare_data.py wrote
+RUN_DIR = "outputs/gemma-2-9b-it-stance"  # a new folder: adapter, records, checkpoints
+
 # adapter
 LORA_R = 16  # rank
 LORA_ALPHA = 32  # scale: the update counts alpha / r
@@ -58,14 +63,16 @@ SELECT_BY = "eval_accuracy"  # which epoch is kept: the best by eval_accuracy or
 LOG_STEPS = 5  # optimiser steps between log lines
 # --------------------------------------------------------------------------
 
+PLACES = ("BASE_MODEL", "DATA_DIR", "RUN_DIR", "PLACES")  # a run record holds base and data with their hashes
+
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--base-model", default=loading.BASE_MODEL, help="hub name or folder (%(default)s)")
-    parser.add_argument("--data-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
-    parser.add_argument("--run-dir", default=loading.RUN_DIR, help="where results go (%(default)s)")
+    parser.add_argument("--base-model", default=BASE_MODEL, help="hub name or folder (%(default)s)")
+    parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument("--run-dir", default=RUN_DIR, help="where results go (%(default)s)")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the data (%(default)s)")
     parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="peak rate (%(default)s)")
     size = "rows an optimiser step (%(default)s)"
@@ -169,16 +176,23 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
     return trainer
 
 
+def collect_settings():
+    """Return the settings that make the experiment: the constants but for places, which may move."""
+    settings = records.collect_settings(sys.modules[__name__])
+    return {name: value for name, value in settings.items() if name not in PLACES}
+
+
 def describe_run(args, tokenizer, train_rows, val_rows):
     """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
-    overrides = {name: value for flag, value in vars(args).items() if (name := flag.upper()) in globals()}
+    settings = collect_settings()
+    settings |= {name: value for flag, value in vars(args).items() if (name := flag.upper()) in settings}
     return {
         **loading.describe_base(args.base_model, tokenizer),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
         "precision": loading.describe_precision(),
         "flags": vars(args),
-        "settings": {**records.collect_settings(sys.modules[__name__]), **overrides},
+        "settings": settings,
         "data": {
             name: {"rows": len(rows), "sha256": records.hash_file(Path(args.data_dir) / f"{name}.jsonl")}
             for name, rows in (("train", train_rows), ("val", val_rows))

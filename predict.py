@@ -30,6 +30,7 @@ from stance.model import scoring
 from stance.corpus import tables
 
 # ---------------------------------------------------------------- settings
+ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote
 TEXT_COLUMN = None  # header of the sentences; None: any of corpus.COLUMN_NAMES
 TOPIC_COLUMN = None  # header of the topics; None: any of corpus.COLUMN_NAMES
 SHEET = None  # name of the sheet to label; None: the only one with these headers
@@ -44,7 +45,7 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--adapter", default=loading.RUN_DIR, help="folder that finetune.py wrote (%(default)s)")
+    parser.add_argument("--adapter", default=ADAPTER, help="folder that finetune.py wrote (%(default)s)")
     parser.add_argument("--topic", help="the claim, for --text or for all rows of --input")
     parser.add_argument("--topics-file", help="text file of claims, one a line: each sentence is labelled for each")
     parser.add_argument("--text", help="the sentence")

@@ -27,6 +27,8 @@ from stance.corpus import tables
 from stance.corpus import marked_copy
 
 # ---------------------------------------------------------------- settings
+CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv or .jsonl
+DATA_DIR = "data"  # folder of the splits
 MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
 # --------------------------------------------------------------------------
 
@@ -37,8 +39,8 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--corpus", default=corpus.CORPUS, help="annotated file (%(default)s)")
-    parser.add_argument("--output-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
+    parser.add_argument("--output-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--seed", type=int, default=corpus.SPLIT_SEED, help="random seed of the splits (%(default)s)")
     parser.add_argument("--sheet", help="sheet of the workbook (default: the one with the columns)")
     parser.add_argument(

@@ -42,7 +42,7 @@ WORDS = 20  # of a sentence, median; log-normal
 SEED = 0  # of the corpora and the splits
 # --------------------------------------------------------------------------
 
-SAMPLE = Path(__file__).parent.parent / corpus.CORPUS
+SAMPLE = Path(__file__).parent.parent / prepare_data.CORPUS
 STAGES = ("read", "merge", "split", "near", "write")
 
 

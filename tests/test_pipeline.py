@@ -11,6 +11,7 @@ import openpyxl
 import pytest
 import safetensors.torch
 
+import prepare_data
 from stance.corpus import corpus
 from stance.evaluation import metrics
 from stance.model import loading
@@ -32,7 +33,7 @@ def done(tmp_path_factory):
     home = folder.parent / "home"
     folder.mkdir(parents=True)
     home.mkdir()
-    book = openpyxl.load_workbook(ROOT / corpus.CORPUS)
+    book = openpyxl.load_workbook(ROOT / prepare_data.CORPUS)
     book.active.delete_rows(122, 1000)  # the header and 120 sentences are left
     book.save(folder / "my annotations.xlsx")
     settings = {

@@ -831,7 +831,7 @@ def test_a_signal_while_a_file_is_written_leaves_the_old_one_alone(tmp_path):
 @pytest.mark.parametrize("number, ending", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_study_waits_for_the_script_that_it_interrupts(run_script, tmp_path, monkeypatch, number, ending):
     """The script, which has half a second to do after the signal, is asked to stop by SIGTERM and by Ctrl-C."""
-    monkeypatch.setattr(study, "HERE", tmp_path)
+    monkeypatch.setattr(study, "ROOT", tmp_path)
     (tmp_path / "slow.py").write_text(
         "import os, signal, sys, time\n"
         "def end(*words): time.sleep(0.5); print('saved', flush=True); sys.exit(1)\n"

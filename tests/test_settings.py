@@ -59,6 +59,13 @@ def find_constants(name):
     return constants
 
 
+def read_constant(name, constant):
+    """The value that a file gives a constant."""
+    assigned = [node for node in TREES[name].body if isinstance(node, ast.Assign)]
+    [value] = [node.value for node in assigned if ast.unparse(node.targets[0]) == constant]
+    return ast.literal_eval(value)
+
+
 def find_imports(name):
     """The modules that a file imports anywhere in it, its own project's and others'."""
     imported = set()
@@ -394,6 +401,17 @@ def test_docstring_commands_parse(outcome, name):
 @pytest.mark.parametrize("page", ["README.md", *sorted(path.name for path in ROOT.glob("docs/*.md"))])
 def test_commands_of_the_docs_parse(outcome, page):
     check_parsed(outcome, collect_commands()[page])
+
+
+@pytest.mark.parametrize("constant", ["BASE_MODEL", "DATA_DIR", "ADAPTER", "CORPUS"])
+def test_scripts_agree_on_a_constant_that_several_of_them_have(constant):
+    values = {name: read_constant(name, constant) for name in SCRIPTS if constant in find_constants(name)}
+    assert len(values) >= 2 and len(set(values.values())) == 1, values
+
+
+def test_the_adapter_is_looked_for_where_training_leaves_it():
+    for name in ("evaluate", "predict", "tools.export"):
+        assert read_constant(name, "ADAPTER") == read_constant("finetune", "RUN_DIR")
 
 
 def test_docs_show_commands(outcome):

@@ -249,14 +249,15 @@ def test_a_run_of_other_settings_is_refused(pretend, two_topics, tmp_path, capsy
 
 def test_settings_are_those_of_finetune():
     settings = study.read_settings(study.parse_args(["--learning-rate", "5e-4"]))
-    wanted = {f"setting {name}": value for name, value in records.collect_settings(finetune).items() if name != "SEED"}
+    wanted = {f"setting {name}": value for name, value in finetune.collect_settings().items() if name != "SEED"}
     assert settings == {**wanted, "setting LEARNING_RATE": 5e-4}
 
 
-def test_settings_that_are_worked_out_are_kept_as_text(tmp_path, monkeypatch):
-    (tmp_path / "finetune.py").write_text("import os\nRANK = 4\nALPHA = 2 * RANK\nSEED = 0\nsmall = 1\nos.x = 1\n")
-    monkeypatch.setattr(study, "HERE", tmp_path)
-    assert study.read_settings(study.parse_args([])) == {"setting RANK": 4, "source ALPHA": "2 * RANK"}
+def test_settings_of_a_study_are_those_in_effect_and_hold_no_places(monkeypatch):
+    monkeypatch.setattr(finetune, "LORA_ALPHA", 2 * finetune.LORA_R + 1)
+    settings = study.read_settings(study.parse_args([]))
+    assert settings["setting LORA_ALPHA"] == 2 * finetune.LORA_R + 1
+    assert not any(f"setting {name}" in settings for name in ("SEED", "BASE_MODEL", "DATA_DIR", "RUN_DIR"))
 
 
 def test_a_script_that_fails_stops_the_study(tmp_path, capfd):

@@ -78,7 +78,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def splits():
-    rows, _, _ = corpus.merge_duplicates(corpus.read_corpus(ROOT / corpus.CORPUS))
+    rows, _, _ = corpus.merge_duplicates(corpus.read_corpus(ROOT / prepare_data.CORPUS))
     return corpus.split_rows(rows, prepare_data.parse_args([]).seed)
 
 
@@ -191,7 +191,7 @@ def test_same_seed_builds_the_same_folder(folder, build):
 
 
 def test_only_train_sentences_without_their_stance_are_read(splits):
-    assert tiny_model.CORPUS == ROOT / corpus.CORPUS
+    assert tiny_model.CORPUS == ROOT / prepare_data.CORPUS
     pairs = tiny_model.read_train_pairs(tiny_model.CORPUS)
     assert pairs == [(row["topic"], row["text"]) for row in splits["train"]]
     held_out = {corpus.normalise_key(row["text"]) for name in ("val", "test") for row in splits[name]}

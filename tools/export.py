@@ -29,6 +29,8 @@ from stance.common import records
 from stance.model import scoring
 
 # ---------------------------------------------------------------- settings
+ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote
+DATA_DIR = "data"  # folder of the splits that prepare_data.py wrote
 MERGE_INTO = "rounded"  # rounded: weights as NF4 rounds them, on which the adapter was trained; original: as published
 CHECK_ROWS = 200  # validation rows answered by adapter and merged model, to compare
 # --------------------------------------------------------------------------
@@ -40,8 +42,8 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--adapter", default=loading.RUN_DIR, help="folder that finetune.py wrote (%(default)s)")
-    parser.add_argument("--data-dir", default=corpus.DATA_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument("--adapter", default=ADAPTER, help="folder that finetune.py wrote (%(default)s)")
+    parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--merge-into", default=MERGE_INTO, choices=KINDS, help="which base weights (%(default)s)")
     parser.add_argument("--output-dir", help="a new folder (default: merged in the folder of the adapter)")
     return parser.parse_args(argv)

@@ -10,7 +10,6 @@ study.md, study.tex, cross_topic.png, learning_curve.png. Finished runs are skip
 
 from stance.common import startup  # first: what follows takes seconds to load
 import argparse
-import ast
 import hashlib
 import re
 import shutil
@@ -28,6 +27,8 @@ from stance.common import records
 from stance.evaluation import study_tables
 
 # ---------------------------------------------------------------- settings
+CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv or .jsonl
+BASE_MODEL = "google/gemma-2-9b-it"  # hub name (name@commit for one version) or folder of the instruction-tuned base
 STUDIES = ("topics", "curve")  # topics: each topic held out in turn; curve: trained on parts of the train split
 SEEDS = (0,)  # of the training; with several, every run is repeated, and parts are drawn anew
 FRACTIONS = (0.1, 0.25, 0.5)  # of the train split for the curve, whose last point is the whole; below 1
@@ -54,8 +55,8 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--corpus", default=corpus.CORPUS, help="annotated file (%(default)s)")
-    parser.add_argument("--base-model", default=loading.BASE_MODEL, help="hub name or folder (%(default)s)")
+    parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
+    parser.add_argument("--base-model", default=BASE_MODEL, help="hub name or folder (%(default)s)")
     parser.add_argument("--study-dir", default=STUDY_DIR, help="where results go (%(default)s)")
     parser.add_argument("--studies", nargs="+", default=STUDIES, choices=STUDIES, help="which to do (both)")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds of the training (%(default)s)")
@@ -93,22 +94,13 @@ def shorten(topic):
 
 
 def read_settings(args):
-    """Return {"setting NAME": value} of finetune.py, read from its source, or of flags that override them; no SEED.
+    """Return {"setting NAME": value} of finetune.py, or of flags that override them; no SEED, which runs differ in."""
+    import finetune  # takes seconds, so only once flags and corpus are known to be right
 
-    A value that is worked out is kept as {"source NAME": text}.
-    """
-    settings = {}
-    for node in ast.parse((ROOT / "finetune.py").read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper():
-            name = ast.unparse(node.targets[0])
-            try:
-                settings[f"setting {name}"] = ast.literal_eval(node.value)
-            except ValueError:
-                settings[f"source {name}"] = ast.unparse(node.value)
-    for name, value in (("EPOCHS", args.epochs), ("LEARNING_RATE", args.learning_rate)):
-        if value is not None:
-            settings[f"setting {name}"] = value
-    return {key: value for key, value in settings.items() if key != "setting SEED"}
+    settings = finetune.collect_settings()
+    flags = {"EPOCHS": args.epochs, "LEARNING_RATE": args.learning_rate}
+    settings |= {name: value for name, value in flags.items() if value is not None}
+    return {f"setting {name}": value for name, value in settings.items() if name != "SEED"}
 
 
 def check_plan(folder, plan):

@@ -16,8 +16,6 @@ from stance.corpus import tables
 from stance.corpus import workbook_reader
 
 # ---------------------------------------------------------------- settings
-DATA_DIR = "data"  # folder of the splits: prepare_data.py writes them, finetune.py and evaluate.py read them
-CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv or .jsonl
 SPLIT_SEED = 0  # another seed draws other splits
 COLUMN_NAMES = {  # headers accepted for each column; compared after strip and casefold
     "topic": ("topic", "claim", "hypothesis", "target"),

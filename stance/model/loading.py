@@ -22,9 +22,6 @@ from stance.common import records
 from stance.model import memory
 
 # ---------------------------------------------------------------- settings
-BASE_MODEL = "google/gemma-2-9b-it"  # hub name (name@commit for one version) or folder of the instruction-tuned base
-RUN_DIR = "outputs/gemma-2-9b-it-stance"  # where finetune.py leaves an adapter and evaluate.py, predict.py find it
-BASE_RESULTS = "outputs/base"  # where evaluate.py leaves what the base does without an adapter
 CPU_DTYPE = None  # "float32" or "bfloat16": what is computed in without a GPU; None: what the CPU multiplies natively
 
 # precision: QLoRA as published, and the only precision an adapter of this project is trained or used in

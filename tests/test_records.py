@@ -210,6 +210,7 @@ def make_checkout(folder, monkeypatch):
     """A git checkout with one commit, in which records believes to be."""
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):  # set when tests run from a hook
         monkeypatch.delenv(name, raising=False)
+    (folder / "stance/common").mkdir(parents=True)
     (folder / "stance/common/records.py").write_text("x\n")
     settings = ("user.name=n", "user.email=e@example.org", "commit.gpgsign=false", "core.hooksPath=")
     git = ["git", *(word for setting in settings for word in ("-c", setting))]

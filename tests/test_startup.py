@@ -10,16 +10,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "def parse_args(" in path.read_text(encoding="utf-8"))
+PATHS = [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")]
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT)) for path in PATHS if "def parse_args(" in path.read_text(encoding="utf-8")
+)
 LIBRARIES = ("datasets", "numpy", "openpyxl", "peft", "sklearn", "tokenizers", "torch", "transformers", "bitsandbytes")
 PRESS = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
 
 
 def run_script(script, folder, *paths, action=signal.SIG_DFL):
-    """Run a script that finds modules in these folders first; action: what SIGINT does where it is started."""
+    """Run a script that finds modules in these folders first; action: what SIGINT does where it is started.
+
+    Those of tools/ are started from the root, as modules.
+    """
+    tool = Path(script).parent == ROOT / "tools"
     return subprocess.run(
-        [sys.executable, str(script), "--help"],
-        cwd=folder,
+        [sys.executable, *(["-m", f"tools.{script.stem}"] if tool else [str(script)]), "--help"],
+        cwd=ROOT if tool else folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
         preexec_fn=lambda: signal.signal(signal.SIGINT, action),  # tests may run in the background, where it is ignored
         capture_output=True,
@@ -39,12 +46,11 @@ def test_ctrl_c_while_libraries_load_ends_a_script_in_one_line(script, tmp_path)
 
 @pytest.fixture
 def start(tmp_path):
-    """A function that runs a script with this main beside copies of stance/common/startup.py and stance/common/records.py."""
-    for name in ("stance/common/startup.py", "stance/common/records.py"):
-        shutil.copy(ROOT / name, tmp_path)
+    """A function that runs a script with this main beside a copy of the common room."""
+    shutil.copytree(ROOT / "stance" / "common", tmp_path / "stance" / "common")
 
     def run(main, **options):
-        (tmp_path / "script.py").write_text(f"import startup\nimport os, signal, time\nimport records\n{main}")
+        (tmp_path / "script.py").write_text(f"from stance.common import startup\nimport os, signal, time\nfrom stance.common import records\n{main}")
         return run_script(tmp_path / "script.py", tmp_path, **options)
 
     return run
@@ -82,7 +88,8 @@ def test_garbage_is_collected_again_once_a_script_runs(start):
 def test_an_import_leaves_ctrl_c_to_the_program_that_runs(tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
-        "import gc, signal, startup\n"
+        "import gc, signal\n"
+        "from stance.common import startup\n"
         "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, gc.isenabled())\n"
     )
     assert run_script(program, tmp_path, ROOT).stdout == "True True\n"
@@ -90,7 +97,7 @@ def test_an_import_leaves_ctrl_c_to_the_program_that_runs(tmp_path):
 
 def test_a_program_from_the_command_line_is_no_script_of_this_project(tmp_path):
     """It has no file, wherever it is started."""
-    program = "import sys; sys.path.insert(0, sys.argv[1]); import startup, gc; print(gc.isenabled())"
+    program = "import sys; sys.path.insert(0, sys.argv[1]); from stance.common import startup; import gc; print(gc.isenabled())"
     command = [sys.executable, "-c", program, str(ROOT)]
     done = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "True\n")
@@ -98,7 +105,7 @@ def test_a_program_from_the_command_line_is_no_script_of_this_project(tmp_path):
 
 def test_a_program_from_standard_input_is_no_script_of_this_project():
     """Python names it <stdin>, which is no file, in the folder where it was started."""
-    program = "import startup, gc; print(gc.isenabled())"
+    program = "from stance.common import startup; import gc; print(gc.isenabled())"
     done = subprocess.run([sys.executable, "-"], input=program, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "True\n")
 

@@ -1,5 +1,6 @@
 # make demo: the whole pipeline on a small real model and the sample corpus, without a GPU (downloads packages, 93 MB model)
 # make test: all tests    make test-fast: those that take less than a second each, for daily work
+# make lint: the checks of the code's form    make format: mend them
 # make run: the whole pipeline on google/gemma-2-9b-it (GPU)
 PYTHON ?= python3
 VENV := .venv
@@ -7,13 +8,13 @@ RUN := $(VENV)/bin/python
 DEMO := outputs/demo
 DEMO_MODEL := outputs/smollm2-135m-instruct
 
-.PHONY: demo test test-fast run
+.PHONY: demo test test-fast lint format run
 .DELETE_ON_ERROR:
 
-$(VENV)/installed: requirements.txt
+$(VENV)/installed: requirements.txt requirements-dev.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@
 
 test: $(VENV)/installed
@@ -21,6 +22,14 @@ test: $(VENV)/installed
 
 test-fast: $(VENV)/installed
 	$(RUN) -m pytest -m "not slow"
+
+lint: $(VENV)/installed
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+
+format: $(VENV)/installed
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO) $(DEMO)-data

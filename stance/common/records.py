@@ -21,7 +21,7 @@ SHOWN_LENGTH = 60  # characters of a topic or sentence in messages and in tables
 
 RECORDED_PACKAGES = (
     "torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets", "scikit-learn", "numpy", "scipy",
-    "openpyxl",
+    "openpyxl", "xlsxwriter",
 )  # fmt: skip
 
 

@@ -1,19 +1,15 @@
 """Excel workbooks written so that text stays text. No torch."""
 
+import datetime
 import itertools
 import math
-import os
 import re
-import shutil
-import zipfile
 from pathlib import Path
 
-import openpyxl
-from openpyxl.cell import WriteOnlyCell
-from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-from openpyxl.formatting.rule import CellIsRule
-from openpyxl.styles import PatternFill
-from openpyxl.utils import get_column_letter
+import xlsxwriter
+import xlsxwriter.exceptions
+
+from stance.common import records
 
 # ---------------------------------------------------------------- settings
 MIN_WIDTH, MAX_WIDTH = 10, 60  # characters of a column
@@ -21,61 +17,95 @@ WIDTH_ROWS = 100  # the first rows, whose longest cell sets the width of a colum
 # --------------------------------------------------------------------------
 
 EXACT_NUMBERS = 10**15  # Excel keeps 15 digits
-TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+CREATED = datetime.datetime(1980, 1, 1)  # of every workbook: the same table gives the same bytes each time
+TIME_FORMATS = {
+    datetime.datetime: "yyyy-mm-dd h:mm:ss",
+    datetime.date: "yyyy-mm-dd",
+    datetime.time: "h:mm:ss",
+    datetime.timedelta: "[h]:mm:ss",
+}
+FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that XML does not hold
 
 
 def write_xlsx(path, lines, shades):
     """Write a workbook of one sheet from lines of cells, the first of them the header; see tables.write_table.
 
-    The header stays in view and filters the rows; shades colour the cells of a column by value.
+    The header stays in view and filters the rows; shades colour the cells of a column by value. Raises OSError where the
+    file cannot be written. Rows go to disk as they come.
     """
-    book = openpyxl.Workbook(write_only=True)  # writes rows to disk as they come
-    sheet = book.create_sheet("predictions")
-    sheet.freeze_panes = "A2"
-    lines, count = map(list, lines), 0
+    options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
+    book = xlsxwriter.Workbook(str(path), {**options, "strings_to_numbers": False, "use_zip64": True})
     try:
-        first = list(itertools.islice(lines, WIDTH_ROWS))  # widths have to be known before the first row is written
-        header = first[0]
-        for place, cells in enumerate(zip(*first, strict=True), start=1):
-            width = max(len(str(cell)) for cell in cells if cell is not None) + 3  # room for the filter's arrow
-            sheet.column_dimensions[get_column_letter(place)].width = min(max(width, MIN_WIDTH), MAX_WIDTH)
-        for count, row in enumerate(itertools.chain(first, lines), start=1):
-            sheet.append([make_cell(sheet, value) for value in row])
+        book.set_properties({"created": CREATED})
+        formats = {kind: book.add_format({"num_format": text}) for kind, text in TIME_FORMATS.items()}
+        sheet = book.add_worksheet("predictions")
+        count, header = fill_sheet(sheet, lines, formats)
+        sheet.freeze_panes(1, 0)
+        sheet.autofilter(0, 0, max(count - 1, 0), len(header) - 1)
+        add_shades(book, sheet, shades, header, count)
     except BaseException:
-        sheet.close()  # or openpyxl complains about its open file
+        discard(book)
         raise
-    sheet.auto_filter.ref = f"A1:{get_column_letter(len(header))}{count}"
-    for column, shade_of_value in shades.items():
-        letter = get_column_letter(1 + header.index(column))
+    try:
+        book.close()
+    except xlsxwriter.exceptions.FileCreateError as problem:
+        raise problem.args[0] from None  # the OSError behind it
+
+
+def fill_sheet(sheet, lines, formats):
+    """Set the widths of the columns and write all rows; return (number of rows, cells of the first).
+
+    formats: the format of each type in TIME_FORMATS.
+    """
+    lines = map(list, lines)
+    first = list(itertools.islice(lines, WIDTH_ROWS))  # widths have to be known before the first row is written
+    header = first[0]
+    for column, cells in enumerate(zip(*first, strict=True)):
+        width = max(len(str(cell)) for cell in cells if cell is not None) + 3  # room for the filter's arrow
+        sheet.set_column(column, column, min(max(width, MIN_WIDTH), MAX_WIDTH))
+    count = 0
+    for row in itertools.chain(first, lines):
+        for column, value in enumerate(row):
+            write_cell(sheet, count, column, value, formats)
+        count += 1
+    return count, header
+
+
+def write_cell(sheet, row, column, value, formats):
+    """Write a value: text stays text, also where it begins with '='; control characters go; None leaves a gap."""
+    if value is None:
+        return
+    if isinstance(value, bool):
+        code = sheet.write_boolean(row, column, value)
+    elif isinstance(value, (int, float)) and is_exact(value):
+        code = sheet.write_number(row, column, value)
+    elif type(value) in formats:
+        code = sheet.write_datetime(row, column, value, formats[type(value)])
+    else:
+        text = FORBIDDEN.sub("", str(value))
+        code = sheet.write_string(row, column, text) if text else 0
+    if code != 0:  # -1: outside of what a sheet holds; -2: longer than a cell. Both were looked for before.
+        records.stop(f"row {row + 1}, column {column + 1} does not fit into a workbook: write .csv instead")
+
+
+def is_exact(number):
+    """Return whether Excel keeps a number: an id of 19 digits would be rounded, and there is no infinity."""
+    return abs(number) < EXACT_NUMBERS if isinstance(number, int) else math.isfinite(number)
+
+
+def add_shades(book, sheet, shades, header, count):
+    """Colour the cells of columns by their value; the colours follow labels that are mended by hand."""
+    for name, shade_of_value in shades.items():
+        column = header.index(name)
         for value, shade in shade_of_value.items():
-            fill = PatternFill(fill_type="solid", bgColor=shade)
-            rule = CellIsRule(operator="equal", formula=[f'"{value}"'], fill=fill)  # follows labels mended by hand
-            sheet.conditional_formatting.add(f"{letter}2:{letter}{max(count, 2)}", rule)
-    book.save(path)
-    fix_dates(path)
+            fill = book.add_format({"bg_color": f"#{shade}"})
+            rule = {"type": "cell", "criteria": "==", "value": f'"{value}"', "format": fill}
+            sheet.conditional_format(1, column, max(count, 2) - 1, column, rule)
 
 
-def fix_dates(path):
-    """Date a workbook and all its parts 1980, so that the same table gives the same bytes each time."""
-    undated = Path(f"{path}.undated")
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(undated, "w", zipfile.ZIP_DEFLATED) as target:
-        for part in source.infolist():
-            fixed = zipfile.ZipInfo(part.filename)  # dated 1980, the first year that zip knows
-            fixed.compress_type = zipfile.ZIP_DEFLATED
-            with source.open(part) as old, target.open(fixed, "w", force_zip64=part.file_size >= 2**31) as new:
-                if part.filename == "docProps/core.xml":
-                    new.write(TIME.sub(b"1980-01-01T00:00:00Z", old.read()))
-                else:
-                    shutil.copyfileobj(old, new)
-    os.replace(undated, path)
-
-
-def make_cell(sheet, value):
-    """Return what to append for a value: text stays text, also where it begins with '='; control characters go."""
-    if isinstance(value, int) and abs(value) >= EXACT_NUMBERS or isinstance(value, float) and not math.isfinite(value):
-        value = str(value)  # Excel would round an id of 19 digits, and knows no infinity
-    if not isinstance(value, str):
-        return value
-    cell = WriteOnlyCell(sheet, ILLEGAL_CHARACTERS_RE.sub("", value))
-    cell.data_type = "s"  # openpyxl takes '=...' for a formula, '#N/A' for an error
-    return cell
+def discard(book):
+    """Close and delete the temporary files of a workbook that is not to be written."""
+    for sheet in book.worksheets():
+        sheet.row_data_fh.close()
+        Path(sheet.row_data_filename).unlink(missing_ok=True)
+    book.fileclosed = True  # or it would be written when it is collected as garbage

@@ -3,7 +3,7 @@
 Reads the splits of --data-dir and the adapter folder that finetune.py wrote; or without any model: with --predictions
 the records of an earlier evaluation, with --runs those of several (adapters, seeds), to compare them.
 Writes to --output-dir evaluation.jsonl, validation.jsonl, robustness.jsonl (a record an answered row), evaluation.json
-(all numbers), report.md, results.md, results.tex, errors.xlsx, pictures; beside an adapter its model card, README.md,
+(all numbers), report.md, results.tex, errors.xlsx, pictures; beside an adapter its model card, README.md,
 which --predictions leaves as it is.
 
     python evaluate.py

@@ -72,7 +72,7 @@ def test_files_are_where_the_readme_says(done):
     expected |= {"my annotations.xlsx"} | {
         f"{RUN}/{name}" for name in (
             "adapter_model.safetensors", "adapter_config.json", "plan.json", "run.json", "log.jsonl", "training.png",
-            "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md", "results.md",
+            "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md",
             "results.tex", "errors.xlsx", "confusion.png", "topics.png", "reliability.png", "coverage.png", "README.md",
             "train_sentences.txt",
         )

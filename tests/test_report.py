@@ -44,7 +44,7 @@ def written(tmp_path_factory):
 def test_all_files_are_written(written):
     folder, names = written
     assert sorted(names) == sorted(path.name for path in folder.iterdir())
-    assert {"report.md", "results.md", "results.tex", "errors.xlsx", "evaluation.json"} <= set(names)
+    assert {"report.md", "results.tex", "errors.xlsx", "evaluation.json"} <= set(names)
     assert {"confusion.png", "topics.png", "reliability.png", "coverage.png"} <= set(names)
 
 
@@ -71,7 +71,7 @@ def test_every_table_of_the_report_is_whole(written):
 def test_results_show_values_and_intervals(written):
     table = make_table()
     intervals = analysis.analyse(table)["intervals"]
-    [shown] = read_markdown((written[0] / "results.md").read_text(encoding="utf-8"))
+    shown = read_markdown((written[0] / "report.md").read_text(encoding="utf-8"))[0]
     assert shown[0] == ["Model", "Accuracy", "Macro-F1", "Cohen's kappa"]
     for row, (name, part) in zip(shown[2:], intervals.items(), strict=True):
         cells = [f"{part[key]['value']:.3f} [{part[key]['rows'][0]:.3f}, {part[key]['rows'][1]:.3f}]" for key in part]

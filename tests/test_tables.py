@@ -169,6 +169,13 @@ def test_columns_of_xlsx_are_as_wide_as_their_texts(tmp_path):
     assert widths == pytest.approx([10, 60, 23], abs=0.75) and sheet.max_row == 201
 
 
+def test_a_text_longer_than_a_cell_is_never_cut_in_silence(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        tables.write_table(tmp_path / "table.xlsx", HEADER, [["1", "x" * 40_000, "y"]])
+    assert stopped.value.code == 2 and list(tmp_path.iterdir()) == []
+    assert "row 2, column 2 does not fit into a workbook" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch, capsys, suffix):
     def fail(*paths):

@@ -67,10 +67,9 @@ def write_results(folder, run, table, result, numbers):
     caption = describe_caption(run, table)
     records.write_json(folder / "evaluation.json", {**run, "metrics": result, "analysis": numbers})
     records.write_text(folder / "report.md", [build_report(run, table, result, numbers, pictures)])
-    records.write_text(folder / "results.md", [result_tables.format_markdown(header, rows), f"\n\n{caption}\n"])
     records.write_text(folder / "results.tex", [result_tables.format_latex(header, rows, caption, "tab:results")])
     tables.write_table(folder / "errors.xlsx", *analysis.list_errors(table))
-    return ["evaluation.json", "report.md", "results.md", "results.tex", "errors.xlsx", *pictures]
+    return ["evaluation.json", "report.md", "results.tex", "errors.xlsx", *pictures]
 
 
 def write_runs(folder, result, note):
@@ -78,9 +77,8 @@ def write_runs(folder, result, note):
     header, rows = result_tables.tabulate_runs(result)
     caption = f"{note or ''} {result_tables.describe_runs(result)}".strip()
     records.write_json(folder / "runs.json", {"note": note, **result})
-    records.write_text(folder / "runs.md", [result_tables.format_markdown(header, rows), f"\n\n{caption}\n"])
     records.write_text(folder / "runs.tex", [result_tables.format_latex(header, rows, caption, "tab:runs")])
-    return ["runs.json", "runs.md", "runs.tex"]
+    return ["runs.json", "runs.tex"]
 
 
 def draw_pictures(folder, table, result, numbers, note):

@@ -50,7 +50,8 @@ def encode_examples(tokenizer, pairs, labels=None, template=prompts.PROMPT_TEMPL
 def report_long(tokenizer, pairs):
     """Return how many of the (topic, sentence) pairs encode_examples shortens; print a note if there are any."""
     total = count = 0
-    for total, (topic, sentence) in enumerate(pairs, start=1):
+    for topic, sentence in pairs:
+        total += 1
         count += fit_sentence(tokenizer, topic, sentence) != sentence
     if count:
         print(f"note: {count} of {total} sentences shortened: a prompt has {MAX_PROMPT_TOKENS} tokens at most")

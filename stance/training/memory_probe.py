@@ -79,7 +79,7 @@ def fits_memory(trainer, places):
                     trainer.compute_loss(trainer.model, inputs).backward()
         except torch.OutOfMemoryError:
             fits = False
-    moments = None  # outside of the handler, whose exception would keep the tensors alive
+    moments = None  # noqa: F841  outside of the handler, whose exception would keep the tensors alive
     trainer.model.zero_grad()
     total = torch.tensor(float(fits), device=trainer.args.device)
     distributed.sum_tensors([total])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import startup  # noqa: F401  before torch: how its threads wait
+from stance.common import startup  # noqa: F401  before torch: how its threads wait
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -153,8 +153,8 @@ def allow_rounding():
     """A function that returns how far results may be apart that only rounding tells apart.
 
     ways: a flat result, which is one without a tree, and the same result computed in ways that round differently: in
-    batches of another size, and in float32, since two sizes may happen to round alike. floor: what float32 rounds, or
-    what is lost where numbers are printed.
+    batches of another size, and in float32, since two sizes may happen to round alike. distance: of two such results.
+    floor: what float32 rounds, or what is lost where numbers are printed.
     """
 
     def allow(ways, distance=largest_gap, floor=1e-5, factor=ROUNDING_FACTOR):
@@ -165,6 +165,20 @@ def allow_rounding():
 
 def largest_gap(one, other):
     return (one - other).abs().max().item()
+
+
+@pytest.fixture(scope="session")
+def count_ties(allow_rounding):
+    """A function that counts the rows whose best label rounding may change.
+
+    ways: as allow_rounding takes them, of probabilities [n, 3].
+    """
+
+    def count(ways):
+        best = ways[0].topk(2).values
+        return (best[:, 0] - best[:, 1] <= allow_rounding(ways)).sum().item()
+
+    return count
 
 
 @pytest.fixture(scope="session")
@@ -218,14 +232,11 @@ def flat_ways(in_float32):
 
 @pytest.fixture(scope="session")
 def flat_labels(flat_ways, allow_rounding):
-    """A function that returns what plain forwards give the labels after prompts, each with what rounding may change.
-
-    (probabilities [n, 3], tolerance), (label mass [n], tolerance).
-    """
-    import prompts
+    """A function that returns (probabilities [n, 3], tolerance), (label mass [n], tolerance) of n prompts, flat."""
+    from stance.model import chat
 
     def score(model, tokenizer, sequences, floor=1e-5):
-        label_ids = prompts.label_token_ids(tokenizer)
+        label_ids = chat.label_token_ids(tokenizer)
         ways = [logits[:, -1].softmax(1)[:, label_ids] for logits in flat_ways(model, sequences)]
         masses = [every.sum(1) for every in ways]
         probabilities = [every / mass[:, None] for every, mass in zip(ways, masses, strict=True)]

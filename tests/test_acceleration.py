@@ -138,7 +138,7 @@ def measure_step(monkeypatch, in_float32, allow_rounding):
     """
 
     def measure(model, rows):
-        losses, _, gradients = zip(*test_prefix_tree.flat_ways(model, in_float32(model), rows), strict=True)
+        losses, _, gradients = zip(*test_prefix_tree.flat_steps(model, in_float32(model), rows), strict=True)
         tolerances = (
             allow_rounding(losses, test_prefix_tree.mean_gap),
             allow_rounding(gradients, test_prefix_tree.relative),
@@ -147,7 +147,7 @@ def measure_step(monkeypatch, in_float32, allow_rounding):
         layer = model.get_base_model().get_decoder().layers[1].mlp.up_proj
         with monkeypatch.context() as patch:
             patch.setitem(layer.scaling, "default", 0.0)
-            assert test_prefix_tree.relative(tree_step(model, rows)[1], expected[1]) > tolerances[1]
+            assert test_prefix_tree.relative(tree_step(model, rows)[1], expected[1]) > 2 * tolerances[1]
         return expected, tolerances
 
     return measure

@@ -24,7 +24,7 @@ from tiny_model import NOTE
 KEYS = ("accuracy", "micro_f1", "macro_f1")
 RECORD = '{"id": "1", "topic": "t", "text": "s", "label": "%s", "models": {%s}}\n'
 FILES = {  # that an evaluation leaves
-    "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md", "results.md",
+    "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md",
     "results.tex", "errors.xlsx", "confusion.png", "topics.png", "reliability.png", "coverage.png",
 }  # fmt: skip
 
@@ -75,7 +75,7 @@ def plain_prompts(tiny_model, test_rows):
 
 @pytest.fixture(scope="module")
 def flat(plain, plain_prompts, flat_labels):
-    """{model name: ((probabilities, tolerance), (label mass, tolerance))} of the test rows, by transformers and peft."""
+    """{model name: ((probabilities, tolerance), (label mass, tolerance))} of the test rows, by plain forwards."""
     return {name: flat_labels(model, *plain_prompts) for name, model in plain.items()}
 
 
@@ -250,7 +250,7 @@ def test_rescoring_gives_the_same_tables_without_a_model(request, mode, tmp_path
     assert tables in output
     again = records.read_json(tmp_path / "evaluation.json", "fix the test")
     assert again["metrics"] == result["metrics"] and again["analysis"] == result["analysis"]
-    for name in ("report.md", "results.md", "results.tex", "confusion.png"):
+    for name in ("report.md", "results.tex", "confusion.png"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
     assert list(again["metrics"]["base"]["topics"]) == list(result["metrics"]["base"]["topics"])
     assert again["rescored"] == "evaluation.jsonl"
@@ -499,14 +499,13 @@ def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):
     assert [two, "fine-tuned", *(f"{result['runs'][two]['fine-tuned'][key]:.3f}" for key in KEYS), "24", "0"] in lines
     assert ["mean", "fine-tuned", *(f"{result['mean'][key]:.3f}" for key in KEYS)] in lines
     assert NOTE in output
-    for name in ("runs.md", "runs.tex"):
-        text = (out / name).read_text(encoding="utf-8")
-        assert NOTE in text and f"{result['sd']['macro_f1']:.3f}" in text
+    text = (out / "runs.tex").read_text(encoding="utf-8")
+    assert NOTE in text and f"{result['sd']['macro_f1']:.3f}" in text
 
 
 def test_one_run_shows_no_dash_for_its_spread(copied, tmp_path, capsys):
     evaluate.main(["--runs", copied("one"), "--output-dir", str(tmp_path / "out")])
-    shown = [capsys.readouterr().out, *((tmp_path / "out" / name).read_text() for name in ("runs.md", "runs.tex"))]
+    shown = [capsys.readouterr().out, (tmp_path / "out" / "runs.tex").read_text()]
     assert all("One run, " in text and "| - |" not in text and "sd" not in text.split() for text in shown)
 
 

@@ -24,30 +24,21 @@ def read_rows(data_dir):
     return records.read_jsonl(f"{data_dir}/test.jsonl", (), "")
 
 
-def score_plain(model, tokenizer, rows, flat_logits):
-    """Probabilities [n, 3] of the labels, one plain forward pass a row."""
-    ids = chat.label_token_ids(tokenizer)
-    encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
-    return torch.stack([flat_logits(model, row)[-1, ids].softmax(0) for row in encoded])
-
-
 def load_merged(folder):
     """The model and tokenizer of a folder, by transformers alone."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="eager")
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
 
 
-def test_merged_model_answers_as_base_and_adapter(
-    merged, trained_run, tiny_model, data_dir, load_plain, flat_logits, flat_labels
-):
+def test_merged_model_answers_as_base_and_adapter(merged, trained_run, tiny_model, data_dir, load_plain, flat_labels):
     """The merged weights are bfloat16, so base and adapter compute in it too; labels stay."""
     model, tokenizer = load_merged(merged)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
-    rows = read_rows(data_dir)
-    found = score_plain(model, tokenizer, rows, flat_logits)
-    encoded = prompts.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
-    (expected, tolerance), _ = flat_labels(load_plain(tiny_model, trained_run, torch.bfloat16), tokenizer, encoded)
-    base = score_plain(load_plain(tiny_model, dtype=torch.bfloat16), tokenizer, rows, flat_logits)
+    encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in read_rows(data_dir)])
+    plain, alone = (load_plain(tiny_model, adapter, torch.bfloat16) for adapter in (trained_run, None))
+    scored = [flat_labels(one, tokenizer, encoded)[0] for one in (model, plain, alone)]
+    (found, tolerance), (expected, plain_tolerance), (base, _) = scored
+    tolerance = max(tolerance, plain_tolerance)
     assert (base.argmax(1) != expected.argmax(1)).any()  # or the adapter might be missing
     assert (base - expected).abs().max() > 2 * tolerance and expected.std(0).min() > 2 * tolerance
     assert torch.equal(found.argmax(1), expected.argmax(1))
@@ -68,13 +59,18 @@ def test_merging_into_original_weights_adds_the_adapter_to_them(merged, trained_
         assert torch.equal(rounded[other], start[other])
 
 
-def test_the_record_says_how_far_answers_agree(merged, trained_run):
+def test_the_record_says_how_far_answers_agree(merged, trained_run, tiny_model, data_dir, load_plain, flat_labels):
+    """Merged into the weights that were trained on, answers differ by rounding at most, or less than on others."""
+    tokenizer = loading.load_tokenizer(tiny_model)
+    encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in read_rows(data_dir)])
+    (_, tolerance), _ = flat_labels(load_plain(tiny_model, trained_run, torch.bfloat16), tokenizer, encoded)
     record = records.read_json(merged / "export.json", "")
     assert record["merged_into"] == "rounded" and record["demo"] and loading.read_demo_note(merged)
     assert set(record["agreement"]) == {"rounded", "original"}
     rounded, original = (record["agreement"][kind] for kind in ("rounded", "original"))
     assert rounded["rows"] == 24 and rounded["same_label"] == 1
-    assert rounded["largest_difference"] < original["largest_difference"]
+    most = max(original["largest_difference"], 2 * tolerance)  # weights are rounded beside what is computed
+    assert rounded["largest_difference"] < most
 
 
 def test_agreement_counts_labels_and_takes_the_largest_difference():
@@ -152,7 +148,7 @@ def test_a_base_that_is_not_that_of_the_adapter_or_too_large_is_refused(
     if fault == "no GPU":
         monkeypatch.setattr(loading, "CPU_PARAMETER_LIMIT", 10)
     else:
-        monkeypatch.setattr(loading.provenance, "fingerprint_base", lambda base: "another")
+        monkeypatch.setattr(loading.fingerprints, "fingerprint_base", lambda base: "another")
     words = ["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(tmp_path / "merged")]
     message = stop_message(capsys, export.main, words)
     assert ("no CUDA GPU found" if fault == "no GPU" else "here it is another: ") in message

@@ -12,7 +12,7 @@ import pytest
 from stance.evaluation import figures
 from stance.evaluation import metrics
 
-# As long as modeling.DEMO_NOTE, which is not imported here: modeling takes torch with it.
+# As long as the note of a demo model.
 NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
 
 LOG = [  # entries of two epochs as the trainer writes them

@@ -148,7 +148,7 @@ def test_paths_of_this_machine_are_not_pushed(adapter, monkeypatch, capsys):
 
 def test_the_tiny_model_is_not_pushed(adapter, monkeypatch, capsys):
     (adapter / "tiny").mkdir()
-    (adapter / "tiny" / "demo_model.json").touch()
+    records.write_json(adapter / "tiny" / "demo_model.json", {"note": "DEMO"})
     records.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(adapter / "tiny")})
     assert "demo model" in stop_message(capsys, push, Hub(), monkeypatch, adapter)
 

@@ -35,7 +35,7 @@ def compare(trainer, tiny_model, load_plain, in_float32, allow_rounding):
             if weight.requires_grad:
                 weight.data.copy_(chosen.data)
         rows = [trainer.train_dataset[index] for index in range(parity.ROWS)]
-        losses, logits, gradients = zip(*test_prefix_tree.flat_ways(plain, in_float32(plain), rows), strict=True)
+        losses, logits, gradients = zip(*test_prefix_tree.flat_steps(plain, in_float32(plain), rows), strict=True)
         relative = test_prefix_tree.relative
         return errors, (
             allow_rounding(losses, test_prefix_tree.mean_gap),

@@ -103,8 +103,8 @@ def read_table(path):
 def tolerance(trained_run, evaluated, load_plain, flat_labels):
     """How far probabilities may be from those of evaluate.py: rounding, and the third decimal of a printed answer."""
     base = records.read_json(trained_run / "run.json", "fix the test")["base_model"]
-    tokenizer = modeling.load_tokenizer(base)
-    encoded = prompts.encode_examples(tokenizer, [(record["topic"], record["text"]) for record in evaluated])
+    tokenizer = loading.load_tokenizer(base)
+    encoded = chat.encode_examples(tokenizer, [(record["topic"], record["text"]) for record in evaluated])
     (expected, tolerance), _ = flat_labels(load_plain(base, trained_run), tokenizer, encoded, floor=6e-4)
     assert expected.std(0).min() > 2 * tolerance  # rows differ by more, so that a wrong order would show
     return tolerance
@@ -237,7 +237,7 @@ def test_the_topic_may_be_given_beforehand(run, asked, typed):
 def test_explained_words_are_those_without_which_the_answer_is_less_probable(
     run, evaluated, load_scored, tolerance, capsys
 ):
-    """Recomputed sentence by sentence with evaluate's own scoring, for the least sure answer: there words count most."""
+    """Recomputed sentence by sentence with evaluate's own scoring; of the least sure answer, where words count most."""
     record = min(evaluated, key=lambda record: max(record["models"]["fine-tuned"]["probabilities"].values()))
     words = record["text"].split()
     run("--topic", record["topic"], "--text", record["text"], "--explain", "3")

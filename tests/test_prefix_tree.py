@@ -60,7 +60,7 @@ def build_model(quantised=False, folder=None, sharpness=8):
         options = {"quantization_config": four_bit, "dtype": torch.bfloat16, "attn_implementation": "eager"}
         model = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map={"": "cpu"}, **options)
         for linear in lora_linear.find_linears(model):
-            linear.support_avx512bf16_for_cpu = False  # as modeling.load_base does: its kernel rounds the weights
+            linear.support_avx512bf16_for_cpu = False  # as loading.load_base does: its kernel rounds the weights
     model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
     generator = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():
@@ -99,7 +99,7 @@ def flat_losses(model, rows, size=1):
         for row, output in zip(batch, outputs, strict=True):
             labels = torch.tensor(row["labels"][1:], device=model.device)
             output = output[: len(row["labels"])]
-            answers = labels != training.IGNORED
+            answers = labels != tree_trainer.IGNORED
             losses.append(torch.nn.functional.cross_entropy(output[:-1][answers], labels[answers], reduction="none"))
             logits.append(output[-3])
     return torch.cat(losses), torch.stack(logits)
@@ -111,7 +111,7 @@ def flat_loss(model, rows):
     return losses.mean(), logits
 
 
-def flat_ways(model, exact, rows):
+def flat_steps(model, exact, rows):
     """Return [(losses of the answer tokens, logits, gradients)] of flat batches that only rounding tells apart.
 
     Each row alone, all in one padded batch, and each alone in float32, by exact: two sizes may happen to round alike.
@@ -251,7 +251,7 @@ def test_whole_sequence_loss_equals_the_flat_batch():
 def test_nf4_bf16_is_within_rounding_of_the_flat_batch(tmp_path, monkeypatch, in_float32, allow_rounding, seed):
     """bfloat16 keeps 8 bits, and scores summed in another order, or in float32, round differently."""
     model, rows = build_model(quantised=True, folder=tmp_path, sharpness=1), random_rows(seed)
-    _, logits, gradient = zip(*flat_ways(model, in_float32(model), rows), strict=True)
+    _, logits, gradient = zip(*flat_steps(model, in_float32(model), rows), strict=True)
     tolerances = allow_rounding(logits, relative), allow_rounding(gradient, relative)
 
     def compare():

@@ -769,7 +769,7 @@ def test_a_second_sigterm_does_not_stop_what_the_first_began(second):
 @pytest.fixture
 def run_script(monkeypatch):
     """A function that runs a script as python does; the handlers of signals are afterwards those of before."""
-    handlers = {number: signal.getsignal(number) for number in callbacks.NUMBERS}
+    handlers = {number: signal.getsignal(number) for number in callbacks.SIGNALS}
 
     def run(name, *words):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, words)])
@@ -782,7 +782,7 @@ def run_script(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("name", ["finetune", "evaluate", "predict", "predict a table", "export"])
+@pytest.mark.parametrize("name", ["finetune", "evaluate", "predict", "predict a table", "tools/export"])
 def test_a_signal_while_weights_load_is_one_line(
     run_script, tiny_model, trained_run, data_dir, tmp_path, capfd, monkeypatch, name, number, code
 ):
@@ -794,7 +794,7 @@ def test_a_signal_while_weights_load_is_one_line(
         "evaluate": [*adapter, *data, "--output-dir", output],
         "predict": [*adapter, "--topic", "Vegans are right.", "--text", "Yes."],
         "predict a table": [*adapter, "--input", table, "--output", output / "out.xlsx"],
-        "export": [*adapter, *data, "--output-dir", output],
+        "tools/export": [*adapter, *data, "--output-dir", output],
     }[name]
     monkeypatch.setattr(loading, "load_base", lambda base: os.kill(os.getpid(), number) or time.sleep(9))
     with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:  # the latter would end all tests

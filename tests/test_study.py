@@ -21,7 +21,7 @@ import prompts
 from stance.common import records
 from tools import study
 from stance.evaluation import study_tables
-import tiny_model
+from tiny_model import NOTE
 
 SCRIPTS = {"prepare_data.py": prepare_data, "finetune.py": finetune, "evaluate.py": evaluate}
 BASE = "google/gemma-2-9b-it"
@@ -346,12 +346,12 @@ def test_the_curve_has_a_point_a_fraction_and_floors(pretend, two_topics, tmp_pa
 
 
 def test_pages_and_pictures(pretend, two_topics, tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "read_demo_note", lambda base: tiny_model.NOTE)
+    monkeypatch.setattr(loading, "read_demo_note", lambda base: NOTE)
     drawn = []
     monkeypatch.setattr(figures.plt, "close", drawn.append)
     run_study(two_topics, tmp_path, "--seeds", "0", "1")
     page = (tmp_path / "study.md").read_text(encoding="utf-8")
-    assert tiny_model.NOTE in page and page.count("| --- |") == 5 and "sd over 2 seeds" in page
+    assert NOTE in page and page.count("| --- |") == 5 and "sd over 2 seeds" in page
     for name in ("cross_topic.png", "learning_curve.png"):
         assert f"({name})" in page and (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     assert page.count("Cross-topic: the topic was held out") == page.count("the same number of epochs") == 1
@@ -375,7 +375,7 @@ def test_the_real_scripts_work_together(tiny_model, two_topics, tmp_path, monkey
     monkeypatch.setattr(study, "call_script", lambda script, *flags, log: SCRIPTS[script].main(list(map(str, flags))))
     flags = ["--base-model", tiny_model, "--epochs", "1", "--learning-rate", "4e-3"]
     result = run_study(two_topics, tmp_path, *flags)
-    assert result["note"] == tiny_model.NOTE and len(result["topics"]["by_topic"]) == 2 and len(result["curve"]) == 2
+    assert result["note"] == NOTE and len(result["topics"]["by_topic"]) == 2 and len(result["curve"]) == 2
     for home in (tmp_path / "runs").iterdir():
         assert (home / "report.md").is_file() and not (home / "robustness.jsonl").exists()
         assert openpyxl.load_workbook(home / "errors.xlsx")

@@ -79,12 +79,15 @@ def merge_adapter(adapted, base, kind):
 
 
 def score_merged(merged, tokenizer, encoded):
-    """Return the scores of a merged model, on the GPU if it fits there."""
+    """Return the scores of a merged model, on the GPU if it fits there, else as the CPU computes fastest."""
     if torch.cuda.is_available() and compilation.free_memory() > merged.get_memory_footprint() + 2e9:
         merged.to(torch.cuda.current_device())
+    elif not torch.cuda.is_available():
+        merged.to(loading.compute_dtype())  # float32 holds what bfloat16 does, so nothing is lost on the way back
     merged.set_attn_implementation(prefix_tree.ATTENTION)
     scores = scoring.score_prompts(merged, tokenizer, encoded)
     merged.set_attn_implementation("eager")
+    merged.to(torch.bfloat16)
     return scores
 
 

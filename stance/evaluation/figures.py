@@ -182,7 +182,7 @@ def plot_learning(points, floors, path, note=None):
 
 
 def _save(figure, path, note):
-    """Write the PNG; a note such as modeling.DEMO_NOTE goes below the picture."""
+    """Write the PNG; a note such as loading.read_demo_note gives goes below the picture."""
     if note:
         width = int(figure.get_figwidth() * 18)  # characters that fit beside each other
         figure.supxlabel(textwrap.fill(note, width), fontsize=6.5, color="firebrick")

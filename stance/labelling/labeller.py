@@ -139,6 +139,8 @@ def read_parts(output, run, store):
             lines = (line for line in file if line.endswith(b"\n"))
             try:
                 started = json.loads(next(lines, b"{}")) or run
+                if not isinstance(started, dict):
+                    raise ValueError("no run")
                 changed = [name for name in run if started.get(name) != run[name]]
                 for entry in map(json.loads, [] if changed else lines):
                     keys, _ = store.read_block(entry["block"])

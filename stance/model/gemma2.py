@@ -10,7 +10,7 @@ import types
 from transformers.models.gemma2.modeling_gemma2 import Gemma2DecoderLayer
 
 from stance.model import lora_linear
-from stance.tree import attention
+from stance.tree import attention as tree_attention
 
 
 def split_layers(model, compile_part):
@@ -33,7 +33,7 @@ def can_split(layer):
 
 def run_layer(layer, mix, finish, last, hidden, attention_mask, position_embeddings, kept_nodes=None, **options):
     """Forward of a decoder layer; hidden [1, N, X]. Without a TreeMask, as in generation, that of transformers."""
-    if not isinstance(attention_mask, attention.TreeMask):
+    if not isinstance(attention_mask, tree_attention.TreeMask):
         inputs = {"attention_mask": attention_mask, "position_embeddings": position_embeddings}
         return type(layer).forward(layer, hidden, **inputs, **options)
     heads = mix(hidden, position_embeddings, attention_mask)
@@ -49,7 +49,7 @@ def mix_nodes(layer, hidden, position_embeddings, mask):
     projected = lora_linear.apply_layers(projections, layer.input_layernorm(hidden))
     query, key, value = (tensor.squeeze(0).unflatten(1, (-1, attention.head_dim)) for tensor in projected)
     softcap, angles = attention.attn_logit_softcapping, [tensor.squeeze(0) for tensor in position_embeddings]
-    return attention.attend_nodes(query, key, value, mask, attention.scaling, softcap, angles)
+    return tree_attention.attend_nodes(query, key, value, mask, attention.scaling, softcap, angles)
 
 
 def finish_nodes(layer, hidden, heads):

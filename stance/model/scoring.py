@@ -14,7 +14,7 @@ from stance.model import chat
 from stance.common import records
 
 # ---------------------------------------------------------------- settings
-SCORE_BATCH_SIZE = 128  # rows a forward pass, if not acceleration.COMPILED_BATCH_SIZE; other sizes round differently
+SCORE_BATCH_SIZE = 128  # rows a forward pass, if not compilation.COMPILED_BATCH_SIZE; other sizes round differently
 GENERATE_BATCH_SIZE = 8  # rows generated together
 MAX_NEW_TOKENS = 8  # --mode generate: a label is one token, the rest shows replies that are none
 # --------------------------------------------------------------------------

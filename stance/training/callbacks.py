@@ -138,6 +138,9 @@ class TrainingLines(transformers.TrainerCallback):
     validation and checkpoints take, and the time that is left with them.
     """
 
+    def __init__(self):
+        self.shown = False  # while nothing is trained
+
     def on_train_begin(self, args, state, control, **kwargs):
         self.shown = state.is_world_process_zero
         self.rows = args.per_device_train_batch_size * args.gradient_accumulation_steps  # a step, of all processes

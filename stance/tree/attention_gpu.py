@@ -1,7 +1,7 @@
 """Attention of a prefix tree on a GPU, from matrix products and the kernels of stance/tree/kernels.py, with its gradient.
 
 For models that cap their scores (Gemma-2): the cap bounds them, so that no maximum is subtracted before exponentials
-are taken. The same as tree_attention.attend_plainly, in fewer passes over the memory. Forward and backward are two
+are taken. The same as attention.attend_plainly, in fewer passes over the memory. Forward and backward are two
 operators that the compiler takes as they are, which spares it most of its work.
 """
 

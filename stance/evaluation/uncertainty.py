@@ -8,7 +8,7 @@ whole topics. Where accuracy differs between topics, the interval over rows is f
 topics, whatever the number of rows: of 95 % intervals for 100 rows on each of 5 topics with accuracies from 0.6 to 0.9,
 61 % held the true mean. But the interval over topics needs many of them: with 5 there are only 126 different resamples,
 it can come out narrower than the one over rows, and 82 to 86 % held the true mean; with 40 topics, 95 %
-(tests/test_uncertainty.py repeats these simulations). With few topics quote the wider of both, and hold topics out
+(tests/evaluation/test_uncertainty.py repeats these simulations). With few topics quote the wider of both, and hold topics out
 (tools/study.py).
 """
 

@@ -6,7 +6,7 @@ R rows of L nodes. A node's position id is its depth. It attends to the trunk no
 so attention needs N x T and R x L x L scores instead of N x N.
 
 Causal hidden states of a shared prefix are equal in every sequence, so outputs and gradients are those of the flat
-batch: tests/test_prefix_tree.py compares both.
+batch: tests/tree/test_prefix_tree.py compares both.
 """
 
 import contextlib

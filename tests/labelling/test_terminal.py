@@ -15,7 +15,7 @@ import torch
 from stance.labelling import terminal
 from stance.model import scoring
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOPIC = "Vegans are right."
 ANSI = re.compile(r"\033\[[0-9;]*m")
 

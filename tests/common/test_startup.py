@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PATHS = [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")]
 SCRIPTS = sorted(
     str(path.relative_to(ROOT)) for path in PATHS if "def parse_args(" in path.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import prompts
 
 from stance.model import chat
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 # The published prompt, copied by hand: prompts.py must not be the witness of its own wording.
 FIRST_LINE = (

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PATHS = [*ROOT.glob("*.py"), *ROOT.glob("stance/**/*.py"), *ROOT.glob("tools/*.py")]
 TREES = {  # of every module but the empty __init__.py, by its dotted name
     ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"), path.name)

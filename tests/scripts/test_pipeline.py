@@ -20,7 +20,7 @@ from stance.common import records
 import tiny_model
 
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "hf_0123456789abcdefghijklmnopqrstuvwx"
 TOPIC, TEXT = "Vegans are right.", "It's all about finding a system that works for you."
 RUN = "outputs/demo"

@@ -26,7 +26,7 @@ import tiny_model
 from stance.corpus import workbook_reader
 from stopping import stop_below_bar
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOPIC = "Vegans are right."
 ADDED = ["stance", "p_pro", "p_con", "p_neu", "confidence", "review"]
 

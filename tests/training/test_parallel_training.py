@@ -25,7 +25,7 @@ from stopping import stop_message
 
 CONSTANTS = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 4, "LOG_STEPS": 1}
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ROWS = 65  # 9 steps an epoch, the last of a single row, so that the second of two processes has no share of it
 # Equal micro-batches give equal gradients on a CPU, added up in the same order; only validation sums in another.
 TOLERANCE = 1e-5

@@ -2,17 +2,12 @@
 
 import random
 
-import peft
 import pytest
+import small_models
 import torch
-import transformers
 
-from stance.model import lora_linear
 from stance.tree import prefix_tree
-from stance.training import tree_trainer
 from stance.tree import attention
-
-WINDOW = 12  # shorter than the test sequences, so that sliding layers differ from full ones
 
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["few shapes", "little padding"])
@@ -24,130 +19,6 @@ def layout(request, monkeypatch):
 @pytest.fixture
 def few_shapes(monkeypatch):
     monkeypatch.setattr(prefix_tree, "FEW_SHAPES", True)
-
-
-def build_model(quantised=False, folder=None, sharpness=8):
-    """Return a small random Gemma-2 with LoRA; sharpness enlarges attention scores, so that the soft caps bend them."""
-    torch.manual_seed(0)
-    config = transformers.Gemma2Config(
-        vocab_size=61,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        sliding_window=WINDOW,
-        query_pre_attn_scalar=32,
-        attn_logit_softcapping=5.0,
-        final_logit_softcapping=3.0,
-        attn_implementation="eager",
-        use_cache=False,
-        pad_token_id=0,
-    )
-    model = transformers.Gemma2ForCausalLM(config)
-    for name, weight in model.named_parameters():
-        if "q_proj" in name or "k_proj" in name:
-            weight.data *= sharpness
-    if quantised:
-        model.to(torch.bfloat16).save_pretrained(folder)
-        four_bit = transformers.BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.bfloat16,
-        )
-        options = {"quantization_config": four_bit, "dtype": torch.bfloat16, "attn_implementation": "eager"}
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map={"": "cpu"}, **options)
-        for linear in lora_linear.find_linears(model):
-            linear.support_avx512bf16_for_cpu = False  # as loading.load_base does: its kernel rounds the weights
-    model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
-    generator = torch.Generator().manual_seed(1)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:  # zero at the start: the adapter would not show
-            weight.data = 0.1 * torch.randn(weight.shape, generator=generator)
-    return model
-
-
-def random_rows(seed, count=9):
-    """Return rows that share an instruction and some topics, of unequal length, with answers of two tokens."""
-    rng = random.Random(seed)
-    instruction = [rng.randrange(1, 61) for _ in range(8)]
-    topics = [[rng.randrange(1, 61) for _ in range(rng.randrange(2, 5))] for _ in range(3)]
-    rows = []
-    for _ in range(count):
-        sentence = [rng.randrange(1, 61) for _ in range(rng.randrange(1, 9))]
-        ids = instruction + rng.choice(topics) + sentence + [7, 8] + [rng.choice((11, 12, 13)), 9]
-        rows.append({"input_ids": ids, "labels": [-100] * (len(ids) - 2) + ids[-2:]})
-    return rows
-
-
-def flat_losses(model, rows, size=1):
-    """Return the losses of all answer tokens and the logits before the answers, without a tree, so many rows at a time.
-
-    Rows of unequal length are padded and masked.
-    """
-    model.set_attn_implementation("eager")
-    losses, logits = [], []
-    for start in range(0, len(rows), size):
-        batch = rows[start : start + size]
-        ids = [torch.tensor(row["input_ids"], device=model.device) for row in batch]
-        padded, mask = (
-            torch.nn.utils.rnn.pad_sequence(one, batch_first=True) for one in (ids, [torch.ones_like(i) for i in ids])
-        )
-        outputs = model(input_ids=padded, attention_mask=mask, use_cache=False).logits.float()
-        for row, output in zip(batch, outputs, strict=True):
-            labels = torch.tensor(row["labels"][1:], device=model.device)
-            output = output[: len(row["labels"])]
-            answers = labels != tree_trainer.IGNORED
-            losses.append(torch.nn.functional.cross_entropy(output[:-1][answers], labels[answers], reduction="none"))
-            logits.append(output[-3])
-    return torch.cat(losses), torch.stack(logits)
-
-
-def flat_loss(model, rows):
-    """Return the mean loss over answer tokens and the logits before the answers, row by row, without a tree."""
-    losses, logits = flat_losses(model, rows)
-    return losses.mean(), logits
-
-
-def flat_steps(model, exact, rows):
-    """Return [(losses of the answer tokens, logits, gradients)] of flat batches that only rounding tells apart.
-
-    Each row alone, all in one padded batch, and each alone in float32, by exact: two sizes may happen to round alike.
-    """
-    ways = []
-    for one, size in ((model, 1), (model, len(rows)), (exact, 1)):
-        with prefix_tree.compute_precision(one):
-            losses, logits = flat_losses(one, rows, size)
-        ways.append((losses.detach(), logits.detach(), gradients(one, losses.mean())))
-    return ways
-
-
-def tree_loss(model, rows):
-    """Return the same through the collator and the tree."""
-    model.set_attn_implementation(prefix_tree.ATTENTION)
-    inputs = tree_trainer.TreeCollator(pad_id=0)(rows)
-    losses = tree_trainer.target_losses(model, model.config, inputs)
-    tree = prefix_tree.merge_prefixes([row["input_ids"][:-1] for row in rows], pad_id=0)
-    last = torch.tensor([nodes[-2] for nodes in tree.nodes])
-    return losses.sum() / inputs["target_weights"].sum(), prefix_tree.forward_tree(model, model.config, inputs, last)
-
-
-def gradients(model, loss):
-    model.zero_grad()
-    loss.backward()
-    return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.requires_grad])
-
-
-def relative(value, reference):
-    value, reference = value.float(), reference.float()
-    return ((value - reference).norm() / reference.norm()).item()
-
-
-def mean_gap(losses, reference):
-    """The mean difference of losses, relative; the difference of their means is less, and may be 0 by chance."""
-    return ((losses - reference).abs().mean() / reference.mean()).item()
 
 
 def spoil_mask(monkeypatch, wrong):
@@ -227,37 +98,37 @@ def dense_visibility(tree):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("count", [1, 9, 60])
 def test_fp32_logits_and_gradients_equal_the_flat_batch(seed, count):
-    model, rows = build_model(), random_rows(seed, count)
-    expected, expected_logits = flat_loss(model, rows)
-    expected_gradients = gradients(model, expected)
-    loss, logits = tree_loss(model, rows)
+    model, rows = small_models.build_model(), small_models.random_rows(seed, count)
+    expected, expected_logits = small_models.flat_loss(model, rows)
+    expected_gradients = small_models.gradients(model, expected)
+    loss, logits = small_models.tree_loss(model, rows)
     assert (logits - expected_logits).abs().max() <= 1e-5
     assert abs(loss.item() - expected.item()) <= 1e-6
-    assert relative(gradients(model, loss), expected_gradients) <= 1e-5
+    assert small_models.relative(small_models.gradients(model, loss), expected_gradients) <= 1e-5
 
 
 def test_whole_sequence_loss_equals_the_flat_batch():
-    model, rows = build_model(), random_rows(5)
+    model, rows = small_models.build_model(), small_models.random_rows(5)
     for row in rows:
         row["labels"] = [-100] + row["input_ids"][1:]
-    expected = flat_loss(model, rows)[0]
-    expected_gradients = gradients(model, expected)
-    loss = tree_loss(model, rows)[0]
+    expected = small_models.flat_loss(model, rows)[0]
+    expected_gradients = small_models.gradients(model, expected)
+    loss = small_models.tree_loss(model, rows)[0]
     assert abs(loss.item() - expected.item()) <= 1e-5
-    assert relative(gradients(model, loss), expected_gradients) <= 1e-5
+    assert small_models.relative(small_models.gradients(model, loss), expected_gradients) <= 1e-5
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_nf4_bf16_is_within_rounding_of_the_flat_batch(tmp_path, monkeypatch, in_float32, allow_rounding, seed):
     """bfloat16 keeps 8 bits, and scores summed in another order, or in float32, round differently."""
-    model, rows = build_model(quantised=True, folder=tmp_path, sharpness=1), random_rows(seed)
-    _, logits, gradient = zip(*flat_steps(model, in_float32(model), rows), strict=True)
-    tolerances = allow_rounding(logits, relative), allow_rounding(gradient, relative)
+    model, rows = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1), small_models.random_rows(seed)
+    _, logits, gradient = zip(*small_models.flat_steps(model, in_float32(model), rows), strict=True)
+    tolerances = allow_rounding(logits, small_models.relative), allow_rounding(gradient, small_models.relative)
 
     def compare():
         with prefix_tree.compute_precision(model):
-            loss, found = tree_loss(model, rows)
-        return relative(found.float(), logits[0]), relative(gradients(model, loss), gradient[0])
+            loss, found = small_models.tree_loss(model, rows)
+        return small_models.relative(found.float(), logits[0]), small_models.relative(small_models.gradients(model, loss), gradient[0])
 
     for difference, tolerance in zip(compare(), tolerances, strict=True):
         assert difference <= tolerance
@@ -268,24 +139,24 @@ def test_nf4_bf16_is_within_rounding_of_the_flat_batch(tmp_path, monkeypatch, in
 
 
 def test_a_sibling_does_not_change_a_row():
-    model, rows = build_model(), random_rows(2)
-    before = tree_loss(model, rows)[1][0]
+    model, rows = small_models.build_model(), small_models.random_rows(2)
+    before = small_models.tree_loss(model, rows)[1][0]
     rows[1]["input_ids"] = rows[1]["input_ids"][:9] + [60] * 6 + rows[1]["input_ids"][-4:]
     rows[1]["labels"] = [-100] * (len(rows[1]["input_ids"]) - 2) + rows[1]["input_ids"][-2:]
-    assert (tree_loss(model, rows)[1][0] - before).abs().max() <= 1e-5
+    assert (small_models.tree_loss(model, rows)[1][0] - before).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("wrong", ["siblings", "window"])
 def test_the_checks_notice_a_wrong_mask(monkeypatch, wrong):
     """A mask that shows siblings, or forgets the sliding window, must fail the comparison above."""
-    model, rows = build_model(), random_rows(0)
-    expected = flat_loss(model, rows)[1]
+    model, rows = small_models.build_model(), small_models.random_rows(0)
+    expected = small_models.flat_loss(model, rows)[1]
     spoil_mask(monkeypatch, wrong)
-    assert (tree_loss(model, rows)[1] - expected).abs().max() > 1e-3
+    assert (small_models.tree_loss(model, rows)[1] - expected).abs().max() > 1e-3
 
 
 def test_an_ordinary_call_of_a_tree_model_is_refused():
-    model = build_model()
+    model = small_models.build_model()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     with pytest.raises(ValueError, match="forward_tree"):
         model(input_ids=torch.tensor([[1, 2, 3]]))
@@ -304,8 +175,8 @@ def test_without_few_shapes_padding_is_the_least(monkeypatch):
 
 @pytest.mark.parametrize("sharp", [1, 5])
 def test_attention_of_the_library_is_that_of_the_project(sharp):
-    """Values and gradients, with several rows, groups of heads, and nodes that see little."""
-    rows = [row["input_ids"] for row in random_rows(3, 60)]
+    """Values and small_models.gradients, with several rows, groups of heads, and nodes that see little."""
+    rows = [row["input_ids"] for row in small_models.random_rows(3, 60)]
     mask = prefix_tree.tree_mask(prefix_tree.tree_inputs(prefix_tree.merge_prefixes(rows, pad_id=0)))
     generator, count = torch.Generator().manual_seed(0), len(mask.trunk)
     tensors = [sharp * torch.randn(count, heads, 16, generator=generator) for heads in (6, 2, 2)]
@@ -315,7 +186,7 @@ def test_attention_of_the_library_is_that_of_the_project(sharp):
         output = attend(*inputs, mask, 0.25, *([None] if attend is attention.attend_plainly else []))
         results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
     for expected, found in zip(*results, strict=True):
-        assert found.shape == expected.shape and relative(found, expected) <= 1e-5
+        assert found.shape == expected.shape and small_models.relative(found, expected) <= 1e-5
 
 
 def test_rows_of_few_chains_get_the_length_that_leaves_least_empty():

@@ -7,7 +7,7 @@ import pytest
 import finetune
 from stance.model import loading
 from stance.common import records
-import test_prefix_tree
+import small_models
 from stance.training import tree_trainer
 
 
@@ -35,10 +35,10 @@ def compare(trainer, tiny_model, load_plain, in_float32, allow_rounding):
             if weight.requires_grad:
                 weight.data.copy_(chosen.data)
         rows = [trainer.train_dataset[index] for index in range(parity.ROWS)]
-        losses, logits, gradients = zip(*test_prefix_tree.flat_steps(plain, in_float32(plain), rows), strict=True)
-        relative = test_prefix_tree.relative
+        losses, logits, gradients = zip(*small_models.flat_steps(plain, in_float32(plain), rows), strict=True)
+        relative = small_models.relative
         return errors, (
-            allow_rounding(losses, test_prefix_tree.mean_gap),
+            allow_rounding(losses, small_models.mean_gap),
             allow_rounding(logits, relative),
             allow_rounding(gradients, relative),
         )

@@ -15,7 +15,7 @@ from stance.common import records
 TOPICS = ("There should be more gun control.", "Vegans are right.")
 AMENDMENT = 'It\'s the only country with a "2nd Amendment", yet 132 countries have a lower murder rate.'
 SPLIT_FILES = ["test.jsonl", "train.jsonl", "val.jsonl"]
-SAMPLE = Path(__file__).resolve().parent.parent / prepare_data.CORPUS
+SAMPLE = Path(__file__).resolve().parents[2] / prepare_data.CORPUS
 
 
 def make_table(n):

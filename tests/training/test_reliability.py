@@ -36,7 +36,7 @@ from stance.corpus import tables
 from stance.training import tree_trainer
 from stopping import stop_below_bar
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hf_ThisIsAMarkerAndNoToken0123456789"
 pytestmark = pytest.mark.usefixtures("one_thread")
 

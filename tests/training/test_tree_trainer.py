@@ -21,7 +21,7 @@ import prompts
 from stance.model import chat
 from stance.common import records
 from stance.training import callbacks
-import test_prefix_tree
+import small_models
 from stance.training import tree_trainer
 from stopping import stop_message
 
@@ -205,7 +205,7 @@ def test_losses_are_those_of_plain_trl(
     before = [answer_losses(logits, sequences) for logits in flat_ways(load_plain(tiny_model), sequences, last=3)]
     tolerance = max(
         allow_rounding([plain, halved], relative_gap, factor=4),  # the roundings of steps add up
-        allow_rounding(before, test_prefix_tree.mean_gap, factor=4),
+        allow_rounding(before, small_models.mean_gap, factor=4),
     )
     assert len(curve) == math.ceil(len(rows) / 8)
     assert curve.max() - curve.min() > 1  # something is learnt, so that a wrong gradient would show
@@ -246,7 +246,7 @@ def test_validation_is_that_of_a_plain_forward_of_the_kept_adapter(
     gold = torch.tensor([prompts.LABELS.index(row["label"]) for row in rows])
     right = (probabilities[0].argmax(1) == gold).sum().item()
     kept = read_run(trained_run)["result"]["kept_validation"]
-    tolerance = allow_rounding(losses, test_prefix_tree.mean_gap)
+    tolerance = allow_rounding(losses, small_models.mean_gap)
     assert kept["eval_loss"] == pytest.approx(losses[0].mean().item(), rel=tolerance)
     assert kept["eval_accuracy"] == pytest.approx(right / len(rows), abs=(count_ties(probabilities) + 0.01) / len(rows))
     base = answer_losses(flat_ways(load_plain(tiny_model), sequences, last=3)[0], sequences)

@@ -15,7 +15,7 @@ import prompts
 from stance.model import chat
 from stance.model import scoring
 
-SAMPLE = Path(__file__).resolve().parents[1] / "data" / "stance_corpus_sample.xlsx"
+SAMPLE = Path(__file__).resolve().parents[2] / "data" / "stance_corpus_sample.xlsx"
 END_OF_TURN = 107
 
 

@@ -16,7 +16,7 @@ from stance.model import lora_linear
 from stance.model import loading
 from stance.tree import prefix_tree
 from stance.training import fsdp
-import test_prefix_tree
+import small_models
 from stance.training import tree_trainer
 from stopping import stop_message
 
@@ -51,7 +51,7 @@ def test_single_quantisation_is_read_too():
 @pytest.mark.parametrize("keep_dense", [True, False], ids=["16-bit copies", "4-bit"])
 def test_joined_products_equal_the_layers_of_peft(tmp_path, in_float32, allow_rounding, keep_dense):
     """Rounding is measured by the layers of peft, of all tokens together, of each alone, and in float32."""
-    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1)
+    model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1)
     layers, exact_layers = pick_layers(model), pick_layers(in_float32(model))
     x = torch.randn(1, 7, layers[0].in_features, dtype=torch.bfloat16)
     seeds = [torch.randn(1, 7, layer.out_features, dtype=torch.bfloat16) for layer in layers]
@@ -71,15 +71,15 @@ def test_joined_products_equal_the_layers_of_peft(tmp_path, in_float32, allow_ro
 
     ways = [differentiate(layers, torch.bfloat16, apply) for apply in (apply_each, apply_singly)]
     ways.append(differentiate(exact_layers, torch.float32, apply_each))
-    tolerances = [allow_rounding(one, test_prefix_tree.relative) for one in zip(*ways, strict=True)]
+    tolerances = [allow_rounding(one, small_models.relative) for one in zip(*ways, strict=True)]
     lora_linear.fuse_linears(model, keep_dense)
     results = differentiate(layers, torch.bfloat16, lora_linear.apply_joined)
     assert len(results) == 3 + 1 + 6
     for found, expected, tolerance in zip(results, ways[0], tolerances, strict=True):
         assert found.shape == expected.shape and found.dtype == expected.dtype
-        assert test_prefix_tree.relative(found, expected) <= tolerance
+        assert small_models.relative(found, expected) <= tolerance
     for layer, expected, tolerance in zip(layers, ways[0], tolerances):
-        assert test_prefix_tree.relative(layer.base_layer(x), expected) > 2 * tolerance  # without its adapter
+        assert small_models.relative(layer.base_layer(x), expected) > 2 * tolerance  # without its adapter
 
 
 def pick_layers(model):
@@ -114,8 +114,8 @@ def compile_with(monkeypatch, backend):
 def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch, measure_step):
     """Without compiling, which takes a minute on a CPU: the plain functions that are compiled on a GPU."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
-    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
-    rows = test_prefix_tree.random_rows(1)
+    model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
+    rows = small_models.random_rows(1)
     expected, tolerances = measure_step(model, rows)
     lora_linear.fuse_linears(model, keep_dense=True)
     check_step(tree_step(model, rows), expected, tolerances)
@@ -126,8 +126,8 @@ def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch,
 def tree_step(model, rows):
     """Return the loss and the gradients of the tree of rows."""
     with prefix_tree.compute_precision(model):
-        loss = test_prefix_tree.tree_loss(model, rows)[0]
-    return loss.item(), test_prefix_tree.gradients(model, loss)
+        loss = small_models.tree_loss(model, rows)[0]
+    return loss.item(), small_models.gradients(model, loss)
 
 
 @pytest.fixture
@@ -138,16 +138,16 @@ def measure_step(monkeypatch, in_float32, allow_rounding):
     """
 
     def measure(model, rows):
-        losses, _, gradients = zip(*test_prefix_tree.flat_steps(model, in_float32(model), rows), strict=True)
+        losses, _, gradients = zip(*small_models.flat_steps(model, in_float32(model), rows), strict=True)
         tolerances = (
-            allow_rounding(losses, test_prefix_tree.mean_gap),
-            allow_rounding(gradients, test_prefix_tree.relative),
+            allow_rounding(losses, small_models.mean_gap),
+            allow_rounding(gradients, small_models.relative),
         )
         expected = tree_step(model, rows)
         layer = model.get_base_model().get_decoder().layers[1].mlp.up_proj
         with monkeypatch.context() as patch:
             patch.setitem(layer.scaling, "default", 0.0)
-            assert test_prefix_tree.relative(tree_step(model, rows)[1], expected[1]) > 2 * tolerances[1]
+            assert small_models.relative(tree_step(model, rows)[1], expected[1]) > 2 * tolerances[1]
         return expected, tolerances
 
     return measure
@@ -157,14 +157,14 @@ def check_step(found, expected, tolerances):
     """The loss and the gradients of a step are those expected, within rounding."""
     loss, gradient = found
     assert loss == pytest.approx(expected[0], rel=tolerances[0])
-    assert test_prefix_tree.relative(gradient, expected[1]) <= tolerances[1]
+    assert small_models.relative(gradient, expected[1]) <= tolerances[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("double", [True, False], ids=["double quantisation", "single"])
 def test_compiled_answers_are_those_of_the_plain_base(tmp_path, monkeypatch, measure_rows, double):
     compile_with(monkeypatch, "aot_eager")
-    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).unload().eval()
+    model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).unload().eval()
     for linear in lora_linear.find_linears(model):
         if not double:
             state = linear.weight.quant_state
@@ -175,8 +175,8 @@ def test_compiled_answers_are_those_of_the_plain_base(tmp_path, monkeypatch, mea
         lora_linear.fuse_linears(model, keep_dense=False)
         compilation.compile_layers(model)
         found = forward_rows(model, 9)
-    assert test_prefix_tree.relative(found, expected) <= tolerance
-    assert test_prefix_tree.relative(found.roll(1, 0), expected) > 2 * tolerance  # the rows are unlike each other
+    assert small_models.relative(found, expected) <= tolerance
+    assert small_models.relative(found.roll(1, 0), expected) > 2 * tolerance  # the rows are unlike each other
 
 
 def test_weights_of_another_kind_are_refused(base, monkeypatch, capsys):
@@ -190,11 +190,11 @@ def test_weights_of_another_kind_are_refused(base, monkeypatch, capsys):
 @pytest.mark.parametrize("dropout", [0.0, 1e-9], ids=["joined", "with dropout"])  # which drops nothing
 def test_compiled_layers_change_no_gradient(tmp_path, monkeypatch, measure_step, keep_dense, dropout):
     compile_with(monkeypatch, "aot_eager")
-    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
+    model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleDict) and "default" in module and not len(list(module.parameters())):
             module["default"] = torch.nn.Dropout(dropout)
-    rows = test_prefix_tree.random_rows(1)
+    rows = small_models.random_rows(1)
     model.enable_input_require_grads()
     expected, tolerances = measure_step(model, rows)
     lora_linear.fuse_linears(model, keep_dense)
@@ -225,7 +225,7 @@ def measure_rows(flat_ways, allow_rounding):
         model.set_attn_implementation("eager")
         ways = [logits[:, -1] for logits in flat_ways(model, unlike_rows(count))]
         model.set_attn_implementation(prefix_tree.ATTENTION)
-        return forward_rows(model, count), allow_rounding(ways, test_prefix_tree.relative)
+        return forward_rows(model, count), allow_rounding(ways, small_models.relative)
 
     return measure
 
@@ -237,7 +237,7 @@ def test_batches_of_any_size_share_one_compilation(tmp_path, monkeypatch):
     compile_with(monkeypatch, lambda graph, inputs: graphs.append(graph) or graph)
     monkeypatch.setattr(prefix_tree, "FEW_SHAPES", True)  # as on a GPU
     monkeypatch.setattr(prefix_tree, "SMALL_TREE", 0)  # without kernels, another row length is another kind of step
-    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
+    model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     model.enable_input_require_grads()
     lora_linear.fuse_linears(model, keep_dense=False)
@@ -264,7 +264,7 @@ def test_packed_weights_are_dequantised_again_in_the_backward_pass(tmp_path, mon
 
     partition = functorch.compile.min_cut_rematerialization_partition
     compile_with(monkeypatch, aot_autograd(fw_compiler=note_outputs, partition_fn=partition))
-    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
+    model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     model.enable_input_require_grads()
     weights = {str(shape) for linear in lora_linear.find_linears(model) for shape in both_ways(linear)}
@@ -283,19 +283,19 @@ def both_ways(linear):
 
 @pytest.mark.parametrize("training", [True, False], ids=["with gradients", "without"])
 def test_the_short_adapter_forward_is_that_of_peft(tmp_path, measure_rows, training):
-    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).eval()
+    model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).eval()
     expected, tolerance = measure_rows(model, 5)
     lora_linear.fuse_adapters(model)
     with torch.set_grad_enabled(training):
-        assert test_prefix_tree.relative(forward_rows(model, 5), expected) <= tolerance
+        assert small_models.relative(forward_rows(model, 5), expected) <= tolerance
     with model.disable_adapter():
         alone = forward_rows(model, 5)
-    assert test_prefix_tree.relative(alone, expected) > 2 * tolerance
+    assert small_models.relative(alone, expected) > 2 * tolerance
     assert torch.equal(alone, forward_rows(model.unload(), 5))
 
 
 def test_short_norms_are_those_of_gemma(tmp_path):
-    model = test_prefix_tree.build_model(quantised=True, folder=tmp_path, sharpness=1).eval()
+    model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).eval()
     norms = [module for module in model.modules() if type(module).__name__ == "Gemma2RMSNorm"]
     x = torch.randn(3, 5, norms[0].weight.numel(), dtype=torch.bfloat16)
     for norm in norms:
@@ -367,8 +367,8 @@ def test_a_recording_that_fails_says_why_and_what_to_do(capsys):
 def test_a_recorded_answer_equals_a_plain_one(tiny_model, load_plain, flat_ways, allow_rounding):
     sequences = [list(range(3, 3 + size)) for size in (9, 40, cuda_graphs.ANSWER_NODES)]
     ways = [logits[:, -1] for logits in flat_ways(load_plain(tiny_model), sequences)]
-    tolerance = allow_rounding(ways, test_prefix_tree.relative)
-    assert test_prefix_tree.relative(ways[0].roll(1, 0), ways[0]) > 2 * tolerance  # of another sequence
+    tolerance = allow_rounding(ways, small_models.relative)
+    assert small_models.relative(ways[0].roll(1, 0), ways[0]) > 2 * tolerance  # of another sequence
     model = loading.load_base(tiny_model)
     cuda_graphs.record_answers(model)
     for sequence in sequences:
@@ -377,7 +377,7 @@ def test_a_recorded_answer_equals_a_plain_one(tiny_model, load_plain, flat_ways,
         keep = torch.tensor([tree.nodes[0][-1]], device="cuda")
         with torch.no_grad(), prefix_tree.compute_precision(model):
             expected = prefix_tree.forward_tree(model, model.config, inputs, keep)
-            assert test_prefix_tree.relative(model.answer_graph(inputs, keep), expected) <= tolerance
+            assert small_models.relative(model.answer_graph(inputs, keep), expected) <= tolerance
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")

@@ -22,7 +22,7 @@ from stance.model import scoring
 from stance.corpus import tables
 from stopping import stop_message
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BLOCK_SIZE = 8
 TOPICS = ("Vegans are right.", "The minimum wage should be raised.")
 WORDS = "yes good right true no bad wrong never maybe who what where".split()

@@ -12,36 +12,38 @@ which --predictions leaves as it is.
     torchrun --nproc-per-node 2 evaluate.py  # as many as there are GPUs
 """
 
-from stance.common import startup  # first: what follows takes seconds to load
+from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+
+# isort: split
 import argparse
 import time
 from pathlib import Path
 
-from stance.model import compilation
-from stance.evaluation import analysis
-from stance.evaluation import baselines
-from stance.corpus import corpus
-from stance.evaluation import predictions
-from stance.evaluation import metrics
-from stance.evaluation import model_card
-from stance.model import loading
-from stance.evaluation import prompt_variants
 import prompts
-from stance.model import chat
-from stance.model import fingerprints
-from stance.common import distributed
-from stance.common import records
-from stance.evaluation import report
-from stance.evaluation import result_tables
-from stance.model import memory
-from stance.model import scoring
+from stance.common import distributed, records
+from stance.corpus import corpus
+from stance.evaluation import (
+    analysis,
+    baselines,
+    metrics,
+    model_card,
+    predictions,
+    prompt_variants,
+    report,
+    result_tables,
+)
+from stance.model import chat, compilation, fingerprints, loading, memory, scoring
 
 # ---------------------------------------------------------------- settings
 ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote; none: the base alone
-BASE_MODEL = "google/gemma-2-9b-it"  # with ADAPTER none: hub name or folder; else the adapter names its base
+BASE_MODEL = (
+    "google/gemma-2-9b-it"  # with ADAPTER none: hub name or folder; else the adapter names its base
+)
 DATA_DIR = "data"  # folder of the splits that prepare_data.py wrote
 BASE_RESULTS = "outputs/base"  # where results of the base alone go
-MODE = "score"  # score: label probabilities from one forward pass; generate: greedy text, as published
+MODE = (
+    "score"  # score: label probabilities from one forward pass; generate: greedy text, as published
+)
 ROBUSTNESS_ROWS = 200  # test rows asked again in every variant of stance/evaluation/prompt_variants.py, in --mode score; 0: none
 RUNS_RESULTS = "outputs/runs"  # where --runs leaves its tables
 PUSH_TO_HUB = None  # "user/name": push the adapter and its model card to the Hugging Face Hub; None: push nothing
@@ -51,18 +53,35 @@ PUSH_PRIVATE = True  # False: everybody can read what is pushed
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--base-model", help=f"base model (default: that of the adapter; without one {BASE_MODEL})")
-    parser.add_argument("--adapter", default=ADAPTER, help="folder, or none: base only (%(default)s)")
-    parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
-    parser.add_argument("--mode", default=MODE, choices=("score", "generate"), help="how to answer (%(default)s)")
     parser.add_argument(
-        "--robustness-rows", type=int, default=ROBUSTNESS_ROWS, help="rows asked in other ways too (%(default)s)"
+        "--base-model", help=f"base model (default: that of the adapter; without one {BASE_MODEL})"
     )
-    parser.add_argument("--predictions", help="an evaluation.jsonl: compute its tables again, without a model")
-    parser.add_argument("--runs", nargs="+", help="folders of evaluations on one test split: compare them")
-    parser.add_argument("--output-dir", help="where results go (default: beside the adapter or the predictions)")
+    parser.add_argument(
+        "--adapter", default=ADAPTER, help="folder, or none: base only (%(default)s)"
+    )
+    parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
+    parser.add_argument(
+        "--mode", default=MODE, choices=("score", "generate"), help="how to answer (%(default)s)"
+    )
+    parser.add_argument(
+        "--robustness-rows",
+        type=int,
+        default=ROBUSTNESS_ROWS,
+        help="rows asked in other ways too (%(default)s)",
+    )
+    parser.add_argument(
+        "--predictions", help="an evaluation.jsonl: compute its tables again, without a model"
+    )
+    parser.add_argument(
+        "--runs", nargs="+", help="folders of evaluations on one test split: compare them"
+    )
+    parser.add_argument(
+        "--output-dir", help="where results go (default: beside the adapter or the predictions)"
+    )
     args = parser.parse_args(argv)
     if args.robustness_rows < 0:
         records.stop(f"--robustness-rows {args.robustness_rows} is impossible: give 0 or more")
@@ -102,14 +121,18 @@ def answer_rows(model, tokenizer, encoded, mode, size=None):
     size: prompts a forward pass when scoring (None: scoring.SCORE_BATCH_SIZE).
     """
     if mode == "generate":
-        with memory.explain_memory("generate", "lower GENERATE_BATCH_SIZE in stance/model/scoring.py, or give --mode score"):
+        with memory.explain_memory(
+            "generate", "lower GENERATE_BATCH_SIZE in stance/model/scoring.py, or give --mode score"
+        ):
             replies = scoring.generate_replies(model, tokenizer, encoded)
         return [{"prediction": prompts.parse_label(reply), "reply": reply} for reply in replies]
     scores = scoring.score_prompts(model, tokenizer, encoded, size)
     return [
         {
             "prediction": scoring.pick_label(row),
-            "probabilities": dict(zip(prompts.LABELS, (float(f"{p:.6g}") for p in row), strict=True)),
+            "probabilities": dict(
+                zip(prompts.LABELS, (float(f"{p:.6g}") for p in row), strict=True)
+            ),
             "label_mass": round(mass, 6),
         }
         for row, mass in zip(scores.probabilities.tolist(), scores.label_mass.tolist(), strict=True)
@@ -121,9 +144,17 @@ def share_answers(model, tokenizer, encoded, mode, size):
 
     A process takes whole batches of those that one alone would make, so that roundings and records are the same.
     """
-    order = sorted(range(len(encoded)), key=encoded.__getitem__) if mode == "score" else range(len(encoded))
-    own = sorted(distributed.take_share(order, size))  # score_prompts puts them into that order again
-    answers = answer_rows(model, tokenizer, [encoded[row] for row in own], mode, size) if own else []
+    order = (
+        sorted(range(len(encoded)), key=encoded.__getitem__)
+        if mode == "score"
+        else range(len(encoded))
+    )
+    own = sorted(
+        distributed.take_share(order, size)
+    )  # score_prompts puts them into that order again
+    answers = (
+        answer_rows(model, tokenizer, [encoded[row] for row in own], mode, size) if own else []
+    )
     found = dict(distributed.join_lists(list(zip(own, answers, strict=True))))
     return [found[row] for row in range(len(encoded))]
 
@@ -144,12 +175,24 @@ def load_splits(data_dir):
 def list_questions(args, splits):
     """Return {part: (rows, prompt_variants.Variant)}: what models are asked; with --mode generate, the test alone."""
     pairs = {name: [(row["topic"], row["text"]) for row in rows] for name, rows in splits.items()}
-    questions = {"evaluation": (splits["test"], prompt_variants.Variant(prompts.PROMPT_TEMPLATE, pairs["test"]))}
+    questions = {
+        "evaluation": (
+            splits["test"],
+            prompt_variants.Variant(prompts.PROMPT_TEMPLATE, pairs["test"]),
+        )
+    }
     if args.mode == "score" and "val" in splits:
-        questions["validation"] = (splits["val"], prompt_variants.Variant(prompts.PROMPT_TEMPLATE, pairs["val"]))
-    rows = splits["test"][: args.robustness_rows]  # ordered by id, so that the first are no special ones
+        questions["validation"] = (
+            splits["val"],
+            prompt_variants.Variant(prompts.PROMPT_TEMPLATE, pairs["val"]),
+        )
+    rows = splits["test"][
+        : args.robustness_rows
+    ]  # ordered by id, so that the first are no special ones
     if args.mode == "score" and rows:
-        questions |= {name: (rows, variant) for name, variant in prompt_variants.build_variants(rows).items()}
+        questions |= {
+            name: (rows, variant) for name, variant in prompt_variants.build_variants(rows).items()
+        }
     return questions
 
 
@@ -162,17 +205,29 @@ def run_models(args, base, adapter, splits):
         if adapter is not None:
             loading.check_same_base(adapter, base, tokenizer)
             train_hash = loading.check_adapter(adapter)["data"]["train"]["sha256"]
-            compared = fingerprints.compare_splits(args.data_dir, adapter, train_hash, splits["test"])
+            compared = fingerprints.compare_splits(
+                args.data_dir, adapter, train_hash, splits["test"]
+            )
         questions = list_questions(args, splits)
         encoded = {
             part: chat.encode_examples(tokenizer, variant.pairs, template=variant.template)
             for part, (_, variant) in questions.items()
         }
-    floors = baselines.answer_floors(splits["train"], splits["val"], splits["test"]) if len(splits) == 3 else {}
+    floors = (
+        baselines.answer_floors(splits["train"], splits["val"], splits["test"])
+        if len(splits) == 3
+        else {}
+    )
     model = loading.load_base(base)
     count = sum(map(len, encoded.values()))
-    size = compilation.prepare_scoring(model, count) if args.mode == "score" else scoring.GENERATE_BATCH_SIZE
-    size = distributed.take_from_first(size) or scoring.SCORE_BATCH_SIZE  # or shares would not fit, on GPUs of unequal memory
+    size = (
+        compilation.prepare_scoring(model, count)
+        if args.mode == "score"
+        else scoring.GENERATE_BATCH_SIZE
+    )
+    size = (
+        distributed.take_from_first(size) or scoring.SCORE_BATCH_SIZE
+    )  # or shares would not fit, on GPUs of unequal memory
     answers, started = {part: {} for part in questions}, time.time()
     for name in ("base",) if adapter is None else ("base", "fine-tuned"):
         model = model if name == "base" else loading.load_adapter(model, adapter)
@@ -226,7 +281,9 @@ def main(argv=None):
             splits = load_splits(args.data_dir)
             base, adapter = resolve_base(args)
             home = Path(adapter or BASE_RESULTS)
-            output_dir = Path(args.output_dir or (home if args.mode == "score" else home / args.mode))
+            output_dir = Path(
+                args.output_dir or (home if args.mode == "score" else home / args.mode)
+            )
             records.make_folder(output_dir)
         parts, run = run_models(args, base, adapter, splits)
         written = predictions.write_parts(output_dir, parts, run)

@@ -9,6 +9,8 @@ result), log.jsonl, training.png and checkpoints/; and at the start plan.json, w
 """
 
 from stance.common import startup  # first: what follows takes seconds to load
+
+# isort: split
 import argparse
 import shlex
 import sys
@@ -20,20 +22,12 @@ import peft
 import torch
 import transformers
 
-from stance.model import compilation
-from stance.training import checkpoints
+import prompts
+from stance.common import distributed, records
 from stance.corpus import corpus
 from stance.evaluation import figures
-from stance.model import loading
-from stance.training import tree_trainer
-import prompts
-from stance.model import chat
-from stance.common import distributed
-from stance.common import records
-from stance.model import memory
-from stance.training import callbacks
-from stance.training import memory_probe
-from stance.training import fsdp
+from stance.model import chat, compilation, loading, memory
+from stance.training import callbacks, checkpoints, fsdp, memory_probe, tree_trainer
 
 # ---------------------------------------------------------------- settings
 # what is trained, on what, and where results go
@@ -44,7 +38,9 @@ RUN_DIR = "outputs/gemma-2-9b-it-stance"  # a new folder: adapter, records, chec
 # adapter
 LORA_R = 16  # rank
 LORA_ALPHA = 32  # scale: the update counts alpha / r
-LORA_DROPOUT = 0.0  # a dropped shared node is dropped for all rows of the batch, so 0 keeps tree = flat batch
+LORA_DROPOUT = (
+    0.0  # a dropped shared node is dropped for all rows of the batch, so 0 keeps tree = flat batch
+)
 LORA_TARGETS = "all-linear"  # every linear layer except the output head
 
 # optimisation
@@ -52,33 +48,56 @@ EPOCHS = 2.0  # passes over train.jsonl
 LEARNING_RATE = 1e-4  # peak; linear warm-up, then linear decay to 0
 WARMUP = 0.03  # share of all steps
 EFFECTIVE_BATCH_SIZE = 32  # rows an optimiser step; published: 4
-MICRO_BATCH_SIZE = 32  # rows a forward pass at most; a smaller divisor of EFFECTIVE_BATCH_SIZE needs less memory
+MICRO_BATCH_SIZE = (
+    32  # rows a forward pass at most; a smaller divisor of EFFECTIVE_BATCH_SIZE needs less memory
+)
 MAX_GRAD_NORM = 1.0  # gradient clipping
-WHOLE_SEQUENCE_LOSS = False  # True: train on prompt tokens too, as published; False: on the answer alone
-GRADIENT_CHECKPOINTING = None  # True: recompute activations, slower but far less memory; None: if memory is short
+WHOLE_SEQUENCE_LOSS = (
+    False  # True: train on prompt tokens too, as published; False: on the answer alone
+)
+GRADIENT_CHECKPOINTING = (
+    None  # True: recompute activations, slower but far less memory; None: if memory is short
+)
 SEED = 0  # adapter initialisation and order of rows
 
 # bookkeeping
-SELECT_BY = "eval_accuracy"  # which epoch is kept: the best by eval_accuracy or eval_loss; or the last
+SELECT_BY = (
+    "eval_accuracy"  # which epoch is kept: the best by eval_accuracy or eval_loss; or the last
+)
 LOG_STEPS = 5  # optimiser steps between log lines
 # --------------------------------------------------------------------------
 
-PLACES = ("BASE_MODEL", "DATA_DIR", "RUN_DIR", "PLACES")  # a run record holds base and data with their hashes
+PLACES = (
+    "BASE_MODEL",
+    "DATA_DIR",
+    "RUN_DIR",
+    "PLACES",
+)  # a run record holds base and data with their hashes
 
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--base-model", default=BASE_MODEL, help="hub name or folder (%(default)s)")
     parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--run-dir", default=RUN_DIR, help="where results go (%(default)s)")
-    parser.add_argument("--epochs", type=float, default=EPOCHS, help="passes over the data (%(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="peak rate (%(default)s)")
+    parser.add_argument(
+        "--epochs", type=float, default=EPOCHS, help="passes over the data (%(default)s)"
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, default=LEARNING_RATE, help="peak rate (%(default)s)"
+    )
     size = "rows an optimiser step (%(default)s)"
     parser.add_argument("--effective-batch-size", type=int, default=EFFECTIVE_BATCH_SIZE, help=size)
     parser.add_argument("--seed", type=int, default=SEED, help="random seed (%(default)s)")
-    parser.add_argument("--resume", action="store_true", help="continue from the last complete checkpoint of --run-dir")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="continue from the last complete checkpoint of --run-dir",
+    )
     args = parser.parse_args(argv)
     numbers = {
         "--epochs": args.epochs,
@@ -101,14 +120,18 @@ def check_settings(effective):
     count, micro = distributed.get_rank()[1], find_micro_batch_size(effective)
     if effective % (micro * count):
         product = f"MICRO_BATCH_SIZE {micro}" + (f" x {count} processes" if count > 1 else "")
-        records.stop(f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {effective}: edit finetune.py")
+        records.stop(
+            f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {effective}: edit finetune.py"
+        )
     if SELECT_BY not in ("eval_accuracy", "eval_loss", "last"):
         records.stop(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
 
 
 def load_rows(data_dir):
     """Return the checked rows of train.jsonl and val.jsonl."""
-    splits = {name: corpus.load_split(Path(data_dir) / f"{name}.jsonl") for name in ("train", "val")}
+    splits = {
+        name: corpus.load_split(Path(data_dir) / f"{name}.jsonl") for name in ("train", "val")
+    }
     corpus.check_splits_disjoint(splits)
     return splits["train"], splits["val"]
 
@@ -126,7 +149,8 @@ def make_config(args, run_dir):
         per_device_eval_batch_size=2 * micro,  # without gradients twice the rows fit
         gradient_accumulation_steps=args.effective_batch_size // micro,
         max_grad_norm=MAX_GRAD_NORM,
-        gradient_checkpointing=bool(GRADIENT_CHECKPOINTING) and not on_gpu,  # on a GPU, trainer.accelerate does it
+        gradient_checkpointing=bool(GRADIENT_CHECKPOINTING)
+        and not on_gpu,  # on a GPU, trainer.accelerate does it
         bf16=loading.compute_dtype() == torch.bfloat16,
         use_cpu=not on_gpu,
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
@@ -144,7 +168,9 @@ def make_config(args, run_dir):
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=on_gpu,
-        accelerator_config={"non_blocking": on_gpu},  # batches are copied to the GPU while it computes
+        accelerator_config={
+            "non_blocking": on_gpu
+        },  # batches are copied to the GPU while it computes
     )
 
 
@@ -152,7 +178,9 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
     """Load the base model, put a fresh adapter on it, and return the trainer."""
     if not sharded:  # whose layers are not compiled
         compilation.start_compilers()
-    columns = tree_trainer.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS) | {"place": list(range(len(train_rows)))}
+    columns = tree_trainer.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS) | {
+        "place": list(range(len(train_rows)))
+    }
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
     trainer = tree_trainer.StanceTrainer(
         model=(fsdp if sharded else loading).load_base(args.base_model),
@@ -185,7 +213,9 @@ def collect_settings():
 def describe_run(args, tokenizer, train_rows, val_rows):
     """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
     settings = collect_settings()
-    settings |= {name: value for flag, value in vars(args).items() if (name := flag.upper()) in settings}
+    settings |= {
+        name: value for flag, value in vars(args).items() if (name := flag.upper()) in settings
+    }
     return {
         **loading.describe_base(args.base_model, tokenizer),
         "prompt_version": prompts.PROMPT_VERSION,
@@ -194,7 +224,10 @@ def describe_run(args, tokenizer, train_rows, val_rows):
         "flags": vars(args),
         "settings": settings,
         "data": {
-            name: {"rows": len(rows), "sha256": records.hash_file(Path(args.data_dir) / f"{name}.jsonl")}
+            name: {
+                "rows": len(rows),
+                "sha256": records.hash_file(Path(args.data_dir) / f"{name}.jsonl"),
+            }
             for name, rows in (("train", train_rows), ("val", val_rows))
         },
         "environment": records.describe_environment(),
@@ -212,7 +245,9 @@ def print_start(trainer, run_dir, record):
     record["parameters"] = {"trainable": trainable, "total": total}
     record["start_seconds"] = round(time.time() - startup.BEGAN, 1)  # imports, loading, compiling
     training_rows, validation_rows = (record["data"][name]["rows"] for name in ("train", "val"))
-    print(f"{record['base_model']}: {training_rows} training rows, {validation_rows} validation rows")
+    print(
+        f"{record['base_model']}: {training_rows} training rows, {validation_rows} validation rows"
+    )
     print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
     print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
 
@@ -222,7 +257,11 @@ def word_remedy(argv, sharded=False):
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
     count = distributed.get_rank()[1]
     launcher = "python" if count == 1 else f"torchrun --nproc-per-node {count}"
-    launcher = f"accelerate launch --config_file tools/fsdp.yaml --num_processes {count}" if sharded else launcher
+    launcher = (
+        f"accelerate launch --config_file tools/fsdp.yaml --num_processes {count}"
+        if sharded
+        else launcher
+    )
     return f"continue with: {launcher} finetune.py {shlex.join([*words, '--resume'])}"
 
 
@@ -270,11 +309,17 @@ def main(argv=None):
         record["result"] = checkpoints.describe_result(trainer, checkpoint, time.time() - started)
         checkpoints.save_adapter(trainer.model, run_dir, train_rows)
         figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
-        records.write_json(run_dir / "run.json", record)  # last: with it, the run counts as finished
+        records.write_json(
+            run_dir / "run.json", record
+        )  # last: with it, the run counts as finished
     kept = record["result"]["kept_validation"]
     quality = f"validation accuracy {kept['eval_accuracy']:.3f}, loss {kept['eval_loss']:.3f}"
     print(f"kept epoch {kept['epoch']:g}: {quality}")
-    print(f"{note}\n" if note else "", f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}", sep="")
+    print(
+        f"{note}\n" if note else "",
+        f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}",
+        sep="",
+    )
 
 
 if __name__ == "__main__":

@@ -12,30 +12,29 @@ If it is interrupted, the same command goes on where it stopped. Several GPUs: t
     cat sentences.txt | python predict.py --input - --topic "Vegans are right." --output labelled.csv
 """
 
-from stance.common import startup  # first: what follows takes seconds to load
+from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+
+# isort: split
 import argparse
 import sys
 from pathlib import Path
 
-from stance.model import compilation
-from stance.labelling import terminal
-from stance.model import cuda_graphs
-from stance.labelling import table
-from stance.model import loading
-from stance.model import chat
-from stance.common import distributed
-from stance.common import records
-from stance.model import memory
-from stance.model import scoring
+from stance.common import distributed, records
 from stance.corpus import tables
+from stance.labelling import table, terminal
+from stance.model import chat, compilation, cuda_graphs, loading, memory, scoring
 
 # ---------------------------------------------------------------- settings
 ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote
 TEXT_COLUMN = None  # header of the sentences; None: any of corpus.COLUMN_NAMES
 TOPIC_COLUMN = None  # header of the topics; None: any of corpus.COLUMN_NAMES
 SHEET = None  # name of the sheet to label; None: the only one with these headers
-RESUME = True  # go on from what an interrupted run left beside --output; False: label all of it again
-REVIEW_BELOW = 0.6  # confidence, the highest of the three probabilities, below which review says yes
+RESUME = (
+    True  # go on from what an interrupted run left beside --output; False: label all of it again
+)
+REVIEW_BELOW = (
+    0.6  # confidence, the highest of the three probabilities, below which review says yes
+)
 EXPLAIN = 0  # words shown with --text that the answer hangs on most
 SUMMARY_TOPICS = 20  # topics shown one by one after a table is labelled, those with most rows
 # --------------------------------------------------------------------------
@@ -43,16 +42,28 @@ SUMMARY_TOPICS = 20  # topics shown one by one after a table is labelled, those 
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--adapter", default=ADAPTER, help="folder that finetune.py wrote (%(default)s)")
+    parser.add_argument(
+        "--adapter", default=ADAPTER, help="folder that finetune.py wrote (%(default)s)"
+    )
     parser.add_argument("--topic", help="the claim, for --text or for all rows of --input")
-    parser.add_argument("--topics-file", help="text file of claims, one a line: each sentence is labelled for each")
+    parser.add_argument(
+        "--topics-file", help="text file of claims, one a line: each sentence is labelled for each"
+    )
     parser.add_argument("--text", help="the sentence")
-    parser.add_argument("--input", help="table to label: .xlsx, .csv, .tsv or .jsonl; - for sentences on stdin")
+    parser.add_argument(
+        "--input", help="table to label: .xlsx, .csv, .tsv or .jsonl; - for sentences on stdin"
+    )
     parser.add_argument("--output", help="labelled table to write, of any of these types")
-    parser.add_argument("--text-column", default=TEXT_COLUMN, help="header of the sentences (default: text, ...)")
-    parser.add_argument("--explain", type=int, default=EXPLAIN, help="show so many words that decide (%(default)s)")
+    parser.add_argument(
+        "--text-column", default=TEXT_COLUMN, help="header of the sentences (default: text, ...)"
+    )
+    parser.add_argument(
+        "--explain", type=int, default=EXPLAIN, help="show so many words that decide (%(default)s)"
+    )
     args = parser.parse_args(argv)
     if args.text is not None and (args.topic is None or args.input or args.output):
         records.stop("--text goes with --topic, and without --input and --output")
@@ -66,8 +77,12 @@ def parse_args(argv):
         records.stop("--explain takes a number of words, and goes without --input")
     if args.output:
         tables.check_suffix(args.output)
-        if Path(args.input).resolve() == Path(args.output).resolve():  # other sheets and formats would be lost
-            records.stop(f"--output {args.output} would replace the table to label: give it another name")
+        if (
+            Path(args.input).resolve() == Path(args.output).resolve()
+        ):  # other sheets and formats would be lost
+            records.stop(
+                f"--output {args.output} would replace the table to label: give it another name"
+            )
     if args.topic is not None and not tables.clean_text(args.topic):
         records.stop("--topic must not be empty")
     return args
@@ -76,9 +91,13 @@ def parse_args(argv):
 def check_mode(args):
     """Stop if there is nothing to read, or no one process to read it."""
     if args.text is None and not args.input and not sys.stdin.isatty():
-        records.stop("give --topic and --text for one sentence, or --input and --output for a table")
+        records.stop(
+            "give --topic and --text for one sentence, or --input and --output for a table"
+        )
     if distributed.get_rank()[1] > 1 and args.input in (None, "-"):
-        records.stop("torchrun is for tables: give --input and --output, or start predict.py with python")
+        records.stop(
+            "torchrun is for tables: give --input and --output, or start predict.py with python"
+        )
 
 
 def load_scorer(adapter, base, tokenizer, rows):
@@ -121,9 +140,19 @@ def main(argv=None):
     if args.input:
         distributed.join_ranks()
         with distributed.first_rank_first():
-            source = table.Source(args.input, args.text_column, TOPIC_COLUMN, SHEET, read_topics(args))
+            source = table.Source(
+                args.input, args.text_column, TOPIC_COLUMN, SHEET, read_topics(args)
+            )
         table.label_table(
-            source, args.output, args.adapter, base, tokenizer, load, RESUME, REVIEW_BELOW, SUMMARY_TOPICS
+            source,
+            args.output,
+            args.adapter,
+            base,
+            tokenizer,
+            load,
+            RESUME,
+            REVIEW_BELOW,
+            SUMMARY_TOPICS,
         )
         distributed.leave_ranks()
     elif args.text is not None:

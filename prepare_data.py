@@ -12,19 +12,18 @@ With --strict, what is doubtful counts as wrong: numbers and dates in place of t
     python prepare_data.py --hold-out-topic "Vegans are right." --output-dir data/without-vegans
 """
 
-from stance.common import startup  # first: what follows takes seconds to load
+from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+
+# isort: split
 import argparse
 import gc
 from collections import Counter
 from pathlib import Path
 
-from stance.corpus import corpus
-from stance.evaluation import metrics
-from stance.corpus import near_duplicates
 import prompts
 from stance.common import records
-from stance.corpus import tables
-from stance.corpus import marked_copy
+from stance.corpus import corpus, marked_copy, near_duplicates, tables
+from stance.evaluation import metrics
 
 # ---------------------------------------------------------------- settings
 CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv or .jsonl
@@ -37,21 +36,42 @@ REPORT = "prepare_data.report.json"
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
     parser.add_argument("--output-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
-    parser.add_argument("--seed", type=int, default=corpus.SPLIT_SEED, help="random seed of the splits (%(default)s)")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=corpus.SPLIT_SEED,
+        help="random seed of the splits (%(default)s)",
+    )
     parser.add_argument("--sheet", help="sheet of the workbook (default: the one with the columns)")
     parser.add_argument(
-        "--columns", nargs=3, metavar=("TOPIC", "TEXT", "STANCE"), help="their headers (default: those of stance/corpus/corpus.py)"
+        "--columns",
+        nargs=3,
+        metavar=("TOPIC", "TEXT", "STANCE"),
+        help="their headers (default: those of stance/corpus/corpus.py)",
     )
-    parser.add_argument("--strict", action="store_true", help="doubtful cells and differing stances are errors")
-    parser.add_argument("--check", action="store_true", help="mark all that is wrong in a copy, write no splits")
-    parser.add_argument("--hold-out-topic", help="test on this topic, train and validate on the others")
+    parser.add_argument(
+        "--strict", action="store_true", help="doubtful cells and differing stances are errors"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="mark all that is wrong in a copy, write no splits"
+    )
+    parser.add_argument(
+        "--hold-out-topic", help="test on this topic, train and validate on the others"
+    )
     args = parser.parse_args(argv)
-    if args.columns and len({tables.clean_text(header).casefold() for header in args.columns} - {""}) < 3:
-        records.stop(f"--columns {' '.join(map(records.quote, args.columns))}: give three different headers")
+    if (
+        args.columns
+        and len({tables.clean_text(header).casefold() for header in args.columns} - {""}) < 3
+    ):
+        records.stop(
+            f"--columns {' '.join(map(records.quote, args.columns))}: give three different headers"
+        )
     return args
 
 
@@ -64,7 +84,9 @@ def check_corpus(path, *options):
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     findings += marked_copy.find_clashes(duplicates, conflicts)
     problems = sum(finding.serious for finding in findings)
-    print(f"{table.place}: {len(kept)} usable rows, {problems} problems, {len(findings) - problems} notes")
+    print(
+        f"{table.place}: {len(kept)} usable rows, {problems} problems, {len(findings) - problems} notes"
+    )
     if findings:
         print(marked_copy.format_findings(findings))
         print(f"wrote {marked_copy.write_checked(path, table, findings)}")
@@ -81,7 +103,9 @@ def make_splits(path, rows, seed, topic=None):
     splits = {name: [make_line(row) for row in part] for name, part in drawn.items()}
     for name, lines in splits.items():
         if not lines:
-            records.stop(f"{path}: the {name} split is empty, there are too few different sentences: annotate more")
+            records.stop(
+                f"{path}: the {name} split is empty, there are too few different sentences: annotate more"
+            )
         lines.sort(key=lambda line: line["id"])  # so that the order of the corpus does not matter
     corpus.check_splits_disjoint(splits)
     return splits
@@ -92,7 +116,9 @@ def draw_topic(path, rows, seed, topic):
     held_out = corpus.hold_out_topic(rows, topic, seed)
     if held_out is None:
         known = records.list_first(sorted({records.quote(row["topic"]) for row in rows}))
-        records.stop(f"{path}: no row has the topic {records.quote(topic)}: hold out one of {known}")
+        records.stop(
+            f"{path}: no row has the topic {records.quote(topic)}: hold out one of {known}"
+        )
     splits, left_out = held_out
     if left_out:
         numbers = records.count_rows([row["row"] for row in left_out])
@@ -113,7 +139,9 @@ def count_labels(splits):
     counts = {}
     for name, lines in splits.items():
         found = Counter((line["topic"], line["label"]) for line in lines)
-        counts[name] = {topic: {label: found[topic, label] for label in prompts.LABELS} for topic in topics}
+        counts[name] = {
+            topic: {label: found[topic, label] for label in prompts.LABELS} for topic in topics
+        }
     return counts
 
 
@@ -132,19 +160,30 @@ def format_counts(counts):
 def format_findings(duplicates, conflicts):
     """Return the lines on duplicates and conflicts, with their Excel rows."""
     merged = [f"{row} = {entry['kept']}" for entry in duplicates for row in entry["merged"]]
-    clashes = [" / ".join(f"{row['row']} {row['stance']}" for row in entry["rows"]) for entry in conflicts]
+    clashes = [
+        " / ".join(f"{row['row']} {row['stance']}" for row in entry["rows"]) for entry in conflicts
+    ]
     left_out = sum(len(entry["rows"]) for entry in conflicts)
-    lines = [f"duplicates: {len(merged)} (rows that repeat an earlier one with the same stance; merged)"]
+    lines = [
+        f"duplicates: {len(merged)} (rows that repeat an earlier one with the same stance; merged)"
+    ]
     lines += [f"  Excel rows {records.list_first(merged)}"] if merged else []
-    lines += [f"conflicts: {len(conflicts)} (sentences with different stances on a topic; {left_out} rows left out)"]
+    lines += [
+        f"conflicts: {len(conflicts)} (sentences with different stances on a topic; {left_out} rows left out)"
+    ]
     lines += [f"  Excel rows {records.list_first(clashes)}"] if clashes else []
     return "\n".join(lines)
 
 
 def format_near(found):
     """Return the lines on sentences that are nearly those of another split, with their Excel rows."""
-    lines = [f"near-duplicates: {len(found)} (sentences one word away from a sentence of another split)"]
-    pairs = [f"{entry['row']} {entry['split']} ~ {entry['like']} {entry['like_split']}" for entry in found]
+    lines = [
+        f"near-duplicates: {len(found)} (sentences one word away from a sentence of another split)"
+    ]
+    pairs = [
+        f"{entry['row']} {entry['split']} ~ {entry['like']} {entry['like_split']}"
+        for entry in found
+    ]
     return "\n".join(lines + ([f"  Excel rows {records.list_first(pairs)}"] if pairs else []))
 
 
@@ -157,7 +196,9 @@ def write_splits(output_dir, splits, report):
         hashes = {path.name: records.hash_file(path) for path in paths.values()}
         records.write_json(output_dir / REPORT, {**report, "outputs": hashes})
     except OSError as problem:
-        records.stop(f"cannot write to {output_dir} ({problem.strerror}): choose another --output-dir")
+        records.stop(
+            f"cannot write to {output_dir} ({problem.strerror}): choose another --output-dir"
+        )
     return [*paths.values(), output_dir / REPORT]
 
 
@@ -179,7 +220,11 @@ def main(argv=None):
     print(format_near(near))
     counts = count_labels(splits)
     report = {
-        "corpus": {"file": Path(args.corpus).name, "sha256": records.hash_file(args.corpus), "rows": len(rows)},
+        "corpus": {
+            "file": Path(args.corpus).name,
+            "sha256": records.hash_file(args.corpus),
+            "rows": len(rows),
+        },
         "seed": args.seed,
         "hold_out_topic": args.hold_out_topic,
         "prompt_version": prompts.PROMPT_VERSION,

@@ -21,14 +21,28 @@ sentence: ```{sentence}```
 stance:"""
 
 STANCE_SPELLINGS = {  # spellings found in annotated files; compared after strip and casefold
-    "pro": ("pro", "for", "favor", "favour", "in favor", "in favour", "support", "supports", "agree"),
+    "pro": (
+        "pro",
+        "for",
+        "favor",
+        "favour",
+        "in favor",
+        "in favour",
+        "support",
+        "supports",
+        "agree",
+    ),
     "con": ("con", "contra", "against", "anti", "oppose", "opposes", "opposed", "disagree"),
     "neu": ("neu", "neutral", "none", "neither", "no stance", "no position"),
 }
 # --------------------------------------------------------------------------
 
-PROMPT_VERSION = hashlib.sha256(PROMPT_TEMPLATE.encode()).hexdigest()[:12]  # stored with every adapter
-LABEL_OF_SPELLING = {spelling: label for label, spellings in STANCE_SPELLINGS.items() for spelling in spellings}
+PROMPT_VERSION = hashlib.sha256(PROMPT_TEMPLATE.encode()).hexdigest()[
+    :12
+]  # stored with every adapter
+LABEL_OF_SPELLING = {
+    spelling: label for label, spellings in STANCE_SPELLINGS.items() for spelling in spellings
+}
 REPLY_WORDS = {"pro": "pro", "con": "con", "contra": "con", "neu": "neu", "neutral": "neu"}
 
 

@@ -23,8 +23,8 @@ import tiny_model
 import torch
 
 import finetune
-from stance.model import loading
 from stance.common import records
+from stance.model import loading
 
 # ---------------------------------------------------------------- settings
 BASE_MODEL = "outputs/tiny-gemma2"  # folder of a tiny model; built if it is not there
@@ -34,12 +34,22 @@ KILLS = 100  # in all, spread over as many runs as that takes
 EPOCHS = 2.0  # of each run
 ROWS = 72  # that each run is trained on
 SEED = 0  # of the places
-CONSTANTS = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 4, "LOG_STEPS": 4}  # of finetune.py; log lines span epochs
+CONSTANTS = {
+    "EFFECTIVE_BATCH_SIZE": 8,
+    "MICRO_BATCH_SIZE": 4,
+    "LOG_STEPS": 4,
+}  # of finetune.py; log lines span epochs
 # --------------------------------------------------------------------------
 
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")  # that sys.addaudithook sees
-STOPPED = 128 + signal.SIGTERM  # exit code of a run that saved a checkpoint when it was asked to stop
-SURVIVED = (-signal.SIGKILL, -signal.SIGTERM, STOPPED)  # SIGTERM ends a process that is not training yet or any more
+STOPPED = (
+    128 + signal.SIGTERM
+)  # exit code of a run that saved a checkpoint when it was asked to stop
+SURVIVED = (
+    -signal.SIGKILL,
+    -signal.SIGTERM,
+    STOPPED,
+)  # SIGTERM ends a process that is not training yet or any more
 MOST_STARTS = 12  # of a run, before it is left alone
 SAVING = 40  # places of a checkpoint, about
 WHOLE = "whole"  # name of the run that is left alone
@@ -47,14 +57,20 @@ WHOLE = "whole"  # name of the run that is left alone
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--base-model", default=BASE_MODEL, help="folder of a tiny model (%(default)s)")
+    parser.add_argument(
+        "--base-model", default=BASE_MODEL, help="folder of a tiny model (%(default)s)"
+    )
     parser.add_argument("--data-dir", default=DATA_DIR, help="folder of its splits (%(default)s)")
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the result (%(default)s)")
     parser.add_argument("--kills", type=int, default=KILLS, help="how many in all (%(default)s)")
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="of each run (%(default)s)")
-    parser.add_argument("--rows", type=int, default=ROWS, help="that each run is trained on (%(default)s)")
+    parser.add_argument(
+        "--rows", type=int, default=ROWS, help="that each run is trained on (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=SEED, help="of the places (%(default)s)")
     return parser.parse_args(argv)
 
@@ -118,7 +134,9 @@ def compare_runs(run_dir, whole):
     for folder in (run_dir, whole):
         weights.append((folder / "adapter_model.safetensors").read_bytes())
         entries = records.read_jsonl(folder / "log.jsonl", ("step",), "look into the log")
-        logs.append([entry for entry in entries if "train_runtime" not in entry])  # that line has times
+        logs.append(
+            [entry for entry in entries if "train_runtime" not in entry]
+        )  # that line has times
         lost = sum(entry not in logs[0] for entry in logs[-1])
     return {"adapter": weights[0] == weights[1], "log": logs[0] == logs[1], "log_lines_lost": lost}
 
@@ -133,12 +151,16 @@ def kill_runs(words, folder, kills, seed):
         run_dir, codes, drawn = folder / f"run-{len(runs)}", [], []
         while not codes or codes[-1] in SURVIVED:
             killed = sum(code < 0 for code in codes)
-            signals = draw_signals(rng, places) if killed < missing and len(codes) < MOST_STARTS else None
+            signals = (
+                draw_signals(rng, places) if killed < missing and len(codes) < MOST_STARTS else None
+            )
             if not (run_dir / "plan.json").exists():
                 shutil.rmtree(run_dir, ignore_errors=True)  # the run had not begun
             resume = ["--resume"] if run_dir.exists() else []
             drawn.append(signals and {place: int(number) for place, number in signals.items()})
-            codes.append(run_process([*words, "--run-dir", str(run_dir), *resume], run_dir, signals)[0])
+            codes.append(
+                run_process([*words, "--run-dir", str(run_dir), *resume], run_dir, signals)[0]
+            )
         entry = {"kills": sum(code < 0 for code in codes), "stops": codes.count(STOPPED)}
         entry |= {"codes": codes, "signals": drawn}
         if codes[-1]:
@@ -147,7 +169,10 @@ def kill_runs(words, folder, kills, seed):
             entry["equal"] = compare_runs(run_dir, folder / WHOLE)
         runs.append(entry)
         outcome = entry.get("equal", "failed")
-        print(f"run {len(runs)}: {entry['kills']} kills, {entry['stops']} stops, {outcome}", flush=True)
+        print(
+            f"run {len(runs)}: {entry['kills']} kills, {entry['stops']} stops, {outcome}",
+            flush=True,
+        )
         if codes[-1]:
             break
     return runs
@@ -178,11 +203,24 @@ def main(argv=None):
     loading.check_base(args.base_model)
     with tempfile.TemporaryDirectory() as folder:
         take_rows(args.data_dir, Path(folder), args.rows)
-        words = ["--base-model", args.base_model, "--data-dir", folder, "--epochs", str(args.epochs)]
+        words = [
+            "--base-model",
+            args.base_model,
+            "--data-dir",
+            folder,
+            "--epochs",
+            str(args.epochs),
+        ]
         runs = kill_runs([*words, "--learning-rate", "4e-3"], Path(folder), args.kills, args.seed)
     result = summarise(runs)
-    records.write_json(args.output, {"flags": vars(args), "environment": records.describe_environment(), **result})
-    print({key: value for key, value in result.items() if key != "details"}, f"wrote {args.output}", sep="\n")
+    records.write_json(
+        args.output, {"flags": vars(args), "environment": records.describe_environment(), **result}
+    )
+    print(
+        {key: value for key, value in result.items() if key != "details"},
+        f"wrote {args.output}",
+        sep="\n",
+    )
 
 
 if __name__ == "__main__":

@@ -17,20 +17,26 @@ from pathlib import Path
 
 import torch
 
-from stance.evaluation import metrics
 from stance.common import records
+from stance.evaluation import metrics
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/demo.json"  # of this run
 # --------------------------------------------------------------------------
 
 RUN_DIR, DATA_DIR = Path("outputs/demo"), Path("outputs/demo-data")  # of the Makefile
-ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS")  # with which a run may be limited
+ISA_VARIABLES = (
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "OMP_NUM_THREADS",
+)  # with which a run may be limited
 
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     return parser.parse_args(argv)
@@ -38,7 +44,9 @@ def parse_args(argv):
 
 def list_commands():
     """Return the commands of `make demo`, each as a list of words, without what installs."""
-    shown = subprocess.run(["make", "--dry-run", "demo"], capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "--dry-run", "demo"], capture_output=True, text=True, check=True
+    ).stdout
     commands = map(shlex.split, shown.replace("\\\n", " ").splitlines())
     return [words for words in commands if words[0].endswith("/python") and "pip" not in words]
 
@@ -47,7 +55,10 @@ def run_command(words):
     """Run a command of the demo; return it and its seconds."""
     started = time.monotonic()
     subprocess.run([sys.executable, *words[1:]], check=True)
-    return {"command": shlex.join(["python", *words[1:]]), "seconds": round(time.monotonic() - started, 1)}
+    return {
+        "command": shlex.join(["python", *words[1:]]),
+        "seconds": round(time.monotonic() - started, 1),
+    }
 
 
 def describe_cpu():
@@ -85,8 +96,15 @@ def main(argv=None):
         "environment": records.describe_environment(),
     }
     records.write_json(args.output, result)
-    print("\n" + metrics.format_table(["Command", "seconds"], [[s["command"], f"{s['seconds']:.1f}"] for s in steps]))
-    print(f"{result['seconds']} s in all, computed in {run['precision']['compute']}: wrote {args.output}")
+    print(
+        "\n"
+        + metrics.format_table(
+            ["Command", "seconds"], [[s["command"], f"{s['seconds']:.1f}"] for s in steps]
+        )
+    )
+    print(
+        f"{result['seconds']} s in all, computed in {run['precision']['compute']}: wrote {args.output}"
+    )
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import workload
 
-from stance.evaluation import metrics
 import prepare_data
 from stance.common import records
+from stance.evaluation import metrics
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/job_throughput.json"  # of this run
@@ -34,7 +34,9 @@ COLUMNS = ("seconds", "start_seconds", "training_seconds", "rows_per_second", "p
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     workload.add_model_flags(parser)
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
@@ -58,12 +60,18 @@ def measure(model, data_dir):
         started, environment = time.time(), {**os.environ, **workload.empty_caches(folder)}
         subprocess.run([sys.executable, "finetune.py", *flags], check=True, env=environment)
         seconds = time.time() - started
-        return {"seconds": seconds, **records.read_json(run_dir / "run.json", "run the benchmark again")}
+        return {
+            "seconds": seconds,
+            **records.read_json(run_dir / "run.json", "run the benchmark again"),
+        }
 
 
 def list_cells(results):
     """Return the cells of the table, a row for each run."""
-    return [[str(place), *(f"{run[name]:.1f}" for name in COLUMNS)] for place, run in enumerate(results, 1)]
+    return [
+        [str(place), *(f"{run[name]:.1f}" for name in COLUMNS)]
+        for place, run in enumerate(results, 1)
+    ]
 
 
 def main(argv=None):
@@ -78,7 +86,9 @@ def main(argv=None):
                 {
                     "seconds": round(run["seconds"], 1),
                     "start_seconds": run["start_seconds"],  # imports, loading, compiling
-                    "training_seconds": result["train_seconds"],  # with validation, checkpoints and recording steps
+                    "training_seconds": result[
+                        "train_seconds"
+                    ],  # with validation, checkpoints and recording steps
                     "rows_per_second": result["train_samples_per_second"],
                     "peak_gib": result["peak_gpu_gib"],
                     "acceleration": run["acceleration"],
@@ -86,7 +96,9 @@ def main(argv=None):
                 }
             )
             record = {"runs": results, "rows": ROWS, "seed": SEED}
-            record.update({key: run[key] for key in ("settings", "parameters", "device", "environment")})
+            record.update(
+                {key: run[key] for key in ("settings", "parameters", "device", "environment")}
+            )
             records.write_json(args.output, record)  # at once: the next run may fail
     print(metrics.format_table(["Run", *COLUMNS], list_cells(results)))
     print(f"\nwrote {args.output}")

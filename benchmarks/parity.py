@@ -17,9 +17,13 @@ SCALE = 0.01  # standard deviation of the adapter's B weights: at 0, as training
 def flat_step(model, rows, pad_id):
     """Return (loss summed over answer tokens, logits before label and end of turn [B, 2, V]); adds gradients."""
     width = max(len(row["input_ids"]) for row in rows)
-    padded = [[pad_id] * (width - len(row["input_ids"])) + row["input_ids"] for row in rows]  # the answers line up
+    padded = [
+        [pad_id] * (width - len(row["input_ids"])) + row["input_ids"] for row in rows
+    ]  # the answers line up
     ids = torch.tensor(padded, device=model.device)
-    mask = torch.tensor([[0] * (width - len(row["input_ids"])) + [1] * len(row["input_ids"]) for row in rows])
+    mask = torch.tensor(
+        [[0] * (width - len(row["input_ids"])) + [1] * len(row["input_ids"]) for row in rows]
+    )
     with prefix_tree.compute_precision(model):
         output = model(
             input_ids=ids,
@@ -29,14 +33,22 @@ def flat_step(model, rows, pad_id):
             use_cache=False,
         )
         logits = output.logits[:, :2].float()
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, -2:].flatten(), reduction="sum")
+        loss = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, -2:].flatten(), reduction="sum"
+        )
     loss.backward()
     return loss.item(), logits.detach().cpu()
 
 
 def take_gradients(model):
     """Return the gradients of the adapter as one float32 vector on the CPU, and clear them."""
-    vector = torch.cat([weight.grad.float().flatten().cpu() for weight in model.parameters() if weight.requires_grad])
+    vector = torch.cat(
+        [
+            weight.grad.float().flatten().cpu()
+            for weight in model.parameters()
+            if weight.requires_grad
+        ]
+    )
     model.zero_grad()
     return vector
 
@@ -52,23 +64,34 @@ def compare(trainer):
     model.set_attn_implementation("eager")
     flat = (*flat_step(model, rows, pad_id), take_gradients(model))
     halves = [flat_step(model, rows[start : start + ROWS // 2], pad_id) for start in (0, ROWS // 2)]
-    halved = (sum(loss for loss, _ in halves), torch.cat([logits for _, logits in halves]), take_gradients(model))
+    halved = (
+        sum(loss for loss, _ in halves),
+        torch.cat([logits for _, logits in halves]),
+        take_gradients(model),
+    )
     model.set_attn_implementation(prefix_tree.ATTENTION)
     trainer.accelerate(None, dropout=False)
     tree = tree_step(trainer, rows)
-    return {"flat, two halves": measure_error(halved, flat), "accelerated tree": measure_error(tree, flat)}
+    return {
+        "flat, two halves": measure_error(halved, flat),
+        "accelerated tree": measure_error(tree, flat),
+    }
 
 
 def tree_step(trainer, rows):
     """Return (loss, logits, gradients) of the trainer's step, recorded if it records steps."""
     model, step = trainer.model, trainer.step_graphs or trainer.run_step
-    tree = trainer.data_collator([{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows])
+    tree = trainer.data_collator(
+        [{"input_ids": row["input_ids"], "labels": row["labels"]} for row in rows]
+    )
     inputs = trainer._prepare_inputs({**tree, "items": torch.tensor(1.0)})
     for _ in range(2):  # StepGraphs runs the first, and records and replays the second
         model.zero_grad()
         loss = step(inputs)
     gradients = take_gradients(model)
-    tree = prefix_tree.merge_prefixes([row["input_ids"][:-1] for row in rows], trainer.data_collator.pad_id)
+    tree = prefix_tree.merge_prefixes(
+        [row["input_ids"][:-1] for row in rows], trainer.data_collator.pad_id
+    )
     keep = torch.tensor([node for nodes in tree.nodes for node in nodes[-2:]], device=model.device)
     with torch.no_grad(), prefix_tree.compute_precision(model):
         logits = prefix_tree.forward_tree(model, model.config, inputs, keep)

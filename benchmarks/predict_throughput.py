@@ -23,20 +23,26 @@ import peft
 import tiny_model
 import workload
 
-from stance.corpus import corpus
 import finetune
-from stance.labelling import labeller
-from stance.evaluation import metrics
-from stance.model import loading
 import prompts
 from stance.common import records
-from stance.model import scoring
+from stance.corpus import corpus
+from stance.evaluation import metrics
+from stance.labelling import labeller
+from stance.model import loading, scoring
 
 # ---------------------------------------------------------------- settings
 ROWS = [10_000, 100_000, 1_000_000]  # of the tables
 WORK_DIR = "outputs/predict-throughput"  # folder of model, adapter and tables
 OUTPUT = "benchmarks/results/predict_throughput.json"  # of this run
-SIZES = {"HIDDEN_SIZE": 64, "INTERMEDIATE_SIZE": 64, "LAYERS": 1, "HEADS": 1, "KEY_VALUE_HEADS": 1, "STEPS": 20}
+SIZES = {
+    "HIDDEN_SIZE": 64,
+    "INTERMEDIATE_SIZE": 64,
+    "LAYERS": 1,
+    "HEADS": 1,
+    "KEY_VALUE_HEADS": 1,
+    "STEPS": 20,
+}
 REPEATS, REPEATED = 10, 1000  # each tenth row is a repeat of one of the first thousand
 SEED = 0  # of the rows
 # --------------------------------------------------------------------------
@@ -44,10 +50,16 @@ SEED = 0  # of the rows
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--rows", type=int, nargs="+", default=ROWS, help="of the tables (%(default)s)")
-    parser.add_argument("--work-dir", default=WORK_DIR, help="folder of model, adapter and tables (%(default)s)")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=ROWS, help="of the tables (%(default)s)"
+    )
+    parser.add_argument(
+        "--work-dir", default=WORK_DIR, help="folder of model, adapter and tables (%(default)s)"
+    )
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     return parser.parse_args(argv)
 
@@ -58,7 +70,9 @@ def build_adapter(folder, base):
         setattr(tiny_model, name, value)
     if not base.is_dir():
         tiny_model.build(base)
-    lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
+    lora = peft.LoraConfig(
+        r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS
+    )
     peft.get_peft_model(loading.load_base(str(base)), lora).save_pretrained(folder)
     record = {
         **loading.describe_base(str(base), loading.load_tokenizer(str(base))),
@@ -92,7 +106,16 @@ def write_rows(path, count):
 def measure(adapter, source):
     """Label a table in a process of its own; return seconds, the most memory it took and the size of its output."""
     output = source.with_name(f"labelled-{source.name}")
-    command = [sys.executable, "predict.py", "--adapter", str(adapter), "--input", str(source), "--output", str(output)]
+    command = [
+        sys.executable,
+        "predict.py",
+        "--adapter",
+        str(adapter),
+        "--input",
+        str(source),
+        "--output",
+        str(output),
+    ]
     started, earlier = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
     process, peak = subprocess.Popen(command), 0
     while process.poll() is None:
@@ -105,7 +128,9 @@ def measure(adapter, source):
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "seconds": round(time.time() - started, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime - earlier.ru_utime - earlier.ru_stime, 1),
+        "cpu_seconds": round(
+            usage.ru_utime + usage.ru_stime - earlier.ru_utime - earlier.ru_stime, 1
+        ),
         "peak_memory_mib": round(peak / 1024),  # Linux counts in KiB
         "output_mib": round(output.stat().st_size / 2**20, 1),
     }
@@ -138,7 +163,9 @@ def main(argv=None):
     results = record["rows"]
     columns = ("seconds", "rows_per_second", "peak_memory_mib", "input_mib", "output_mib")
     lines = [[f"{rows:,}", *(f"{results[rows][name]:,}" for name in columns)] for rows in results]
-    print(metrics.format_table(["Rows", "s", "rows/s", "peak MiB", "input MiB", "output MiB"], lines))
+    print(
+        metrics.format_table(["Rows", "s", "rows/s", "peak MiB", "input MiB", "output MiB"], lines)
+    )
     print(f"wrote {args.output}")
 
 

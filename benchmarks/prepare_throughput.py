@@ -28,11 +28,10 @@ from xml.sax.saxutils import escape
 import openpyxl
 from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 
-from stance.corpus import corpus
-from stance.evaluation import metrics
-from stance.corpus import near_duplicates
 import prepare_data
 from stance.common import records
+from stance.corpus import corpus, near_duplicates
+from stance.evaluation import metrics
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/prepare.json"  # of this run
@@ -48,7 +47,9 @@ STAGES = ("read", "merge", "split", "near", "write")
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     return parser.parse_args(argv)
@@ -69,7 +70,9 @@ def make_corpus(folder, count):
     rows = [("topic", "text", "stance")]
     for _ in range(count):
         length = max(2, round(rng.lognormvariate(math.log(WORDS), 0.5)))
-        rows.append((rng.choice(topics), " ".join(rng.choices(words, k=length)), rng.choice(stances)))
+        rows.append(
+            (rng.choice(topics), " ".join(rng.choices(words, k=length)), rng.choice(stances))
+        )
     with open(Path(folder) / f"{count}.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
     write_workbook(Path(folder) / f"{count}.xlsx", rows)
@@ -82,13 +85,22 @@ def write_workbook(path, rows):
     with zipfile.ZipFile(frame) as empty, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
         for name in set(empty.namelist()) - {"xl/worksheets/sheet1.xml", "[Content_Types].xml"}:
             book.writestr(name, empty.read(name))
-        override = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{SHARED_STRINGS}" /></Types>'
-        book.writestr("[Content_Types].xml", empty.read("[Content_Types].xml").decode().replace("</Types>", override))
+        override = (
+            f'<Override PartName="/xl/sharedStrings.xml" ContentType="{SHARED_STRINGS}" /></Types>'
+        )
+        book.writestr(
+            "[Content_Types].xml",
+            empty.read("[Content_Types].xml").decode().replace("</Types>", override),
+        )
         with book.open("xl/worksheets/sheet1.xml", "w") as part:
             part.write(f'<worksheet xmlns="{SHEET_MAIN_NS}"><sheetData>'.encode())
             for number, row in enumerate(rows, start=1):
-                cells = zip("ABC", (places.setdefault(text, len(places)) for text in row), strict=True)
-                line = "".join(f'<c r="{column}{number}" t="s"><v>{place}</v></c>' for column, place in cells)
+                cells = zip(
+                    "ABC", (places.setdefault(text, len(places)) for text in row), strict=True
+                )
+                line = "".join(
+                    f'<c r="{column}{number}" t="s"><v>{place}</v></c>' for column, place in cells
+                )
                 part.write(f'<row r="{number}">{line}</row>'.encode())
             part.write(b"</sheetData></worksheet>")
         with book.open("xl/sharedStrings.xml", "w") as part:
@@ -111,12 +123,20 @@ def measure(path, folder):
     times.append(time.perf_counter())
     near = near_duplicates.find_near_duplicates(splits, kept)
     times.append(time.perf_counter())
-    report = {"counts": counts, "duplicates": duplicates, "conflicts": conflicts, "near_duplicates": near}
+    report = {
+        "counts": counts,
+        "duplicates": duplicates,
+        "conflicts": conflicts,
+        "near_duplicates": near,
+    }
     prepare_data.write_splits(Path(folder), splits, report)
     times.append(time.perf_counter())
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    seconds = {stage: after - before for stage, before, after in zip(STAGES, times, times[1:], strict=False)}
+    seconds = {
+        stage: after - before
+        for stage, before, after in zip(STAGES, times, times[1:], strict=False)
+    }
     return seconds, time.process_time() - busy, peak
 
 
@@ -129,7 +149,12 @@ def main(argv=None):
             for suffix in SUFFIXES:
                 seconds, busy, peak = run_fresh(measure, f"{folder}/{count}{suffix}", folder)
                 total = sum(seconds.values())
-                figures = {"seconds": seconds, "total": total, "processor_seconds": busy, "peak_gib": peak}
+                figures = {
+                    "seconds": seconds,
+                    "total": total,
+                    "processor_seconds": busy,
+                    "peak_gib": peak,
+                }
                 results.append({"rows": count, "file": suffix, **figures})
                 cells = [*seconds.values(), total, busy, peak]
                 table.append([f"{count:,}", suffix, *(f"{value:.2f}" for value in cells)])

@@ -17,15 +17,10 @@ import peft
 import torch
 import workload
 
-from stance.model import compilation
-from stance.model import cuda_graphs
 import finetune
-from stance.model import lora_linear
-from stance.evaluation import metrics
-from stance.model import loading
-from stance.model import chat
 from stance.common import records
-from stance.model import scoring
+from stance.evaluation import metrics
+from stance.model import chat, compilation, cuda_graphs, loading, lora_linear, scoring
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/score_throughput.json"  # of this run
@@ -38,7 +33,9 @@ SEED = 0  # of the rows
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     workload.add_model_flags(parser)
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
@@ -60,13 +57,17 @@ def measure(model, tokenizer, encoded):
     for batch in (8, 64):
         scoring.GENERATE_BATCH_SIZE = batch
         scoring.generate_replies(model, tokenizer, encoded[:batch])
-        rate = time_rows(lambda rows: scoring.generate_replies(model, tokenizer, rows), encoded[:GENERATED_ROWS])
+        rate = time_rows(
+            lambda rows: scoring.generate_replies(model, tokenizer, rows), encoded[:GENERATED_ROWS]
+        )
         results[f"generate, batch {batch}"] = rate
     compilation.prepare_scoring(model, 0)
     cuda_graphs.record_answers(model)  # as predict.py does for one sentence
     single = []
     for row in encoded[:SINGLE_ANSWERS]:
-        single.append(1 / time_rows(lambda rows: scoring.score_prompts(model, tokenizer, rows), [row]))
+        single.append(
+            1 / time_rows(lambda rows: scoring.score_prompts(model, tokenizer, rows), [row])
+        )
     del model.answer_graph
     score = lambda rows: scoring.score_prompts(model, tokenizer, rows)  # noqa: E731
     score(encoded[:256])
@@ -87,7 +88,9 @@ def run(args):
     tokenizer = workload.prepare_model(args)
     rows = workload.make_rows(tokenizer, ROWS, SEED)
     encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
-    lora = peft.LoraConfig(r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS)
+    lora = peft.LoraConfig(
+        r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS
+    )
     model = peft.get_peft_model(loading.load_base(args.model), lora)
     lora_linear.fuse_adapters(model)  # as loading.load_adapter does
     results, single, compile_seconds = measure(model, tokenizer, encoded)
@@ -104,7 +107,9 @@ def run(args):
     baseline = results["generate, batch 8"]
     table = [[name, f"{rate:.1f}", f"{rate / baseline:.1f}x"] for name, rate in results.items()]
     print(metrics.format_table(["Setting", "rows/s", "ratio"], table))
-    print(f"\none answer: {single['median'] * 1e3:.1f} ms, the first {single['first'] * 1e3:.1f} ms")
+    print(
+        f"\none answer: {single['median'] * 1e3:.1f} ms, the first {single['first'] * 1e3:.1f} ms"
+    )
     print(f"wrote {args.output}")
 
 

@@ -27,12 +27,11 @@ import trl
 import workload
 
 import finetune
-from stance.evaluation import metrics
-from stance.model import loading
 import prompts
 from stance.common import records
-from stance.training import memory_probe
-from stance.training import tree_trainer
+from stance.evaluation import metrics
+from stance.model import loading
+from stance.training import memory_probe, tree_trainer
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/train_throughput.json"  # of this run
@@ -61,18 +60,27 @@ SMALL_CARD = {  # environment of a setting with a memory limit
     "CUBLASLT_WORKSPACE_SIZE": "8192",  # KiB, likewise
 }
 HEADERS = ["Setting", "samples/s", "with compiling", "s/step", "peak GiB", "flat TFLOP/s", "ratio"]
-FLOPS = {"forward": 16.65e9, "backward": 16.65e9}  # of gemma-2-9b's linear layers, a token; frozen weights, so 1 + 1
+FLOPS = {
+    "forward": 16.65e9,
+    "backward": 16.65e9,
+}  # of gemma-2-9b's linear layers, a token; frozen weights, so 1 + 1
 
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     workload.add_model_flags(parser)
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
-    parser.add_argument("--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="settings to measure")
+    parser.add_argument(
+        "--only", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="settings to measure"
+    )
     parser.add_argument("--check", action="store_true", help="compare with the flat batch instead")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # one setting, in this process
+    parser.add_argument(
+        "--here", action="store_true", help=argparse.SUPPRESS
+    )  # one setting, in this process
     args = parser.parse_args(argv)
     if importlib.util.find_spec("unsloth") is None:  # optional: it is no dependency of this project
         args.only = [name for name in args.only if SETTINGS[name][0] != "unsloth"]
@@ -87,7 +95,10 @@ class StepTimer(transformers.TrainerCallback):
         self.marks = []
 
     def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step in (self.warmup, self.last):  # not at each step: training does not wait for the GPU either
+        if state.global_step in (
+            self.warmup,
+            self.last,
+        ):  # not at each step: training does not wait for the GPU either
             torch.cuda.synchronize()
             self.marks.append(time.time())
         if state.global_step == self.last:
@@ -98,7 +109,9 @@ def build_ours(model_dir, rows, batch, folder, micro=None):
     """Return this project's trainer, as finetune.py makes it."""
     finetune.EFFECTIVE_BATCH_SIZE, finetune.MICRO_BATCH_SIZE = batch, micro or batch
     args = finetune.parse_args(["--base-model", model_dir, "--epochs", "1"])
-    trainer = finetune.build_trainer(args, Path(folder), loading.load_tokenizer(model_dir), rows, rows[:8])
+    trainer = finetune.build_trainer(
+        args, Path(folder), loading.load_tokenizer(model_dir), rows, rows[:8]
+    )
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
     return trainer
@@ -114,15 +127,21 @@ def build_trl(model_dir, rows, batch, folder, recipe):
     if recipe == "unsloth":
         import unsloth  # optional; changes transformers and trl when it is imported
 
-        model, _ = unsloth.FastLanguageModel.from_pretrained(model_dir, dtype=torch.bfloat16, load_in_4bit=True)
+        model, _ = unsloth.FastLanguageModel.from_pretrained(
+            model_dir, dtype=torch.bfloat16, load_in_4bit=True
+        )
         model, lora = unsloth.FastLanguageModel.get_peft_model(model, **options), None
     else:
         model = loading.load_base(model_dir)
         model.set_attn_implementation("eager" if recipe == "published" else "flex_attention")
-        lora = peft.LoraConfig(**options, target_modules=finetune.LORA_TARGETS, task_type="CAUSAL_LM")
+        lora = peft.LoraConfig(
+            **options, target_modules=finetune.LORA_TARGETS, task_type="CAUSAL_LM"
+        )
     if recipe == "published":
         model = peft.prepare_model_for_kbit_training(model)
-    data = datasets.Dataset.from_dict(tree_trainer.encode_rows(tokenizer, rows, whole_sequence=recipe == "published"))
+    data = datasets.Dataset.from_dict(
+        tree_trainer.encode_rows(tokenizer, rows, whole_sequence=recipe == "published")
+    )
     config = trl.SFTConfig(
         output_dir=folder,
         per_device_train_batch_size=batch,
@@ -134,7 +153,9 @@ def build_trl(model_dir, rows, batch, folder, recipe):
         save_strategy="no",
         dataset_kwargs={"skip_prepare_dataset": True},
     )
-    return trl.SFTTrainer(model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora)
+    return trl.SFTTrainer(
+        model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=lora
+    )
 
 
 def accelerate(trainer):
@@ -147,7 +168,9 @@ def measure(name, model_dir, tokenizer):
     """Return the figures of one setting."""
     recipe, batch, options = SETTINGS[name]
     limit, device = options.get("limit_gib"), torch.cuda.get_device_properties(0)
-    torch.cuda.set_per_process_memory_fraction(limit * 2**30 / device.total_memory if limit else 1.0)
+    torch.cuda.set_per_process_memory_fraction(
+        limit * 2**30 / device.total_memory if limit else 1.0
+    )
     warmup = max(WARMUP_STEPS[recipe], WARMUP_ROWS // batch if recipe == "ours" else 0)
     timer = StepTimer(warmup, MEASURED_STEPS[recipe])
     rows = workload.make_rows(tokenizer, batch * timer.last, SEED)
@@ -159,7 +182,10 @@ def measure(name, model_dir, tokenizer):
         timer.started = time.time()
         plan = accelerate(trainer) if recipe == "ours" else None
         trainer.train()
-    seconds, warm = (timer.marks[-1] - timer.marks[0]) / MEASURED_STEPS[recipe], timer.marks[0] - timer.started
+    seconds, warm = (
+        (timer.marks[-1] - timer.marks[0]) / MEASURED_STEPS[recipe],
+        timer.marks[0] - timer.started,
+    )
     tokens = sum(map(len, tree_trainer.encode_rows(tokenizer, rows)["input_ids"])) / len(rows)
     return {
         "samples_per_second": batch / seconds,
@@ -210,8 +236,14 @@ def check_parity(model_dir, tokenizer):
     with tempfile.TemporaryDirectory() as folder:
         rows = workload.make_rows(tokenizer, parity.ROWS, SEED)
         errors = parity.compare(build_ours(model_dir, rows, parity.ROWS, folder))
-    cells = [[name, *(f"{value:.5g}" for value in numbers.values())] for name, numbers in errors.items()]
-    print(metrics.format_table(["Against the flat batch", "loss", "flat loss", "logits", "gradients"], cells))
+    cells = [
+        [name, *(f"{value:.5g}" for value in numbers.values())] for name, numbers in errors.items()
+    ]
+    print(
+        metrics.format_table(
+            ["Against the flat batch", "loss", "flat loss", "logits", "gradients"], cells
+        )
+    )
     return errors
 
 
@@ -236,7 +268,9 @@ def main(argv=None):
     args = parse_args(argv)
     tokenizer = workload.prepare_model(args)
     if args.check:
-        records.write_json(args.output, {**describe(), "parity": check_parity(args.model, tokenizer)})
+        records.write_json(
+            args.output, {**describe(), "parity": check_parity(args.model, tokenizer)}
+        )
     elif args.here:
         results = {args.only[0]: measure(args.only[0], args.model, tokenizer)}
         records.write_json(args.output, {**describe(), "results": results})

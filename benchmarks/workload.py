@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 import transformers
 
-from stance.corpus import corpus
-from stance.model import loading
 import prompts
 from stance.common import records
+from stance.corpus import corpus
+from stance.model import loading
 
 # ---------------------------------------------------------------- settings
 MODEL = "/tmp/random-gemma-2-9b"  # folder of the model; built at random if it does not exist
@@ -35,23 +35,37 @@ def make_rows(tokenizer, count, seed):
     sigma = math.sqrt(2 * math.log(SENTENCE_MEAN / SENTENCE_MEDIAN))
     rows = []
     for _ in range(count):
-        length = min(max(2, round(rng.lognormvariate(math.log(SENTENCE_MEDIAN), sigma))), MAX_SENTENCE)
-        ids = tokenizer(" ".join(rng.choices(words, k=length)), add_special_tokens=False)["input_ids"][:length]
-        rows.append({"topic": rng.choice(topics), "text": tokenizer.decode(ids), "label": rng.choice(prompts.LABELS)})
+        length = min(
+            max(2, round(rng.lognormvariate(math.log(SENTENCE_MEDIAN), sigma))), MAX_SENTENCE
+        )
+        ids = tokenizer(" ".join(rng.choices(words, k=length)), add_special_tokens=False)[
+            "input_ids"
+        ][:length]
+        rows.append(
+            {
+                "topic": rng.choice(topics),
+                "text": tokenizer.decode(ids),
+                "label": rng.choice(prompts.LABELS),
+            }
+        )
     return rows
 
 
 def add_model_flags(parser):
     """Add the flags that say which model a benchmark measures."""
     parser.add_argument("--model", default=MODEL, help="folder of the model (%(default)s)")
-    parser.add_argument("--tokenizer", help="folder of Gemma's tokenizer, to build a random model with")
+    parser.add_argument(
+        "--tokenizer", help="folder of Gemma's tokenizer, to build a random model with"
+    )
 
 
 def prepare_model(args):
     """Return the tokenizer of the model to measure; build the model if its folder does not exist."""
     if not Path(args.model).is_dir():
         if not args.tokenizer:
-            records.stop(f"{args.model} does not exist: give --tokenizer to build a random model there")
+            records.stop(
+                f"{args.model} does not exist: give --tokenizer to build a random model there"
+            )
         build_gemma(args.model, transformers.AutoTokenizer.from_pretrained(args.tokenizer))
         torch.cuda.empty_cache()  # processes that this one starts plan with the free memory
     return loading.load_tokenizer(args.model)

@@ -17,7 +17,9 @@ def gemma_tokenizer():
     """The tokenizer in the folder that the environment variable GEMMA_TOKENIZER names; skips the test without it."""
     folder = os.environ.get("GEMMA_TOKENIZER")
     if not folder:
-        pytest.skip("GEMMA_TOKENIZER is not set: give it the folder of google/gemma-2-9b-it's tokenizer files")
+        pytest.skip(
+            "GEMMA_TOKENIZER is not set: give it the folder of google/gemma-2-9b-it's tokenizer files"
+        )
     import transformers  # seconds, and most tests do without
 
     return transformers.AutoTokenizer.from_pretrained(folder)
@@ -30,9 +32,19 @@ CORPUS_WORDS = {  # a stance shows in every word, so that the tiny model can lea
     "Contra": ("no", "bad", "wrong", "never"),
     "Neutral": ("maybe", "who", "what", "where"),
 }
-CORPUS_TOPICS = ("Vegans are right.", "The minimum wage should be raised.", "There should be more gun control.")
-PRETRAINING_STEPS = 8  # too few to answer with a label, so that generated replies of the base are invalid
-TRAINING = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 8, "LOG_STEPS": 1}  # constants of finetune.py
+CORPUS_TOPICS = (
+    "Vegans are right.",
+    "The minimum wage should be raised.",
+    "There should be more gun control.",
+)
+PRETRAINING_STEPS = (
+    8  # too few to answer with a label, so that generated replies of the base are invalid
+)
+TRAINING = {
+    "EFFECTIVE_BATCH_SIZE": 8,
+    "MICRO_BATCH_SIZE": 8,
+    "LOG_STEPS": 1,
+}  # constants of finetune.py
 EPOCHS = "6"  # the last two or three of them have learnt the task; their accuracy is 1, by chance it is 0.4
 
 
@@ -51,10 +63,14 @@ def tiny_model(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
     """Folder of small splits that prepare_data.py made, as text: 72 rows to train on, 24 each to validate and test."""
-    from stance.corpus import corpus
     import prepare_data
+    from stance.corpus import corpus
 
-    folder, chance, rows = tmp_path_factory.mktemp("data"), random.Random(0), [("topic", "text", "stance")]
+    folder, chance, rows = (
+        tmp_path_factory.mktemp("data"),
+        random.Random(0),
+        [("topic", "text", "stance")],
+    )
     for number in range(40):
         for place, (stance, words) in enumerate(CORPUS_WORDS.items()):
             text = " ".join(chance.choices(words, k=chance.randint(8, 16)))
@@ -73,7 +89,16 @@ def train(tiny_model, data_dir):
     import finetune
 
     def run(run_dir, *flags, **constants):
-        usual = ["--base-model", tiny_model, "--data-dir", data_dir, "--learning-rate", "4e-3", "--epochs", EPOCHS]
+        usual = [
+            "--base-model",
+            tiny_model,
+            "--data-dir",
+            data_dir,
+            "--learning-rate",
+            "4e-3",
+            "--epochs",
+            EPOCHS,
+        ]
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**TRAINING, **constants}.items():
                 patch.setattr(finetune, name, value)
@@ -107,8 +132,7 @@ def load_plain():
     import torch
     import transformers
 
-    from stance.model import lora_linear
-    from stance.model import loading
+    from stance.model import loading, lora_linear
 
     def load(base, adapter=None, dtype=None):
         dtype = dtype or loading.compute_dtype()
@@ -125,7 +149,9 @@ def load_plain():
             attn_implementation="eager",
         )
         for linear in lora_linear.find_linears(model):
-            linear.support_avx512bf16_for_cpu = False  # its kernel rounds to bfloat16, whatever the dtype
+            linear.support_avx512bf16_for_cpu = (
+                False  # its kernel rounds to bfloat16, whatever the dtype
+            )
         return (model if adapter is None else peft.PeftModel.from_pretrained(model, adapter)).eval()
 
     return load
@@ -194,7 +220,9 @@ def in_float32():
     from stance.model import lora_linear
 
     def convert(model):
-        exact = torch.nn.Module.float(copy.deepcopy(model))  # that of transformers refuses 4-bit models
+        exact = torch.nn.Module.float(
+            copy.deepcopy(model)
+        )  # that of transformers refuses 4-bit models
         for linear in lora_linear.find_linears(exact):
             linear.compute_dtype = linear.weight.quant_state.dtype = torch.float32
         return exact
@@ -214,13 +242,18 @@ def flat_ways(in_float32):
     def forward(model, sequences, last, size):
         found = []
         for start in range(0, len(sequences), size):
-            batch = [torch.tensor(ids, device=model.device) for ids in sequences[start : start + size]]
+            batch = [
+                torch.tensor(ids, device=model.device) for ids in sequences[start : start + size]
+            ]
             ids, mask = (
                 torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
                 for rows in (batch, [torch.ones_like(row) for row in batch])
             )
             logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-            found += [row[len(ids) - last : len(ids)].float().cpu() for row, ids in zip(logits, batch, strict=True)]
+            found += [
+                row[len(ids) - last : len(ids)].float().cpu()
+                for row, ids in zip(logits, batch, strict=True)
+            ]
         return torch.stack(found)
 
     def run(model, sequences, last=1):

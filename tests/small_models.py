@@ -44,11 +44,21 @@ def build_model(quantised=False, folder=None, sharpness=8):
             bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16,
         )
-        options = {"quantization_config": four_bit, "dtype": torch.bfloat16, "attn_implementation": "eager"}
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, device_map={"": "cpu"}, **options)
+        options = {
+            "quantization_config": four_bit,
+            "dtype": torch.bfloat16,
+            "attn_implementation": "eager",
+        }
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, device_map={"": "cpu"}, **options
+        )
         for linear in lora_linear.find_linears(model):
-            linear.support_avx512bf16_for_cpu = False  # as loading.load_base does: its kernel rounds the weights
-    model = peft.get_peft_model(model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+            linear.support_avx512bf16_for_cpu = (
+                False  # as loading.load_base does: its kernel rounds the weights
+            )
+    model = peft.get_peft_model(
+        model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
+    )
     generator = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():
         if "lora_B" in name:  # zero at the start: the adapter would not show
@@ -80,14 +90,19 @@ def flat_losses(model, rows, size=1):
         batch = rows[start : start + size]
         ids = [torch.tensor(row["input_ids"], device=model.device) for row in batch]
         padded, mask = (
-            torch.nn.utils.rnn.pad_sequence(one, batch_first=True) for one in (ids, [torch.ones_like(i) for i in ids])
+            torch.nn.utils.rnn.pad_sequence(one, batch_first=True)
+            for one in (ids, [torch.ones_like(i) for i in ids])
         )
         outputs = model(input_ids=padded, attention_mask=mask, use_cache=False).logits.float()
         for row, output in zip(batch, outputs, strict=True):
             labels = torch.tensor(row["labels"][1:], device=model.device)
             output = output[: len(row["labels"])]
             answers = labels != tree_trainer.IGNORED
-            losses.append(torch.nn.functional.cross_entropy(output[:-1][answers], labels[answers], reduction="none"))
+            losses.append(
+                torch.nn.functional.cross_entropy(
+                    output[:-1][answers], labels[answers], reduction="none"
+                )
+            )
             logits.append(output[-3])
     return torch.cat(losses), torch.stack(logits)
 
@@ -118,13 +133,17 @@ def tree_loss(model, rows):
     losses = tree_trainer.target_losses(model, model.config, inputs)
     tree = prefix_tree.merge_prefixes([row["input_ids"][:-1] for row in rows], pad_id=0)
     last = torch.tensor([nodes[-2] for nodes in tree.nodes])
-    return losses.sum() / inputs["target_weights"].sum(), prefix_tree.forward_tree(model, model.config, inputs, last)
+    return losses.sum() / inputs["target_weights"].sum(), prefix_tree.forward_tree(
+        model, model.config, inputs, last
+    )
 
 
 def gradients(model, loss):
     model.zero_grad()
     loss.backward()
-    return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.requires_grad])
+    return torch.cat(
+        [weight.grad.flatten() for weight in model.parameters() if weight.requires_grad]
+    )
 
 
 def relative(value, reference):

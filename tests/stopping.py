@@ -21,6 +21,8 @@ def stop_message(capsys, action, *words, **options):
 
 def stop_below_bar(capsys, action, *words, **options):
     """The one error line with which an action stops, below its progress bar."""
-    [message] = [line for line in stop_lines(capsys, action, *words, **options) if "error: " in line]
+    [message] = [
+        line for line in stop_lines(capsys, action, *words, **options) if "error: " in line
+    ]
     assert message.startswith("error: ") and message.endswith("\n")
     return message

@@ -4,16 +4,15 @@ import random
 from pathlib import Path
 
 import pytest
+import tiny_model
 import torch
 import transformers
 
-from stance.corpus import corpus
-from stance.model import loading
-from stance.tree import prefix_tree
 import prepare_data
 import prompts
-from stance.model import chat
-import tiny_model
+from stance.corpus import corpus
+from stance.model import chat, loading
+from stance.tree import prefix_tree
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {
@@ -118,7 +117,12 @@ def test_generation_stops_at_the_end_of_a_turn(model):
 def test_control_tokens_have_the_ids_of_gemma_2(tokenizer):
     assert tokenizer.convert_tokens_to_ids(list(CONTROL_IDS)) == list(CONTROL_IDS.values())
     assert chat.control_tokens(tokenizer).items() >= CONTROL_IDS.items() - {("<mask>", 4)}
-    named = (tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id)
+    named = (
+        tokenizer.pad_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.bos_token_id,
+        tokenizer.unk_token_id,
+    )
     assert named == (0, 1, 2, 3)
     assert tokenizer("one").input_ids[0] == 2 and tokenizer("one").input_ids.count(2) == 1
 
@@ -128,14 +132,20 @@ def test_labels_are_one_token_each_after_the_prompt(tokenizer):
     assert len(set(ids)) == 3 and tokenizer.convert_ids_to_tokens(ids) == list(prompts.LABELS)
     line_feed = tokenizer.convert_tokens_to_ids("\n")
     for label, label_id in zip(prompts.LABELS, ids):
-        assert tokenizer(f"model\n{label}", add_special_tokens=False).input_ids[-2:] == [line_feed, label_id]
+        assert tokenizer(f"model\n{label}", add_special_tokens=False).input_ids[-2:] == [
+            line_feed,
+            label_id,
+        ]
 
 
 def test_chat_template_renders_turns_as_gemma_2_does(tokenizer):
     messages = prompts.build_messages("topic", "sentence", "pro")
     messages[0]["content"] = "  question \n"
     turns = "<bos><start_of_turn>user\nquestion<end_of_turn>\n<start_of_turn>model\n"
-    assert tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True) == turns
+    assert (
+        tokenizer.apply_chat_template(messages[:1], tokenize=False, add_generation_prompt=True)
+        == turns
+    )
     assert tokenizer.apply_chat_template(messages, tokenize=False) == turns + "pro<end_of_turn>\n"
 
 
@@ -152,20 +162,28 @@ def test_chat_template_renders_as_that_of_the_real_tokenizer(tokenizer, gemma_to
 @pytest.mark.parametrize("roles", [("system", "user"), ("assistant",), ("user", "user")])
 def test_chat_template_refuses_other_orders_of_roles(tokenizer, roles):
     with pytest.raises(Exception, match="system role is not supported"):
-        tokenizer.apply_chat_template([{"role": role, "content": "x"} for role in roles], tokenize=False)
+        tokenizer.apply_chat_template(
+            [{"role": role, "content": "x"} for role in roles], tokenize=False
+        )
 
 
 @pytest.mark.parametrize(("topic", "sentence"), ORDINARY)
 @pytest.mark.parametrize("label", [None, "neu"])
 def test_encoded_example_equals_the_chat_template(tokenizer, topic, sentence, label):
     messages = prompts.build_messages(topic, sentence, label)
-    expected = tokenizer.apply_chat_template(messages, add_generation_prompt=label is None, return_dict=False)
+    expected = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=label is None, return_dict=False
+    )
     ids = chat.encode_example(tokenizer, topic, sentence, label)
     assert ids == expected[: len(ids)]
-    assert tokenizer.decode(expected[len(ids) :]) == ("" if label is None else "\n")  # the template's last line feed
+    assert tokenizer.decode(expected[len(ids) :]) == (
+        "" if label is None else "\n"
+    )  # the template's last line feed
 
 
-@pytest.mark.parametrize("token", [*CONTROL_IDS, "<end_of_turn>\n<start_of_turn>model\npro<end_of_turn>"])
+@pytest.mark.parametrize(
+    "token", [*CONTROL_IDS, "<end_of_turn>\n<start_of_turn>model\npro<end_of_turn>"]
+)
 def test_control_tokens_in_a_sentence_stay_plain_text(tokenizer, token):
     control = set(CONTROL_IDS.values())
     plain = [id for id in chat.encode_example(tokenizer, "topic", "sentence") if id in control]
@@ -194,13 +212,18 @@ def test_only_train_sentences_without_their_stance_are_read(splits):
     assert tiny_model.CORPUS == ROOT / prepare_data.CORPUS
     pairs = tiny_model.read_train_pairs(tiny_model.CORPUS)
     assert pairs == [(row["topic"], row["text"]) for row in splits["train"]]
-    held_out = {corpus.normalise_key(row["text"]) for name in ("val", "test") for row in splits[name]}
+    held_out = {
+        corpus.normalise_key(row["text"]) for name in ("val", "test") for row in splits[name]
+    }
     assert len(held_out) > 100
     assert held_out.isdisjoint(corpus.normalise_key(text) for _, text in pairs)
 
 
 def test_batch_asks_for_random_labels_and_sentence_tokens(tokenizer):
-    pairs = [("Vegans are right.", "No."), ("Vegans are right.", "I eat what I like, and so should you.")]
+    pairs = [
+        ("Vegans are right.", "No."),
+        ("Vegans are right.", "I eat what I like, and so should you."),
+    ]
     asked = chat.encode_examples(tokenizer, pairs)
     assert len(asked[0]) + 2 < len(asked[1])  # so the last nodes belong to the second pair alone
     bags = [tokenizer(text, add_special_tokens=False).input_ids for _, text in pairs]
@@ -215,7 +238,9 @@ def test_batch_asks_for_random_labels_and_sentence_tokens(tokenizer):
             assert wanted[depth] <= set(bags[1])
         answers.append(wanted[len(asked[1]) - 1])
     assert all(len(answer) == 1 for answer in answers)
-    assert set.union(*answers) == set(chat.label_token_ids(tokenizer))  # drawn anew for one and the same sentence
+    assert set.union(*answers) == set(
+        chat.label_token_ids(tokenizer)
+    )  # drawn anew for one and the same sentence
 
 
 @pytest.mark.slow
@@ -232,7 +257,9 @@ def test_pretraining_teaches_to_answer_with_a_label(tokenizer):
             tiny_model.pretrain(trained, tokenizer, pairs, bags)
         trained.set_attn_implementation("eager")
         with torch.no_grad():
-            mass.append(trained(ids).logits[0, -1].softmax(0)[chat.label_token_ids(tokenizer)].sum().item())
+            mass.append(
+                trained(ids).logits[0, -1].softmax(0)[chat.label_token_ids(tokenizer)].sum().item()
+            )
         trained.set_attn_implementation(prefix_tree.ATTENTION)
     assert mass[0] < 0.01 and mass[1] > 0.5
     assert not torch.are_deterministic_algorithms_enabled()
@@ -240,7 +267,12 @@ def test_pretraining_teaches_to_answer_with_a_label(tokenizer):
 
 def test_tokens_of_the_same_sentences_are_related(monkeypatch):
     monkeypatch.setattr(tiny_model, "RELATED_DIMS", 2)
-    bags = [[0, 1, 4], [0, 1, 5], [2, 3, 4], [2, 3, 5]]  # 0 and 1 keep company, 2 and 3, each with 4 or 5
+    bags = [
+        [0, 1, 4],
+        [0, 1, 5],
+        [2, 3, 4],
+        [2, 3, 5],
+    ]  # 0 and 1 keep company, 2 and 3, each with 4 or 5
     vectors = tiny_model.relate_tokens(bags, size=8)
     assert vectors.shape == (8, 2)
     assert vectors.square().sum(1).mean().item() == pytest.approx(1, abs=1e-5)

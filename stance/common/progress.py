@@ -13,7 +13,9 @@ LINE_SECONDS = 30  # at least so long between two lines, where there is no termi
 def open_progress(total, name, unit, unit_scale=False, disable=False):
     """Return a context that counts to total by update(count): a tqdm on a terminal, else a ProgressLines."""
     if sys.stderr.isatty() or disable:
-        return tqdm(total=total, desc=name, unit=unit, unit_scale=unit_scale, leave=False, disable=disable)
+        return tqdm(
+            total=total, desc=name, unit=unit, unit_scale=unit_scale, leave=False, disable=disable
+        )
     return ProgressLines(total, name, unit)
 
 
@@ -38,4 +40,8 @@ class ProgressLines:
             rate = self.count / (now - self.started)
             left = tqdm.format_interval((self.total - self.count) / rate)
             done = f"{self.count:,} of {self.total:,} {self.unit}s"
-            print(f"{self.name}: {done}, {rate:.1f} a second, {left} left", file=sys.stderr, flush=True)
+            print(
+                f"{self.name}: {done}, {rate:.1f} a second, {left} left",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -58,7 +58,9 @@ def run_script(main):
 
 def interrupt(number, frame=None):
     """End the script on a signal, with the exit code that shells report for it. A handler of signal.signal."""
-    os.write(2, b"\ninterrupted: no file is half written; start again\n")  # print may be busy: signals come anywhere
+    os.write(
+        2, b"\ninterrupted: no file is half written; start again\n"
+    )  # print may be busy: signals come anywhere
     raise SystemExit(128 + number)
 
 
@@ -70,7 +72,9 @@ def list_first(items):
 
 def count_rows(numbers):
     """Return row numbers as text: their count and the first of them."""
-    return f"{len(numbers)} rows ({list_first(numbers)})" if len(numbers) > 1 else f"row {numbers[0]}"
+    return (
+        f"{len(numbers)} rows ({list_first(numbers)})" if len(numbers) > 1 else f"row {numbers[0]}"
+    )
 
 
 def cut(text):
@@ -88,7 +92,9 @@ def make_folder(path):
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        stop(f"cannot make the folder {path} ({problem.strerror}): choose another place for the results")
+        stop(
+            f"cannot make the folder {path} ({problem.strerror}): choose another place for the results"
+        )
     if not os.access(path, os.W_OK):
         stop(f"cannot write into {path}: choose another place for the results")
 
@@ -128,7 +134,9 @@ def read_json(path, remedy):
 
 def write_jsonl(path, rows):
     """Write an iterable of dicts, one JSON object a line, whole or not at all."""
-    encode = json.JSONEncoder(ensure_ascii=False, default=str).encode  # json.dumps makes one for every row
+    encode = json.JSONEncoder(
+        ensure_ascii=False, default=str
+    ).encode  # json.dumps makes one for every row
     write_text(path, (encode(row) + "\n" for row in rows))
 
 
@@ -173,7 +181,9 @@ def open_file(path):
     except FileNotFoundError:
         stop(f"{path} not found: check its path")
     except OSError as problem:
-        stop(f"{path} cannot be opened ({problem.strerror}): close it in other programs and check the path")
+        stop(
+            f"{path} cannot be opened ({problem.strerror}): close it in other programs and check the path"
+        )
 
 
 def guard(items, path):
@@ -185,7 +195,9 @@ def guard(items, path):
     except UnicodeDecodeError:
         stop(f"{path} is not UTF-8: save it in Excel as .xlsx or as 'CSV UTF-8'")
     except Exception as problem:
-        where = f" after row {last[0]}" if isinstance(last, tuple) and isinstance(last[0], int) else ""
+        where = (
+            f" after row {last[0]}" if isinstance(last, tuple) and isinstance(last[0], int) else ""
+        )
         remedy = "open it in Excel, check it from there on, save it as .xlsx"
         cause = quote(f"{type(problem).__name__}: {problem}")
         stop(f"{path} is damaged or incomplete{where} ({cause}): {remedy}")
@@ -234,4 +246,7 @@ def describe_commit():
         return None
     if commit.returncode != 0:
         return None
-    return {"commit": commit.stdout.strip(), "changed": bool(run("status", "--porcelain", "-uno").stdout.strip())}
+    return {
+        "commit": commit.stdout.strip(),
+        "changed": bool(run("status", "--porcelain", "-uno").stdout.strip()),
+    }

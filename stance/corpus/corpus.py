@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import prompts
 from stance.common import records
-from stance.corpus import tables
-from stance.corpus import workbook_reader
+from stance.corpus import tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
 SPLIT_SEED = 0  # another seed draws other splits
@@ -24,23 +23,46 @@ COLUMN_NAMES = {  # headers accepted for each column; compared after strip and c
 }
 SPLITS = ("train", "val", "test")  # names of the split files
 HELD_OUT_SHARES = {"val": 0.1, "test": 0.1}  # of the rows; train gets the rest
-SPLIT_KEYS = ("id", "topic", "text", "stance", "prompt", "label")  # of a line in a split file, in this order
+SPLIT_KEYS = (
+    "id",
+    "topic",
+    "text",
+    "stance",
+    "prompt",
+    "label",
+)  # of a line in a split file, in this order
 # --------------------------------------------------------------------------
 
-BROKEN = {"", "#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!"}  # empty, and Excel's error values
+BROKEN = {
+    "",
+    "#N/A",
+    "#REF!",
+    "#VALUE!",
+    "#DIV/0!",
+    "#NAME?",
+    "#NUM!",
+    "#NULL!",
+}  # empty, and Excel's error values
 REMEDY = "run prepare_data.py again"
 RENAME = "name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in stance/corpus/corpus.py"
 CHECK_TYPE = "check it and type it into a cell of the format Text"
 
-KEYING = {**tables.CLEANING, **dict.fromkeys(map(ord, "\u200c\u200d\ufe0e\ufe0f"))}  # keys drop joiners, emoji style
+KEYING = {
+    **tables.CLEANING,
+    **dict.fromkeys(map(ord, "\u200c\u200d\ufe0e\ufe0f")),
+}  # keys drop joiners, emoji style
 # Signs that carry meaning beside digits stay in a key: 5 %, -5, 3.2, 3:2. NFKC maps wide punctuation into this range.
 SIGNS = "%‰-.,:/"
 PUNCTUATION = {
-    code: " " for code in range(0x3100) if unicodedata.category(chr(code))[0] == "P" and chr(code) not in SIGNS
+    code: " "
+    for code in range(0x3100)
+    if unicodedata.category(chr(code))[0] == "P" and chr(code) not in SIGNS
 }
 IDLE_SIGN = re.compile(r"[-.,:/](?!\d)")
 ASCII_KEYING = {  # KEYING, casefold and PUNCTUATION in one table
-    code: PUNCTUATION.get(ord(kept.lower()), kept.lower()) if (kept := KEYING.get(code, chr(code))) else None
+    code: PUNCTUATION.get(ord(kept.lower()), kept.lower())
+    if (kept := KEYING.get(code, chr(code)))
+    else None
     for code in range(128)
 }
 
@@ -80,9 +102,15 @@ def scan_corpus(path, sheet=None, headers=None, strict=False):
         topic, text, stance = values = [tables.clean_text(cell) for cell in cells]
         label = prompts.parse_stance(stance)
         if label and topic not in BROKEN and text not in BROKEN:
-            rows.append({"topic": topic, "text": text, "label": label, "stance": stance, "row": number})
+            rows.append(
+                {"topic": topic, "text": text, "label": label, "stance": stance, "row": number}
+            )
         elif any(values) or any(cell is workbook_reader.UNSTORED for cell in cells):
-            findings += [Finding(number, *fault) for fault in map(find_fault, COLUMN_NAMES, cells, values) if fault]
+            findings += [
+                Finding(number, *fault)
+                for fault in map(find_fault, COLUMN_NAMES, cells, values)
+                if fault
+            ]
         for name, cell in zip(COLUMN_NAMES, cells):
             if not isinstance(cell, str) and cell is not None:
                 what = f"{name} is a number, date or truth value, read as text"
@@ -98,7 +126,11 @@ def scan_corpus(path, sheet=None, headers=None, strict=False):
 def find_fault(name, cell, value):
     """Return (column, what, remedy) if a cell cannot be used, else None. value: its cleaned text."""
     if cell is workbook_reader.UNSTORED:
-        return name, f"{name} is a formula without a stored value", "open the file in Excel and save it"
+        return (
+            name,
+            f"{name} is a formula without a stored value",
+            "open the file in Excel and save it",
+        )
     if not value:
         return name, f"{name} is empty", "fill it or delete the row"
     if value in BROKEN:
@@ -121,7 +153,9 @@ def check_rows(place, rows, findings):
     """Stop in one line if a file has cells that cannot be used, or no rows; print a note on doubtful ones."""
     parts, notes = [], []
     for serious, lines in ((True, parts), (False, notes)):
-        for remedy, whats in group_findings(finding for finding in findings if finding.serious == serious).items():
+        for remedy, whats in group_findings(
+            finding for finding in findings if finding.serious == serious
+        ).items():
             found = [f"{what} in {records.count_rows(numbers)}" for what, numbers in whats.items()]
             lines.append(f"{records.list_first(found)}: {remedy}")
     if not rows and not parts:
@@ -163,7 +197,9 @@ def normalise_key(text):
     if text.isascii():
         plain = text.translate(ASCII_KEYING)
     else:
-        plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text.translate(KEYING)).casefold())
+        plain = unicodedata.normalize(
+            "NFKC", unicodedata.normalize("NFKC", text.translate(KEYING)).casefold()
+        )
         plain = plain.translate(PUNCTUATION)
     words = IDLE_SIGN.sub(" ", plain).split()
     return " ".join(words) or text.casefold()
@@ -187,10 +223,14 @@ def split_rows(rows, seed, shares=None):
     for key, group in groups.items():
         digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
         strata.setdefault(rank_stratum(group), []).append((digest, key))
-    for size, key in ((stratum[0], key) for stratum in sorted(strata) for _, key in sorted(strata[stratum])):
+    for size, key in (
+        (stratum[0], key) for stratum in sorted(strata) for _, key in sorted(strata[stratum])
+    ):
         walked += size
         home = "train"
-        for i, (name, share) in enumerate(shares.items()):  # of two due at once, val waits for the next group
+        for i, (name, share) in enumerate(
+            shares.items()
+        ):  # of two due at once, val waits for the next group
             room = walked * share + i / len(shares) - len(splits[name])
             if room > size - 1e-6:  # the margin absorbs rounding: 0.1 is not exact in binary
                 home = name
@@ -220,7 +260,9 @@ def hold_out_topic(rows, topic, seed):
 
 def make_id(topic, text):
     """Return 16 hex digits that name a pair of topic and sentence by its keys, in any file and any order."""
-    return hashlib.sha256(f"{normalise_key(topic)}\n{normalise_key(text)}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{normalise_key(topic)}\n{normalise_key(text)}".encode()).hexdigest()[
+        :16
+    ]
 
 
 def load_split(path):
@@ -228,9 +270,13 @@ def load_split(path):
     rows = records.read_jsonl(path, SPLIT_KEYS, "run prepare_data.py first")
     for number, row in enumerate(rows, start=1):
         if row["label"] not in prompts.LABELS:
-            records.stop(f"{path}, line {number}: label {row['label']!r} is not in {prompts.LABELS}: {REMEDY}")
+            records.stop(
+                f"{path}, line {number}: label {row['label']!r} is not in {prompts.LABELS}: {REMEDY}"
+            )
         if row["prompt"] != prompts.build_prompt(str(row["topic"]), str(row["text"])):
-            records.stop(f"{path}, line {number}: not the prompt of prompts.py, the file is stale or edited: {REMEDY}")
+            records.stop(
+                f"{path}, line {number}: not the prompt of prompts.py, the file is stale or edited: {REMEDY}"
+            )
     return rows
 
 
@@ -243,4 +289,6 @@ def check_splits_disjoint(splits):
             if home != name:
                 leaks.append(f"{records.quote(row['text'])} in {home} and {name}")
     if leaks:
-        records.stop(f"{len(leaks)} rows have their sentence in two splits: {records.list_first(leaks)}: {REMEDY}")
+        records.stop(
+            f"{len(leaks)} rows have their sentence in two splits: {records.list_first(leaks)}: {REMEDY}"
+        )

@@ -6,10 +6,8 @@ import openpyxl
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.styles import Alignment, PatternFill
 
-from stance.corpus import corpus
 from stance.common import records
-from stance.corpus import tables
-from stance.corpus import workbook_reader
+from stance.corpus import corpus, tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
 SERIOUS_COLOUR, DOUBTFUL_COLOUR = "FF9999", "FFF2B3"  # RGB of marked cells
@@ -24,9 +22,13 @@ def find_clashes(duplicates, conflicts):
     for entry in duplicates:
         for row in entry["merged"]:
             what = f"topic and text repeat those of row {entry['kept']}, with the same stance"
-            findings.append(corpus.Finding(row, "text", what, "nothing need be done, they count once", False))
+            findings.append(
+                corpus.Finding(row, "text", what, "nothing need be done, they count once", False)
+            )
     for entry in conflicts:
-        stances = ", ".join(f"row {row['row']} {records.quote(row['stance'])}" for row in entry["rows"])
+        stances = ", ".join(
+            f"row {row['row']} {records.quote(row['stance'])}" for row in entry["rows"]
+        )
         what = f"stances of one topic and text differ ({stances})"
         remedy = "decide on one stance, as all of them are left out"
         findings += [corpus.Finding(row["row"], "stance", what, remedy) for row in entry["rows"]]
@@ -39,7 +41,10 @@ def format_findings(findings):
     for serious, kind in ((True, "problem"), (False, "note")):
         chosen = [finding for finding in findings if finding.serious == serious]
         for remedy, whats in corpus.group_findings(chosen).items():
-            lines += [f"{kind}: {what} in {format_rows(numbers)}: {remedy}" for what, numbers in whats.items()]
+            lines += [
+                f"{kind}: {what} in {format_rows(numbers)}: {remedy}"
+                for what, numbers in whats.items()
+            ]
     return "\n".join(lines)
 
 
@@ -60,18 +65,26 @@ def write_checked(path, table, findings):
     copy = Path(path).with_name(Path(path).stem + ".checked.xlsx")
     if Path(path).suffix.lower() == ".xlsx":
         book = openpyxl.load_workbook(path, rich_text=True)
-        [sheet] = [sheet for sheet in book.worksheets if workbook_reader.name_place(path, sheet.title) == table.place]
+        [sheet] = [
+            sheet
+            for sheet in book.worksheets
+            if workbook_reader.name_place(path, sheet.title) == table.place
+        ]
         offset = 0
     else:
         book = openpyxl.Workbook()
         sheet = book.active
-        offset = 1 - min(table.header_row, 1)  # the header of a .jsonl file has row number 0, its first object 1
+        offset = 1 - min(
+            table.header_row, 1
+        )  # the header of a .jsonl file has row number 0, its first object 1
         fill_sheet(sheet, path, offset)
     mark_cells(sheet, table, findings, offset)
     try:
         book.save(copy)
     except OSError as problem:
-        records.stop(f"cannot write {copy} ({problem.strerror}): close it in Excel, or copy the corpus elsewhere")
+        records.stop(
+            f"cannot write {copy} ({problem.strerror}): close it in Excel, or copy the corpus elsewhere"
+        )
     return copy
 
 
@@ -90,11 +103,15 @@ def mark_cells(sheet, table, findings, offset):
     """Colour the cells of the findings and write the remedies of each row into the first column that is free."""
     # Not max_column + 1: a stray cell in the last column would leave no room.
     taken, width = {column for _, column in sheet._cells}, max(table.columns.values()) + 1
-    free = next(column for column in range(width + 1, width + len(taken) + 2) if column not in taken)
+    free = next(
+        column for column in range(width + 1, width + len(taken) + 2) if column not in taken
+    )
     sheet.cell(max(table.header_row, 1), free, REMEDY_HEADER)
     sheet.column_dimensions[openpyxl.utils.get_column_letter(free)].width = REMEDY_WIDTH
     remedies = {}
-    for finding in sorted(findings, key=lambda finding: finding.serious):  # the serious colour comes last and stays
+    for finding in sorted(
+        findings, key=lambda finding: finding.serious
+    ):  # the serious colour comes last and stays
         colour = SERIOUS_COLOUR if finding.serious else DOUBTFUL_COLOUR
         cell = sheet.cell(finding.row + offset, table.columns[finding.column] + 1)
         cell.fill = PatternFill("solid", start_color=colour)

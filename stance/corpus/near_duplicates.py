@@ -12,7 +12,11 @@ from stance.corpus import corpus
 MIN_WORDS = 6  # of the sentences compared; of shorter ones, a word is most of what is said
 # --------------------------------------------------------------------------
 
-AGAINST = {"train": (), "test": ("train",), "val": ("train", "test")}  # with which splits' sentences a split's compare
+AGAINST = {
+    "train": (),
+    "test": ("train",),
+    "val": ("train", "test"),
+}  # with which splits' sentences a split's compare
 
 
 def find_near_duplicates(splits, rows):
@@ -22,7 +26,9 @@ def find_near_duplicates(splits, rows):
     for train, one of val once for test; of several sentences that it is like, the first in the corpus is named.
     """
     numbers = {corpus.make_id(row["topic"], row["text"]): row["row"] for row in rows}
-    lines = sorted((numbers[line["id"]], name, line["text"]) for name, part in splits.items() for line in part)
+    lines = sorted(
+        (numbers[line["id"]], name, line["text"]) for name, part in splits.items() for line in part
+    )
     firsts = {}  # (mark, split): the first line of the split that has the mark
     shared = list(zip(*find_shared(*mark_sentences(text for _, _, text in lines)), strict=True))
     for mark, place in shared:
@@ -34,7 +40,9 @@ def find_near_duplicates(splits, rows):
                 likes[place, name] = min(like, likes.get((place, name), like))
     pairs = sorted((place, like) for (place, _), like in likes.items())
     keys = ("row", "split", "like", "like_split")
-    return [dict(zip(keys, (*lines[place][:2], *lines[like][:2]), strict=True)) for place, like in pairs]
+    return [
+        dict(zip(keys, (*lines[place][:2], *lines[like][:2]), strict=True)) for place, like in pairs
+    ]
 
 
 def mark_sentences(texts):
@@ -43,9 +51,15 @@ def mark_sentences(texts):
     Two sentences share a mark if they have the same words but for one, in any order: marks are the sum of the words'
     hashes, and that sum without each of the words (one word changed, added or left out).
     """
-    keys = {place: key for place, key in enumerate(map(corpus.normalise_key, texts)) if key.count(" ") + 1 >= MIN_WORDS}
+    keys = {
+        place: key
+        for place, key in enumerate(map(corpus.normalise_key, texts))
+        if key.count(" ") + 1 >= MIN_WORDS
+    }
     sizes = np.array([key.count(" ") + 1 for key in keys.values()], np.int64)
-    hashes = np.fromiter((hash(word) for key in keys.values() for word in key.split()), np.int64, sizes.sum())
+    hashes = np.fromiter(
+        (hash(word) for key in keys.values() for word in key.split()), np.int64, sizes.sum()
+    )
     totals = np.add.reduceat(hashes, np.cumsum(sizes) - sizes) if len(sizes) else hashes
     places = np.fromiter(keys, np.int64, len(keys))
     marks = np.concatenate([totals, np.repeat(totals, sizes) - hashes])

@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from stance.common import records
-from stance.corpus import workbook_reader
-from stance.corpus import workbook_writer
+from stance.corpus import workbook_reader, workbook_writer
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")  # of the tables that are read and written
 CLEANING = {  # for str.translate; the joiners U+200C and U+200D stay: Persian and emoji need them
-    **dict.fromkeys([*range(32), *range(0x7F, 0xA0), *range(0xD800, 0xE000)]),  # controls, halves of characters
-    **dict.fromkeys(map(ord, "\u00ad\u180e\u200b\u200e\u200f\u2060\ufeff")),  # soft hyphen, zero width, BOM
+    **dict.fromkeys(
+        [*range(32), *range(0x7F, 0xA0), *range(0xD800, 0xE000)]
+    ),  # controls, halves of characters
+    **dict.fromkeys(
+        map(ord, "\u00ad\u180e\u200b\u200e\u200f\u2060\ufeff")
+    ),  # soft hyphen, zero width, BOM
     **dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)]),  # marks of writing direction
     **dict.fromkeys([9, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " "),
     **dict.fromkeys(map(ord, "\n\v\f\x85\u2028\u2029"), "\n"),
@@ -31,7 +34,9 @@ CLEANING = {  # for str.translate; the joiners U+200C and U+200D stay: Persian a
 }
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 LINE_END = re.compile(r"\r\n?")
-ESCAPE = re.compile("_x00([01][0-9A-F]|7F)_")  # how Excel writes control characters, a carriage return as _x000D_
+ESCAPE = re.compile(
+    "_x00([01][0-9A-F]|7F)_"
+)  # how Excel writes control characters, a carriage return as _x000D_
 
 
 class Table(NamedTuple):
@@ -59,12 +64,21 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
         records.stop(f"{path} has no sheets: leave out --sheet or SHEET")
     known = {column: [name.casefold() for name in names] for column, names in needed.items()}
     fitting, others = [], []
-    for place, lines in {".xlsx": workbook_reader.open_xlsx, ".jsonl": open_jsonl}.get(suffix, open_csv)(path):
-        number, header = next(((number, cells) for number, cells in lines if any(map(clean_text, cells))), (1, ()))
+    for place, lines in {".xlsx": workbook_reader.open_xlsx, ".jsonl": open_jsonl}.get(
+        suffix, open_csv
+    )(path):
+        number, header = next(
+            ((number, cells) for number, cells in lines if any(map(clean_text, cells))), (1, ())
+        )
         names = [clean_text(cell) for cell in header]
-        found = {column: [i for i, name in enumerate(names) if name.casefold() in known[column]] for column in needed}
+        found = {
+            column: [i for i, name in enumerate(names) if name.casefold() in known[column]]
+            for column in needed
+        }
         rows = fit_rows(lines, len(names), None if suffix == ".xlsx" else place)
-        fits = all(found.values()) and (sheet is None or place == workbook_reader.name_place(path, sheet))
+        fits = all(found.values()) and (
+            sheet is None or place == workbook_reader.name_place(path, sheet)
+        )
         (fitting if fits else others).append(Table(place, names, found, rows, number))
     if not fitting:
         seen = "; ".join(describe_headers(table, needed) for table in others)
@@ -73,7 +87,9 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
         remedy = "put these headers in the first row" + (f", or {rename}" if rename else "")
         records.stop(f"{missing} with the headers {headers}: {seen}: {remedy}")
     if len(fitting) > 1:
-        records.stop(f"{' and '.join(table.place for table in fitting)} have the same headers: {choose}")
+        records.stop(
+            f"{' and '.join(table.place for table in fitting)} have the same headers: {choose}"
+        )
     [table] = fitting
     for column, places in table.columns.items():
         if len(places) > 1:  # which one is meant is not ours to guess
@@ -88,14 +104,24 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
 
 def describe_headers(table, needed):
     """Return in words which headers a table has, and which of the needed ones it lacks."""
-    lacking = [records.quote("|".join(needed[column])) for column, places in table.columns.items() if not places]
+    lacking = [
+        records.quote("|".join(needed[column]))
+        for column, places in table.columns.items()
+        if not places
+    ]
     found = quote_all([header for header in table.header if header]) or "nothing"
-    return f"{table.place} has {found}" + (f" and lacks {records.list_first(lacking)}" if lacking else "")
+    return f"{table.place} has {found}" + (
+        f" and lacks {records.list_first(lacking)}" if lacking else ""
+    )
 
 
 def note_unused(table):
     """Print a note that names the columns of a table that nothing reads."""
-    unused = [name for place, name in enumerate(table.header) if name and place not in table.columns.values()]
+    unused = [
+        name
+        for place, name in enumerate(table.header)
+        if name and place not in table.columns.values()
+    ]
     if unused:
         print(f"note: {table.place}: columns that are not used: {quote_all(unused)}")
 
@@ -108,8 +134,12 @@ def quote_all(texts):
 def fit_rows(lines, width, place):
     """Yield (row number, cells) with exactly width cells; with a place, stop at a row that holds text beyond them."""
     for number, cells in lines:
-        if place and any(map(clean_text, cells[width:])):  # in Excel notes beside a table are common, in a .csv not
-            records.stop(f"{place}, row {number} has more cells than headers: put texts with commas in quotation marks")
+        if place and any(
+            map(clean_text, cells[width:])
+        ):  # in Excel notes beside a table are common, in a .csv not
+            records.stop(
+                f"{place}, row {number} has more cells than headers: put texts with commas in quotation marks"
+            )
         yield number, [*cells[:width], *[None] * (width - len(cells))]
 
 
@@ -117,16 +147,23 @@ def open_csv(path):
     """Yield the one (place, lines) of a .csv or .tsv file; stop if it cannot be read."""
     with records.open_file(path) as file:
         first = next(filter(bytes.strip, file), b"").decode(errors="replace")
-    delimiter = max(",;\t", key=first.count)  # where the decimal sign is a comma, Excel separates by semicolons
+    delimiter = max(
+        ",;\t", key=first.count
+    )  # where the decimal sign is a comma, Excel separates by semicolons
     file = io.TextIOWrapper(records.open_file(path), encoding="utf-8-sig", newline="")
     reader = csv.reader(file, delimiter=delimiter, strict=True)
-    yield path, records.guard(enumerate(reader, start=1), path)  # a record is an Excel row, with all its line breaks
+    yield (
+        path,
+        records.guard(enumerate(reader, start=1), path),
+    )  # a record is an Excel row, with all its line breaks
 
 
 def open_jsonl(path):
     """Yield the one (place, lines) of a .jsonl file: the keys of its objects as header, then a row an object."""
     remedy = "give a file with one JSON object a line"
-    header = list(dict.fromkeys(key for row in records.iterate_jsonl(path, (), remedy) for key in row))
+    header = list(
+        dict.fromkeys(key for row in records.iterate_jsonl(path, (), remedy) for key in row)
+    )
     rows = ([row.get(key) for key in header] for row in records.iterate_jsonl(path, (), remedy))
     yield path, enumerate(itertools.chain([header], rows))  # so line 1 is the first object
 
@@ -141,7 +178,12 @@ def keep_stdin():
 def open_lines(file):
     """Return the Table of what keep_stdin kept: one sentence a line, in the column text."""
     file.seek(0)
-    return Table("stdin", ["text"], {"text": 0}, ((number, [line]) for number, line in read_lines(file, "stdin")))
+    return Table(
+        "stdin",
+        ["text"],
+        {"text": 0},
+        ((number, [line]) for number, line in read_lines(file, "stdin")),
+    )
 
 
 def read_lines(file, place):
@@ -171,7 +213,9 @@ def clean_text(value):
     None (an empty cell, or a formula without a stored value) gives ''.
     """
     text = "" if value is None else str(value)
-    if text.isascii() and text.isprintable() and "_x" not in text:  # most text by far: there is nothing to clean
+    if (
+        text.isascii() and text.isprintable() and "_x" not in text
+    ):  # most text by far: there is nothing to clean
         return text.strip()
     if "_x" in text:
         text = ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
@@ -194,7 +238,9 @@ def check_output(path, header):
     twice = [name for name in header if header.count(name) > 1]
     if path.suffix.lower() == ".jsonl" and twice:
         name = records.quote(twice[0])
-        records.stop(f"{path}: two columns are called {name}, which .jsonl cannot hold: write .xlsx or .csv")
+        records.stop(
+            f"{path}: two columns are called {name}, which .jsonl cannot hold: write .xlsx or .csv"
+        )
 
 
 def check_fit(path, place, number, header, cells):
@@ -203,7 +249,9 @@ def check_fit(path, place, number, header, cells):
         for name, cell in zip(header, cells, strict=True):
             if workbook_reader.count_units(dump_nested(cell)) > workbook_reader.MAX_TEXT:
                 limit = f"longer than the {workbook_reader.MAX_TEXT:,} characters of an Excel cell"
-                records.stop(f"{place}, row {number}: {records.quote(name)} is {limit}: write .csv, .tsv or .jsonl")
+                records.stop(
+                    f"{place}, row {number}: {records.quote(name)} is {limit}: write .csv, .tsv or .jsonl"
+                )
 
 
 def check_length(path, rows):
@@ -222,7 +270,9 @@ def write_table(path, header, rows, shades=None):
     try:
         _write_table(Path(path), header, rows, shades or {})
     except OSError as problem:
-        records.stop(f"cannot write {path} ({problem.strerror}): make room or close it elsewhere, then start again")
+        records.stop(
+            f"cannot write {path} ({problem.strerror}): make room or close it elsewhere, then start again"
+        )
 
 
 def _write_table(path, header, rows, shades):
@@ -230,7 +280,10 @@ def _write_table(path, header, rows, shades):
     temporary, suffix = path.with_name(path.name + ".tmp"), path.suffix.lower()
     path.parent.mkdir(parents=True, exist_ok=True)
     # Half a character, as a text cut inside an emoji holds, has no bytes in UTF-8.
-    rows = ([HALF_CHARACTER.sub("", cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    rows = (
+        [HALF_CHARACTER.sub("", cell) if isinstance(cell, str) else cell for cell in row]
+        for row in rows
+    )
     lines = itertools.chain([header], (map(dump_nested, row) for row in rows))
     try:
         if suffix == ".jsonl":
@@ -238,7 +291,9 @@ def _write_table(path, header, rows, shades):
         elif suffix == ".xlsx":
             workbook_writer.write_xlsx(temporary, lines, shades)
         else:
-            with open(temporary, "w", encoding="utf-8-sig", newline="") as file:  # the mark makes Excel read UTF-8
+            with open(
+                temporary, "w", encoding="utf-8-sig", newline=""
+            ) as file:  # the mark makes Excel read UTF-8
                 csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",").writerows(lines)
         os.replace(temporary, path)
     finally:

@@ -17,12 +17,19 @@ from openpyxl.xml.functions import iterparse
 from stance.common import records
 
 # ---------------------------------------------------------------- settings
-MAX_UNPACKED = 4 << 30  # bytes a workbook may unpack to; Excel's 1,048,576 rows of a comment each take 0.4 GB
+MAX_UNPACKED = (
+    4 << 30
+)  # bytes a workbook may unpack to; Excel's 1,048,576 rows of a comment each take 0.4 GB
 MAX_RATIO = 200  # unpacked to packed size above which a large workbook is taken for a zip bomb; texts reach about 10
 # --------------------------------------------------------------------------
 
-MAX_ROWS, MAX_TEXT = 1_048_576, 32_767  # rows of a sheet, UTF-16 units of a cell; Excel cuts what is beyond
-OLD_EXCEL = bytes.fromhex("d0cf11e0")  # first bytes of .xls files and of password-protected .xlsx files
+MAX_ROWS, MAX_TEXT = (
+    1_048_576,
+    32_767,
+)  # rows of a sheet, UTF-16 units of a cell; Excel cuts what is beyond
+OLD_EXCEL = bytes.fromhex(
+    "d0cf11e0"
+)  # first bytes of .xls files and of password-protected .xlsx files
 ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # a part of the latter alone
 STRICT = b"http://purl.oclc.org/ooxml/spreadsheetml"  # a rare dialect that openpyxl reads as empty sheets
 DOCTYPES = (b"<!DOCTYPE", "<!DOCTYPE".encode("utf-16-le"), "<!DOCTYPE".encode("utf-16-be"))
@@ -45,7 +52,9 @@ def name_place(path, title):
 
 def count_units(value):
     """Return the length of a cell's text as Excel counts it: in UTF-16, where an emoji counts 2; 0 for other cells."""
-    return len(value.encode("utf-16-le", errors="surrogatepass")) // 2 if isinstance(value, str) else 0
+    return (
+        len(value.encode("utf-16-le", errors="surrogatepass")) // 2 if isinstance(value, str) else 0
+    )
 
 
 def is_full(text):
@@ -69,7 +78,9 @@ def open_xlsx(path):
     """
     content = records.read_file(path)
     check_kind(path, content)
-    warnings.filterwarnings("ignore", category=UserWarning, module="openpyxl")  # about styles and menus, not about data
+    warnings.filterwarnings(
+        "ignore", category=UserWarning, module="openpyxl"
+    )  # about styles and menus, not about data
     for place, lines in records.guard(load_sheets(path, content), path):
         yield place, records.guard(lines, path)
 
@@ -84,9 +95,13 @@ def check_kind(path, content):
     if not content:
         records.stop(f"{path} is empty: save it in Excel once more")
     if start.startswith((b"<html", b"<!doctype", b"<table", b"<?xml", b"<meta")):
-        records.stop(f"{path} is a web page despite its name: open it in Excel and save it as .xlsx")
+        records.stop(
+            f"{path} is a web page despite its name: open it in Excel and save it as .xlsx"
+        )
     if not content.startswith(b"PK"):
-        records.stop(f"{path} is no workbook despite its name: if it holds plain text, rename it to .csv")
+        records.stop(
+            f"{path} is no workbook despite its name: if it holds plain text, rename it to .csv"
+        )
 
 
 def load_sheets(path, content):
@@ -105,8 +120,12 @@ def scan_parts(path, archive, packed):
     """Return {part: merged ranges, as text} of a workbook; stop if it is another kind of file, or made to do harm."""
     names = archive.namelist()
     if not any(name.startswith("xl/") for name in names) or "xl/workbook.bin" in names:
-        records.stop(f"{path} is no .xlsx workbook (but perhaps .xlsb, .ods or .docx): save it in Excel as .xlsx")
-    size = sum(part.file_size for part in archive.infolist())  # reading stops there, whatever the part really holds
+        records.stop(
+            f"{path} is no .xlsx workbook (but perhaps .xlsb, .ods or .docx): save it in Excel as .xlsx"
+        )
+    size = sum(
+        part.file_size for part in archive.infolist()
+    )  # reading stops there, whatever the part really holds
     if size > MAX_UNPACKED or size > max(MAX_RATIO * packed, 100 << 20):
         sizes = f"{size / 1e6:,.0f} MB from {packed / 1e6:,.1f} MB"
         records.stop(f"{path} unpacks to {sizes}: copy its table into a new workbook")
@@ -117,10 +136,16 @@ def scan_parts(path, archive, packed):
             while block := source.read(CHUNK):
                 chunk = chunk[-OVERLAP:] + block
                 # XML of Excel declares no types; declared entities can multiply a small file to any size.
-                if name.endswith((".xml", ".rels", ".vml")) and any(doctype in chunk for doctype in DOCTYPES):
-                    records.stop(f"{path}, part {name}, declares XML entities, as Excel never does: distrust the file")
+                if name.endswith((".xml", ".rels", ".vml")) and any(
+                    doctype in chunk for doctype in DOCTYPES
+                ):
+                    records.stop(
+                        f"{path}, part {name}, declares XML entities, as Excel never does: distrust the file"
+                    )
                 if name == "xl/workbook.xml" and STRICT in chunk:
-                    records.stop(f"{path} is a 'Strict Open XML' workbook: save it in Excel as 'Excel Workbook'")
+                    records.stop(
+                        f"{path} is a 'Strict Open XML' workbook: save it in Excel as 'Excel Workbook'"
+                    )
                 if b"mergeCell" in chunk:
                     found += MERGED.findall(chunk)
         merged[name] = {text.decode() for text in found}
@@ -135,10 +160,16 @@ class SheetReader(excel.ExcelReader):
         if part is not None:
             with self.archive.open(part.PartName[1:]) as source:
                 nodes = (node for _, node in iterparse(source) if node.tag == STRING_TAG)
-                self.shared_strings = [read_text(node).replace("x005F_", "") for node in nodes]  # as openpyxl does
+                self.shared_strings = [
+                    read_text(node).replace("x005F_", "") for node in nodes
+                ]  # as openpyxl does
 
     def read_worksheets(self):
-        found = [(sheet.name, rel) for sheet, rel in self.parser.find_sheets() if "chartsheet" not in rel.Type]
+        found = [
+            (sheet.name, rel)
+            for sheet, rel in self.parser.find_sheets()
+            if "chartsheet" not in rel.Type
+        ]
         self.sheets = [(name, rel.target) for name, rel in found if rel.target in self.valid_files]
 
 
@@ -160,10 +191,16 @@ class CellParser(_reader.WorkSheetParser):
             child = element[0]
             if child.tag in (_reader.VALUE_TAG, _reader.INLINE_STRING):
                 self.col_counter = column_index_from_string(reference.rstrip("0123456789"))
-                return self.col_counter, self.shared_strings[int(child.text)] if kind == "s" else read_text(child)
+                return self.col_counter, self.shared_strings[
+                    int(child.text)
+                ] if kind == "s" else read_text(child)
         cell = super().parse_cell(element)
         # A formula whose result is empty text has the type "str" and no value either.
-        unstored = cell["value"] is None and kind != "str" and element.find(_reader.FORMULA_TAG) is not None
+        unstored = (
+            cell["value"] is None
+            and kind != "str"
+            and element.find(_reader.FORMULA_TAG) is not None
+        )
         return cell["column"], UNSTORED if unstored else cell["value"]
 
 
@@ -176,7 +213,9 @@ def read_lines(reader, part):
     book = reader.wb
     formats = {"date_formats": book._date_formats, "timedelta_formats": book._timedelta_formats}
     with reader.archive.open(part) as source:
-        parser = CellParser(source, reader.shared_strings, data_only=True, epoch=book.epoch, **formats)
+        parser = CellParser(
+            source, reader.shared_strings, data_only=True, epoch=book.epoch, **formats
+        )
         for number, found in parser.parse():
             cells = [None] * max((column for column, _ in found), default=0)
             for column, value in found:

@@ -17,14 +17,18 @@ WIDTH_ROWS = 100  # the first rows, whose longest cell sets the width of a colum
 # --------------------------------------------------------------------------
 
 EXACT_NUMBERS = 10**15  # Excel keeps 15 digits
-CREATED = datetime.datetime(1980, 1, 1)  # of every workbook: the same table gives the same bytes each time
+CREATED = datetime.datetime(
+    1980, 1, 1
+)  # of every workbook: the same table gives the same bytes each time
 TIME_FORMATS = {
     datetime.datetime: "yyyy-mm-dd h:mm:ss",
     datetime.date: "yyyy-mm-dd",
     datetime.time: "h:mm:ss",
     datetime.timedelta: "[h]:mm:ss",
 }
-FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # characters that XML does not hold
+FORBIDDEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]"
+)  # characters that XML does not hold
 
 
 def write_xlsx(path, lines, shades):
@@ -34,10 +38,14 @@ def write_xlsx(path, lines, shades):
     file cannot be written. Rows go to disk as they come.
     """
     options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False}
-    book = xlsxwriter.Workbook(str(path), {**options, "strings_to_numbers": False, "use_zip64": True})
+    book = xlsxwriter.Workbook(
+        str(path), {**options, "strings_to_numbers": False, "use_zip64": True}
+    )
     try:
         book.set_properties({"created": CREATED})
-        formats = {kind: book.add_format({"num_format": text}) for kind, text in TIME_FORMATS.items()}
+        formats = {
+            kind: book.add_format({"num_format": text}) for kind, text in TIME_FORMATS.items()
+        }
         sheet = book.add_worksheet("predictions")
         count, header = fill_sheet(sheet, lines, formats)
         sheet.freeze_panes(1, 0)
@@ -58,10 +66,14 @@ def fill_sheet(sheet, lines, formats):
     formats: the format of each type in TIME_FORMATS.
     """
     lines = map(list, lines)
-    first = list(itertools.islice(lines, WIDTH_ROWS))  # widths have to be known before the first row is written
+    first = list(
+        itertools.islice(lines, WIDTH_ROWS)
+    )  # widths have to be known before the first row is written
     header = first[0]
     for column, cells in enumerate(zip(*first, strict=True)):
-        width = max(len(str(cell)) for cell in cells if cell is not None) + 3  # room for the filter's arrow
+        width = (
+            max(len(str(cell)) for cell in cells if cell is not None) + 3
+        )  # room for the filter's arrow
         sheet.set_column(column, column, min(max(width, MIN_WIDTH), MAX_WIDTH))
     count = 0
     for row in itertools.chain(first, lines):
@@ -84,8 +96,12 @@ def write_cell(sheet, row, column, value, formats):
     else:
         text = FORBIDDEN.sub("", str(value))
         code = sheet.write_string(row, column, text) if text else 0
-    if code != 0:  # -1: outside of what a sheet holds; -2: longer than a cell. Both were looked for before.
-        records.stop(f"row {row + 1}, column {column + 1} does not fit into a workbook: write .csv instead")
+    if (
+        code != 0
+    ):  # -1: outside of what a sheet holds; -2: longer than a cell. Both were looked for before.
+        records.stop(
+            f"row {row + 1}, column {column + 1} does not fit into a workbook: write .csv instead"
+        )
 
 
 def is_exact(number):

@@ -8,10 +8,8 @@ import statistics
 
 import numpy as np
 
-from stance.evaluation import metrics
-from stance.evaluation import prompt_variants
 import prompts
-from stance.evaluation import uncertainty
+from stance.evaluation import metrics, prompt_variants, uncertainty
 
 INVALID = len(prompts.LABELS)  # index of an answer that is no label
 
@@ -26,22 +24,39 @@ def analyse(table, validation=(), variants=()):
     gold, topics = encode_labels(row["label"] for row in table), [row["topic"] for row in table]
     pairs = [(first, models[-1]) for first in answers if first not in ("majority", models[-1])]
     return {
-        "intervals": {name: uncertainty.describe_answers(gold, column, topics) for name, column in answers.items()},
+        "intervals": {
+            name: uncertainty.describe_answers(gold, column, topics)
+            for name, column in answers.items()
+        },
         "topics": {name: describe_topics(gold, answers[name], topics) for name in models},
         "comparisons": [
-            {"first": first, "second": last, **uncertainty.compare_answers(gold, answers[first], answers[last], topics)}
+            {
+                "first": first,
+                "second": last,
+                **uncertainty.compare_answers(gold, answers[first], answers[last], topics),
+            }
             for first, last in pairs
         ],
-        "calibration": {name: calibrate(name, table, validation) for name in models} if is_scored(table) else {},
-        "coverage": {name: uncertainty.pick_coverages(c) for name, c in trace_models(table).items()},
+        "calibration": {name: calibrate(name, table, validation) for name in models}
+        if is_scored(table)
+        else {},
+        "coverage": {
+            name: uncertainty.pick_coverages(c) for name, c in trace_models(table).items()
+        },
         "robustness": compare_variants(table, variants),
     }
 
 
 def list_answers(table):
     """Return {name: answers as indices} of the floors and models of records, floors first."""
-    floors = {name: encode_labels(row["floors"][name] for row in table) for name in table[0].get("floors", ())}
-    models = {name: encode_labels(row["models"][name]["prediction"] for row in table) for name in table[0]["models"]}
+    floors = {
+        name: encode_labels(row["floors"][name] for row in table)
+        for name in table[0].get("floors", ())
+    }
+    models = {
+        name: encode_labels(row["models"][name]["prediction"] for row in table)
+        for name in table[0]["models"]
+    }
     return {**floors, **models}
 
 
@@ -52,9 +67,15 @@ def encode_labels(labels):
 
 def describe_topics(gold, answers, topics):
     """Return {topic: {"n", statistics with intervals over its rows}}, alphabetically."""
-    parts = {topic: [i for i, other in enumerate(topics) if other == topic] for topic in sorted(set(topics))}
+    parts = {
+        topic: [i for i, other in enumerate(topics) if other == topic]
+        for topic in sorted(set(topics))
+    }
     return {
-        topic: {"n": len(rows), **uncertainty.describe_answers(gold[rows], answers[rows], [topic] * len(rows))}
+        topic: {
+            "n": len(rows),
+            **uncertainty.describe_answers(gold[rows], answers[rows], [topic] * len(rows)),
+        }
         for topic, rows in parts.items()
     }
 
@@ -66,7 +87,9 @@ def is_scored(table):
 
 def read_probabilities(name, table):
     """Return the probabilities [n, 3] of a model."""
-    return np.array([[row["models"][name]["probabilities"][label] for label in prompts.LABELS] for row in table])
+    return np.array(
+        [[row["models"][name]["probabilities"][label] for label in prompts.LABELS] for row in table]
+    )
 
 
 def calibrate(name, table, validation):
@@ -74,11 +97,16 @@ def calibrate(name, table, validation):
 
     The temperature is fitted on the validation records; without any, only "test" is there.
     """
-    gold, probabilities = encode_labels(row["label"] for row in table), read_probabilities(name, table)
+    gold, probabilities = (
+        encode_labels(row["label"] for row in table),
+        read_probabilities(name, table),
+    )
     result = {"test": uncertainty.measure_calibration(probabilities, gold)}
     if validation:
         labels = encode_labels(row["label"] for row in validation)
-        result["temperature"] = uncertainty.fit_temperature(read_probabilities(name, validation), labels)
+        result["temperature"] = uncertainty.fit_temperature(
+            read_probabilities(name, validation), labels
+        )
         scaled = uncertainty.scale_probabilities(probabilities, result["temperature"])
         result["scaled"] = uncertainty.measure_calibration(scaled, gold)
         result["validation_rows"] = len(validation)
@@ -87,7 +115,10 @@ def calibrate(name, table, validation):
 
 def trace_models(table):
     """Return {model: its accuracy against the share of rows that it answers, most confident first}."""
-    right = {name: [row["models"][name]["prediction"] == row["label"] for row in table] for name in table[0]["models"]}
+    right = {
+        name: [row["models"][name]["prediction"] == row["label"] for row in table]
+        for name in table[0]["models"]
+    }
     return {
         name: uncertainty.trace_coverage(read_probabilities(name, table).max(1), hits)
         for name, hits in right.items()
@@ -107,7 +138,9 @@ def compare_variants(table, variants):
     for variant in dict.fromkeys(row["variant"] for row in variants):
         rows = [row for row in variants if row["variant"] == variant]
         swaps = rows[0]["swaps"]
-        turn = prompt_variants.SWAPPED_LABELS if swaps else {label: label for label in prompts.LABELS}
+        turn = (
+            prompt_variants.SWAPPED_LABELS if swaps else {label: label for label in prompts.LABELS}
+        )
         result[variant] = {}
         for name in rows[0]["models"]:
             before = [usual[row["id"]]["models"][name]["prediction"] for row in rows]
@@ -118,7 +151,9 @@ def compare_variants(table, variants):
                 "n": len(rows),
                 "changed": share(b != a for b, a in zip(before, after)),
                 "expected": share(turn[b] == a for b, a in zip(before, after)),
-                "interval": uncertainty.find_wilson(sum(turn[b] == a for b, a in zip(before, after)), len(rows)),
+                "interval": uncertainty.find_wilson(
+                    sum(turn[b] == a for b, a in zip(before, after)), len(rows)
+                ),
                 "accuracy": share(turn[g] == a for g, a in zip(gold, after)),
                 "accuracy_before": share(g == b for g, b in zip(gold, before)),
                 "swapped": share(firm) if swaps else None,
@@ -139,7 +174,11 @@ def list_errors(table):
     """
     models = list(table[0]["models"])
     header = ["change", "confidence", "topic", "text", "gold"]
-    header += [f"{name} {part}" for name in models for part in ("answer", *(f"p_{label}" for label in prompts.LABELS))]
+    header += [
+        f"{name} {part}"
+        for name in models
+        for part in ("answer", *(f"p_{label}" for label in prompts.LABELS))
+    ]
     rows = []
     for row in table:
         answers = [row["models"][name] for name in models]
@@ -148,10 +187,19 @@ def list_errors(table):
             continue
         change = {(False, True): "fixed", (True, False): "broken"}.get(tuple(right), "wrong")
         wrong = [answer for answer, hit in zip(answers, right) if not hit][-1]
-        cells = [change, max(wrong.get("probabilities", {"": None}).values()), row["topic"], row["text"], row["label"]]
+        cells = [
+            change,
+            max(wrong.get("probabilities", {"": None}).values()),
+            row["topic"],
+            row["text"],
+            row["label"],
+        ]
         for answer in answers:
             probabilities = answer.get("probabilities", {})
-            cells += [answer["prediction"] or "invalid", *(probabilities.get(label) for label in prompts.LABELS)]
+            cells += [
+                answer["prediction"] or "invalid",
+                *(probabilities.get(label) for label in prompts.LABELS),
+            ]
         rows.append([round(cell, 4) if isinstance(cell, float) else cell for cell in cells])
     return header, sorted(rows, key=lambda cells: -(cells[1] or 0))
 

@@ -10,7 +10,12 @@ import prompts
 
 # ---------------------------------------------------------------- settings
 NGRAMS = (1, 2)  # words and pairs of neighbouring words
-PENALTIES = (0.1, 1.0, 10.0, 100.0)  # inverse strengths of regularisation; the best on the validation split is taken
+PENALTIES = (
+    0.1,
+    1.0,
+    10.0,
+    100.0,
+)  # inverse strengths of regularisation; the best on the validation split is taken
 # --------------------------------------------------------------------------
 
 
@@ -38,7 +43,9 @@ def answer_tfidf(train, val, test):
 def fit_tfidf(rows, penalty):
     """Return the fitted pipeline for one inverse strength of regularisation."""
     model = sklearn.pipeline.make_pipeline(
-        sklearn.feature_extraction.text.TfidfVectorizer(ngram_range=NGRAMS, sublinear_tf=True, token_pattern=r"\w+"),
+        sklearn.feature_extraction.text.TfidfVectorizer(
+            ngram_range=NGRAMS, sublinear_tf=True, token_pattern=r"\w+"
+        ),
         sklearn.linear_model.LogisticRegression(C=penalty, max_iter=2000),
     )
     return model.fit(join_texts(rows), [row["label"] for row in rows])

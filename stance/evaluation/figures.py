@@ -5,22 +5,39 @@ import textwrap
 import matplotlib
 
 matplotlib.use("Agg")  # no display needed
-import matplotlib.pyplot as plt  # noqa: E402
-import matplotlib.ticker  # noqa: E402
+import matplotlib.pyplot as plt
+import matplotlib.ticker
 
-import prompts  # noqa: E402
-from stance.evaluation import result_tables  # noqa: E402
+import prompts
+from stance.evaluation import result_tables
 
 # ---------------------------------------------------------------- settings
 DPI = 300  # dots an inch of every PNG
 COLUMN, PAGE = 3.3, 7.0  # inches: widths of one column and of both
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")  # Okabe and Ito's, for the colour-blind
+COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#E69F00",
+    "#CC79A7",
+    "#56B4E9",
+)  # Okabe and Ito's, for the colour-blind
 MARKERS = ("o", "s", "^", "D", "v", "P")  # a second sign beside the colour, for print in grey
 HATCHES = ("", "/////", ".....", "xxxxx", "-----", "+++++")  # the same of bars
-STYLE = {"font.size": 8, "axes.titlesize": 8, "legend.fontsize": 7, "legend.frameon": False, "lines.markersize": 3.5}
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "lines.markersize": 3.5,
+}
 STYLE |= {"hatch.linewidth": 0.5}
 DARK_SHARE = 0.65  # of a row of a confusion matrix, from which on white is easier to read on its blue than black
-LABEL_COLORS = {"pro": COLORS[0], "con": COLORS[3], "neu": "#DDDDDD"}  # blue, orange, grey: dark to light
+LABEL_COLORS = {
+    "pro": COLORS[0],
+    "con": COLORS[3],
+    "neu": "#DDDDDD",
+}  # blue, orange, grey: dark to light
 TEXT_COLORS = {"pro": "white", "con": "black", "neu": "black"}  # of numbers on them
 # --------------------------------------------------------------------------
 
@@ -30,11 +47,23 @@ matplotlib.rcParams.update(STYLE)
 
 def plot_training(log, path, note=None):
     """Draw training loss, validation loss and validation accuracy over steps, from the entries of log.jsonl."""
-    figure, (loss_axis, accuracy_axis) = plt.subplots(1, 2, figsize=(PAGE, 2.6), sharex=True, layout="constrained")
+    figure, (loss_axis, accuracy_axis) = plt.subplots(
+        1, 2, figsize=(PAGE, 2.6), sharex=True, layout="constrained"
+    )
     for key, name, axis, style in (
         ("loss", "training", loss_axis, {"color": COLORS[0]}),
-        ("eval_loss", "validation", loss_axis, {"color": COLORS[1], "marker": "o", "linestyle": "--"}),
-        ("eval_accuracy", "validation", accuracy_axis, {"color": COLORS[1], "marker": "o", "linestyle": "--"}),
+        (
+            "eval_loss",
+            "validation",
+            loss_axis,
+            {"color": COLORS[1], "marker": "o", "linestyle": "--"},
+        ),
+        (
+            "eval_accuracy",
+            "validation",
+            accuracy_axis,
+            {"color": COLORS[1], "marker": "o", "linestyle": "--"},
+        ),
     ):
         points = [(entry["step"], entry[key]) for entry in log if key in entry]
         if points:
@@ -52,7 +81,9 @@ def plot_training(log, path, note=None):
 def plot_confusion(metrics_of_model, path, note=None):
     """Draw one confusion matrix for each model side by side: rows gold, columns predicted, counts and row shares."""
     width = COLUMN if len(metrics_of_model) == 1 else PAGE
-    figure, axes = plt.subplots(1, len(metrics_of_model), figsize=(width, 2.9), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(metrics_of_model), figsize=(width, 2.9), squeeze=False, layout="constrained"
+    )
     some_invalid = any(metrics["invalid"] for metrics in metrics_of_model.values())
     columns = [*prompts.LABELS, "invalid"] if some_invalid else list(prompts.LABELS)
     for axis, (name, metrics) in zip(axes[0], metrics_of_model.items(), strict=True):
@@ -62,15 +93,24 @@ def plot_confusion(metrics_of_model, path, note=None):
         for y, row in enumerate(counts):
             for x, count in enumerate(row):
                 color = "white" if shares[y][x] > DARK_SHARE else "black"
-                axis.text(x, y, f"{count}\n{shares[y][x]:.0%}", ha="center", va="center", color=color)
-        axis.set(xticks=range(len(columns)), xticklabels=columns, yticks=range(3), yticklabels=prompts.LABELS)
+                axis.text(
+                    x, y, f"{count}\n{shares[y][x]:.0%}", ha="center", va="center", color=color
+                )
+        axis.set(
+            xticks=range(len(columns)),
+            xticklabels=columns,
+            yticks=range(3),
+            yticklabels=prompts.LABELS,
+        )
         axis.set(xlabel="predicted", ylabel="gold", title=f"{name} (n = {metrics['n']})")
     _save(figure, path, note)
 
 
 def plot_shares(counts_of_topic, path, note=None):
     """Draw a bar for each topic, divided by the shares of the labels: {topic: {label: rows}}, the first on top."""
-    figure, axis = plt.subplots(figsize=(PAGE, 1.3 + 0.5 * len(counts_of_topic)), layout="constrained")
+    figure, axis = plt.subplots(
+        figsize=(PAGE, 1.3 + 0.5 * len(counts_of_topic)), layout="constrained"
+    )
     names = []
     for y, (topic, counts) in enumerate(counts_of_topic.items()):
         rows, left = sum(counts.get(label, 0) for label in prompts.LABELS), 0
@@ -79,13 +119,26 @@ def plot_shares(counts_of_topic, path, note=None):
         for label in prompts.LABELS:
             share = counts.get(label, 0) / rows
             name = label if y == 0 else None
-            look = {"color": LABEL_COLORS[label], "edgecolor": "white", "linewidth": 0.5}  # more would hide small parts
+            look = {
+                "color": LABEL_COLORS[label],
+                "edgecolor": "white",
+                "linewidth": 0.5,
+            }  # more would hide small parts
             axis.barh(y, share, left=left, label=name, **look)
             if share >= 0.06:  # a narrower part has no room for its number
-                axis.text(left + share / 2, y, f"{share:.0%}", ha="center", va="center", color=TEXT_COLORS[label])
+                axis.text(
+                    left + share / 2,
+                    y,
+                    f"{share:.0%}",
+                    ha="center",
+                    va="center",
+                    color=TEXT_COLORS[label],
+                )
             left += share
     axis.set(xlim=(0, 1), xlabel="share of rows")
-    axis.set_yticks(range(len(names)), names, parse_math=False)  # a topic with two dollar signs is no formula
+    axis.set_yticks(
+        range(len(names)), names, parse_math=False
+    )  # a topic with two dollar signs is no formula
     axis.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
     axis.invert_yaxis()
     axis.spines[["top", "right", "left"]].set_visible(False)
@@ -100,7 +153,9 @@ def plot_topics(statistics_of_model, path, note=None):
     statistics_of_model: {model: {topic: {"n", "macro_f1": {"value", "rows": [low, high]}}}}; a topic may miss in a
     model. Beside a topic stand its different numbers of rows, in the order of the models.
     """
-    topics = sorted({topic for parts in statistics_of_model.values() for topic in parts}, reverse=True)
+    topics = sorted(
+        {topic for parts in statistics_of_model.values() for topic in parts}, reverse=True
+    )
     height = 0.8 / len(statistics_of_model)
     size = (COLUMN, 1.1 + len(topics) * max(0.45, 0.17 * len(statistics_of_model)))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
@@ -111,33 +166,52 @@ def plot_topics(statistics_of_model, path, note=None):
         below = [max(value - low, 0) for value, (low, _) in zip(values, ends)]
         above = [max(high - value, 0) for value, (_, high) in zip(values, ends)]
         whiskers = {"xerr": [below, above], "error_kw": {"lw": 0.8, "capsize": 1.5}}
-        look = {"color": COLORS[i], "hatch": HATCHES[i], "edgecolor": "white", "linewidth": 0}  # white: of the hatches
+        look = {
+            "color": COLORS[i],
+            "hatch": HATCHES[i],
+            "edgecolor": "white",
+            "linewidth": 0,
+        }  # white: of the hatches
         axis.barh(places, values, height, label=name, **look, **whiskers)
     names = []
     for topic in topics:
-        sizes = dict.fromkeys(str(parts[topic]["n"]) for parts in statistics_of_model.values() if topic in parts)
-        names.append(f"{textwrap.fill(topic, 24, max_lines=2, placeholder=' ...')}\nn = {', '.join(sizes)}")
+        sizes = dict.fromkeys(
+            str(parts[topic]["n"]) for parts in statistics_of_model.values() if topic in parts
+        )
+        names.append(
+            f"{textwrap.fill(topic, 24, max_lines=2, placeholder=' ...')}\nn = {', '.join(sizes)}"
+        )
     axis.set(xlabel=f"macro-F1, {INTERVAL}", xlim=(0, 1.02))
-    axis.set_yticks(range(len(topics)), names, parse_math=False)  # a topic with two dollar signs is no formula
+    axis.set_yticks(
+        range(len(topics)), names, parse_math=False
+    )  # a topic with two dollar signs is no formula
     axis.tick_params(axis="y", labelsize=7)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
-    figure.legend(loc="outside upper center", ncols=3 if len(statistics_of_model) < 4 else 2, columnspacing=1)
+    figure.legend(
+        loc="outside upper center", ncols=3 if len(statistics_of_model) < 4 else 2, columnspacing=1
+    )
     _save(figure, path, note)
 
 
 def plot_reliability(calibration_of_model, path, note=None):
     """Draw accuracy against confidence by bins, one panel a model, as it is and with the fitted temperature."""
     width = COLUMN if len(calibration_of_model) == 1 else PAGE
-    figure, axes = plt.subplots(1, len(calibration_of_model), figsize=(width, 2.9), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(
+        1, len(calibration_of_model), figsize=(width, 2.9), squeeze=False, layout="constrained"
+    )
     for axis, (name, parts) in zip(axes[0], calibration_of_model.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls=":")
         for i, (key, label) in enumerate((("test", "as it is"), ("scaled", "temperature {:.2f}"))):
             if key in parts:
                 bins, label = parts[key]["bins"], label.format(parts.get("temperature", 1))
                 points = [[part[side] for part in bins] for side in ("confidence", "accuracy")]
-                axis.plot(*points, color=COLORS[i], lw=0.8, label=f"{label}: ECE {parts[key]['ece']:.3f}")
-                areas = [4 + 80 * part["n"] / sum(part["n"] for part in bins) for part in bins]  # share of the rows
+                axis.plot(
+                    *points, color=COLORS[i], lw=0.8, label=f"{label}: ECE {parts[key]['ece']:.3f}"
+                )
+                areas = [
+                    4 + 80 * part["n"] / sum(part["n"] for part in bins) for part in bins
+                ]  # share of the rows
                 axis.scatter(*points, areas, color=COLORS[i], marker=MARKERS[i], alpha=0.8)
         axis.set(xlabel="confidence (area of a mark: share of rows)", ylabel="accuracy", title=name)
         axis.set(xlim=(0.3, 1.02), ylim=(-0.02, 1.02))
@@ -153,7 +227,12 @@ def plot_coverage(curve_of_model, path, note=None):
         points = [[point[side] for point in curve] for side in ("coverage", "accuracy")]
         marks = {"marker": MARKERS[i], "markevery": 0.2}
         axis.plot(*points, color=COLORS[i], lw=1.2, label=name, **marks)
-    axis.set(xlabel="share of rows answered, most confident first", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.04))
+    axis.set(
+        xlabel="share of rows answered, most confident first",
+        ylabel="accuracy",
+        xlim=(0, 1.02),
+        ylim=(0, 1.04),
+    )
     axis.grid(alpha=0.3)
     axis.legend()
     _save(figure, path, note)
@@ -168,11 +247,24 @@ def plot_learning(points, floors, path, note=None):
     sizes = sorted(points)
     means = [sum(run["value"] for run in points[size]) / len(points[size]) for size in sizes]
     firsts = [points[size][0] for size in sizes]
-    axis.vlines(sizes, [run["rows"][0] for run in firsts], [run["rows"][1] for run in firsts], color=COLORS[1], lw=0.8)
+    axis.vlines(
+        sizes,
+        [run["rows"][0] for run in firsts],
+        [run["rows"][1] for run in firsts],
+        color=COLORS[1],
+        lw=0.8,
+    )
     axis.plot(sizes, means, color=COLORS[1], label="fine-tuned")
     for size in sizes:
-        axis.plot([size] * len(points[size]), [run["value"] for run in points[size]], MARKERS[1], color=COLORS[1])
-    for (name, values), color, marker in zip(floors.items(), (COLORS[0], *COLORS[2:]), (MARKERS[0], *MARKERS[2:])):
+        axis.plot(
+            [size] * len(points[size]),
+            [run["value"] for run in points[size]],
+            MARKERS[1],
+            color=COLORS[1],
+        )
+    for (name, values), color, marker in zip(
+        floors.items(), (COLORS[0], *COLORS[2:]), (MARKERS[0], *MARKERS[2:])
+    ):
         heights = [values[size] for size in sorted(values)]
         axis.plot(sorted(values), heights, marker, ls="--", lw=0.9, color=color, label=name)
     axis.set(xlabel="training rows", ylabel=f"macro-F1\n{INTERVAL}", xlim=(0, None), ylim=(0, 1.02))

@@ -49,7 +49,12 @@ def compute_topic_metrics(topics, gold, predicted):
 def format_summary(metrics_of_model):
     """Return the table Model | Accuracy | Micro-F1 | Macro-F1 | n | invalid for {model name: metrics}."""
     rows = [
-        [name, *(f"{m[key]:.3f}" for key in ("accuracy", "micro_f1", "macro_f1")), str(m["n"]), str(m["invalid"])]
+        [
+            name,
+            *(f"{m[key]:.3f}" for key in ("accuracy", "micro_f1", "macro_f1")),
+            str(m["n"]),
+            str(m["invalid"]),
+        ]
         for name, m in metrics_of_model.items()
     ]
     return format_table(["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"], rows)
@@ -77,7 +82,8 @@ def format_topics(metrics_of_topic):
 def tabulate_topics(metrics_of_topic):
     """Return (header, rows) of accuracy and macro-F1 per topic."""
     rows = [
-        [topic, f"{m['accuracy']:.3f}", f"{m['macro_f1']:.3f}", str(m["n"])] for topic, m in metrics_of_topic.items()
+        [topic, f"{m['accuracy']:.3f}", f"{m['macro_f1']:.3f}", str(m["n"])]
+        for topic, m in metrics_of_topic.items()
     ]
     return ["Topic", "Accuracy", "Macro-F1", "n"], rows
 
@@ -85,7 +91,10 @@ def tabulate_topics(metrics_of_topic):
 def align_columns(rows):
     """Return "l" or "r" for each column of a table: numbers, but in the first column, go to the right."""
     columns = list(zip(*rows, strict=True))
-    return ["r" if i and all(cell[:1] in "+-[0123456789" for cell in cells) else "l" for i, cells in enumerate(columns)]
+    return [
+        "r" if i and all(cell[:1] in "+-[0123456789" for cell in cells) else "l"
+        for i, cells in enumerate(columns)
+    ]
 
 
 def format_table(header, rows):
@@ -95,6 +104,8 @@ def format_table(header, rows):
 
     def align(row):
         cells = zip(row, widths, sides, strict=True)
-        return "  ".join(cell.rjust(width) if side == "r" else cell.ljust(width) for cell, width, side in cells)
+        return "  ".join(
+            cell.rjust(width) if side == "r" else cell.ljust(width) for cell, width, side in cells
+        )
 
     return "\n".join([align(header), "-" * (sum(widths) + 2 * len(widths) - 2), *map(align, rows)])

@@ -5,14 +5,17 @@ from pathlib import Path
 import huggingface_hub
 import huggingface_hub.errors
 
-from stance.model import loading
 import prompts
-from stance.model import fingerprints
 from stance.common import records
 from stance.evaluation import result_tables
+from stance.model import fingerprints, loading
 
 # ---------------------------------------------------------------- settings
-PUSHED_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors")  # nothing else ever leaves
+PUSHED_FILES = (
+    "README.md",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)  # nothing else ever leaves
 LANGUAGE = "en"  # of the sentences that adapters were trained on, as an ISO 639-1 code
 # --------------------------------------------------------------------------
 
@@ -63,7 +66,15 @@ Versions: {versions}.
 - The base is English-centred, and its terms of use apply to this adapter.
 - Not for decisions about persons.
 """
-SHOWN_SETTINGS = ("LORA_R", "LORA_ALPHA", "LORA_TARGETS", "EPOCHS", "LEARNING_RATE", "EFFECTIVE_BATCH_SIZE", "SEED")
+SHOWN_SETTINGS = (
+    "LORA_R",
+    "LORA_ALPHA",
+    "LORA_TARGETS",
+    "EPOCHS",
+    "LEARNING_RATE",
+    "EFFECTIVE_BATCH_SIZE",
+    "SEED",
+)
 
 
 def publish(folder, run, table, numbers, repository=None, private=True):
@@ -86,7 +97,9 @@ def publish(folder, run, table, numbers, repository=None, private=True):
 
 def write_card(folder, run, table, numbers):
     """Write README.md, the model card, into an adapter folder; run, table and numbers as in report.build_report."""
-    record = records.read_json(Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)")
+    record = records.read_json(
+        Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)"
+    )
     records.write_text(Path(folder) / "README.md", [str(build_card(record, run, table, numbers))])
 
 
@@ -131,20 +144,38 @@ def build_card(record, run, table, numbers):
 
 def push_adapter(folder, repository, private):
     """Push PUSHED_FILES of an adapter folder to a repository "user/name" of the Hub; stop on anything doubtful."""
-    base = records.read_json(Path(folder) / "adapter_config.json", "train again")["base_model_name_or_path"]
+    base = records.read_json(Path(folder) / "adapter_config.json", "train again")[
+        "base_model_name_or_path"
+    ]
     if loading.read_demo_note(base):
-        records.stop(f"{folder} is an adapter of the demo model, of no use to anybody: set PUSH_TO_HUB = None")
+        records.stop(
+            f"{folder} is an adapter of the demo model, of no use to anybody: set PUSH_TO_HUB = None"
+        )
     if Path(base).is_dir() or Path(base).is_absolute():
-        records.stop(f"{folder}/adapter_config.json names the folder {base}: write the base's name on the Hub there")
+        records.stop(
+            f"{folder}/adapter_config.json names the folder {base}: write the base's name on the Hub there"
+        )
     missing = [name for name in PUSHED_FILES if not (Path(folder) / name).is_file()]
     if missing:
-        records.stop(f"{folder} holds no {', '.join(missing)}: evaluate the adapter beside its files (no --output-dir)")
+        records.stop(
+            f"{folder} holds no {', '.join(missing)}: evaluate the adapter beside its files (no --output-dir)"
+        )
     hub = huggingface_hub.HfApi()
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
-        if private and not hub.model_info(repository).private:  # create_repo leaves one that exists as it is
-            records.stop(f"{repository} exists and is public: choose another name, or set PUSH_PRIVATE = False")
+        if (
+            private and not hub.model_info(repository).private
+        ):  # create_repo leaves one that exists as it is
+            records.stop(
+                f"{repository} exists and is public: choose another name, or set PUSH_PRIVATE = False"
+            )
         hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(PUSHED_FILES))
-    except (OSError, ValueError, *huggingface_hub.errors.HfHubHTTPError.__bases__) as problem:  # bases: the network's
+    except (
+        OSError,
+        ValueError,
+        *huggingface_hub.errors.HfHubHTTPError.__bases__,
+    ) as problem:  # bases: the network's
         reason = str(problem).strip().partition("\n")[0]
-        records.stop(f"cannot push to {repository} ({reason}): check the name and the network, and run `hf auth login`")
+        records.stop(
+            f"cannot push to {repository} ({reason}): check the name and the network, and run `hf auth login`"
+        )

@@ -8,7 +8,13 @@ from pathlib import Path
 import prompts
 from stance.common import records
 
-RECORD_KEYS = ("id", "topic", "text", "label", "models")  # of a line; models: {name: {"prediction", ...}}
+RECORD_KEYS = (
+    "id",
+    "topic",
+    "text",
+    "label",
+    "models",
+)  # of a line; models: {name: {"prediction", ...}}
 SIDE_RECORDS = ("validation", "robustness")  # .jsonl files that belong to an evaluation.jsonl
 SAME_IN_RUNS = {  # keys of evaluation.json in which runs to be compared agree, as messages call them
     "test_sha256": "the test split",
@@ -20,7 +26,11 @@ SAME_IN_RUNS = {  # keys of evaluation.json in which runs to be compared agree, 
 def make_records(rows, answers, **more):
     """Return records of rows; answers: {model: one answer a row}, more: further keys."""
     return [
-        {**{key: row[key] for key in RECORD_KEYS[:-1]}, "models": {name: answers[name][i] for name in answers}, **more}
+        {
+            **{key: row[key] for key in RECORD_KEYS[:-1]},
+            "models": {name: answers[name][i] for name in answers},
+            **more,
+        }
         for i, row in enumerate(rows)
     ]
 
@@ -38,7 +48,9 @@ def collect_parts(questions, answers, floors):
         else:
             asked = zip(rows, variant.pairs, strict=True)
             asked = [{**row, "topic": topic, "text": text} for row, (topic, text) in asked]
-            parts["robustness"] += make_records(asked, answers[part], variant=part, swaps=variant.swaps)
+            parts["robustness"] += make_records(
+                asked, answers[part], variant=part, swaps=variant.swaps
+            )
     for i, row in enumerate(parts["evaluation"] if floors else []):
         row["floors"] = {name: labels[i] for name, labels in floors.items()}
     return parts
@@ -49,7 +61,11 @@ def write_parts(folder, parts, run):
     names = {name: f"{name}.jsonl" for name, rows in parts.items() if rows}
     for name, file in names.items():
         records.write_jsonl(folder / file, parts[name])
-    run["records"] = {names[name]: records.hash_file(folder / names[name]) for name in SIDE_RECORDS if name in names}
+    run["records"] = {
+        names[name]: records.hash_file(folder / names[name])
+        for name in SIDE_RECORDS
+        if name in names
+    }
     return list(names.values())
 
 
@@ -61,7 +77,9 @@ def read_records(path):
         if not models or models.keys() != dict(table[0]["models"]).keys():
             records.stop(f"{path}, line {number}: not the models of line 1: evaluate again")
         if row["label"] not in prompts.LABELS or not all(map(is_answer, models.values())):
-            records.stop(f"{path}, line {number}: labels must be {', '.join(prompts.LABELS)}: evaluate again")
+            records.stop(
+                f"{path}, line {number}: labels must be {', '.join(prompts.LABELS)}: evaluate again"
+            )
     return table
 
 
@@ -79,17 +97,24 @@ def read_parts(path):
     """
     path = Path(path)
     if path.stem in SIDE_RECORDS:
-        records.stop(f"{path} does not hold the answers of the test split: give {path.with_name('evaluation.jsonl')}")
+        records.stop(
+            f"{path} does not hold the answers of the test split: give {path.with_name('evaluation.jsonl')}"
+        )
     parts, run = {"evaluation": read_records(path)}, {}
     described = path.with_name("evaluation.json")
     if described.is_file():
         run = records.read_json(described, "delete it")
     else:
-        print(f"note: {described} not found: the report cannot say what answered, nor whether it was the demo model")
+        print(
+            f"note: {described} not found: the report cannot say what answered, nor whether it was the demo model"
+        )
     if not isinstance(run, dict):
         records.stop(f"{described} is no record of evaluate.py: delete it")
     for name in SIDE_RECORDS:
-        side, expected = path.with_name(f"{name}.jsonl"), run.get("records", {}).get(f"{name}.jsonl")
+        side, expected = (
+            path.with_name(f"{name}.jsonl"),
+            run.get("records", {}).get(f"{name}.jsonl"),
+        )
         fits = expected and side.is_file() and records.hash_file(side) == expected
         if expected and not fits:
             print(f"note: {side} is missing or was changed: its tables are left out")
@@ -107,13 +132,19 @@ def read_runs(folders):
     for folder in folders:
         if folder in found:
             records.stop(f"--runs: {folder} is named twice")
-        run = records.read_json(Path(folder) / "evaluation.json", "give folders that evaluate.py wrote")
+        run = records.read_json(
+            Path(folder) / "evaluation.json", "give folders that evaluate.py wrote"
+        )
         first = first or run
         for key, name in SAME_IN_RUNS.items():
             if not isinstance(run, dict) or run.get(key) is None or run[key] != first[key]:
-                records.stop(f"--runs: {folders[0]} and {folder} differ in {name}: evaluate both again with the same")
+                records.stop(
+                    f"--runs: {folders[0]} and {folder} differ in {name}: evaluate both again with the same"
+                )
         found[folder] = read_records(Path(folder) / "evaluation.jsonl")
-        rows, others = ([(row["id"], row["label"]) for row in found[name]] for name in (folder, folders[0]))
+        rows, others = (
+            [(row["id"], row["label"]) for row in found[name]] for name in (folder, folders[0])
+        )
         if rows != others:
             records.stop(f"--runs: {folders[0]} and {folder} hold other rows: evaluate both again")
     return found, first

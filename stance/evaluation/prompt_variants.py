@@ -17,14 +17,19 @@ Reply with a single word: pro, con or neu.
 Claim: ```{topic}```
 Sentence: ```{sentence}```
 Stance:"""
-NEGATION = "It is wrong to claim: {topic}"  # whoever is pro the topic is con this, and the other way round
+NEGATION = (
+    "It is wrong to claim: {topic}"  # whoever is pro the topic is con this, and the other way round
+)
 TYPO_SHARE = 0.15  # of the words with four or more letters; at least one a sentence
 TYPO_SEED = 0
 # --------------------------------------------------------------------------
 
 SWAPPED_LABELS = {"pro": "con", "con": "pro", "neu": "neu"}
 REORDERED = (  # (wording of PROMPT_TEMPLATE, the same with con before pro)
-    ('a pro argument ("pro"), a contra argument ("con")', 'a contra argument ("con"), a pro argument ("pro")'),
+    (
+        'a pro argument ("pro"), a contra argument ("con")',
+        'a contra argument ("con"), a pro argument ("pro")',
+    ),
     ("exactly one of pro, con or neu", "exactly one of con, pro or neu"),
 )
 
@@ -47,7 +52,9 @@ def build_variants(rows):
         "con before pro": Variant(reorder_labels(usual), pairs),
         "lower case": Variant(usual, [(topic.lower(), text.lower()) for topic, text in pairs]),
         "typing errors": Variant(usual, typed),
-        "negated topic": Variant(usual, [(NEGATION.replace("{topic}", topic), text) for topic, text in pairs], True),
+        "negated topic": Variant(
+            usual, [(NEGATION.replace("{topic}", topic), text) for topic, text in pairs], True
+        ),
     }
 
 
@@ -55,7 +62,9 @@ def reorder_labels(template):
     """Return the template with con named before pro; ValueError if its wording has changed."""
     for usual, other in REORDERED:
         if template.count(usual) != 1:
-            raise ValueError(f"REORDERED does not fit the prompt any more: {usual!r} must be in it once")
+            raise ValueError(
+                f"REORDERED does not fit the prompt any more: {usual!r} must be in it once"
+            )
         template = template.replace(usual, other)
     return template
 

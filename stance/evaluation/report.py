@@ -2,15 +2,17 @@
 
 import textwrap
 
-from stance.evaluation import analysis
-from stance.evaluation import figures
-from stance.evaluation import metrics
-from stance.evaluation import prompt_variants
-from stance.model import fingerprints
 from stance.common import records
-from stance.evaluation import result_tables
 from stance.corpus import tables
-from stance.evaluation import uncertainty
+from stance.evaluation import (
+    analysis,
+    figures,
+    metrics,
+    prompt_variants,
+    result_tables,
+    uncertainty,
+)
+from stance.model import fingerprints
 
 # ---------------------------------------------------------------- settings
 EXAMPLES = 3  # rows shown of those that fine-tuning fixed and broke; errors.xlsx has all
@@ -40,7 +42,9 @@ def format_statistics(numbers):
     parts = []
     for over in ("rows", "topics"):
         if over in next(iter(numbers["intervals"].values()))["accuracy"]:
-            table = metrics.format_table(*result_tables.tabulate_results(numbers["intervals"], over))
+            table = metrics.format_table(
+                *result_tables.tabulate_results(numbers["intervals"], over)
+            )
             parts.append(f"{result_tables.LEVEL_TEXT} bootstrap intervals over {over}\n{table}")
     topics = len(next(iter(numbers["topics"].values())))
     parts += [describe_topic_intervals(topics, ADVICE)] if topics > 1 else []
@@ -67,7 +71,9 @@ def write_results(folder, run, table, result, numbers):
     caption = describe_caption(run, table)
     records.write_json(folder / "evaluation.json", {**run, "metrics": result, "analysis": numbers})
     records.write_text(folder / "report.md", [build_report(run, table, result, numbers, pictures)])
-    records.write_text(folder / "results.tex", [result_tables.format_latex(header, rows, caption, "tab:results")])
+    records.write_text(
+        folder / "results.tex", [result_tables.format_latex(header, rows, caption, "tab:results")]
+    )
     tables.write_table(folder / "errors.xlsx", *analysis.list_errors(table))
     return ["evaluation.json", "report.md", "results.tex", "errors.xlsx", *pictures]
 
@@ -77,13 +83,18 @@ def write_runs(folder, result, note):
     header, rows = result_tables.tabulate_runs(result)
     caption = f"{note or ''} {result_tables.describe_runs(result)}".strip()
     records.write_json(folder / "runs.json", {"note": note, **result})
-    records.write_text(folder / "runs.tex", [result_tables.format_latex(header, rows, caption, "tab:runs")])
+    records.write_text(
+        folder / "runs.tex", [result_tables.format_latex(header, rows, caption, "tab:runs")]
+    )
     return ["runs.json", "runs.tex"]
 
 
 def draw_pictures(folder, table, result, numbers, note):
     """Draw the pictures of an evaluation and return their names."""
-    drawn = {"confusion.png": (figures.plot_confusion, result), "topics.png": (figures.plot_topics, numbers["topics"])}
+    drawn = {
+        "confusion.png": (figures.plot_confusion, result),
+        "topics.png": (figures.plot_topics, numbers["topics"]),
+    }
     if numbers["calibration"]:
         drawn["reliability.png"] = (figures.plot_reliability, numbers["calibration"])
         drawn["coverage.png"] = (figures.plot_coverage, analysis.trace_models(table))
@@ -95,7 +106,9 @@ def draw_pictures(folder, table, result, numbers, note):
 def describe_caption(run, table):
     """Return the caption of the table of results."""
     topics, level = result_tables.count_topics(table), result_tables.LEVEL_TEXT
-    caption = f"{len(table)} test sentences on {topics}; {level} bootstrap intervals over sentences."
+    caption = (
+        f"{len(table)} test sentences on {topics}; {level} bootstrap intervals over sentences."
+    )
     return f"{run['note']} {caption}" if run.get("note") else caption
 
 
@@ -104,9 +117,20 @@ def build_report(run, table, result, numbers, pictures):
 
     run: what evaluation.json says about it, with its note; result: analysis.summarise; numbers: analysis.analyse.
     """
-    blocks = ["# Evaluation", *([f"> {run['note']}"] if run.get("note") else []), describe_run(run, table)]
-    blocks += [*list_results(numbers, len({row["topic"] for row in table})), *list_parts(result, numbers)]
-    blocks += [*list_calibration(numbers), *list_robustness(numbers["robustness"]), *list_errors(table)]
+    blocks = [
+        "# Evaluation",
+        *([f"> {run['note']}"] if run.get("note") else []),
+        describe_run(run, table),
+    ]
+    blocks += [
+        *list_results(numbers, len({row["topic"] for row in table})),
+        *list_parts(result, numbers),
+    ]
+    blocks += [
+        *list_calibration(numbers),
+        *list_robustness(numbers["robustness"]),
+        *list_errors(table),
+    ]
     blocks += ["## Pictures", *(f"![{PICTURES[name]}]({name})" for name in pictures)]
     blocks += ["## How it was made", describe_environment(run)]
     return "\n\n".join(blocks) + "\n"
@@ -141,7 +165,10 @@ def list_results(numbers, topics):
         blocks += [markdown(result_tables.tabulate_results(numbers["intervals"], "topics"))]
         blocks += [describe_topic_intervals(topics, ADVICE)]
     for comparison in numbers["comparisons"]:
-        blocks += [f"{describe_comparison(comparison)}.", markdown(result_tables.tabulate_comparison(comparison))]
+        blocks += [
+            f"{describe_comparison(comparison)}.",
+            markdown(result_tables.tabulate_comparison(comparison)),
+        ]
     return blocks
 
 
@@ -152,7 +179,11 @@ def list_parts(result, numbers):
         header, rows = result_tables.tabulate_results(numbers["topics"][name], first="Topic")
         sizes = [str(part["n"]) for part in parts["topics"].values()]
         rows = [[*row, size] for row, size in zip(rows, sizes, strict=True)]
-        blocks += [f"{name}:", markdown(metrics.tabulate_labels(parts)), markdown(([*header, "n"], rows))]
+        blocks += [
+            f"{name}:",
+            markdown(metrics.tabulate_labels(parts)),
+            markdown(([*header, "n"], rows)),
+        ]
     return blocks
 
 
@@ -201,7 +232,10 @@ def list_robustness(robustness):
 def list_errors(table):
     """Return the blocks on wrong rows: counts, and the most confident that fine-tuning fixed or broke."""
     header, rows = analysis.list_errors(table)
-    blocks = ["## Errors", f"{len(rows)} of {len(table)} rows are wrong in some model: `errors.xlsx`."]
+    blocks = [
+        "## Errors",
+        f"{len(rows)} of {len(table)} rows are wrong in some model: `errors.xlsx`.",
+    ]
     for change in ("fixed", "broken"):
         chosen = [dict(zip(header, row)) for row in rows if row[0] == change]
         if chosen:
@@ -213,7 +247,11 @@ def list_errors(table):
 def describe_example(cells):
     """Return a wrong row, {column: value} of analysis.list_errors, as an item of a Markdown list."""
     text = textwrap.shorten(cells["text"], 160, placeholder=" ...").replace("`", "'")
-    answers = [f"{key.removesuffix(' answer')}: {value}" for key, value in cells.items() if key.endswith(" answer")]
+    answers = [
+        f"{key.removesuffix(' answer')}: {value}"
+        for key, value in cells.items()
+        if key.endswith(" answer")
+    ]
     return f"- {cells['topic']} - `{text}` - gold: {cells['gold']}, {', '.join(answers)}"
 
 
@@ -229,11 +267,15 @@ def describe_topic_intervals(topics, advice=""):
 
 def describe_environment(run):
     """Return versions and checksums."""
-    bootstrap = f"Bootstrap: {uncertainty.RESAMPLES:,} resamples, seed {uncertainty.BOOTSTRAP_SEED}."
+    bootstrap = (
+        f"Bootstrap: {uncertainty.RESAMPLES:,} resamples, seed {uncertainty.BOOTSTRAP_SEED}."
+    )
     environment = run.get("environment")
     if not environment:  # records without their evaluation.json
         return f"{bootstrap} All numbers: `evaluation.json`."
-    versions = [f"{name} {version}" for name, version in environment.get("versions", {}).items() if version]
+    versions = [
+        f"{name} {version}" for name, version in environment.get("versions", {}).items() if version
+    ]
     git = environment.get("git") or {}
     changes = ", whose files were changed" if git.get("changed") else ""
     commit = f", commit `{git['commit']}`{changes}" if git else ""

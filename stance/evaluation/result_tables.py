@@ -2,14 +2,17 @@
 
 import re
 
-from stance.evaluation import metrics
-from stance.evaluation import uncertainty
+from stance.evaluation import metrics, uncertainty
 
 LEVEL_TEXT = f"{100 * uncertainty.LEVEL:g} %"  # of intervals, as texts have it
 NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "kappa": "Cohen's kappa"}
 LATEX_SIGNS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX_SIGNS |= {sign: "\\" + sign for sign in "&%$#_{}"}
-LATEX_SIGNS |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}  # others in LaTeX's usual fonts
+LATEX_SIGNS |= {
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+}  # others in LaTeX's usual fonts
 MODE_TEXTS = {
     "score": "The answer is the most probable of the three labels.",
     "generate": "The answer is read from generated text.",
@@ -23,7 +26,11 @@ def format_value(value, signed=False):
 
 def format_interval(ends, signed=False):
     """Return [low, high] as text, or a dash for None."""
-    return "-" if ends is None else f"[{format_value(ends[0], signed)}, {format_value(ends[1], signed)}]"
+    return (
+        "-"
+        if ends is None
+        else f"[{format_value(ends[0], signed)}, {format_value(ends[1], signed)}]"
+    )
 
 
 def count_topics(table):
@@ -40,7 +47,13 @@ def format_p(p):
 def tabulate_results(intervals, over="rows", first="Model"):
     """Return (header, rows) of a table of results, each number with its interval over rows or topics."""
     rows = [
-        [name, *(f"{format_value(part[key]['value'])} {format_interval(part[key].get(over))}" for key in NAMES)]
+        [
+            name,
+            *(
+                f"{format_value(part[key]['value'])} {format_interval(part[key].get(over))}"
+                for key in NAMES
+            ),
+        ]
         for name, part in intervals.items()
     ]
     return [first, *NAMES.values()], rows
@@ -52,7 +65,10 @@ def tabulate_comparison(comparison):
         [
             NAMES[key],
             format_value(comparison[key]["difference"], signed=True),
-            *(format_interval(comparison[key].get(over), signed=True) for over in ("rows", "topics")),
+            *(
+                format_interval(comparison[key].get(over), signed=True)
+                for over in ("rows", "topics")
+            ),
         ]
         for key in NAMES
     ]
@@ -103,14 +119,29 @@ def tabulate_robustness(robustness):
         for variant, models in robustness.items()
         for name, part in models.items()
     ]
-    return ["Variant", "Model", "changed", "swapped", "as expected", "accuracy before", "accuracy", "n"], rows
+    return [
+        "Variant",
+        "Model",
+        "changed",
+        "swapped",
+        "as expected",
+        "accuracy before",
+        "accuracy",
+        "n",
+    ], rows
 
 
 def tabulate_runs(comparison):
     """Return (header, rows) of analysis.compare_runs: the runs; of several, their mean and standard deviation."""
     keys = ("accuracy", "micro_f1", "macro_f1")
     rows = [
-        [run, name, *(format_value(numbers[key]) for key in keys), str(numbers["n"]), str(numbers["invalid"])]
+        [
+            run,
+            name,
+            *(format_value(numbers[key]) for key in keys),
+            str(numbers["n"]),
+            str(numbers["invalid"]),
+        ]
         for run, models in comparison["runs"].items()
         for name, numbers in models.items()
     ]
@@ -139,12 +170,16 @@ def format_latex(header, rows, caption, label):
     """Return a LaTeX table of at least one row for the package booktabs."""
 
     def escape(text):
-        text = re.sub(r"[\\~^&%$#_{}<>|]", lambda found: LATEX_SIGNS[found[0]], " ".join(text.split()))
+        text = re.sub(
+            r"[\\~^&%$#_{}<>|]", lambda found: LATEX_SIGNS[found[0]], " ".join(text.split())
+        )
         return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus, where LaTeX would set a hyphen
 
     def line(cells):
         text = " & ".join(map(escape, cells)) + r" \\"
-        return "{}" + text if text.startswith("[") else text  # else an option of the line break before it
+        return (
+            "{}" + text if text.startswith("[") else text
+        )  # else an option of the line break before it
 
     sides = "".join(metrics.align_columns(rows))
     return "\n".join([

@@ -7,11 +7,7 @@ topic it is tested on. Their test rows differ too (a tenth of a topic, all of it
 
 import statistics
 
-from stance.evaluation import analysis
-from stance.evaluation import metrics
-from stance.evaluation import report
-from stance.evaluation import result_tables
-from stance.evaluation import uncertainty
+from stance.evaluation import analysis, metrics, report, result_tables, uncertainty
 
 TUNED = "fine-tuned"  # name of the adapter in records
 MEASURES = {"macro_f1": "Macro-F1", "accuracy": "Accuracy"}
@@ -36,10 +32,17 @@ def compare_topics(tables):
     intervals of the first seed.
     """
     seeds = sorted({run.seed for run in tables})
-    whole = {run.seed: table for run, table in tables.items() if run.topic is None and run.fraction == 1}
-    held_out = {(run.topic, run.seed): table for run, table in tables.items() if run.topic is not None}
+    whole = {
+        run.seed: table for run, table in tables.items() if run.topic is None and run.fraction == 1
+    }
+    held_out = {
+        (run.topic, run.seed): table for run, table in tables.items() if run.topic is not None
+    }
     topics = sorted({topic for topic, _ in held_out})
-    cells = {seed: {topic: measure_topic(whole[seed], held_out[topic, seed]) for topic in topics} for seed in seeds}
+    cells = {
+        seed: {topic: measure_topic(whole[seed], held_out[topic, seed]) for topic in topics}
+        for seed in seeds
+    }
     means = {seed: average([cells[seed][topic] for topic in topics]) for seed in seeds}
     several = len(seeds) > 1
     return {
@@ -48,8 +51,12 @@ def compare_topics(tables):
         "mean": average(list(means.values())),
         "spread": average(list(means.values()), statistics.stdev) if several else None,
         "gain": compare_with_base([held_out[topic, seeds[0]] for topic in topics]),
-        "same_rows": compare_same_rows(whole[seeds[0]], [held_out[topic, seeds[0]] for topic in topics]),
-        "pictured": picture_topics(whole[seeds[0]], {topic: held_out[topic, seeds[0]] for topic in topics}),
+        "same_rows": compare_same_rows(
+            whole[seeds[0]], [held_out[topic, seeds[0]] for topic in topics]
+        ),
+        "pictured": picture_topics(
+            whole[seeds[0]], {topic: held_out[topic, seeds[0]] for topic in topics}
+        ),
     }
 
 
@@ -59,7 +66,12 @@ def measure_topic(whole, held_out):
     common = [row for row in whole if row["id"] in ids]
     known = {row["id"] for row in common}
     same = [row for row in held_out if row["id"] in known]
-    parts = {"base": (held_out, "base"), "cross": (held_out, TUNED), "in": (common, TUNED), "cross_same": (same, TUNED)}
+    parts = {
+        "base": (held_out, "base"),
+        "cross": (held_out, TUNED),
+        "in": (common, TUNED),
+        "cross_same": (same, TUNED),
+    }
     return {part: measure(rows, name) if rows else None for part, (rows, name) in parts.items()}
 
 
@@ -75,14 +87,18 @@ def average(cells, how=statistics.fmean):
     result = {}
     for part in cells[0]:
         known = [cell[part] for cell in cells if cell[part] is not None]
-        result[part] = {key: how([numbers[key] for numbers in known]) for key in known[0]} if known else None
+        result[part] = (
+            {key: how([numbers[key] for numbers in known]) for key in known[0]} if known else None
+        )
     return result
 
 
 def compare_with_base(held_out):
     """Return the comparison of cross-topic adapters with the base on all rows: what training does for new topics."""
     rows = [row for table in held_out for row in table]
-    return compare_rows(rows, ("base", [row["models"]["base"] for row in rows]), ("cross-topic", pick_tuned(rows)))
+    return compare_rows(
+        rows, ("base", [row["models"]["base"] for row in rows]), ("cross-topic", pick_tuned(rows))
+    )
 
 
 def compare_same_rows(whole, held_out):
@@ -101,7 +117,10 @@ def pick_tuned(rows):
 def compare_rows(rows, first, second):
     """Return uncertainty.compare_answers, and the names, of two models (name, one answer a row)."""
     gold = analysis.encode_labels(row["label"] for row in rows)
-    columns = [analysis.encode_labels(answer["prediction"] for answer in answers) for _, answers in (first, second)]
+    columns = [
+        analysis.encode_labels(answer["prediction"] for answer in answers)
+        for _, answers in (first, second)
+    ]
     names = {"first": first[0], "second": second[0], "n": len(rows)}
     return {**names, **uncertainty.compare_answers(gold, *columns, [row["topic"] for row in rows])}
 
@@ -112,7 +131,10 @@ def picture_topics(whole, held_out):
     Base and cross-topic adapters on all rows of the topics; both kinds of adapter on those in the test split of all
     topics, where they can be compared.
     """
-    pooled, tested = [row for table in held_out.values() for row in table], {row["id"] for row in whole}
+    pooled, tested = (
+        [row for table in held_out.values() for row in table],
+        {row["id"] for row in whole},
+    )
     pictured = {
         "base, all rows": ("base", pooled),
         "cross-topic, all rows": (TUNED, pooled),
@@ -138,9 +160,14 @@ def trace_curve(tables, sizes):
     points, names = {}, ("base", TUNED, "tf-idf")
     for run, table in tables.items():
         if run.topic is None:
-            gold, topics = analysis.encode_labels(row["label"] for row in table), [row["topic"] for row in table]
+            gold, topics = (
+                analysis.encode_labels(row["label"] for row in table),
+                [row["topic"] for row in table],
+            )
             answers = analysis.list_answers(table)
-            numbers = {name: uncertainty.describe_answers(gold, answers[name], topics) for name in names}
+            numbers = {
+                name: uncertainty.describe_answers(gold, answers[name], topics) for name in names
+            }
             new = {"rows": sizes[run], "fraction": run.fraction, "n": len(table), "runs": []}
             point = points.setdefault(run.fraction, new)
             point["runs"].append({"seed": run.seed, **numbers})
@@ -151,7 +178,8 @@ def pick_points(curve):
     """Return (points, floors) as figures.plot_learning draws them."""
     points = {point["rows"]: [run[TUNED]["macro_f1"] for run in point["runs"]] for point in curve}
     floors = {
-        name: {point["rows"]: average_runs(point, name, "macro_f1") for point in curve} for name in ("base", "tf-idf")
+        name: {point["rows"]: average_runs(point, name, "macro_f1") for point in curve}
+        for name in ("base", "tf-idf")
     }
     return points, floors
 
@@ -165,11 +193,24 @@ def list_topics(result):
     """Return [(title, header, rows, guide)] of the in-topic and cross-topic tables."""
     texts = []
     for key, title in MEASURES.items():
-        rows = [tabulate_topic(topic, cell, key, count=True) for topic, cell in result["by_topic"].items()]
+        rows = [
+            tabulate_topic(topic, cell, key, count=True)
+            for topic, cell in result["by_topic"].items()
+        ]
         rows.append(tabulate_topic("mean of topics", result["mean"], key))
         if result["spread"]:
-            rows.append(tabulate_topic(f"sd over {len(result['seeds'])} seeds", result["spread"], key))
-        header = ["Topic", "n", "base", "cross-topic", "n in test split", "cross-topic there", "in-topic there"]
+            rows.append(
+                tabulate_topic(f"sd over {len(result['seeds'])} seeds", result["spread"], key)
+            )
+        header = [
+            "Topic",
+            "n",
+            "base",
+            "cross-topic",
+            "n in test split",
+            "cross-topic there",
+            "in-topic there",
+        ]
         texts.append((f"{title}: each topic held out in turn", header, rows, TOPICS_GUIDE))
     for part in (result["gain"], result["same_rows"]):
         test = f"McNemar's exact test {result_tables.format_p(part['mcnemar']['p'])}"
@@ -209,7 +250,9 @@ def list_curve(curve):
 
 def format_screen(texts):
     """Return titled tables for the screen."""
-    return "\n\n".join(f"{title}\n{metrics.format_table(header, rows)}" for title, header, rows, _ in texts)
+    return "\n\n".join(
+        f"{title}\n{metrics.format_table(header, rows)}" for title, header, rows, _ in texts
+    )
 
 
 def list_latex(texts, note):
@@ -227,5 +270,9 @@ def build_page(texts, studies, note):
     }
     blocks = ["# Study", *([f"> {note}"] if note else [])]
     for title, header, rows, guide in texts:
-        blocks += [*([guide] if guide not in blocks else []), f"{title}:", result_tables.format_markdown(header, rows)]
+        blocks += [
+            *([guide] if guide not in blocks else []),
+            f"{title}:",
+            result_tables.format_markdown(header, rows),
+        ]
     return "\n\n".join([*blocks, *(pictures[name] for name in pictures if name in studies)]) + "\n"

@@ -17,11 +17,16 @@ import scipy.optimize
 import scipy.stats
 
 # ---------------------------------------------------------------- settings
-RESAMPLES = 10_000  # of a bootstrap; the ends of an interval then move by about 0.001 from seed to seed
+RESAMPLES = (
+    10_000  # of a bootstrap; the ends of an interval then move by about 0.001 from seed to seed
+)
 BOOTSTRAP_SEED = 0
 LEVEL = 0.95  # of every interval
 BINS = 10  # of equal width, for the calibration error
-TEMPERATURES = (0.05, 20.0)  # searched; a fit at an end means that the validation split is too small or too easy
+TEMPERATURES = (
+    0.05,
+    20.0,
+)  # searched; a fit at an end means that the validation split is too small or too easy
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # shares of rows answered, of the table about abstaining
 # --------------------------------------------------------------------------
 
@@ -47,7 +52,9 @@ def accuracy(counts):
 def macro_f1(counts):
     """Return the mean F1 of the three labels [...]; that of a label which is neither gold nor answered is 0."""
     right = np.diagonal(counts, axis1=-2, axis2=-1)
-    total = counts.sum(-1) + counts.sum(-2)[..., :3]  # gold + answered = 2 right + missed + wrongly answered
+    total = (
+        counts.sum(-1) + counts.sum(-2)[..., :3]
+    )  # gold + answered = 2 right + missed + wrongly answered
     return (2 * right / np.maximum(total, 1)).mean(-1)
 
 
@@ -55,7 +62,9 @@ def kappa(counts):
     """Return Cohen's kappa with the gold labels [...]; 0 where all gold labels and answers are one label."""
     n = counts.sum((-2, -1))
     chance = (counts.sum(-1) * counts.sum(-2)[..., :3]).sum(-1) / n**2
-    return np.where(chance < 1, (accuracy(counts) - chance) / np.where(chance < 1, 1 - chance, 1), 0.0)
+    return np.where(
+        chance < 1, (accuracy(counts) - chance) / np.where(chance < 1, 1 - chance, 1), 0.0
+    )
 
 
 STATISTICS = {"accuracy": accuracy, "macro_f1": macro_f1, "kappa": kappa}
@@ -80,7 +89,9 @@ def resample_rows(counts):
 def resample_topics(counts):
     """Return counts [RESAMPLES, ...] of bootstrap samples of whole topics; counts [topics, ...]."""
     topics = len(counts)
-    weights = np.random.default_rng(BOOTSTRAP_SEED).multinomial(topics, np.full(topics, 1 / topics), RESAMPLES)
+    weights = np.random.default_rng(BOOTSTRAP_SEED).multinomial(
+        topics, np.full(topics, 1 / topics), RESAMPLES
+    )
     return (weights @ counts.reshape(topics, -1)).reshape(RESAMPLES, *counts.shape[1:])
 
 
@@ -92,12 +103,19 @@ def find_interval(values):
 
 def draw_samples(gold, topics, *answers):
     """Return (counts [3, 4, ...], {"rows": samples, "topics": samples}); no "topics" if there is only one."""
-    gold, topics, answers = np.asarray(gold), np.asarray(topics), [np.asarray(column) for column in answers]
+    gold, topics, answers = (
+        np.asarray(gold),
+        np.asarray(topics),
+        [np.asarray(column) for column in answers],
+    )
     counts = count_answers(gold, *answers)
     samples = {"rows": resample_rows(counts)}
     names = np.unique(topics)
     if len(names) > 1:
-        parts = [count_answers(gold[topics == name], *(column[topics == name] for column in answers)) for name in names]
+        parts = [
+            count_answers(gold[topics == name], *(column[topics == name] for column in answers))
+            for name in names
+        ]
         samples["topics"] = resample_topics(np.stack(parts))
     return counts, samples
 
@@ -109,7 +127,10 @@ def describe_answers(gold, answers, topics):
     """
     counts, samples = draw_samples(gold, topics, answers)
     result = {
-        name: {"value": float(value(counts)), **{over: find_interval(value(part)) for over, part in samples.items()}}
+        name: {
+            "value": float(value(counts)),
+            **{over: find_interval(value(part)) for over, part in samples.items()},
+        }
         for name, value in STATISTICS.items()
     }
     result["accuracy"]["wilson"] = find_wilson(int(np.trace(counts)), int(counts.sum()))
@@ -124,7 +145,9 @@ def compare_answers(gold, first, second, topics):
     """
     counts, samples = draw_samples(gold, topics, first, second)
 
-    def differ(value, part):  # counts [..., 3, 4, 4] hold both models, so that each sample takes the same rows of both
+    def differ(
+        value, part
+    ):  # counts [..., 3, 4, 4] hold both models, so that each sample takes the same rows of both
         return value(part.sum(-2)) - value(part.sum(-1))
 
     result = {
@@ -135,7 +158,10 @@ def compare_answers(gold, first, second, topics):
         for name, value in STATISTICS.items()
     }
     right, other = np.asarray(first) == np.asarray(gold), np.asarray(second) == np.asarray(gold)
-    return {**result, "mcnemar": run_mcnemar(int((right & ~other).sum()), int((other & ~right).sum()))}
+    return {
+        **result,
+        "mcnemar": run_mcnemar(int((right & ~other).sum()), int((other & ~right).sum())),
+    }
 
 
 def run_mcnemar(only_first, only_second):
@@ -171,7 +197,9 @@ def fit_temperature(probabilities, gold):
         return mean_nll(scale_probabilities(probabilities, np.exp(log_t)), gold)
 
     low, high = np.log(TEMPERATURES)
-    inside = scipy.optimize.minimize_scalar(loss, bounds=(low, high), method="bounded").x  # never quite reaches an end
+    inside = scipy.optimize.minimize_scalar(
+        loss, bounds=(low, high), method="bounded"
+    ).x  # never quite reaches an end
     return float(np.exp(min((low, high, inside), key=loss)))
 
 
@@ -208,7 +236,9 @@ def trace_coverage(confidence, right):
     confidence, right = np.asarray(confidence), np.asarray(right)
     order = np.argsort(-confidence, kind="stable")
     hits = np.cumsum(right[order])
-    last = np.flatnonzero(np.diff(confidence[order], append=-1.0))  # where the next confidence is a lower one
+    last = np.flatnonzero(
+        np.diff(confidence[order], append=-1.0)
+    )  # where the next confidence is a lower one
     return [
         {
             "threshold": float(confidence[order[i]]),
@@ -225,6 +255,11 @@ def pick_coverages(curve):
 
     Each once, with "interval": Wilson's, of its accuracy.
     """
-    points = [next(point for point in curve if point["coverage"] >= share - 1e-9) for share in COVERAGES]
+    points = [
+        next(point for point in curve if point["coverage"] >= share - 1e-9) for share in COVERAGES
+    ]
     points = {point["n"]: point for point in points}.values()
-    return [{**point, "interval": find_wilson(round(point["accuracy"] * point["n"]), point["n"])} for point in points]
+    return [
+        {**point, "interval": find_wilson(round(point["accuracy"] * point["n"]), point["n"])}
+        for point in points
+    ]

@@ -16,14 +16,10 @@ import sqlite3
 import sys
 from pathlib import Path
 
-from stance.model import loading
-from stance.common import progress
 import prompts
-from stance.model import fingerprints
-from stance.common import distributed
-from stance.common import records
-from stance.model import scoring
+from stance.common import distributed, progress, records
 from stance.corpus import tables
+from stance.model import fingerprints, loading, scoring
 
 # ---------------------------------------------------------------- settings
 BLOCK_SIZE = 1024  # pairs; a killed run loses less than this for each process
@@ -39,7 +35,9 @@ def read_rows(table, topics):
     """Yield (row number, cells, pairs of topic and text to label) of every row of a tables.Table that is not blank."""
     for number, cells in table.rows:
         if any(map(tables.clean_text, cells)):
-            values = {name: tables.clean_text(cells[place]) for name, place in table.columns.items()}
+            values = {
+                name: tables.clean_text(cells[place]) for name, place in table.columns.items()
+            }
             yield number, cells, [(topic, values["text"]) for topic in topics or [values["topic"]]]
 
 
@@ -48,11 +46,17 @@ class PairStore:
 
     def __init__(self, pairs):
         """Store an iterable of pairs of cleaned texts; stop if the disk has no room for them."""
-        self.database = sqlite3.connect("")  # no name: a temporary database on disk, gone with the process
+        self.database = sqlite3.connect(
+            ""
+        )  # no name: a temporary database on disk, gone with the process
         self.database.execute("PRAGMA journal_mode = OFF")
         self.database.execute(f"PRAGMA cache_size = {-1024 * CACHE_MIB}")  # negative: in KiB
-        self.database.execute("CREATE TABLE pairs (number INTEGER PRIMARY KEY, key BLOB UNIQUE, topic TEXT, text TEXT)")
-        self.database.execute("CREATE TABLE answers (number INTEGER PRIMARY KEY, pro REAL, con REAL, neu REAL)")
+        self.database.execute(
+            "CREATE TABLE pairs (number INTEGER PRIMARY KEY, key BLOB UNIQUE, topic TEXT, text TEXT)"
+        )
+        self.database.execute(
+            "CREATE TABLE answers (number INTEGER PRIMARY KEY, pro REAL, con REAL, neu REAL)"
+        )
         self.rows = 0  # pairs that were given, repeated ones too
         insert = "INSERT OR IGNORE INTO pairs (key, topic, text) VALUES (?, ?, ?)"
         try:
@@ -74,7 +78,9 @@ class PairStore:
     def read_block(self, block):
         """Return (keys, pairs) of a block, both in the order of the pairs."""
         first = block * BLOCK_SIZE  # numbers start at 1 and have no gaps
-        query = "SELECT key, topic, text FROM pairs WHERE number > ? AND number <= ? ORDER BY number"
+        query = (
+            "SELECT key, topic, text FROM pairs WHERE number > ? AND number <= ? ORDER BY number"
+        )
         rows = self.database.execute(query, (first, first + BLOCK_SIZE)).fetchall()
         return [key.hex() for key, _, _ in rows], [(topic, text) for _, topic, text in rows]
 
@@ -111,7 +117,9 @@ def make_key(topic, text):
 
 def describe_run(adapter, base, store):
     """Return what answers depend on, {name for messages: value}: answers of runs that differ in any must not mix."""
-    adapter_files = [Path(adapter) / name for name in ADAPTER_FILES if (Path(adapter) / name).is_file()]
+    adapter_files = [
+        Path(adapter) / name for name in ADAPTER_FILES if (Path(adapter) / name).is_file()
+    ]
     return {
         "sentences or topics": store.hash_pairs(),
         "compute precision": loading.describe_precision()["compute"],
@@ -151,7 +159,9 @@ def read_parts(output, run, store):
             except (ValueError, KeyError, TypeError, sqlite3.Error):
                 records.stop(f"{path} is damaged: {remedy}")
         if changed:
-            records.stop(f"{path} is of a run that differs in {' and '.join(changed)}: restore that, or {remedy}")
+            records.stop(
+                f"{path} is of a run that differs in {' and '.join(changed)}: restore that, or {remedy}"
+            )
     return done
 
 
@@ -198,9 +208,14 @@ def label_pairs(store, output, run, load_scorer):
     if blocks:
         score = load_scorer()
         try:
-            score_blocks(store, blocks, open_part(output, rank, run), score, min(done.values(), default=None))
+            score_blocks(
+                store, blocks, open_part(output, rank, run), score, min(done.values(), default=None)
+            )
         except KeyboardInterrupt:
-            print(f"interrupted: the same command goes on from {output}.part-{rank}.jsonl", file=sys.stderr)
+            print(
+                f"interrupted: the same command goes on from {output}.part-{rank}.jsonl",
+                file=sys.stderr,
+            )
             raise SystemExit(130) from None  # what shells report after Ctrl-C
     distributed.wait_for_ranks()
     if rank == 0:
@@ -217,6 +232,11 @@ def score_blocks(store, blocks, part, score, batch_size):
         for block in blocks:
             keys, pairs = store.read_block(block)
             scores = score(pairs, batch_size=batch_size, bar=bar)
-            answers = [[round(value, PART_DIGITS) for value in row] for row in scores.probabilities.tolist()]
+            answers = [
+                [round(value, PART_DIGITS) for value in row]
+                for row in scores.probabilities.tolist()
+            ]
             batch_size = scores.batch_size
-            append_line(part, {"block": block, "batch_size": batch_size, "keys": keys, "answers": answers})
+            append_line(
+                part, {"block": block, "batch_size": batch_size, "keys": keys, "answers": answers}
+            )

@@ -13,9 +13,14 @@ from stance.labelling import labeller, terminal
 from stance.model import chat, loading, scoring
 
 TABLE_DIGITS = 4  # of the probabilities in a table
-GIVEN_TOPIC, OTHER_GIVEN_TOPIC = "topic", "given_topic"  # column of topics from flags; the second if the first is taken
+GIVEN_TOPIC, OTHER_GIVEN_TOPIC = (
+    "topic",
+    "given_topic",
+)  # column of topics from flags; the second if the first is taken
 ANSWER_COLUMNS = ("stance", *(f"p_{label}" for label in prompts.LABELS), "confidence", "review")
-SHADES = {"stance": {"pro": "BDD7EE", "con": "F8CBAD", "neu": "E7E6E6"}}  # of cells in Excel: blue, orange, grey
+SHADES = {
+    "stance": {"pro": "BDD7EE", "con": "F8CBAD", "neu": "E7E6E6"}
+}  # of cells in Excel: blue, orange, grey
 
 
 class Source(NamedTuple):
@@ -29,7 +34,9 @@ class Source(NamedTuple):
     stdin: object = None  # what tables.keep_stdin kept of stdin
 
 
-def label_table(source, output, adapter, base, tokenizer, load_scorer, resume, review_below, summary_topics):
+def label_table(
+    source, output, adapter, base, tokenizer, load_scorer, resume, review_below, summary_topics
+):
     """Label a table and sum it up; of several processes, the first alone writes.
 
     load_scorer(rows) returns score(pairs, batch_size=None, bar=None) -> scoring.Scores. resume: go on from the part
@@ -53,7 +60,9 @@ def label_table(source, output, adapter, base, tokenizer, load_scorer, resume, r
     if distributed.get_rank()[0] == 0:
         counts = write_labelled(source, output, header, store, review_below)
         labeller.remove_parts(output)
-        report_labelled(counts, store, output, loading.read_demo_note(base), review_below, summary_topics)
+        report_labelled(
+            counts, store, output, loading.read_demo_note(base), review_below, summary_topics
+        )
 
 
 def open_source(source):
@@ -63,9 +72,14 @@ def open_source(source):
     named = {"topic": source.topic_column, "text": source.text_column}
     if source.topics:
         del named["topic"]
-    needed = {name: (tables.clean_text(own),) if own else corpus.COLUMN_NAMES[name] for name, own in named.items()}
+    needed = {
+        name: (tables.clean_text(own),) if own else corpus.COLUMN_NAMES[name]
+        for name, own in named.items()
+    }
     rename = "name those of the file: --text-column, and TOPIC_COLUMN at the top of predict.py"
-    return tables.open_table(source.path, needed, source.sheet, "name one in SHEET at the top of predict.py", rename)
+    return tables.open_table(
+        source.path, needed, source.sheet, "name one in SHEET at the top of predict.py", rename
+    )
 
 
 def name_columns(table, output):
@@ -76,7 +90,9 @@ def name_columns(table, output):
         added.insert(0, OTHER_GIVEN_TOPIC if GIVEN_TOPIC in known else GIVEN_TOPIC)
     taken = [name for name in table.header if name.casefold() in added]
     if taken:
-        records.stop(f"{table.place} already has the column {taken[0]}, which predict.py adds: rename it")
+        records.stop(
+            f"{table.place} already has the column {taken[0]}, which predict.py adds: rename it"
+        )
     tables.check_output(output, [*table.header, *added])
     return [*table.header, *added]
 
@@ -85,12 +101,16 @@ def note_unused_topics(source, table, header):
     """Print a note if topics that flags give take the place of a column of topics."""
     if "topic" in table.columns:
         return
-    accepted = (source.topic_column.casefold(),) if source.topic_column else corpus.COLUMN_NAMES["topic"]
+    accepted = (
+        (source.topic_column.casefold(),) if source.topic_column else corpus.COLUMN_NAMES["topic"]
+    )
     for name in table.header:
         if name.casefold() in accepted:
             column = f"the column {records.quote(name)} of {table.place}"
             given = header[len(table.header)]
-            print(f"note: {column} is not used: stances are towards the topic in the column {given} of the output")
+            print(
+                f"note: {column} is not used: stances are towards the topic in the column {given} of the output"
+            )
             return
 
 
@@ -110,7 +130,9 @@ def check_rows(table, topics, output):
     if empty:
         faults.append(f"empty {' or '.join(table.columns)} in {records.count_rows(empty)}")
     if broken:
-        faults.append(f"an Excel error such as #N/A instead of a text in {records.count_rows(broken)}")
+        faults.append(
+            f"an Excel error such as #N/A instead of a text in {records.count_rows(broken)}"
+        )
     if faults:
         records.stop(f"{table.place}: {'; '.join(faults)}: fill or delete them")
     if not count:
@@ -121,7 +143,9 @@ def check_rows(table, topics, output):
 def write_labelled(source, output, header, store, review_below):
     """Write the output; return {topic: terminal.TopicCounts}."""
     counts = defaultdict(terminal.TopicCounts)
-    with contextlib.redirect_stdout(None):  # notes about the table were printed when it was read first
+    with contextlib.redirect_stdout(
+        None
+    ):  # notes about the table were printed when it was read first
         rows = label_rows(open_source(source), source.topics, store, review_below, counts)
         tables.write_table(output, header, rows, SHADES)
     return counts
@@ -136,7 +160,10 @@ def label_rows(table, topics, store, review_below, counts):
             if probabilities is None:
                 break
             rows += 1
-            label, confidence = scoring.pick_label(probabilities), round(max(probabilities), TABLE_DIGITS)
+            label, confidence = (
+                scoring.pick_label(probabilities),
+                round(max(probabilities), TABLE_DIGITS),
+            )
             counts[topic].labels[label] += 1
             review = "no"
             if confidence < review_below:
@@ -157,4 +184,6 @@ def report_labelled(counts, store, output, note, review_below, summary_topics):
     low = sum(count.review for count in counts.values())
     print(f"review: {low:,} of {store.rows:,} rows have a confidence below {review_below}")
     figures.plot_shares({topic: count.labels for topic, count in summary.items()}, picture, note)
-    print(f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {output} and {picture.name}")
+    print(
+        f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {output} and {picture.name}"
+    )

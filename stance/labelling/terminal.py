@@ -6,17 +6,28 @@ import re
 import sys
 from collections import Counter
 
-from stance.evaluation import metrics
 import prompts
 from stance.common import records
-from stance.model import scoring
 from stance.corpus import tables
+from stance.evaluation import metrics
+from stance.model import scoring
 
 # ---------------------------------------------------------------- settings
 BAR_WIDTH = 30  # characters
-BAR_SIGNS = {"pro": "+", "con": "-", "neu": "."}  # which also tell the labels apart where there are no colours
-BAR_COLORS = {"pro": "34", "con": "33", "neu": "90"}  # ANSI: blue, yellow, grey; safe for the colour-blind
-FOR_COLOR, AGAINST_COLOR = "1;34", "1;33"  # ANSI of words: bold blue speaks for the answer, bold yellow against it
+BAR_SIGNS = {
+    "pro": "+",
+    "con": "-",
+    "neu": ".",
+}  # which also tell the labels apart where there are no colours
+BAR_COLORS = {
+    "pro": "34",
+    "con": "33",
+    "neu": "90",
+}  # ANSI: blue, yellow, grey; safe for the colour-blind
+FOR_COLOR, AGAINST_COLOR = (
+    "1;34",
+    "1;33",
+)  # ANSI of words: bold blue speaks for the answer, bold yellow against it
 # --------------------------------------------------------------------------
 
 
@@ -32,13 +43,17 @@ def paint(text, color, colors):
 
 def format_answer(probabilities):
     """Return the line of an answer: its label and all probabilities."""
-    shares = "  ".join(f"p_{name} {value:.3f}" for name, value in zip(prompts.LABELS, probabilities, strict=True))
+    shares = "  ".join(
+        f"p_{name} {value:.3f}" for name, value in zip(prompts.LABELS, probabilities, strict=True)
+    )
     return f"{scoring.pick_label(probabilities)}  {shares}"
 
 
 def format_bar(probabilities, colors):
     """Return a bar of BAR_WIDTH signs, divided as the probabilities are."""
-    edges = [round(BAR_WIDTH * sum(probabilities[:count])) for count in range(len(probabilities) + 1)]
+    edges = [
+        round(BAR_WIDTH * sum(probabilities[:count])) for count in range(len(probabilities) + 1)
+    ]
     parts = []
     for name, start, end in zip(prompts.LABELS, edges, edges[1:]):
         parts.append(paint(BAR_SIGNS[name] * (end - start), BAR_COLORS[name], colors))
@@ -48,7 +63,9 @@ def format_bar(probabilities, colors):
 def leave_words_out(text):
     """Return (words, texts): the words of a text as (start, end), and the text without each of them."""
     words = [found.span() for found in re.finditer(r"\S+", text)]
-    return words, [(text[:start].rstrip() + " " + text[end:].lstrip()).strip() for start, end in words]
+    return words, [
+        (text[:start].rstrip() + " " + text[end:].lstrip()).strip() for start, end in words
+    ]
 
 
 def measure_words(probabilities, without):
@@ -79,7 +96,9 @@ def format_words(text, words, weights, count, label, colors):
 def print_answer(score, topic, text, explain, bar):
     """Print the answer for one pair, with bar and words if they are wanted."""
     words, texts = leave_words_out(text) if explain else ([], [])
-    probabilities, *without = score([(topic, part) for part in (text, *texts)]).probabilities.tolist()
+    probabilities, *without = score(
+        [(topic, part) for part in (text, *texts)]
+    ).probabilities.tolist()
     colors = use_colors(sys.stdout)
     line = format_answer(probabilities)
     print(f"{line}  {format_bar(probabilities, colors)}" if bar else line)

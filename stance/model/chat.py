@@ -22,7 +22,10 @@ MAX_PROMPT_TOKENS = 1024  # of a prompt with its template; a sentence beyond tha
 MIN_SENTENCE_TOKENS = 128  # that a topic must leave to the sentence
 # --------------------------------------------------------------------------
 
-USER_SLOT, ANSWER_SLOT = "\ue000", "\ue001"  # private-use characters: no chat template contains them
+USER_SLOT, ANSWER_SLOT = (
+    "\ue000",
+    "\ue001",
+)  # private-use characters: no chat template contains them
 
 
 def encode_example(tokenizer, topic, sentence, label=None):
@@ -43,7 +46,10 @@ def encode_examples(tokenizer, pairs, labels=None, template=prompts.PROMPT_TEMPL
     if labels is None:
         return encoded
     ending = _encode_pieces(tokenizer, chat_frame(tokenizer)[2])
-    answers = {label: ids + ending for label, ids in zip(prompts.LABELS, encode_labels(tokenizer), strict=True)}
+    answers = {
+        label: ids + ending
+        for label, ids in zip(prompts.LABELS, encode_labels(tokenizer), strict=True)
+    }
     return [ids + answers[label] for ids, label in zip(encoded, labels, strict=True)]
 
 
@@ -54,14 +60,18 @@ def report_long(tokenizer, pairs):
         total += 1
         count += fit_sentence(tokenizer, topic, sentence) != sentence
     if count:
-        print(f"note: {count} of {total} sentences shortened: a prompt has {MAX_PROMPT_TOKENS} tokens at most")
+        print(
+            f"note: {count} of {total} sentences shortened: a prompt has {MAX_PROMPT_TOKENS} tokens at most"
+        )
     return count
 
 
 def fit_sentence(tokenizer, topic, sentence):
     """Return the sentence, without its end if its prompt would have more than MAX_PROMPT_TOKENS tokens."""
     text = (topic + sentence).encode("utf-8", "surrogatepass")
-    if _count_tokens(tokenizer, "", "") + len(text) <= MAX_PROMPT_TOKENS:  # a token has a byte at least
+    if (
+        _count_tokens(tokenizer, "", "") + len(text) <= MAX_PROMPT_TOKENS
+    ):  # a token has a byte at least
         return sentence
     return _shorten(tokenizer, topic, sentence, MAX_PROMPT_TOKENS)
 
@@ -72,7 +82,9 @@ def _shorten(tokenizer, topic, sentence, limit):
     if _count_tokens(tokenizer, topic, sentence) <= limit:
         return sentence
     if _count_tokens(tokenizer, topic, "") > limit - MIN_SENTENCE_TOKENS:
-        records.stop(f"the topic {records.quote(topic)} is too long for a prompt of {limit} tokens: shorten it")
+        records.stop(
+            f"the topic {records.quote(topic)} is too long for a prompt of {limit} tokens: shorten it"
+        )
     low, high = 0, len(sentence)  # the first low characters fit, the first high ones do not
     while high - low > 1:
         middle = (low + high) // 2
@@ -81,8 +93,12 @@ def _shorten(tokenizer, topic, sentence, limit):
     while low and unicodedata.category(sentence[low])[0] == "M":  # an accent stays with its letter
         low -= 1
     words = re.match(r".*\S(?=\s)", sentence[: low + 1], re.DOTALL)
-    text = words[0] if words and 2 * len(words[0]) > low else sentence[:low]  # Chinese has no blanks between words
-    while _count_tokens(tokenizer, topic, text) > limit:  # the end of a text can take a token more than its middle
+    text = (
+        words[0] if words and 2 * len(words[0]) > low else sentence[:low]
+    )  # Chinese has no blanks between words
+    while (
+        _count_tokens(tokenizer, topic, text) > limit
+    ):  # the end of a text can take a token more than its middle
         text = text[:-1]
     return text
 
@@ -97,8 +113,15 @@ def _encode_prompts(tokenizer, pairs, template=prompts.PROMPT_TEMPLATE):
     head, tail, _ = chat_frame(tokenizer)
     (before, after) = head[-1].split(USER_SLOT)
     prefix, suffix = _encode_pieces(tokenizer, head[:-1]), _encode_pieces(tokenizer, tail)
-    texts = [before + prompts.build_prompt(topic, sentence, template) + after for topic, sentence in pairs]
-    bodies = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+    texts = [
+        before + prompts.build_prompt(topic, sentence, template) + after
+        for topic, sentence in pairs
+    ]
+    bodies = (
+        tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        if texts
+        else []
+    )
     return [prefix + body + suffix for body in bodies]
 
 
@@ -112,7 +135,9 @@ def label_token_ids(tokenizer):
     """Return the single token id of each label in prompts.LABELS order; ValueError if a label takes several tokens."""
     ids = encode_labels(tokenizer)
     if any(len(pieces) != 1 for pieces in ids):
-        raise ValueError(f"labels {prompts.LABELS} must be one token each for this tokenizer, got {ids}")
+        raise ValueError(
+            f"labels {prompts.LABELS} must be one token each for this tokenizer, got {ids}"
+        )
     return [pieces[0] for pieces in ids]
 
 
@@ -136,11 +161,15 @@ def _render_chat(tokenizer):
     """Return the chat template's text before an answer, blanks that it puts between both, and the text after it."""
     user = [{"role": "user", "content": USER_SLOT}]
     chat = user + [{"role": "assistant", "content": ANSWER_SLOT}]
-    asked = tokenizer.apply_chat_template(user, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS)
+    asked = tokenizer.apply_chat_template(
+        user, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS
+    )
     answered = tokenizer.apply_chat_template(chat, tokenize=False, **TEMPLATE_OPTIONS)
     lead, slot, rest = answered[len(asked) :].partition(ANSWER_SLOT)
     if not answered.startswith(asked) or not slot or lead.strip():
-        raise ValueError("this chat template renders an answered turn differently from a prompt; cannot train on it")
+        raise ValueError(
+            "this chat template renders an answered turn differently from a prompt; cannot train on it"
+        )
     return asked, lead, rest
 
 
@@ -152,7 +181,9 @@ def chat_frame(tokenizer):
     """
     asked, _, rest = _render_chat(tokenizer)
     control = control_tokens(tokenizer)
-    splitter = re.compile("(" + "|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)) + ")")
+    splitter = re.compile(
+        "(" + "|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)) + ")"
+    )
     pieces = [piece for piece in splitter.split(asked) if piece]
     slot = next(i for i, piece in enumerate(pieces) if USER_SLOT in piece)
     ending = [piece for piece in splitter.split(rest) if piece]
@@ -172,5 +203,7 @@ def _encode_pieces(tokenizer, pieces):
         if piece in control:
             ids.append(control[piece])
         else:
-            ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)[
+                "input_ids"
+            ]
     return ids

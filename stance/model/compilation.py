@@ -16,8 +16,7 @@ import torch.fx.experimental._config
 import torch.utils.checkpoint
 import transformers
 
-from stance.model import gemma2
-from stance.model import lora_linear
+from stance.model import gemma2, lora_linear
 
 # ---------------------------------------------------------------- settings
 COMPILE = True  # compile the decoder layers: 10 to 25 s at a first start, faster from then on
@@ -25,7 +24,9 @@ COMPILE_MIN_ROWS = 4000  # rows to score from which layers are compiled; trainin
 COMPILED_BATCH_SIZE = 1024  # rows a forward pass of compiled layers, if so much GPU memory is left:
 COMPILED_BATCH_GB = 16.0
 CUDA_GRAPHS = True  # record training steps and single answers, which then wait no more for the CPU; takes memory
-DENSE_WEIGHTS = None  # keep bfloat16 copies of the 4-bit weights (16.6 GB for 9B); None: if the memory is there
+DENSE_WEIGHTS = (
+    None  # keep bfloat16 copies of the 4-bit weights (16.6 GB for 9B); None: if the memory is there
+)
 RESERVE_GB = 3.0  # GPU memory that planning leaves free
 # --------------------------------------------------------------------------
 
@@ -37,12 +38,23 @@ def plan_training(model, nodes, checkpoint, dropout):
     """
     config, dense = model.config, count_dense_bytes(model)
     activations = count_activation_bytes(config, nodes)
-    free = free_memory() - RESERVE_GB * 1e9 - 4 * 0.01 * dense  # adapter, gradients and optimiser: about 1 % of weights
-    keep_dense = DENSE_WEIGHTS if DENSE_WEIGHTS is not None else free > dense + (0 if checkpoint else activations)
+    free = (
+        free_memory() - RESERVE_GB * 1e9 - 4 * 0.01 * dense
+    )  # adapter, gradients and optimiser: about 1 % of weights
+    keep_dense = (
+        DENSE_WEIGHTS
+        if DENSE_WEIGHTS is not None
+        else free > dense + (0 if checkpoint else activations)
+    )
     if checkpoint is None:
         checkpoint = free < activations + (dense if keep_dense else 0)
     graphs = COMPILE and CUDA_GRAPHS and not dropout  # a recorded dropout would repeat itself
-    return {"dense_weights": keep_dense, "checkpoint": checkpoint, "compiled": COMPILE, "graphs": graphs}
+    return {
+        "dense_weights": keep_dense,
+        "checkpoint": checkpoint,
+        "compiled": COMPILE,
+        "graphs": graphs,
+    }
 
 
 def count_activation_bytes(config, nodes):
@@ -50,7 +62,12 @@ def count_activation_bytes(config, nodes):
 
     Measured for gemma-2-9b with compiled layers: about 170 kB a node and layer.
     """
-    return nodes * config.num_hidden_layers * 2 * (4 * config.intermediate_size + 8 * config.hidden_size)
+    return (
+        nodes
+        * config.num_hidden_layers
+        * 2
+        * (4 * config.intermediate_size + 8 * config.hidden_size)
+    )
 
 
 def count_logits_bytes(config, count):
@@ -77,12 +94,16 @@ def free_memory():
 def spare_memory():
     """Return the bytes of GPU memory that PyTorch does not hold and may take."""
     free, total = torch.cuda.mem_get_info()
-    return min(free, torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_reserved())
+    return min(
+        free, torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_reserved()
+    )
 
 
 def count_dense_bytes(model):
     """Return the bytes that bfloat16 copies of all 4-bit weights take."""
-    return sum(2 * linear.in_features * linear.out_features for linear in lora_linear.find_linears(model))
+    return sum(
+        2 * linear.in_features * linear.out_features for linear in lora_linear.find_linears(model)
+    )
 
 
 def normalise(norm, x):
@@ -113,15 +134,21 @@ def compile_layers(model, checkpoint=False, preserve_rng=False):
     preserve_rng: draw the same dropout again there.
     """
     torch._dynamo.config.specialize_float = True  # scaling and soft cap are constants, not symbols
-    torch.fx.experimental._config.use_duck_shape = False  # sizes equal by chance in one batch differ in the next
+    torch.fx.experimental._config.use_duck_shape = (
+        False  # sizes equal by chance in one batch differ in the next
+    )
     layers = model.get_decoder().layers
     part = functools.partial(torch.compile, dynamic=True, fullgraph=True)
     if all(map(gemma2.can_split, layers)):
         forwards = gemma2.split_layers(model, part)
     else:  # newer transformers wrap a layer's forward in a checkpoint of their own
-        forwards = [part(types.MethodType(inspect.unwrap(type(layer).forward), layer)) for layer in layers]
+        forwards = [
+            part(types.MethodType(inspect.unwrap(type(layer).forward), layer)) for layer in layers
+        ]
     for layer, forward in zip(layers, forwards, strict=True):
-        layer.forward = functools.partial(checkpoint_forward, forward, preserve_rng) if checkpoint else forward
+        layer.forward = (
+            functools.partial(checkpoint_forward, forward, preserve_rng) if checkpoint else forward
+        )
 
 
 def checkpoint_forward(forward, preserve_rng, hidden, **options):
@@ -135,7 +162,11 @@ def checkpoint_forward(forward, preserve_rng, hidden, **options):
 
 def run_uncompiled(rows):
     """Return the context in which few rows are scored without compiling for them."""
-    return torch.compiler.set_stance("force_eager") if rows < COMPILE_MIN_ROWS else contextlib.nullcontext()
+    return (
+        torch.compiler.set_stance("force_eager")
+        if rows < COMPILE_MIN_ROWS
+        else contextlib.nullcontext()
+    )
 
 
 def prepare_scoring(model, rows):
@@ -150,7 +181,9 @@ def prepare_scoring(model, rows):
         keep_dense = free_memory() > count_dense_bytes(model) + RESERVE_GB * 1e9
     lora_linear.fuse_linears(model, keep_dense)
     for module in model.modules():
-        if isinstance(module, peft.tuners.lora.LoraLayer):  # once what autocast would do at each use
+        if isinstance(
+            module, peft.tuners.lora.LoraLayer
+        ):  # once what autocast would do at each use
             torch.nn.ModuleList([module.lora_A, module.lora_B]).to(torch.bfloat16)
     if not COMPILE or rows < COMPILE_MIN_ROWS:
         fuse_norms(model)

@@ -4,9 +4,9 @@ import contextlib
 
 import torch
 
+from stance.common import records
 from stance.model import compilation
 from stance.tree import prefix_tree
-from stance.common import records
 
 # ---------------------------------------------------------------- settings
 ANSWER_NODES = 256  # tokens of the one prompt whose forward pass is recorded; a longer one is computed as it comes
@@ -94,7 +94,9 @@ class StepGraphs:
         self.run_step, self.weights, self.count_bytes = run_step, weights, count_bytes
         self.gradients = [torch.zeros_like(weight) for weight in weights]
         self.compiled = set()
-        self.stream = torch.cuda.Stream()  # one for plain and recorded steps: each stream has workspaces of its own
+        self.stream = (
+            torch.cuda.Stream()
+        )  # one for plain and recorded steps: each stream has workspaces of its own
         self.largest = None  # the inputs with most nodes so far
         self.release()
 
@@ -102,7 +104,9 @@ class StepGraphs:
         """Give the memory of all recorded steps back; they are recorded again when they come up."""
         torch.cuda.synchronize()  # a step may still run, and expandable segments are freed without waiting for it
         self.graphs = {}
-        self.pool = torch.cuda.graph_pool_handle()  # one for all recorded steps: no two are alive at a time
+        self.pool = (
+            torch.cuda.graph_pool_handle()
+        )  # one for all recorded steps: no two are alive at a time
         torch.cuda.empty_cache()
 
     def make_room(self, size):
@@ -118,12 +122,17 @@ class StepGraphs:
 
     def __call__(self, inputs):
         """Return the loss of a batch, its gradients added to the weights' grad."""
-        if self.weights[0].grad is None:  # the optimiser starts each step so; graphs need the same memory each time
+        if (
+            self.weights[0].grad is None
+        ):  # the optimiser starts each step so; graphs need the same memory each time
             torch._foreach_zero_(self.gradients)
             for weight, gradient in zip(self.weights, self.gradients, strict=True):
                 weight.grad = gradient
         rows, length = inputs["chain"].shape
-        kind = (rows == 1, length)  # code is compiled anew for a single row, and for another row length
+        kind = (
+            rows == 1,
+            length,
+        )  # code is compiled anew for a single row, and for another row length
         if kind not in self.compiled:
             self.compiled.add(kind)
             self.make_room(self.count_bytes(inputs))  # recorded steps share no memory with it
@@ -142,7 +151,9 @@ class StepGraphs:
         for one in [inputs] if self.graphs else [self.largest, inputs]:
             if measure(one) not in self.graphs:
                 with explain_recording():
-                    self.graphs[measure(one)] = record_graph(self.run_step, one, self.pool, self.stream)
+                    self.graphs[measure(one)] = record_graph(
+                        self.run_step, one, self.pool, self.stream
+                    )
 
 
 def measure(inputs):

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import huggingface_hub
 
-from stance.corpus import corpus
 from stance.common import records
+from stance.corpus import corpus
 
 # ---------------------------------------------------------------- settings
-SENTENCES_FILE = "train_sentences.txt"  # beside the adapter: hashes of the sentences that it was trained on
+SENTENCES_FILE = (
+    "train_sentences.txt"  # beside the adapter: hashes of the sentences that it was trained on
+)
 SAMPLED_BLOCKS = 64  # read of each weight file: all 18 GB would take a minute, and other weights differ everywhere
 BLOCK_BYTES = 4096
 # --------------------------------------------------------------------------
@@ -32,7 +34,9 @@ def fingerprint_base(base):
     """Return what tells one version of a base model from another: the Hub's commit, or a hash of a folder's files."""
     name, revision = split_revision(base)
     if not Path(base).is_dir():  # the cache keeps each commit in a folder of its name
-        return Path(huggingface_hub.hf_hub_download(name, "config.json", revision=revision)).parent.name
+        return Path(
+            huggingface_hub.hf_hub_download(name, "config.json", revision=revision)
+        ).parent.name
     digest = hashlib.sha256()
     for path in sorted([Path(base, "config.json"), *Path(base).glob("*.safetensors")]):
         size = path.stat().st_size
@@ -86,7 +90,11 @@ def compare_splits(data_dir, adapter, train_hash, test_rows):
     same = train.is_file() and records.hash_file(train) == train_hash
     unseen = same or check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
     if not same:
-        finding = "has seen none of these test sentences" if unseen else "may have been trained on test sentences"
+        finding = (
+            "has seen none of these test sentences"
+            if unseen
+            else "may have been trained on test sentences"
+        )
         print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: it {finding}")
     return {"splits_of_adapter": same, "unseen_test": unseen}
 

@@ -20,9 +20,13 @@ def split_layers(model, compile_part):
     """
     model.keeps_nodes = True
     layers = model.get_decoder().layers
-    parts = [[compile_part(types.MethodType(part, layer)) for part in (mix_nodes, finish_nodes)] for layer in layers]
+    parts = [
+        [compile_part(types.MethodType(part, layer)) for part in (mix_nodes, finish_nodes)]
+        for layer in layers
+    ]
     return [
-        functools.partial(run_layer, layer, *two, layer is layers[-1]) for layer, two in zip(layers, parts, strict=True)
+        functools.partial(run_layer, layer, *two, layer is layers[-1])
+        for layer, two in zip(layers, parts, strict=True)
     ]
 
 
@@ -31,7 +35,17 @@ def can_split(layer):
     return isinstance(layer, Gemma2DecoderLayer)
 
 
-def run_layer(layer, mix, finish, last, hidden, attention_mask, position_embeddings, kept_nodes=None, **options):
+def run_layer(
+    layer,
+    mix,
+    finish,
+    last,
+    hidden,
+    attention_mask,
+    position_embeddings,
+    kept_nodes=None,
+    **options,
+):
     """Forward of a decoder layer; hidden [1, N, X]. Without a TreeMask, as in generation, that of transformers."""
     if not isinstance(attention_mask, tree_attention.TreeMask):
         inputs = {"attention_mask": attention_mask, "position_embeddings": position_embeddings}
@@ -47,8 +61,13 @@ def mix_nodes(layer, hidden, position_embeddings, mask):
     attention = layer.self_attn
     projections = attention.q_proj, attention.k_proj, attention.v_proj
     projected = lora_linear.apply_layers(projections, layer.input_layernorm(hidden))
-    query, key, value = (tensor.squeeze(0).unflatten(1, (-1, attention.head_dim)) for tensor in projected)
-    softcap, angles = attention.attn_logit_softcapping, [tensor.squeeze(0) for tensor in position_embeddings]
+    query, key, value = (
+        tensor.squeeze(0).unflatten(1, (-1, attention.head_dim)) for tensor in projected
+    )
+    softcap, angles = (
+        attention.attn_logit_softcapping,
+        [tensor.squeeze(0) for tensor in position_embeddings],
+    )
     return tree_attention.attend_nodes(query, key, value, mask, attention.scaling, softcap, angles)
 
 
@@ -56,5 +75,7 @@ def finish_nodes(layer, hidden, heads):
     """Return the layer's output [1, N, X] for nodes with these inputs [1, N, X] and this of attention [N, H * D]."""
     mlp = layer.mlp
     hidden = hidden + layer.post_attention_layernorm(layer.self_attn.o_proj(heads[None]))
-    gate, up = lora_linear.apply_layers((mlp.gate_proj, mlp.up_proj), layer.pre_feedforward_layernorm(hidden))
+    gate, up = lora_linear.apply_layers(
+        (mlp.gate_proj, mlp.up_proj), layer.pre_feedforward_layernorm(hidden)
+    )
     return hidden + layer.post_feedforward_layernorm(mlp.down_proj(mlp.act_fn(gate) * up))

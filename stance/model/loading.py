@@ -12,14 +12,10 @@ import safetensors
 import torch
 import transformers
 
-from stance.model import lora_linear
-from stance.tree import prefix_tree
 import prompts
-from stance.model import chat
-from stance.model import fingerprints
-from stance.common import distributed
-from stance.common import records
-from stance.model import memory
+from stance.common import distributed, records
+from stance.model import chat, fingerprints, lora_linear, memory
+from stance.tree import prefix_tree
 
 # ---------------------------------------------------------------- settings
 CPU_DTYPE = None  # "float32" or "bfloat16": what is computed in without a GPU; None: what the CPU multiplies natively
@@ -35,7 +31,9 @@ CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for
 UNPACKED_SHARE = 0.5  # of the free main memory that unpacked copies of 4-bit weights may take
 # --------------------------------------------------------------------------
 
-warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # addressed to the libraries' authors
+warnings.filterwarnings(
+    "ignore", category=FutureWarning, module="transformers"
+)  # addressed to the libraries' authors
 DEMO_FILE = "demo_model.json"  # in the folder of a model that is there to try the scripts; tools/demo_model.py writes it
 MEMORY_REMEDY = "end other programs on the GPU (nvidia-smi lists them), or see with planner.py which GPU it takes"
 ACCESS_STEPS = (
@@ -53,7 +51,9 @@ def read_demo_note(base):
     if not file.is_file():
         return None
     described = records.read_json(file, f"make {base} again")
-    return described.get("note", "DEMO: a model to try the scripts with: do not report these numbers.")
+    return described.get(
+        "note", "DEMO: a model to try the scripts with: do not report these numbers."
+    )
 
 
 def load_tokenizer(base):
@@ -63,7 +63,9 @@ def load_tokenizer(base):
         chat.check_chat(tokenizer)
     except ValueError as problem:
         reason = str(problem).strip().partition("\n")[0]
-        records.stop(f"{base} cannot be used ({reason}): choose an instruction-tuned model (README, Other base models)")
+        records.stop(
+            f"{base} cannot be used ({reason}): choose an instruction-tuned model (README, Other base models)"
+        )
     if tokenizer.pad_token_id is None:  # nothing sees padding, so any token will do
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -72,7 +74,11 @@ def load_tokenizer(base):
 def describe_base(base, tokenizer):
     """Return what run records hold of a base: its name, its version, and the tokenizer that it is used with."""
     version = {"base_revision": fingerprints.fingerprint_base(base)}
-    return {"base_model": base, **version, "tokenizer": fingerprints.fingerprint_tokenizer(tokenizer)}
+    return {
+        "base_model": base,
+        **version,
+        "tokenizer": fingerprints.fingerprint_tokenizer(tokenizer),
+    }
 
 
 def check_base(base):
@@ -80,10 +86,14 @@ def check_base(base):
     config = load_pretrained(transformers.AutoConfig.from_pretrained, base)
     known = (*prefix_tree.MASK_BY_LAYER, *prefix_tree.ONE_MASK)
     if config.model_type not in known:
-        records.stop(f"{base} is a {config.model_type} model: choose one of the architectures {', '.join(known)}")
+        records.stop(
+            f"{base} is a {config.model_type} model: choose one of the architectures {', '.join(known)}"
+        )
     if torch.cuda.is_available():
         if not torch.cuda.is_bf16_supported(including_emulation=False):
-            records.stop(f"{torch.cuda.get_device_name()} has no bfloat16: use a GPU of the Ampere generation or newer")
+            records.stop(
+                f"{torch.cuda.get_device_name()} has no bfloat16: use a GPU of the Ampere generation or newer"
+            )
         return
     size = count_weights(config)
     if size > CPU_PARAMETER_LIMIT:
@@ -99,24 +109,36 @@ def check_same_base(folder, base, tokenizer):
     Another compute precision, as that of a GPU is on many CPUs, is only a note.
     """
     found = describe_base(base, tokenizer)
-    record = records.read_json(Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)")
+    record = records.read_json(
+        Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)"
+    )
     for key in ("base_revision", "tokenizer"):
         was, now, remedy = record.get(key), found[key], "restore it or train again"
         if was == now:
             continue
-        if key == "base_revision" and was and not was.startswith("files") and not Path(base).is_dir():
+        if (
+            key == "base_revision"
+            and was
+            and not was.startswith("files")
+            and not Path(base).is_dir()
+        ):
             pinned = f"{base.partition('@')[0]}@{record['base_revision']}"
             remedy = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'
         records.stop(f"{folder} was trained with {key} {was} of {base}, here it is {now}: {remedy}")
     was, now = record.get("precision", {}).get("compute"), describe_precision()["compute"]
     if was != now and distributed.get_rank()[0] == 0:
-        print(f"note: {folder} was trained in {was}, this machine computes in {now}: probabilities differ a little")
+        print(
+            f"note: {folder} was trained in {was}, this machine computes in {now}: probabilities differ a little"
+        )
 
 
 def count_weights(config):
     """Return the number of weights of a model of this config, without allocating them."""
     with torch.device("meta"):
-        return sum(weight.numel() for weight in transformers.AutoModelForCausalLM.from_config(config).parameters())
+        return sum(
+            weight.numel()
+            for weight in transformers.AutoModelForCausalLM.from_config(config).parameters()
+        )
 
 
 def compute_dtype():
@@ -127,7 +149,9 @@ def compute_dtype():
     if CPU_DTYPE is None:
         return torch.bfloat16 if multiplies_bfloat16() else torch.float32
     if CPU_DTYPE not in dtypes:
-        records.stop(f'CPU_DTYPE {CPU_DTYPE!r} is unknown: write "float32", "bfloat16" or None in stance/model/loading.py')
+        records.stop(
+            f'CPU_DTYPE {CPU_DTYPE!r} is unknown: write "float32", "bfloat16" or None in stance/model/loading.py'
+        )
     return dtypes[CPU_DTYPE]
 
 
@@ -138,7 +162,9 @@ def multiplies_bfloat16():
     """
     capabilities = torch.cpu.get_capabilities()
     native = ("avx512_bf16", "amx_bf16", "bf16")  # the last is Arm's
-    return torch.backends.mkldnn.is_available() and any(capabilities.get(name, False) for name in native)
+    return torch.backends.mkldnn.is_available() and any(
+        capabilities.get(name, False) for name in native
+    )
 
 
 def load_base(base, shard=None):
@@ -182,7 +208,9 @@ def unpack_weights(model):
     The copies hold the same numbers that bitsandbytes would unpack at each pass.
     """
     element = torch.finfo(model.dtype).bits // 8
-    size = element * sum(linear.in_features * linear.out_features for linear in lora_linear.find_linears(model))
+    size = element * sum(
+        linear.in_features * linear.out_features for linear in lora_linear.find_linears(model)
+    )
     if size <= UNPACKED_SHARE * psutil.virtual_memory().available:
         lora_linear.fuse_linears(model, keep_dense=True)
 
@@ -191,16 +219,24 @@ def unpack_weights(model):
 def check_tree(model, base):
     """Give a loaded base the attention of prefix trees; stop if two prompts then get other logits than before."""
     chance = random.Random(0)
-    ids = [[chance.randrange(model.config.vocab_size) for _ in range(CHECKED_TOKENS)] for _ in range(2)]
+    ids = [
+        [chance.randrange(model.config.vocab_size) for _ in range(CHECKED_TOKENS)] for _ in range(2)
+    ]
     ids[1][: CHECKED_TOKENS // 2] = ids[0][: CHECKED_TOKENS // 2]
     tree = prefix_tree.merge_prefixes(ids, pad_id=0)
-    inputs = {name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()}
+    inputs = {
+        name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()
+    }
     last = torch.tensor([nodes[-1] for nodes in tree.nodes], device=model.device)
     with prefix_tree.compute_precision(model):
-        flat = model(input_ids=torch.tensor(ids, device=model.device), logits_to_keep=1, use_cache=False).logits[:, 0]
+        flat = model(
+            input_ids=torch.tensor(ids, device=model.device), logits_to_keep=1, use_cache=False
+        ).logits[:, 0]
         model.set_attn_implementation(prefix_tree.ATTENTION)
         logits = prefix_tree.forward_tree(model, model.config, inputs, last)
-    flat, logits = (values.float() - values.float().mean(1, keepdim=True) for values in (flat, logits))
+    flat, logits = (
+        values.float() - values.float().mean(1, keepdim=True) for values in (flat, logits)
+    )
     difference = ((logits - flat).norm() / flat.norm()).item()
     if not difference <= TREE_TOLERANCE:  # NaN neither
         records.stop(
@@ -221,11 +257,17 @@ def check_adapter(folder):
     record = records.read_json(Path(folder) / "run.json", remedy)
     missing = {"base_model", "prompt_version", "labels", "precision", "data", "demo"} - set(record)
     if missing:
-        records.stop(f"{folder}/run.json is no run record, it lacks {', '.join(sorted(missing))}: {remedy}")
+        records.stop(
+            f"{folder}/run.json is no run record, it lacks {', '.join(sorted(missing))}: {remedy}"
+        )
     if (Path(folder) / "adapter_model.bin").exists():
-        records.stop(f"{folder} holds adapter_model.bin, a pickle, which can run code when it is loaded: delete it")
+        records.stop(
+            f"{folder} holds adapter_model.bin, a pickle, which can run code when it is loaded: delete it"
+        )
     if not (Path(folder) / "adapter_model.safetensors").is_file():
-        records.stop(f"{folder} holds no adapter_model.safetensors: the training run did not finish")
+        records.stop(
+            f"{folder} holds no adapter_model.safetensors: the training run did not finish"
+        )
     config = Path(folder) / "adapter_config.json"
     if config.is_file():  # fields with which peft would import or build something else
         fields = records.read_json(config, "copy it again from where the adapter was trained")
@@ -237,17 +279,27 @@ def check_adapter(folder):
             f"{prompts.PROMPT_VERSION}: restore prompts.py or train again"
         )
     here = describe_precision()
-    same_compute = {**record["precision"], "compute": here["compute"]}  # another rounds otherwise: check_same_base's note
-    for key, was, now in (("labels", record["labels"], list(prompts.LABELS)), ("precision", same_compute, here)):
+    same_compute = {
+        **record["precision"],
+        "compute": here["compute"],
+    }  # another rounds otherwise: check_same_base's note
+    for key, was, now in (
+        ("labels", record["labels"], list(prompts.LABELS)),
+        ("precision", same_compute, here),
+    ):
         if was != now:
-            records.stop(f"{folder} was trained with {key} {was}, now they are {now}: restore them or train again")
+            records.stop(
+                f"{folder} was trained with {key} {was}, now they are {now}: restore them or train again"
+            )
     return record
 
 
 def save_adapter(model, folder, train_rows):
     """Write an adapter, and hashes of the sentences that it was trained on, into a folder."""
     model.save_pretrained(folder, safe_serialization=True)
-    (Path(folder) / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card: evaluate.py writes one
+    (Path(folder) / "README.md").unlink(
+        missing_ok=True
+    )  # peft's empty form of a model card: evaluate.py writes one
     fingerprints.write_sentences(folder, train_rows)
 
 
@@ -270,7 +322,9 @@ def device_name():
 
 def peak_gpu_gib():
     """Return the most GPU memory that tensors took in this process, in GiB (2^30 bytes); None without a GPU."""
-    return round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else None
+    return (
+        round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else None
+    )
 
 
 def load_pretrained(loader, base, **options):

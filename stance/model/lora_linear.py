@@ -14,7 +14,10 @@ from stance.common import records
 
 dequantise_4bit = torch.ops.bitsandbytes.dequantize_4bit.default
 dequantise_blockwise = torch.ops.bitsandbytes.dequantize_blockwise.default
-WEIGHT_BLOCK, SCALE_BLOCK = 64, 256  # weights, and their scales, that share a scale: as bitsandbytes quantises
+WEIGHT_BLOCK, SCALE_BLOCK = (
+    64,
+    256,
+)  # weights, and their scales, that share a scale: as bitsandbytes quantises
 
 
 def find_linears(model):
@@ -29,7 +32,11 @@ def read_weight(linear):
 
 def packed_forward(linear, x):
     """Linear4bit.forward that can be compiled; uncompiled, that of bitsandbytes."""
-    return apply_joined([linear], x)[0] if torch.compiler.is_compiling() else type(linear).forward(linear, x)
+    return (
+        apply_joined([linear], x)[0]
+        if torch.compiler.is_compiling()
+        else type(linear).forward(linear, x)
+    )
 
 
 def dense_forward(linear, x):
@@ -51,7 +58,9 @@ def check_quantisation(state):
     blocks = [state.blocksize, state.state2.blocksize if state.nested else SCALE_BLOCK]
     if state.quant_type != "nf4" or blocks != [WEIGHT_BLOCK, SCALE_BLOCK]:
         found = f"{state.quant_type} in blocks of {blocks[0]}"
-        records.stop(f"weights in {found} are not supported: quantise to nf4 (QUANT_TYPE in stance/model/loading.py)")
+        records.stop(
+            f"weights in {found} are not supported: quantise to nf4 (QUANT_TYPE in stance/model/loading.py)"
+        )
 
 
 def fuse_adapters(model):
@@ -87,7 +96,10 @@ def can_join(layers):
     """Return whether layers are being compiled that have one adapter each, without dropout and equally scaled."""
     return (
         torch.compiler.is_compiling()
-        and all(isinstance(layer, peft.tuners.lora.LoraLayer) and not layer.disable_adapters for layer in layers)
+        and all(
+            isinstance(layer, peft.tuners.lora.LoraLayer) and not layer.disable_adapters
+            for layer in layers
+        )
         and all(isinstance(layer.base_layer, bitsandbytes.nn.Linear4bit) for layer in layers)
         and all(len(layer.active_adapters) == 1 for layer in layers)
         and not any(drops_out(layer.lora_dropout[layer.active_adapters[0]]) for layer in layers)
@@ -97,7 +109,9 @@ def can_join(layers):
 
 
 def drops_out(dropout):
-    return dropout.training and getattr(dropout, "p", 0) > 0  # without dropout, PEFT has an identity here
+    return (
+        dropout.training and getattr(dropout, "p", 0) > 0
+    )  # without dropout, PEFT has an identity here
 
 
 def apply_joined(layers, x):
@@ -137,7 +151,9 @@ def restore(tensors, width, dtype):
     if nested:
         offset, absmax, code = nested
         scales = dequantise_blockwise(scales, absmax, code, SCALE_BLOCK, torch.float32) + offset
-    return dequantise_4bit(packed, scales, WEIGHT_BLOCK, "nf4", (2 * packed.numel() // width, width), dtype)
+    return dequantise_4bit(
+        packed, scales, WEIGHT_BLOCK, "nf4", (2 * packed.numel() // width, width), dtype
+    )
 
 
 class JoinedProducts(torch.autograd.Function):
@@ -163,7 +179,9 @@ class JoinedProducts(torch.autograd.Function):
             return grad_x, None, None, *[None] * len(weights)
         parts = update.split([up.shape[1] for up in ups], 1)
         grad_ups = [grad.T @ part for grad, part in zip(grads, parts, strict=True)]
-        grad_update = ctx.scaling * torch.cat([grad @ up for grad, up in zip(grads, ups, strict=True)], 1)
+        grad_update = ctx.scaling * torch.cat(
+            [grad @ up for grad, up in zip(grads, ups, strict=True)], 1
+        )
         grad_x = multiply_back(list(grads), grad_update, list(weights), down)
         return grad_x, None, None, grad_update.T @ x, *grad_ups, *[None] * len(weights)
 
@@ -188,7 +206,10 @@ def multiply_joined(
     """Return x W_i^T + update_i B_i^T [N, O_i] for each i; update [N, k * r] has the update_i side by side."""
     if not ups:
         return [x @ restore(weights, x.shape[1], x.dtype).T]
-    outputs = [part @ up.T for part, up in zip(update.split([up.shape[1] for up in ups], 1), ups, strict=True)]
+    outputs = [
+        part @ up.T
+        for part, up in zip(update.split([up.shape[1] for up in ups], 1), ups, strict=True)
+    ]
     for output, tensors in zip(outputs, deal(weights, len(ups)), strict=True):
         output.addmm_(x, restore(tensors, x.shape[1], x.dtype).T)
     return outputs
@@ -198,13 +219,20 @@ def multiply_joined(
 def _(x, update, ups, weights):
     if not ups:
         packed, width = weights[0], x.shape[1]
-        return [x.new_empty(x.shape[0], packed.shape[0] if len(weights) == 1 else 2 * packed.numel() // width)]
+        return [
+            x.new_empty(
+                x.shape[0], packed.shape[0] if len(weights) == 1 else 2 * packed.numel() // width
+            )
+        ]
     return [x.new_empty(x.shape[0], up.shape[0]) for up in ups]
 
 
 @torch.library.custom_op("linear_layers::multiply_back", mutates_args=())
 def multiply_back(
-    grads: list[torch.Tensor], grad_update: torch.Tensor, weights: list[torch.Tensor], down: torch.Tensor
+    grads: list[torch.Tensor],
+    grad_update: torch.Tensor,
+    weights: list[torch.Tensor],
+    down: torch.Tensor,
 ) -> torch.Tensor:
     """Return the gradient of x [N, I] from those of the outputs [N, O_i] and of update [N, k * r]."""
     grad_x = grad_update @ down  # zeros without adapters

@@ -26,7 +26,9 @@ def explain_memory(action, remedy):
         yield
     except RuntimeError as problem:
         # What went wrong in the recording of a CUDA graph is the context of the error that ends it.
-        short = any(isinstance(error, torch.OutOfMemoryError) for error in (problem, problem.__context__))
+        short = any(
+            isinstance(error, torch.OutOfMemoryError) for error in (problem, problem.__context__)
+        )
         if not reports and not short:
             raise
         records.stop_below_bar(f"not enough GPU memory to {action}: {remedy}")

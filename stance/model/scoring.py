@@ -6,12 +6,10 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from stance.model import cuda_graphs
-from stance.tree import prefix_tree
-from stance.common import progress
 import prompts
-from stance.model import chat
-from stance.common import records
+from stance.common import progress, records
+from stance.model import chat, cuda_graphs
+from stance.tree import prefix_tree
 
 # ---------------------------------------------------------------- settings
 SCORE_BATCH_SIZE = 128  # rows a forward pass, if not compilation.COMPILED_BATCH_SIZE; other sizes round differently
@@ -23,8 +21,12 @@ MAX_NEW_TOKENS = 8  # --mode generate: a label is one token, the rest shows repl
 class Scores(NamedTuple):
     """Scores of n prompts."""
 
-    probabilities: torch.Tensor  # [n, 3] float32, softmax over the three labels in prompts.LABELS order
-    label_mass: torch.Tensor  # [n] float32, probability of the three labels together among all tokens
+    probabilities: (
+        torch.Tensor
+    )  # [n, 3] float32, softmax over the three labels in prompts.LABELS order
+    label_mass: (
+        torch.Tensor
+    )  # [n] float32, probability of the three labels together among all tokens
     nll: torch.Tensor  # [n, 3] float32, negative log-likelihood of each label among all tokens
     batch_size: int  # rows a forward pass at the end: fewer than at the start if the memory ran out
 
@@ -58,7 +60,9 @@ def score_prompts(model, tokenizer, encoded, batch_size=None, bar=None):
             try:
                 part = _score_batch(model, tokenizer, sequences, label_ids)
             except torch.OutOfMemoryError:
-                part = None  # the error holds on to what the pass had computed, so go on only after it
+                part = (
+                    None  # the error holds on to what the pass had computed, so go on only after it
+                )
             if part is None:
                 size = _halve_batch(sequences)
                 continue
@@ -76,10 +80,14 @@ def _halve_batch(sequences):
     rows = len(sequences)
     if rows == 1:
         length = len(sequences[0])
-        records.stop(f"a prompt of {length:,} tokens does not fit into the memory: shorten or split its sentence")
+        records.stop(
+            f"a prompt of {length:,} tokens does not fit into the memory: shorten or split its sentence"
+        )
     torch.cuda.empty_cache()
     less = f"going on from the same row with {rows // 2}"
-    tqdm.write(f"out of memory with {rows} rows a forward pass: {less}; 4-bit kernels then round a little differently")
+    tqdm.write(
+        f"out of memory with {rows} rows a forward pass: {less}; 4-bit kernels then round a little differently"
+    )
     return rows // 2
 
 
@@ -90,24 +98,48 @@ def _score_batch(model, tokenizer, sequences, label_ids):
     labels of one token that is nothing.
     """
     contexts = sorted({tuple(ids[:place]) for ids in label_ids for place in range(len(ids))})
-    endings = [one for one in contexts if not any(other[: len(one)] == one != other for other in contexts)]
-    homes = [next(i for i, ending in enumerate(endings) if ending[: len(one)] == one) for one in contexts]
+    endings = [
+        one for one in contexts if not any(other[: len(one)] == one != other for other in contexts)
+    ]
+    homes = [
+        next(i for i, ending in enumerate(endings) if ending[: len(one)] == one) for one in contexts
+    ]
     extended = [[*ids, *ending] for ids in sequences for ending in endings]
     single = len(extended) == len(contexts) == 1 and len(extended[0]) <= cuda_graphs.ANSWER_NODES
     graph = getattr(model, "answer_graph", None) if single else None
-    tree = prefix_tree.merge_prefixes(extended, tokenizer.pad_token_id, cuda_graphs.ANSWER_NODES if graph else None)
-    inputs = {name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()}
+    tree = prefix_tree.merge_prefixes(
+        extended, tokenizer.pad_token_id, cuda_graphs.ANSWER_NODES if graph else None
+    )
+    inputs = {
+        name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()
+    }
     places = [
         tree.nodes[row * len(endings) + home][len(ids) - 1 + len(context)]
         for row, ids in enumerate(sequences)
         for home, context in zip(homes, contexts, strict=True)
     ]
-    steps = [(contexts.index(tuple(ids[:place])), token) for ids in label_ids for place, token in enumerate(ids)]
-    keep, (before, tokens) = (torch.tensor(item, device=model.device) for item in (places, list(zip(*steps))))
+    steps = [
+        (contexts.index(tuple(ids[:place])), token)
+        for ids in label_ids
+        for place, token in enumerate(ids)
+    ]
+    keep, (before, tokens) = (
+        torch.tensor(item, device=model.device) for item in (places, list(zip(*steps)))
+    )
     with prefix_tree.compute_precision(model):
-        logits = graph(inputs, keep) if graph else prefix_tree.forward_tree(model, model.config, inputs, keep)
-    scores = logits.float().log_softmax(1).unflatten(0, (len(sequences), len(contexts)))[:, before, tokens]
-    return -torch.stack([part.sum(1) for part in scores.split([len(ids) for ids in label_ids], 1)], 1)
+        logits = (
+            graph(inputs, keep)
+            if graph
+            else prefix_tree.forward_tree(model, model.config, inputs, keep)
+        )
+    scores = (
+        logits.float()
+        .log_softmax(1)
+        .unflatten(0, (len(sequences), len(contexts)))[:, before, tokens]
+    )
+    return -torch.stack(
+        [part.sum(1) for part in scores.split([len(ids) for ids in label_ids], 1)], 1
+    )
 
 
 @torch.no_grad()
@@ -122,7 +154,9 @@ def generate_replies(model, tokenizer, encoded):
         for start in range(0, len(encoded), GENERATE_BATCH_SIZE):
             batch = encoded[start : start + GENERATE_BATCH_SIZE]
             width = max(map(len, batch))
-            ids = torch.tensor([[tokenizer.pad_token_id] * (width - len(row)) + row for row in batch])  # left padding
+            ids = torch.tensor(
+                [[tokenizer.pad_token_id] * (width - len(row)) + row for row in batch]
+            )  # left padding
             mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
             with prefix_tree.compute_precision(model):
                 output = model.generate(

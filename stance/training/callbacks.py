@@ -40,7 +40,9 @@ class Interruption(transformers.TrainerCallback):
         if self.number:  # clusters may send SIGTERM to a process and to the one that started it, which passes it on
             return
         self.number = number
-        os.write(2, b"\nstopping after this step with a checkpoint; Ctrl-C stops at once\n")  # print may be busy
+        os.write(
+            2, b"\nstopping after this step with a checkpoint; Ctrl-C stops at once\n"
+        )  # print may be busy
 
     def agree(self):
         """Return the number of the signal that any process received, or 0."""
@@ -50,7 +52,9 @@ class Interruption(transformers.TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if control.should_training_stop or state.epoch % 1 == 0:
             return  # the epoch ends: it is validated and saved anyway, and a checkpoint before that would skip it
-        if distributed.get_rank()[1] > 1 and not control.should_log:  # asking the others waits for all GPUs
+        if (
+            distributed.get_rank()[1] > 1 and not control.should_log
+        ):  # asking the others waits for all GPUs
             return
         control.should_save = bool(self.agree())
 
@@ -58,7 +62,9 @@ class Interruption(transformers.TrainerCallback):
         if not self.agree():
             return
         if state.is_world_process_zero:
-            print(f"\ninterrupted: checkpoint-{state.global_step} is saved; {self.remedy}", flush=True)
+            print(
+                f"\ninterrupted: checkpoint-{state.global_step} is saved; {self.remedy}", flush=True
+            )
         raise SystemExit(128 + self.number)
 
 
@@ -91,13 +97,18 @@ class StepWatch:
         for place, (loss, norm) in enumerate(pairs):
             if not math.isfinite(loss) or not math.isfinite(norm):
                 number = last - len(pairs) + 1 + place
-                self.save_rows({"step": number, "loss": str(loss), "grad_norm": str(norm)}, self.steps[place]["places"])
+                self.save_rows(
+                    {"step": number, "loss": str(loss), "grad_norm": str(norm)},
+                    self.steps[place]["places"],
+                )
                 what = f"loss {loss:g} and gradient norm {norm:g} at step {number}"
                 remedy = f"look at its rows in {self.path}, lower LEARNING_RATE, start a new run"
                 records.stop_below_bar(f"training stopped, {what}: {remedy}")
         if not all(map(math.isfinite, values)):
             remedy = "lower LEARNING_RATE and start a new run"
-            records.stop_below_bar(f"training stopped, the validation loss is no number at step {last}: {remedy}")
+            records.stop_below_bar(
+                f"training stopped, the validation loss is no number at step {last}: {remedy}"
+            )
         self.steps.clear()
 
     def save_rows(self, head, places):
@@ -115,10 +126,16 @@ class JsonlLog(transformers.TrainerCallback):
         self.path = path
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and self.path.exists():  # resumed: drop what came after the checkpoint
+        if (
+            state.is_world_process_zero and self.path.exists()
+        ):  # resumed: drop what came after the checkpoint
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            entries = [json.loads(line) for line in lines if line.endswith("\n")]  # a kill may cut the last one off
-            records.write_jsonl(self.path, (entry for entry in entries if entry["step"] <= state.global_step))
+            entries = [
+                json.loads(line) for line in lines if line.endswith("\n")
+            ]  # a kill may cut the last one off
+            records.write_jsonl(
+                self.path, (entry for entry in entries if entry["step"] <= state.global_step)
+            )
         if state.best_global_step:  # the run folder may have moved since the checkpoint was saved
             best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
             state.best_model_checkpoint = str(best) if best.is_dir() else None
@@ -143,12 +160,20 @@ class TrainingLines(transformers.TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.shown = state.is_world_process_zero
-        self.rows = args.per_device_train_batch_size * args.gradient_accumulation_steps  # a step, of all processes
+        self.rows = (
+            args.per_device_train_batch_size * args.gradient_accumulation_steps
+        )  # a step, of all processes
         self.first_step, self.started = state.global_step, time.monotonic()
         self.begin_pace(state)
         if self.shown:
             steps = {"total": state.max_steps, "initial": state.global_step}
-            self.bar = tqdm(**steps, unit="step", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty())
+            self.bar = tqdm(
+                **steps,
+                unit="step",
+                leave=False,
+                dynamic_ncols=True,
+                disable=not sys.stderr.isatty(),
+            )
 
     def begin_pace(self, state):
         """Count the rows a second from this step on."""
@@ -167,9 +192,15 @@ class TrainingLines(transformers.TrainerCallback):
         elif "loss" in logs:
             now = time.monotonic()
             pace = self.rows * (state.global_step - self.pace_step) / (now - self.pace_started)
-            left = (now - self.started) / (state.global_step - self.first_step) * (state.max_steps - state.global_step)
+            left = (
+                (now - self.started)
+                / (state.global_step - self.first_step)
+                * (state.max_steps - state.global_step)
+            )
             step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-            numbers = f"loss {logs['loss']:.4f}   rate {logs['learning_rate']:.1e}   {pace:.1f} rows/s"
+            numbers = (
+                f"loss {logs['loss']:.4f}   rate {logs['learning_rate']:.1e}   {pace:.1f} rows/s"
+            )
             self.print_line(f"{step}   {numbers}   {tqdm.format_interval(left)} left")
             self.begin_pace(state)
 

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import safetensors
 
-from stance.model import loading
 from stance.common import records
+from stance.model import loading
 
 # ---------------------------------------------------------------- settings
 KEPT = 2  # complete checkpoints that stay: the newest and the best, or the newest two
-OTHER_BYTES = 50_000_000  # of a checkpoint beside the adapter and its optimiser: Gemma's tokenizer has 34 MB
+OTHER_BYTES = (
+    50_000_000  # of a checkpoint beside the adapter and its optimiser: Gemma's tokenizer has 34 MB
+)
 # --------------------------------------------------------------------------
 
 MARKER = "complete.json"
@@ -29,7 +31,10 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def list_checkpoints(run_dir):
     """Return the checkpoint folders of a run, complete or not, in the order of their steps."""
     folders = (run_dir / "checkpoints").glob("checkpoint-*")
-    return sorted((folder for folder in folders if re.fullmatch(r"checkpoint-\d+", folder.name)), key=count_steps)
+    return sorted(
+        (folder for folder in folders if re.fullmatch(r"checkpoint-\d+", folder.name)),
+        key=count_steps,
+    )
 
 
 def count_steps(folder):
@@ -51,7 +56,10 @@ def mark_complete(folder):
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
     for path in files:
         flush(path)
-    listed = {str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": records.hash_file(p)} for p in files}
+    listed = {
+        str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": records.hash_file(p)}
+        for p in files
+    }
     records.write_json(folder / MARKER, {"files": listed})
     flush(folder)
     flush(folder.parent)
@@ -62,7 +70,8 @@ def is_complete(folder):
     try:
         files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
         return all(
-            (folder / name).stat().st_size == file["bytes"] and records.hash_file(folder / name) == file["sha256"]
+            (folder / name).stat().st_size == file["bytes"]
+            and records.hash_file(folder / name) == file["sha256"]
             for name, file in files.items()
         )
     except (OSError, ValueError, KeyError, TypeError):  # missing, cut off or overwritten
@@ -113,11 +122,15 @@ def set_aside(run_dir, checkpoint):
 
 def remove_old(run_dir, best):
     """Delete complete checkpoints beyond KEPT, never the newest or the best (its path, or None)."""
-    for leftover in (run_dir / "checkpoints").glob("deleting-*"):  # a kill came while it was deleted
+    for leftover in (run_dir / "checkpoints").glob(
+        "deleting-*"
+    ):  # a kill came while it was deleted
         shutil.rmtree(leftover)
     complete = [folder for folder in list_checkpoints(run_dir) if (folder / MARKER).is_file()]
     newest, best = complete[-1].name, best and Path(best).name
-    complete.sort(key=lambda folder: (folder.name in (newest, best)))  # the others first, oldest first
+    complete.sort(
+        key=lambda folder: folder.name in (newest, best)
+    )  # the others first, oldest first
     for folder in complete[:-KEPT]:
         shutil.rmtree(folder.rename(folder.with_name(f"deleting-{folder.name}")))
 
@@ -129,7 +142,11 @@ def flatten(value, name=""):
     """Return a nested dict as {"outer inner": value}, in the types of JSON."""
     if not isinstance(value, dict):
         return {name: json.loads(json.dumps(value))}
-    return {key: leaf for part in value for key, leaf in flatten(value[part], f"{name} {part}".strip()).items()}
+    return {
+        key: leaf
+        for part in value
+        for key, leaf in flatten(value[part], f"{name} {part}".strip()).items()
+    }
 
 
 def list_differences(before, now):
@@ -153,8 +170,12 @@ def check_same_run(run_dir, record):
     """Stop if a run to resume was started with other settings, data or base, or is finished; note other versions."""
     started = records.read_json(run_dir / "plan.json", "start a new run")
     keys = ("base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data")
-    parts = [({key: run.get(key) for key in keys}, run.get("settings", {})) for run in (started, record)]
-    differences = "; ".join(filter(None, (list_differences(*pair) for pair in zip(*parts, strict=True))))
+    parts = [
+        ({key: run.get(key) for key in keys}, run.get("settings", {})) for run in (started, record)
+    ]
+    differences = "; ".join(
+        filter(None, (list_differences(*pair) for pair in zip(*parts, strict=True)))
+    )
     if differences:
         records.stop(f"--resume: {differences}: restore it or start a new run")
     if (run_dir / "run.json").is_file():
@@ -173,7 +194,9 @@ def check_disk_space(run_dir, parameters):
     adapter = 4 * parameters  # float32
     each = 3 * adapter + OTHER_BYTES  # Adam keeps two numbers a parameter
     needed = (KEPT + 1) * each + adapter  # a new checkpoint is whole before an old one goes
-    there = sum(path.stat().st_size for folder in list_checkpoints(run_dir) for path in folder.rglob("*"))
+    there = sum(
+        path.stat().st_size for folder in list_checkpoints(run_dir) for path in folder.rglob("*")
+    )
     free = shutil.disk_usage(run_dir).free + there
     if free < needed:
         found = f"{run_dir} has {free / 1e9:.2f} GB of disk space left, checkpoints need {needed / 1e9:.2f}"
@@ -186,7 +209,9 @@ def explain_full_disk(run_dir):
     try:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as problem:
-        full = getattr(problem, "errno", None) in DISK_FULL or "PytorchStreamWriter failed" in str(problem)
+        full = getattr(problem, "errno", None) in DISK_FULL or "PytorchStreamWriter failed" in str(
+            problem
+        )
         if not full and not any(os.strerror(number) in str(problem) for number in DISK_FULL):
             raise
         left = shutil.disk_usage(run_dir).free / 1e9

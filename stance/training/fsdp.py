@@ -15,13 +15,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from stance.model import compilation
-from stance.model import lora_linear
-from stance.model import loading
-from stance.common import distributed
-from stance.common import records
+from stance.common import distributed, records
+from stance.model import compilation, loading, lora_linear
 
-STORAGE = torch.bfloat16  # type as which packed bytes are dealt out: FSDP 2 of torch before 2.13 takes no integers
+STORAGE = (
+    torch.bfloat16
+)  # type as which packed bytes are dealt out: FSDP 2 of torch before 2.13 takes no integers
 LAUNCH_OPTIONS = {  # what tools/fsdp.yaml sets, as accelerate hands it on, and this module does
     "FSDP_VERSION": "2",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
@@ -37,7 +36,9 @@ def take_over():
     Stops on options of FSDP, or settings of this project, that do not go with it.
     """
     sharded = os.environ.pop(distributed.SHARD_VARIABLE, "false") == "true"
-    if sharded and distributed.get_rank()[0] == 0:  # whose end the launcher answers with that of the others
+    if (
+        sharded and distributed.get_rank()[0] == 0
+    ):  # whose end the launcher answers with that of the others
         check_options()
     return sharded
 
@@ -47,9 +48,13 @@ def check_options():
         found = os.environ.get(name, value).lower()
         if found != value:
             key = name.lower()
-            records.stop(f"{key} {found} is not supported: write {key}: {value}, or take the file tools/fsdp.yaml as it is")
+            records.stop(
+                f"{key} {found} is not supported: write {key}: {value}, or take the file tools/fsdp.yaml as it is"
+            )
     if compilation.DENSE_WEIGHTS:
-        records.stop("16-bit copies of weights do not go with FSDP: set DENSE_WEIGHTS in stance/model/compilation.py to None")
+        records.stop(
+            "16-bit copies of weights do not go with FSDP: set DENSE_WEIGHTS in stance/model/compilation.py to None"
+        )
 
 
 @contextlib.contextmanager
@@ -61,7 +66,9 @@ def quantise_on_gpu():
         packed, state = quantise(weight.cuda(), **options)
         return packed.cpu(), state
 
-    bitsandbytes.functional.quantize_4bit = quantise_there if torch.cuda.is_available() else quantise
+    bitsandbytes.functional.quantize_4bit = (
+        quantise_there if torch.cuda.is_available() else quantise
+    )
     try:
         yield
     finally:
@@ -79,18 +86,29 @@ def shard_base(model):
 
     The embeddings, which Gemma uses at both ends of the model, would have to be gathered for the whole pass anyway.
     """
-    device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    device = (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
     mesh = init_device_mesh(device.type, (distributed.get_rank()[1],))
     decoder, linears = model.get_decoder(), lora_linear.find_linears(model)
     kinds = [(linear.weight.compress_statistics, linear.weight.quant_type) for linear in linears]
-    for linear in linears:  # what bitsandbytes needs beside the bytes (2 % of them) is whole, at the layer
+    for (
+        linear
+    ) in linears:  # what bitsandbytes needs beside the bytes (2 % of them) is whole, at the layer
         linear.quant_state.to(device)
-        packed, linear.quant_storage = linear.weight.data.view(1, -1).view(STORAGE).view(-1, 1), STORAGE
+        packed, linear.quant_storage = (
+            linear.weight.data.view(1, -1).view(STORAGE).view(-1, 1),
+            STORAGE,
+        )
         linear.weight = torch.nn.Parameter(packed, requires_grad=False)
     for layer in decoder.layers:
         fully_shard(layer, mesh=mesh)
     whole = [weight for weight in model.parameters() if not isinstance(weight, DTensor)]
-    fully_shard(decoder, mesh=mesh, ignored_params=set(whole))  # the root: layers are gathered while others compute
+    fully_shard(
+        decoder, mesh=mesh, ignored_params=set(whole)
+    )  # the root: layers are gathered while others compute
     for tensor in (*whole, *model.buffers()):
         tensor.data = tensor.data.to(device)
     for linear, kind in zip(linears, kinds, strict=True):

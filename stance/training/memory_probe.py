@@ -7,7 +7,9 @@ import torch
 from stance.common import distributed, records
 from stance.tree import prefix_tree
 
-COUNTED_BATCHES = 16  # micro-batches whose nodes are counted to find the largest: those with most tokens
+COUNTED_BATCHES = (
+    16  # micro-batches whose nodes are counted to find the largest: those with most tokens
+)
 
 
 def list_batches(trainer):
@@ -16,7 +18,9 @@ def list_batches(trainer):
     for epoch in range(math.ceil(epochs)):
         loader.set_epoch(epoch)  # which alone, with the seed, decides about the order
         order, size = list(loader.batch_sampler), trainer.args.gradient_accumulation_steps
-        steps = math.ceil(len(order) / size)  # an epoch; of a last epoch that is only a part, the trainer makes fewer
+        steps = math.ceil(
+            len(order) / size
+        )  # an epoch; of a last epoch that is only a part, the trainer makes fewer
         batches += order[: size * (math.ceil(epochs * steps) - epoch * steps)]
     return batches
 
@@ -26,7 +30,10 @@ def find_largest_batches(trainer):
 
     Of many micro-batches only those with most tokens are merged into trees to count their nodes.
     """
-    lengths, batches = [len(ids) for ids in trainer.train_dataset["input_ids"]], list_batches(trainer)
+    lengths, batches = (
+        [len(ids) for ids in trainer.train_dataset["input_ids"]],
+        list_batches(trainer),
+    )
     longest = max(batches, key=lambda places: max(lengths[place] for place in places))
     batches.sort(key=lambda places: sum(lengths[place] for place in places), reverse=True)
     return longest, max(batches[:COUNTED_BATCHES], key=lambda places: count_nodes(trainer, places))
@@ -49,7 +56,9 @@ def probe_memory(trainer):
     while not all(fits_memory(trainer, places) for places in find_largest_batches(trainer)):
         size = args.per_device_train_batch_size
         if size == 1:
-            records.stop("not enough GPU memory for a single row: set GRADIENT_CHECKPOINTING to True in finetune.py")
+            records.stop(
+                "not enough GPU memory for a single row: set GRADIENT_CHECKPOINTING to True in finetune.py"
+            )
         too_large.append(size)
         smaller = next(part for part in range(size // 2, 0, -1) if size % part == 0)
         args.gradient_accumulation_steps *= size // smaller
@@ -57,22 +66,35 @@ def probe_memory(trainer):
         args.per_device_eval_batch_size = 2 * smaller
         batch = f"batch of {smaller * args.gradient_accumulation_steps} rows unchanged"
         if distributed.get_rank()[0] == 0:
-            print(f"note: micro-batches of {size} rows need more GPU memory than there is: now {smaller} rows, {batch}")
+            print(
+                f"note: micro-batches of {size} rows need more GPU memory than there is: now {smaller} rows, {batch}"
+            )
     return {"micro_batch_size": args.per_device_train_batch_size, "too_large": too_large}
 
 
 def fits_memory(trainer, places):
     """Return whether these training rows fit into the memory as one micro-batch; of several processes, in all."""
-    rows = [{key: trainer.train_dataset[place][key] for key in ("input_ids", "labels")} for place in places]
-    inputs = trainer._prepare_inputs({**trainer.data_collator(rows), "items": torch.tensor(float(len(rows)))})
+    rows = [
+        {key: trainer.train_dataset[place][key] for key in ("input_ids", "labels")}
+        for place in places
+    ]
+    inputs = trainer._prepare_inputs(
+        {**trainer.data_collator(rows), "items": torch.tensor(float(len(rows)))}
+    )
     weights, fits = [weight for weight in trainer.model.parameters() if weight.requires_grad], True
-    with torch.random.fork_rng([trainer.args.device] if trainer.args.device.type == "cuda" else []):  # dropout draws
+    with torch.random.fork_rng(
+        [trainer.args.device] if trainer.args.device.type == "cuda" else []
+    ):  # dropout draws
         try:
             if trainer.step_graphs is not None:
                 trainer.step_graphs.release()  # what the batch before this one left is not there in training either
-            moments = [torch.empty_like(weight) for weight in 2 * weights]  # Adam's, which come at the first step
+            moments = [
+                torch.empty_like(weight) for weight in 2 * weights
+            ]  # Adam's, which come at the first step
             if trainer.step_graphs is not None:
-                for _ in range(2):  # compiles what the first steps need, then records the largest of them
+                for _ in range(
+                    2
+                ):  # compiles what the first steps need, then records the largest of them
                     trainer.step_graphs(inputs)
             else:
                 with prefix_tree.compute_precision(trainer.model):

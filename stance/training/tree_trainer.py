@@ -70,18 +70,26 @@ class StanceConfig(trl.SFTConfig):
     """SFTConfig of a process that trains on the GPU it has now as if it were alone, and writes only if it is rank 0."""
 
     def __post_init__(self):
-        gpu = torch.cuda.current_device() if torch.cuda.is_available() and not self.use_cpu else None
+        gpu = (
+            torch.cuda.current_device() if torch.cuda.is_available() and not self.use_cpu else None
+        )
         with distributed.hide_ranks():
-            logging.getLogger("transformers.training_args").setLevel(logging.ERROR)  # it warns of processes left unused
+            logging.getLogger("transformers.training_args").setLevel(
+                logging.ERROR
+            )  # it warns of processes left unused
             super().__post_init__()
-        self._n_gpu = min(self._n_gpu, 1)  # the model is on one GPU; the trainer multiplies the batch by all it sees
+        self._n_gpu = min(
+            self._n_gpu, 1
+        )  # the model is on one GPU; the trainer multiplies the batch by all it sees
         if gpu is not None:
             torch.cuda.set_device(gpu)  # TrainingArguments sets the first
 
     @property
     def device(self):
         device = super().device
-        return torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
+        return (
+            torch.device("cuda", torch.cuda.current_device()) if device.type == "cuda" else device
+        )
 
     @property
     def process_index(self):
@@ -101,18 +109,28 @@ class StanceTrainer(trl.SFTTrainer):
     def __init__(self, *args, train_rows, sharded=False, **kwargs):
         super().__init__(*args, **kwargs)
         lost = len(train_rows) - len(self.train_dataset)
-        assert not lost, f"{lost} training rows are lost"  # trl drops rows without a word, if it finds nothing to learn
+        assert not lost, (
+            f"{lost} training rows are lost"
+        )  # trl drops rows without a word, if it finds nothing to learn
         self.sharded = sharded
         self.trained = [weight for weight in self.model.parameters() if weight.requires_grad]
-        for weight in self.trained:  # SFTTrainer makes 4-bit adapters bfloat16, where small updates vanish
+        for (
+            weight
+        ) in self.trained:  # SFTTrainer makes 4-bit adapters bfloat16, where small updates vanish
             weight.data = weight.data.float()
         # As in run_step: else layers compile again once training has started, while a step is recorded, which fails.
-        self.accelerator.autocast_handler = accelerate.utils.AutocastKwargs(enabled=True, cache_enabled=False)
+        self.accelerator.autocast_handler = accelerate.utils.AutocastKwargs(
+            enabled=True, cache_enabled=False
+        )
         self.step_graphs = None
-        self.watch = callbacks.StepWatch(Path(self.args.output_dir).parent / "non_finite_rows.jsonl", train_rows)
+        self.watch = callbacks.StepWatch(
+            Path(self.args.output_dir).parent / "non_finite_rows.jsonl", train_rows
+        )
         self.loss_window = None
         self.step_loss = torch.zeros((), device=self.args.device)
-        if distributed.get_rank()[0] > 0:  # all start from the adapter of rank 0: the sum of it and zeros
+        if (
+            distributed.get_rank()[0] > 0
+        ):  # all start from the adapter of rank 0: the sum of it and zeros
             torch._foreach_zero_([weight.data for weight in self.trained])
         distributed.sum_tensors([weight.data for weight in self.trained])
 
@@ -128,7 +146,9 @@ class StanceTrainer(trl.SFTTrainer):
             return None
         nodes = memory_probe.count_nodes(self, memory_probe.find_largest_batches(self)[-1])
         self.model.train()  # all modules: a loaded base is in evaluation mode, and a later change would compile again
-        parameters = list(self.model.parameters())  # the trainer walks over them, longer than a step takes on the GPU
+        parameters = list(
+            self.model.parameters()
+        )  # the trainer walks over them, longer than a step takes on the GPU
         self.model.parameters = lambda recurse=True: iter(parameters)
         plan = self.plan_training(nodes, checkpoint, dropout)
         if plan["dense_weights"] or plan["compiled"]:
@@ -136,7 +156,9 @@ class StanceTrainer(trl.SFTTrainer):
         lora_linear.fuse_adapters(self.model)
         self.model.enable_input_require_grads()  # the first layer compiles like the others, and checkpoints need it
         if plan["compiled"]:
-            compilation.compile_layers(self.model.get_base_model(), plan["checkpoint"], preserve_rng=dropout)
+            compilation.compile_layers(
+                self.model.get_base_model(), plan["checkpoint"], preserve_rng=dropout
+            )
         elif plan["checkpoint"]:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if plan["graphs"]:
@@ -151,7 +173,12 @@ class StanceTrainer(trl.SFTTrainer):
         that come and go. checkpoint=False keeps the activations all the same.
         """
         if self.sharded:
-            return {"dense_weights": False, "checkpoint": checkpoint is not False, "compiled": False, "graphs": False}
+            return {
+                "dense_weights": False,
+                "checkpoint": checkpoint is not False,
+                "compiled": False,
+                "graphs": False,
+            }
         return compilation.plan_training(self.model.get_base_model(), nodes, checkpoint, dropout)
 
     # ---------------------------------------------------------------- steps
@@ -172,7 +199,10 @@ class StanceTrainer(trl.SFTTrainer):
         own = set(distributed.take_share(range(len(batches)), 1))
         left = [batch if number in own else None for number, batch in enumerate(batches)]
         if self.sharded and 0 < len(batches) % count <= rank:
-            left[-1] = {**batches[-1], "target_weights": torch.zeros_like(batches[-1]["target_weights"])}
+            left[-1] = {
+                **batches[-1],
+                "target_weights": torch.zeros_like(batches[-1]["target_weights"]),
+            }
         return left
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -189,7 +219,9 @@ class StanceTrainer(trl.SFTTrainer):
         total = torch.zeros_like(self.step_loss)
         if self.accelerator.sync_gradients:  # the last micro-batch of the step
             for weight in self.trained:
-                if weight.grad is None:  # at the end of an epoch a process may have no share of the last step
+                if (
+                    weight.grad is None
+                ):  # at the end of an epoch a process may have no share of the last step
                     weight.grad = torch.zeros_like(weight)
             distributed.sum_tensors([self.step_loss, *(weight.grad for weight in self.trained)])
             total += self.step_loss
@@ -218,7 +250,9 @@ class StanceTrainer(trl.SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Return this batch's share of the effective batch's mean cross-entropy a target token."""
         losses = target_losses(model, self.model.config, inputs)
-        return losses.sum() / (inputs["target_weights"].sum() if num_items_in_batch is None else num_items_in_batch)
+        return losses.sum() / (
+            inputs["target_weights"].sum() if num_items_in_batch is None else num_items_in_batch
+        )
 
     def floating_point_ops(self, inputs):
         """Return 0: the trainer's count would take no notice of trees, and walks over all parameters."""
@@ -233,7 +267,9 @@ class StanceTrainer(trl.SFTTrainer):
     def log(self, logs, *args, **kwargs):
         """Log values, then stop if one of them is not finite."""
         super().log(logs, *args, **kwargs)
-        self.watch.check(self.state.global_step, [logs[key] for key in ("loss", "eval_loss") if key in logs])
+        self.watch.check(
+            self.state.global_step, [logs[key] for key in ("loss", "eval_loss") if key in logs]
+        )
 
     # ---------------------------------------------------------------- validation
 
@@ -246,32 +282,60 @@ class StanceTrainer(trl.SFTTrainer):
         was_training = self.model.training
         self.model.eval()
         if self.step_graphs is not None:
-            self.step_graphs.make_room(compilation.count_validation_bytes(self.model.config, self.args))
-        with compilation.run_uncompiled(len(self.eval_dataset)), prefix_tree.compute_precision(self.model):
-            places, size = self.share_rows(range(len(self.eval_dataset))), self.args.per_device_eval_batch_size
+            self.step_graphs.make_room(
+                compilation.count_validation_bytes(self.model.config, self.args)
+            )
+        with (
+            compilation.run_uncompiled(len(self.eval_dataset)),
+            prefix_tree.compute_precision(self.model),
+        ):
+            places, size = (
+                self.share_rows(range(len(self.eval_dataset))),
+                self.args.per_device_eval_batch_size,
+            )
             for start in range(0, len(places), size):
                 columns = self.eval_dataset[places[start : start + size]]
-                rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+                rows = [
+                    dict(zip(columns, values, strict=True))
+                    for values in zip(*columns.values(), strict=True)
+                ]
                 inputs = self._prepare_inputs(self.data_collator(rows))
-                logits = prefix_tree.forward_tree(self.model, self.model.config, inputs, inputs["keep"])
+                logits = prefix_tree.forward_tree(
+                    self.model, self.model.config, inputs, inputs["keep"]
+                )
                 weights, best = inputs["target_weights"], label_ids[logits[:, label_ids].argmax(1)]
                 loss += weigh_losses(logits, inputs).sum()
                 tokens += weights.sum()
-                right += (weights * (best == inputs["target_ids"])).sum()  # an end of turn is never the best
+                right += (
+                    weights * (best == inputs["target_ids"])
+                ).sum()  # an end of turn is never the best
         self.model.train(was_training)
-        if any(len(ids) > 1 for ids in answers):  # a label's first token does not say which label it is
+        if any(
+            len(ids) > 1 for ids in answers
+        ):  # a label's first token does not say which label it is
             right = torch.tensor(float(self.count_right(answers)), device=self.args.device)
-        sums = torch.stack([loss, tokens, right, torch.tensor(float(len(places)), device=self.args.device)])
+        sums = torch.stack(
+            [loss, tokens, right, torch.tensor(float(len(places)), device=self.args.device)]
+        )
         distributed.sum_tensors([sums])
         loss, tokens, right, rows = sums.tolist()
-        metrics = {f"{metric_key_prefix}_loss": loss / tokens, f"{metric_key_prefix}_accuracy": right / rows}
+        metrics = {
+            f"{metric_key_prefix}_loss": loss / tokens,
+            f"{metric_key_prefix}_accuracy": right / rows,
+        }
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         return metrics
 
     def share_rows(self, places):
         """Return which of these validation rows this process answers, in whole batches; with a base in parts, all."""
-        return list(places) if self.sharded else distributed.take_share(places, self.args.per_device_eval_batch_size)
+        return (
+            list(places)
+            if self.sharded
+            else distributed.take_share(places, self.args.per_device_eval_batch_size)
+        )
 
     def count_right(self, answers):
         """Return how many of this process's rows get their label by the log-probabilities of all its tokens."""
@@ -280,7 +344,9 @@ class StanceTrainer(trl.SFTTrainer):
         for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True):
             start = labels.count(IGNORED)
             rows.append((ids[:start], ids[start:]))
-        own = self.share_rows(sorted(rows))  # score_prompts puts them into that order: batches are those of one process
+        own = self.share_rows(
+            sorted(rows)
+        )  # score_prompts puts them into that order: batches are those of one process
         if not own:
             return 0
         asked, given = zip(*own, strict=True)
@@ -295,7 +361,9 @@ class StanceTrainer(trl.SFTTrainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         """Train from the first step, or on from a checkpoint, as if there had been no interruption."""
         if resume_from_checkpoint:
-            self.loss_window = records.read_json(Path(resume_from_checkpoint) / LOSS_WINDOW, "start a new run")
+            self.loss_window = records.read_json(
+                Path(resume_from_checkpoint) / LOSS_WINDOW, "start a new run"
+            )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _run_epoch(self, *args, **kwargs):
@@ -318,7 +386,9 @@ class StanceTrainer(trl.SFTTrainer):
             records.write_json(folder / LOSS_WINDOW, window)
             checkpoints.mark_complete(folder)
             checkpoints.remove_old(folder.parent.parent, self.state.best_model_checkpoint)
-        self.state.best_model_checkpoint = distributed.take_from_first(self.state.best_model_checkpoint)
+        self.state.best_model_checkpoint = distributed.take_from_first(
+            self.state.best_model_checkpoint
+        )
 
     def create_model_card(self, *args, **kwargs):
         """Write none beside the checkpoints: trl's knows nothing of this run, and evaluate.py writes the adapter's."""
@@ -331,5 +401,7 @@ def target_losses(model, config, inputs):
 
 def weigh_losses(logits, inputs):
     """Return the cross-entropy [K] of logits [K, vocabulary] for the targets, times the rows that share each."""
-    losses = torch.nn.functional.cross_entropy(logits.float(), inputs["target_ids"], reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        logits.float(), inputs["target_ids"], reduction="none"
+    )
     return losses * inputs["target_weights"]

@@ -27,7 +27,16 @@ class TreeMask(NamedTuple):
 
 
 def attend(
-    module, query, key, value, attention_mask, scaling, softcap=None, dropout=0.0, sliding_window=None, **kwargs
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    scaling,
+    softcap=None,
+    dropout=0.0,
+    sliding_window=None,
+    **kwargs,
 ):
     """Attention of a prefix tree, for transformers' attention interface; the mask is a TreeMask.
 
@@ -35,7 +44,9 @@ def attend(
     and exponentiated in float32, as in transformers' eager attention; dropout is not supported.
     """
     if not isinstance(attention_mask, TreeMask) or dropout:
-        raise ValueError("tree attention takes a TreeMask and no dropout: run the model by forward_tree")
+        raise ValueError(
+            "tree attention takes a TreeMask and no dropout: run the model by forward_tree"
+        )
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     output = attend_nodes(query, key, value, attention_mask, scaling, softcap)
     return output.unflatten(1, (query.shape[1], -1))[None], None
@@ -46,7 +57,12 @@ def attend_nodes(query, key, value, mask, scaling, softcap, angles=None):
 
     angles: cosine and sine [N, D] of the rotary embedding of query and key; None if they are rotated already.
     """
-    if kernel_attention is not None and query.is_cuda and softcap is not None and query.shape[2].bit_count() == 1:
+    if (
+        kernel_attention is not None
+        and query.is_cuda
+        and softcap is not None
+        and query.shape[2].bit_count() == 1
+    ):
         return attention_gpu.attend(query, key, value, angles, mask, scaling, softcap)
     if angles is not None:
         query, key = apply_rotary_pos_emb(query, key, *angles)
@@ -57,34 +73,49 @@ def attend_nodes(query, key, value, mask, scaling, softcap, angles=None):
 
 def attend_by_library(query, key, value, mask, scaling):
     """Return what attend_nodes does without a soft cap, by PyTorch's own attention: half the time on a CPU."""
-    attend_masked = functools.partial(torch.nn.functional.scaled_dot_product_attention, scale=scaling, enable_gqa=True)
+    attend_masked = functools.partial(
+        torch.nn.functional.scaled_dot_product_attention, scale=scaling, enable_gqa=True
+    )
     trunk, (rows, length) = mask.trunk.shape[1], mask.row.shape[:2]
-    trunk_query, trunk_key, trunk_value = (tensor[None, :trunk].transpose(1, 2) for tensor in (query, key, value))
+    trunk_query, trunk_key, trunk_value = (
+        tensor[None, :trunk].transpose(1, 2) for tensor in (query, key, value)
+    )
     row_query, row_key, row_value = (
-        tensor[trunk:].unflatten(0, (rows, length)).transpose(1, 2) for tensor in (query, key, value)
+        tensor[trunk:].unflatten(0, (rows, length)).transpose(1, 2)
+        for tensor in (query, key, value)
     )
     seen_key = torch.cat([trunk_key.expand(rows, -1, -1, -1), row_key], 2)  # [R, G, T + L, D]
     seen_value = torch.cat([trunk_value.expand(rows, -1, -1, -1), row_value], 2)
     seen = torch.cat([mask.trunk[trunk:].unflatten(0, (rows, length)), mask.row], 2)
     of_trunk = attend_masked(trunk_query, trunk_key, trunk_value, mask.trunk[None, None, :trunk])
     of_rows = attend_masked(row_query, seen_key, seen_value, seen[:, None])
-    return torch.cat([of_trunk[0].transpose(0, 1), of_rows.transpose(1, 2).flatten(0, 1)]).flatten(1)
+    return torch.cat([of_trunk[0].transpose(0, 1), of_rows.transpose(1, 2).flatten(0, 1)]).flatten(
+        1
+    )
 
 
 # Nodes come before heads wherever it is possible: with the only dimension that varies first, indices are cheap.
 def attend_plainly(query, key, value, mask, scaling, softcap):
     """Return what attend_nodes does, by tensor operations."""
     trunk, length = mask.trunk.shape[1], mask.row.shape[1]
-    length = ROW_LENGTH if length == ROW_LENGTH else length  # for the compiler a constant: its indices are faster
+    length = (
+        ROW_LENGTH if length == ROW_LENGTH else length
+    )  # for the compiler a constant: its indices are faster
     groups = key.shape[1]
-    trunk_query, trunk_key, trunk_value = (split_rows(tensor[:trunk], trunk, groups) for tensor in (query, key, value))
-    row_query, row_key, row_value = (split_rows(tensor[trunk:], length, groups) for tensor in (query, key, value))
+    trunk_query, trunk_key, trunk_value = (
+        split_rows(tensor[:trunk], trunk, groups) for tensor in (query, key, value)
+    )
+    row_query, row_key, row_value = (
+        split_rows(tensor[trunk:], length, groups) for tensor in (query, key, value)
+    )
     in_trunk = (trunk_key, trunk_value, mask.trunk[None, :trunk])
     row_to_trunk = (trunk_key, trunk_value, mask.trunk[trunk:].unflatten(0, (-1, length)))
     in_row = (row_key, row_value, mask.row)
     output = [
         join_rows(weigh_values(trunk_query, [in_trunk], scaling, softcap), trunk, groups),
-        join_rows(weigh_values(row_query, [row_to_trunk, in_row], scaling, softcap), length, groups),
+        join_rows(
+            weigh_values(row_query, [row_to_trunk, in_row], scaling, softcap), length, groups
+        ),
     ]
     return torch.cat(output).to(value.dtype)
 
@@ -110,16 +141,28 @@ def weigh_values(query, sources, scaling, softcap):
     masks = [mask for _, _, mask in sources]
     if softcap is None:
         peak = find_peak(scores, masks)
-        pairs = [exponentiate_below(one, mask, scaling, peak) for one, mask in zip(scores, masks, strict=True)]
+        pairs = [
+            exponentiate_below(one, mask, scaling, peak)
+            for one, mask in zip(scores, masks, strict=True)
+        ]
     else:
-        pairs = [exponentiate(one, mask, scaling, softcap) for one, mask in zip(scores, masks, strict=True)]
-    weighted = [multiply(weights, value) for (weights, _), (_, value, _) in zip(pairs, sources, strict=True)]
-    return functools.reduce(torch.add, weighted) / functools.reduce(torch.add, [sums for _, sums in pairs])
+        pairs = [
+            exponentiate(one, mask, scaling, softcap)
+            for one, mask in zip(scores, masks, strict=True)
+        ]
+    weighted = [
+        multiply(weights, value) for (weights, _), (_, value, _) in zip(pairs, sources, strict=True)
+    ]
+    return functools.reduce(torch.add, weighted) / functools.reduce(
+        torch.add, [sums for _, sums in pairs]
+    )
 
 
 def multiply(matrices, others):
     """Return the products [B, M, Y] of matrices [B, M, X] with others [B', X, Y], each for the next B/B' of them."""
-    return torch.bmm(matrices.view(others.shape[0], -1, matrices.shape[2]), others).view(*matrices.shape[:2], -1)
+    return torch.bmm(matrices.view(others.shape[0], -1, matrices.shape[2]), others).view(
+        *matrices.shape[:2], -1
+    )
 
 
 def exponentiate(scores, mask, scaling, softcap):
@@ -129,7 +172,9 @@ def exponentiate(scores, mask, scaling, softcap):
     bounds the scores (Gemma-2: 50), so float32 and bfloat16, which shares its range, hold the exponentials without
     subtracting a maximum first: one pass over the scores instead of two.
     """
-    weights = torch.exp(softcap * torch.tanh(scores.float() * (scaling / softcap))) * repeat_mask(mask, scores)
+    weights = torch.exp(softcap * torch.tanh(scores.float() * (scaling / softcap))) * repeat_mask(
+        mask, scores
+    )
     return weights.to(scores.dtype), weights.sum(-1, keepdim=True)
 
 
@@ -152,5 +197,7 @@ def exponentiate_below(scores, mask, scaling, peak):
 
     Every node sees itself, so no peak is infinite.
     """
-    weights = torch.exp((scores.float().masked_fill(~repeat_mask(mask, scores), -torch.inf) - peak) * scaling)
+    weights = torch.exp(
+        (scores.float().masked_fill(~repeat_mask(mask, scores), -torch.inf) - peak) * scaling
+    )
     return weights.to(scores.dtype), weights.sum(-1, keepdim=True)

@@ -5,8 +5,6 @@ are taken. The same as attention.attend_plainly, in fewer passes over the memory
 operators that the compiler takes as they are, which spares it most of its work.
 """
 
-from typing import Optional
-
 import torch
 
 from stance.tree import kernels
@@ -18,13 +16,17 @@ def attend(query, key, value, angles, mask, scaling, softcap):
     angles: cosine and sine [N, D] of the rotary embedding of query and key; None if they are rotated already.
     """
     cosine, sine = angles or (None, None)
-    return KernelAttention.apply(query, key, value, cosine, sine, mask.trunk, mask.row, scaling, softcap)
+    return KernelAttention.apply(
+        query, key, value, cosine, sine, mask.trunk, mask.row, scaling, softcap
+    )
 
 
 class KernelAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap):
-        tensors = attend_forward(query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap)
+        tensors = attend_forward(
+            query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap
+        )
         ctx.save_for_backward(cosine, sine, trunk_mask, row_mask, *tensors)
         ctx.constants = scaling, softcap
         return tensors[0]
@@ -41,29 +43,43 @@ def attend_forward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    cosine: Optional[torch.Tensor],
-    sine: Optional[torch.Tensor],
+    cosine: torch.Tensor | None,
+    sine: torch.Tensor | None,
     trunk_mask: torch.Tensor,
     row_mask: torch.Tensor,
     scaling: float,
     softcap: float,
 ) -> list[torch.Tensor]:
     """Return the output and what the backward pass needs, as allocate lists it."""
-    output, *parts = tensors = allocate(query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap)
+    output, *parts = tensors = allocate(
+        query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap
+    )
     queries, keys, values, (trunk_scores, to_trunk, to_row), weights, sums = group(parts)
-    sizes, groups, masks = measure(trunk_mask, row_mask), key.shape[1], list_masks(trunk_mask, row_mask)
-    for nodes, pair, angles in ((query, queries, cosine), (key, keys, cosine), (value, values, None)):
+    sizes, groups, masks = (
+        measure(trunk_mask, row_mask),
+        key.shape[1],
+        list_masks(trunk_mask, row_mask),
+    )
+    for nodes, pair, angles in (
+        (query, queries, cosine),
+        (key, keys, cosine),
+        (value, values, None),
+    ):
         tensors_of_nodes, rotate = (nodes.contiguous(), cosine, sine, *pair), angles is not None
         kernels.launch_nodes(kernels.split_forward, tensors_of_nodes, nodes, sizes, groups, rotate)
     torch.bmm(queries[0], keys[0].mT, out=trunk_scores)
     torch.bmm(by_group(queries[1], groups), keys[0].mT, out=by_group(to_trunk, groups))
     torch.bmm(queries[1], keys[1].mT, out=to_row)
-    for scores, mask, weight, total in zip((trunk_scores, to_trunk, to_row), masks, weights, sums, strict=True):
+    for scores, mask, weight, total in zip(
+        (trunk_scores, to_trunk, to_row), masks, weights, sums, strict=True
+    ):
         tensors_of_scores = scores, mask, weight, total
         kernels.launch_scores(kernels.exponentiate_forward, tensors_of_scores, scaling, softcap)
     sums_of_values = torch.bmm(weights[0], values[0]), torch.bmm(weights[2], values[1])
     by_group(sums_of_values[1], groups).baddbmm_(by_group(weights[1], groups), values[0])
-    kernels.launch_nodes(kernels.join_forward, (*sums_of_values, *sums, output), query, sizes, groups)
+    kernels.launch_nodes(
+        kernels.join_forward, (*sums_of_values, *sums, output), query, sizes, groups
+    )
     return tensors
 
 
@@ -74,11 +90,18 @@ def allocate(query, key, value, cosine, sine, trunk_mask, row_mask, scaling, sof
     Queries, keys and values are parted into those of trunk and rows. Scores, weights (softmax numerators) and sums are
     three each: trunk to trunk, row to trunk, row to row.
     """
-    (trunk, rows, length), (count, heads, size), groups = measure(trunk_mask, row_mask), query.shape, key.shape[1]
+    (trunk, rows, length), (count, heads, size), groups = (
+        measure(trunk_mask, row_mask),
+        query.shape,
+        key.shape[1],
+    )
     members = heads // groups
     tensors = [query.new_empty(count, heads * size)]
     for many in (members, 1, 1):
-        tensors += [query.new_empty(groups, many * trunk, size), query.new_empty(groups * rows, many * length, size)]
+        tensors += [
+            query.new_empty(groups, many * trunk, size),
+            query.new_empty(groups * rows, many * length, size),
+        ]
     lines = [(groups, members * trunk), *[(groups * rows, members * length)] * 2]
     shapes = [(*line, width) for line, width in zip(lines, (trunk, trunk, length), strict=True)]
     tensors += [query.new_empty(shape) for shape in 2 * shapes]
@@ -110,8 +133,8 @@ def by_group(tensor, groups):
 def attend_backward(
     grad: torch.Tensor,
     tensors: list[torch.Tensor],
-    cosine: Optional[torch.Tensor],
-    sine: Optional[torch.Tensor],
+    cosine: torch.Tensor | None,
+    sine: torch.Tensor | None,
     trunk_mask: torch.Tensor,
     row_mask: torch.Tensor,
     scaling: float,
@@ -120,8 +143,14 @@ def attend_backward(
     """Return the gradients of query, key and value; tensors: those of attend_forward."""
     output, *parts = tensors
     queries, keys, values, scores, weights, sums = group(parts)
-    sizes, groups, masks = measure(trunk_mask, row_mask), keys[0].shape[0], list_masks(trunk_mask, row_mask)
-    grad_query, grad_key, grad_value = grads = allocate_grads(grad, tensors, cosine, sine, trunk_mask, row_mask, 0, 0)
+    sizes, groups, masks = (
+        measure(trunk_mask, row_mask),
+        keys[0].shape[0],
+        list_masks(trunk_mask, row_mask),
+    )
+    grad_query, grad_key, grad_value = grads = allocate_grads(
+        grad, tensors, cosine, sine, trunk_mask, row_mask, 0, 0
+    )
 
     grad_parts = torch.empty_like(queries[0]), torch.empty_like(queries[1])
     grad_sums = torch.empty_like(sums[0]), torch.empty_like(sums[1])
@@ -131,11 +160,15 @@ def attend_backward(
     grad_values = torch.bmm(weights[0].mT, grad_trunk), torch.bmm(weights[2].mT, grad_row)
     grad_values[0].baddbmm_(by_group(weights[1], groups).mT, grad_all)
 
-    grad_scores = [torch.empty_like(weight) for weight in weights]  # at first, the gradients of the weights
+    grad_scores = [
+        torch.empty_like(weight) for weight in weights
+    ]  # at first, the gradients of the weights
     torch.bmm(grad_trunk, values[0].mT, out=grad_scores[0])
     torch.bmm(grad_all, values[0].mT, out=by_group(grad_scores[1], groups))
     torch.bmm(grad_row, values[1].mT, out=grad_scores[2])
-    for score, mask, one, total in zip(scores, masks, grad_scores, (*grad_sums, grad_sums[1]), strict=True):
+    for score, mask, one, total in zip(
+        scores, masks, grad_scores, (*grad_sums, grad_sums[1]), strict=True
+    ):
         tensors_of_scores = score, mask, one, total
         kernels.launch_scores(kernels.exponentiate_backward, tensors_of_scores, scaling, softcap)
 
@@ -144,7 +177,11 @@ def attend_backward(
     by_group(grad_queries[1], groups).baddbmm_(to_trunk, keys[0])
     grad_keys = torch.bmm(grad_scores[0].mT, queries[0]), torch.bmm(grad_scores[2].mT, queries[1])
     grad_keys[0].baddbmm_(to_trunk.mT, by_group(queries[1], groups))
-    pairs = (grad_query, grad_queries, cosine), (grad_key, grad_keys, cosine), (grad_value, grad_values, None)
+    pairs = (
+        (grad_query, grad_queries, cosine),
+        (grad_key, grad_keys, cosine),
+        (grad_value, grad_values, None),
+    )
     for nodes, pair, angles in pairs:
         tensors_of_nodes, rotate = (nodes, cosine, sine, *pair), angles is not None
         kernels.launch_nodes(kernels.split_backward, tensors_of_nodes, nodes, sizes, groups, rotate)

@@ -15,14 +15,18 @@ TREE_SIZES = ["trunk", "rows", "length"]
 
 
 @triton.jit
-def load_tile(scores, mask, rows, columns, mask_matrices, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS):
+def load_tile(
+    scores, mask, rows, columns, mask_matrices, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS
+):
     """Return the place of a tile, which of it lies inside, its scores in float32 and what of it is visible."""
     matrix = tl.program_id(1)
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = start + tl.arange(0, BLOCK_COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     place = (matrix * rows + row).to(tl.int64)[:, None] * columns + column[None, :]
-    seen = (matrix % mask_matrices * mask_rows + row % mask_rows).to(tl.int64)[:, None] * columns + column[None, :]
+    seen = (matrix % mask_matrices * mask_rows + row % mask_rows).to(tl.int64)[
+        :, None
+    ] * columns + column[None, :]
     score = tl.load(scores + place, mask=inside, other=0.0).to(tl.float32)
     return place, inside, score, tl.load(mask + seen, mask=inside, other=0) != 0
 
@@ -66,11 +70,15 @@ def exponentiate_backward(
         capped = cap(score, RATE)
         grad = tl.load(grads + place, mask=inside, other=0.0).to(tl.float32) + grad_sum[:, None]
         grad *= tl.exp(SOFTCAP * capped) * (1.0 - capped * capped) * (SOFTCAP * RATE)
-        tl.store(grads + place, tl.where(visible, grad, 0.0).to(grads.dtype.element_ty), mask=inside)
+        tl.store(
+            grads + place, tl.where(visible, grad, 0.0).to(grads.dtype.element_ty), mask=inside
+        )
 
 
 @triton.jit
-def place_block(trunk, rows, length, HEADS: tl.constexpr, GROUPS: tl.constexpr, BLOCK_NODES: tl.constexpr):
+def place_block(
+    trunk, rows, length, HEADS: tl.constexpr, GROUPS: tl.constexpr, BLOCK_NODES: tl.constexpr
+):
     """Return a program's place in [N, H], whether its nodes are of the trunk, and their lines there or in the rows."""
     first, head = tl.program_id(0) * BLOCK_NODES, tl.program_id(1)
     number = tl.arange(0, BLOCK_NODES)
@@ -102,7 +110,9 @@ def split_forward(
         other = tl.load(nodes + node[:, None] * SIZE + swap_halves(column, SIZE)).to(tl.float32)
         angle = (node // HEADS)[:, None] * SIZE + column
         other = tl.where(column < SIZE // 2, -other, other)
-        value = value * tl.load(cosine + angle).to(tl.float32) + other * tl.load(sine + angle).to(tl.float32)
+        value = value * tl.load(cosine + angle).to(tl.float32) + other * tl.load(sine + angle).to(
+            tl.float32
+        )
     place = line[:, None] * SIZE + column
     if in_trunk:
         tl.store(trunk_part + place, value.to(trunk_part.dtype.element_ty))
@@ -126,7 +136,9 @@ def split_backward(
     if ROTATE:
         angle = (node // HEADS)[:, None] * SIZE
         other *= tl.load(sine + angle + swap_halves(column, SIZE)).to(tl.float32)
-        grad = grad * tl.load(cosine + angle + column).to(tl.float32) + tl.where(column < SIZE // 2, other, -other)
+        grad = grad * tl.load(cosine + angle + column).to(tl.float32) + tl.where(
+            column < SIZE // 2, other, -other
+        )
     tl.store(grad_nodes + node[:, None] * SIZE + column, grad.to(grad_nodes.dtype.element_ty))
 
 
@@ -188,4 +200,6 @@ def launch_scores(kernel, tensors, scaling, softcap):
 def launch_nodes(kernel, tensors, nodes, sizes, groups, *options):
     """Run a kernel over all nodes [N, H, D] of a tree; sizes: T, R and L."""
     count, heads, size = nodes.shape
-    kernel[(count // BLOCK_NODES, heads)](*tensors, *sizes, *options, heads, groups, size, BLOCK_NODES)
+    kernel[(count // BLOCK_NODES, heads)](
+        *tensors, *sizes, *options, heads, groups, size, BLOCK_NODES
+    )

@@ -23,7 +23,9 @@ TRUNK_MULTIPLE = 32  # nodes; few distinct shapes, and aligned matrix products
 SMALL_MULTIPLE = 16  # nodes; row length if all chains fit into one row
 SMALL_TREE = 896  # nodes of chains, up to which other row lengths are tried: a row half full counts for more there
 EVEN_ROWS = 64  # rows of chains, from which their number is made even: half as many shapes to record in CUDA graphs
-MIN_SHARED = 4  # sequences; a prefix that fewer share is cheaper to repeat than to score against every node
+MIN_SHARED = (
+    4  # sequences; a prefix that fewer share is cheaper to repeat than to score against every node
+)
 # --------------------------------------------------------------------------
 
 # Architectures whose tree was compared with the flat batch, by the form in which they take masks.
@@ -59,7 +61,9 @@ def merge_prefixes(sequences, pad_id, multiple=None):
     """
     few_shapes = torch.cuda.is_available() if FEW_SHAPES is None else FEW_SHAPES
     multiple = multiple or (TRUNK_MULTIPLE if few_shapes else 1)
-    order = sorted(range(len(sequences)), key=sequences.__getitem__)  # equal prefixes become neighbours
+    order = sorted(
+        range(len(sequences)), key=sequences.__getitem__
+    )  # equal prefixes become neighbours
     ordered = [sequences[index] for index in order]
     shared = extend_shared(list(map(len, ordered)), count_shared(ordered))
     ids, depth, end, path = [], [], [], []
@@ -77,7 +81,9 @@ def merge_prefixes(sequences, pad_id, multiple=None):
         paths[index] = list(path)
     close_nodes(end, path, len(ids))
     pad = max(-len(ids) % multiple, multiple - len(ids))
-    end += range(len(ids) + 1, len(ids) + pad + 1)  # a padding node sees itself: a row that sees nothing would be NaN
+    end += range(
+        len(ids) + 1, len(ids) + pad + 1
+    )  # a padding node sees itself: a row that sees nothing would be NaN
     ids, depth = ids + [pad_id] * pad, depth + [0] * pad
     trunk = PrefixTree(ids, depth, list(range(len(ids))), end, [], [])
     return add_chains(sequences, paths, trunk, pad_id, few_shapes)
@@ -114,7 +120,9 @@ def count_common(first, second):
     """Return how many leading items two lists share."""
     if first == second:
         return len(first)
-    return next((i for i, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second)))
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second))
+    )
 
 
 def close_nodes(end, nodes, size):
@@ -154,8 +162,14 @@ def pack_rows(sizes, few_shapes):
     else:
         lengths = [-(-longest // step) * step]
         if lengths == [step] and total <= SMALL_TREE:
-            lengths += [length for length in (step - SMALL_MULTIPLE, step + SMALL_MULTIPLE) if length >= longest]
-    rows, length = min(((fill_rows(sizes, one), one) for one in lengths), key=lambda pair: len(pair[0]) * pair[1])
+            lengths += [
+                length
+                for length in (step - SMALL_MULTIPLE, step + SMALL_MULTIPLE)
+                if length >= longest
+            ]
+    rows, length = min(
+        ((fill_rows(sizes, one), one) for one in lengths), key=lambda pair: len(pair[0]) * pair[1]
+    )
     odd = few_shapes and len(rows) >= EVEN_ROWS and len(rows) % 2
     return rows + [[]] * odd, length
 
@@ -201,7 +215,9 @@ def tree_mask(inputs, window=None):
 def pass_mask(*args, attention_mask=None, **kwargs):
     """Return the TreeMask that forward_tree sent; stop a model set to tree_attention from running on ordinary masks."""
     if not isinstance(attention_mask, MaskCarrier):
-        raise ValueError("this model computes prefix trees: run it through forward_tree, or set eager attention")
+        raise ValueError(
+            "this model computes prefix trees: run it through forward_tree, or set eager attention"
+        )
     return attention_mask.mask
 
 
@@ -219,7 +235,9 @@ def make_masks(config, inputs):
 
 def forward_tree(model, config, inputs, keep):
     """Run a causal language model over tree inputs; return its logits [K, vocabulary] at the K nodes of keep."""
-    early = getattr(model, "keeps_nodes", False)  # stance/model/gemma2.py: its last layer leaves the other nodes out
+    early = getattr(
+        model, "keeps_nodes", False
+    )  # stance/model/gemma2.py: its last layer leaves the other nodes out
     output = model(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],

@@ -32,7 +32,9 @@ def test_the_first_works_before_the_others(monkeypatch, rank, order):
 @pytest.mark.parametrize("reason, ending", [
     ("Connection closed by peer [127.0.0.1]:1438", SystemExit), ("something else", RuntimeError),
 ])  # fmt: skip
-def test_a_process_that_waits_for_one_that_stopped_ends_without_a_traceback(monkeypatch, reason, ending):
+def test_a_process_that_waits_for_one_that_stopped_ends_without_a_traceback(
+    monkeypatch, reason, ending
+):
     def lose_the_first():
         raise RuntimeError(reason)
 
@@ -50,7 +52,9 @@ def two_processes(monkeypatch):
     for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "set_device", lambda place: events.append(f"GPU {place}"))
-    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, timeout: events.append(backend))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, timeout: events.append(backend)
+    )
 
     def join(gpus):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
@@ -70,4 +74,7 @@ def test_more_processes_than_gpus_stop(two_processes, capsys):
     with pytest.raises(SystemExit) as stopped:
         two_processes(1)
     assert stopped.value.code == 2
-    assert capsys.readouterr().err == "error: process 2 has no GPU of its own: give torchrun --nproc-per-node 1\n"
+    assert (
+        capsys.readouterr().err
+        == "error: process 2 has no GPU of its own: give torchrun --nproc-per-node 1\n"
+    )

@@ -63,7 +63,12 @@ def test_lines_of_a_training_say_step_loss_rate_pace_and_time_left(clock, capsys
         clock.now += 2
         lines.on_step_end(ARGS, state, None)
         if step == 5:
-            lines.on_log(ARGS, state, None, {"loss": 1.5, "learning_rate": 1e-4, "grad_norm": 2.0, "epoch": 0.5})
+            lines.on_log(
+                ARGS,
+                state,
+                None,
+                {"loss": 1.5, "learning_rate": 1e-4, "grad_norm": 2.0, "epoch": 0.5},
+            )
     lines.on_log(ARGS, state, None, {"eval_loss": 0.25, "eval_accuracy": 0.75, "epoch": 1.0})
     lines.on_log(ARGS, state, None, {"train_runtime": 20.0, "train_loss": 1.0})
     lines.on_train_end(ARGS, state, None)
@@ -90,7 +95,13 @@ def test_validation_and_checkpoints_do_not_slow_the_rows_a_second(clock, capsys)
 def test_other_processes_print_nothing(capsys):
     state = SimpleNamespace(global_step=1, max_steps=4, is_world_process_zero=False, epoch=0.0)
     lines = callbacks.TrainingLines()
-    for event in (lines.on_train_begin, lines.on_step_end, lines.on_evaluate, lines.on_save, lines.on_train_end):
+    for event in (
+        lines.on_train_begin,
+        lines.on_step_end,
+        lines.on_evaluate,
+        lines.on_save,
+        lines.on_train_end,
+    ):
         event(ARGS, state, None)
     lines.on_log(ARGS, state, None, {"loss": 1.0, "learning_rate": 0.0})
     assert capsys.readouterr() == ("", "")
@@ -102,7 +113,9 @@ def test_a_training_into_a_file_prints_one_line_a_log_step(train, tmp_path, capf
     captured = capfd.readouterr()
     lines = captured.out.splitlines()
     steps = [line for line in lines if line.startswith("step ")]
-    assert len(steps) == 6 and all(re.fullmatch(r"step +\d+/18   loss .* left", line) for line in steps)
+    assert len(steps) == 6 and all(
+        re.fullmatch(r"step +\d+/18   loss .* left", line) for line in steps
+    )
     assert sum(": validation loss " in line for line in lines) == 2
     assert not any(line.startswith("{") for line in lines)
     assert "\r" not in captured.out + captured.err and len(captured.err.splitlines()) <= 1

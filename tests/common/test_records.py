@@ -34,7 +34,10 @@ def read_stop(capsys, action, *arguments):
 
 
 def test_stop(capsys):
-    assert read_stop(capsys, records.stop, "corpus.xlsx, row 7: no stance") == "corpus.xlsx, row 7: no stance"
+    assert (
+        read_stop(capsys, records.stop, "corpus.xlsx, row 7: no stance")
+        == "corpus.xlsx, row 7: no stance"
+    )
 
 
 # ---------------------------------------------------------------- writing
@@ -68,7 +71,10 @@ def test_writing_replaces_the_old_file_and_leaves_nothing_beside_it(tmp_path):
 def crash_after(count):
     """Rows of a computation that breaks down."""
     for number in range(count):
-        yield {"number": number, "text": "x" * 10_000}  # more than a buffer, so that some reaches the disk
+        yield {
+            "number": number,
+            "text": "x" * 10_000,
+        }  # more than a buffer, so that some reaches the disk
     raise RuntimeError("out of memory")
 
 
@@ -121,13 +127,18 @@ def test_the_file_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
         (b'{"id": 1, "text": "a"}\n{"id": 2, "te', "line 2 is not valid JSON"),
         (b'{"id": 1, "text": "a"}\n\n{"id": 2, "text": "b"}\n', "line 2 is not valid JSON"),
         (b"id,text\n1,a\n", "line 1 is not valid JSON"),
-        (b'{"id": 1, "text": "a"}\n{"id": 2, "text": "b"}\n{"id": 3, "text": "\xff"}\n', "line 3 is not valid JSON"),
+        (
+            b'{"id": 1, "text": "a"}\n{"id": 2, "text": "b"}\n{"id": 3, "text": "\xff"}\n',
+            "line 3 is not valid JSON",
+        ),
     ],
 )
 def test_a_bad_line_is_named(tmp_path, capsys, content, place):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
-    message = read_stop(capsys, records.read_jsonl, path, ("id", "text"), "run prepare_data.py again")
+    message = read_stop(
+        capsys, records.read_jsonl, path, ("id", "text"), "run prepare_data.py again"
+    )
     assert message.startswith(f"{path}, {place}")
     assert message.endswith(": run prepare_data.py again")
 
@@ -172,12 +183,21 @@ def test_hash_file(tmp_path, size):
 def test_hash_file_of_known_bytes(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"abc")  # the example of FIPS 180-2
-    assert records.hash_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        records.hash_file(path)
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 def test_settings_are_the_uppercase_constants():
     script = types.ModuleType("script")
-    script.SEED, script.LEARNING_RATE, script.main, script.Row, script._hidden = 0, 1e-4, print, dict, 1
+    script.SEED, script.LEARNING_RATE, script.main, script.Row, script._hidden = (
+        0,
+        1e-4,
+        print,
+        dict,
+        1,
+    )
     assert records.collect_settings(script) == {"SEED": 0, "LEARNING_RATE": 1e-4}
 
 
@@ -212,7 +232,12 @@ def make_checkout(folder, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     (folder / "stance/common").mkdir(parents=True)
     (folder / "stance/common/records.py").write_text("x\n")
-    settings = ("user.name=n", "user.email=e@example.org", "commit.gpgsign=false", "core.hooksPath=")
+    settings = (
+        "user.name=n",
+        "user.email=e@example.org",
+        "commit.gpgsign=false",
+        "core.hooksPath=",
+    )
     git = ["git", *(word for setting in settings for word in ("-c", setting))]
     for words in (["init", "-q"], ["add", "stance/common/records.py"], ["commit", "-q", "-m", "m"]):
         subprocess.run(git + words, cwd=folder, check=True)

@@ -12,9 +12,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [*ROOT.glob("*.py"), *ROOT.glob("tools/*.py")]
 SCRIPTS = sorted(
-    str(path.relative_to(ROOT)) for path in PATHS if "def parse_args(" in path.read_text(encoding="utf-8")
+    str(path.relative_to(ROOT))
+    for path in PATHS
+    if "def parse_args(" in path.read_text(encoding="utf-8")
 )
-LIBRARIES = ("datasets", "numpy", "openpyxl", "peft", "sklearn", "tokenizers", "torch", "transformers", "bitsandbytes")
+LIBRARIES = (
+    "datasets",
+    "numpy",
+    "openpyxl",
+    "peft",
+    "sklearn",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "bitsandbytes",
+)
 PRESS = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n"
 
 
@@ -28,7 +40,9 @@ def run_script(script, folder, *paths, action=signal.SIG_DFL):
         [sys.executable, *(["-m", f"tools.{script.stem}"] if tool else [str(script)]), "--help"],
         cwd=ROOT if tool else folder,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, action),  # tests may run in the background, where it is ignored
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, action
+        ),  # tests may run in the background, where it is ignored
         capture_output=True,
         text=True,
     )
@@ -50,7 +64,9 @@ def start(tmp_path):
     shutil.copytree(ROOT / "stance" / "common", tmp_path / "stance" / "common")
 
     def run(main, **options):
-        (tmp_path / "script.py").write_text(f"from stance.common import startup\nimport os, signal, time\nfrom stance.common import records\n{main}")
+        (tmp_path / "script.py").write_text(
+            f"from stance.common import startup\nimport os, signal, time\nfrom stance.common import records\n{main}"
+        )
         return run_script(tmp_path / "script.py", tmp_path, **options)
 
     return run
@@ -76,12 +92,16 @@ def test_what_is_open_is_closed_on_ctrl_c_after_that(start):
 
 def test_what_ignores_ctrl_c_goes_on_ignoring_it(start):
     """As in the background of a shell script."""
-    done = start("os.kill(os.getpid(), signal.SIGINT)\n" + MAIN.format(seconds=0), action=signal.SIG_IGN)
+    done = start(
+        "os.kill(os.getpid(), signal.SIGINT)\n" + MAIN.format(seconds=0), action=signal.SIG_IGN
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
 
 
 def test_garbage_is_collected_again_once_a_script_runs(start):
-    done = start("import gc\nprint(gc.isenabled())\nrecords.run_script(lambda: print(gc.isenabled()))\n")
+    done = start(
+        "import gc\nprint(gc.isenabled())\nrecords.run_script(lambda: print(gc.isenabled()))\n"
+    )
     assert (done.returncode, done.stdout) == (0, "False\nTrue\n")
 
 
@@ -106,7 +126,9 @@ def test_a_program_from_the_command_line_is_no_script_of_this_project(tmp_path):
 def test_a_program_from_standard_input_is_no_script_of_this_project():
     """Python names it <stdin>, which is no file, in the folder where it was started."""
     program = "from stance.common import startup; import gc; print(gc.isenabled())"
-    done = subprocess.run([sys.executable, "-"], input=program, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-"], input=program, cwd=ROOT, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout) == (0, "True\n")
 
 

@@ -10,17 +10,17 @@ from collections import Counter
 
 import openpyxl
 import pytest
+from stopping import stop_message
 
-from stance.corpus import corpus
 import prompts
 from stance.common import records
-from stance.corpus import tables
-from stance.corpus import workbook_reader
-from stopping import stop_message
+from stance.corpus import corpus, tables, workbook_reader
 
 GUNS = "There should be more gun control."
 VEGANS = "Vegans are right."
-AMENDMENT = 'It\'s the only country with a "2nd Amendment", yet 132 countries have a lower murder rate.'
+AMENDMENT = (
+    'It\'s the only country with a "2nd Amendment", yet 132 countries have a lower murder rate.'
+)
 HEADER = ("topic", "text", "stance")
 
 
@@ -49,7 +49,15 @@ def make_rows(n, topics=(GUNS, VEGANS), spellings=("Pro", "Contra", "Neutral")):
         stance = spellings[i // len(topics) % len(spellings)]
         label = prompts.parse_stance(stance)
         text = f"Sentence number {i} of them."
-        rows.append({"topic": topics[i % len(topics)], "text": text, "label": label, "stance": stance, "row": i + 2})
+        rows.append(
+            {
+                "topic": topics[i % len(topics)],
+                "text": text,
+                "label": label,
+                "stance": stance,
+                "row": i + 2,
+            }
+        )
     return rows
 
 
@@ -68,40 +76,77 @@ def test_read_published_example(tmp_path):
 
 def test_header_in_any_case_with_index_column_on_second_sheet(tmp_path):
     notes = [("Read me",), ("made by hand",)]
-    table = [(None, " Claim ", "SENTENCE", "Notes", "Label"), (0, VEGANS, "Taste is no argument.", "?", " CONTRA ")]
+    table = [
+        (None, " Claim ", "SENTENCE", "Notes", "Label"),
+        (0, VEGANS, "Taste is no argument.", "?", " CONTRA "),
+    ]
     path = write_xlsx(tmp_path / "c.xlsx", readme=notes, data=table)
     [row] = corpus.read_corpus(path)
-    assert row == {"topic": VEGANS, "text": "Taste is no argument.", "label": "con", "stance": "CONTRA", "row": 2}
+    assert row == {
+        "topic": VEGANS,
+        "text": "Taste is no argument.",
+        "label": "con",
+        "stance": "CONTRA",
+        "row": 2,
+    }
 
 
 def test_the_sheet_is_chosen_if_several_fit(tmp_path, capsys):
-    sheets = {"a": [HEADER, (GUNS, "One.", "pro")], "b": [HEADER, (GUNS, "Two.", "pro")], "notes": [("Read me",)]}
+    sheets = {
+        "a": [HEADER, (GUNS, "One.", "pro")],
+        "b": [HEADER, (GUNS, "Two.", "pro")],
+        "notes": [("Read me",)],
+    }
     path = write_xlsx(tmp_path / "c.xlsx", **sheets)
     message = stop_message(capsys, corpus.read_corpus, path)
-    assert 'sheet "a" and ' in message and 'sheet "b" have the same headers: name one with --sheet' in message
+    assert (
+        'sheet "a" and ' in message
+        and 'sheet "b" have the same headers: name one with --sheet' in message
+    )
     assert [row["text"] for row in corpus.read_corpus(path, "b")] == ["Two."]
     assert 'sheet "b" is read, not sheet "a", sheet "notes"\n' in capsys.readouterr().out
-    assert 'no sheet "c" with the headers topic' in stop_message(capsys, corpus.read_corpus, path, "c")
-    assert 'no sheet "notes" with the headers topic' in stop_message(capsys, corpus.read_corpus, path, "notes")
+    assert 'no sheet "c" with the headers topic' in stop_message(
+        capsys, corpus.read_corpus, path, "c"
+    )
+    assert 'no sheet "notes" with the headers topic' in stop_message(
+        capsys, corpus.read_corpus, path, "notes"
+    )
     path = write_csv(tmp_path / "c.csv", sheets["a"])
-    assert "c.csv has no sheets: leave out --sheet" in stop_message(capsys, corpus.read_corpus, path, "a")
+    assert "c.csv has no sheets: leave out --sheet" in stop_message(
+        capsys, corpus.read_corpus, path, "a"
+    )
 
 
 def test_columns_that_are_not_used_are_named(tmp_path, capsys):
-    table = [("Unnamed: 0", *HEADER, None, "annotator"), (0, GUNS, "One.", "pro", "beside the table", "A")]
+    table = [
+        ("Unnamed: 0", *HEADER, None, "annotator"),
+        (0, GUNS, "One.", "pro", "beside the table", "A"),
+    ]
     assert len(corpus.read_corpus(write_xlsx(tmp_path / "c.xlsx", corpus=table))) == 1
     assert 'columns that are not used: "Unnamed: 0", "annotator"\n' in capsys.readouterr().out
 
 
 def test_blank_rows_are_skipped_and_row_numbers_are_excels(tmp_path):
     blank = (None, None, None)
-    rows = [blank, HEADER, (GUNS, "One.", "pro"), blank, (None, " \u200b", None), (GUNS, "Two.", "con")]
+    rows = [
+        blank,
+        HEADER,
+        (GUNS, "One.", "pro"),
+        blank,
+        (None, " \u200b", None),
+        (GUNS, "Two.", "con"),
+    ]
     path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
-    assert [(row["text"], row["row"]) for row in corpus.read_corpus(path)] == [("One.", 3), ("Two.", 6)]
+    assert [(row["text"], row["row"]) for row in corpus.read_corpus(path)] == [
+        ("One.", 3),
+        ("Two.", 6),
+    ]
 
 
 def test_wrong_size_stored_in_the_file_loses_no_row(tmp_path):
-    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro"), (GUNS, "Two.", "con")])
+    path = write_xlsx(
+        tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro"), (GUNS, "Two.", "con")]
+    )
     with zipfile.ZipFile(path) as book:
         parts = {name: book.read(name) for name in book.namelist()}
     sheet = "xl/worksheets/sheet1.xml"
@@ -121,7 +166,13 @@ def test_words_that_look_like_missing_values_stay_text(tmp_path):
 
 
 def test_numbers_become_text_with_a_note(tmp_path, capsys):
-    rows = [HEADER, (GUNS, "One.", "pro"), (GUNS, 12345, "pro"), (GUNS, True, "con"), (GUNS, 2.5, "neu")]
+    rows = [
+        HEADER,
+        (GUNS, "One.", "pro"),
+        (GUNS, 12345, "pro"),
+        (GUNS, True, "con"),
+        (GUNS, 2.5, "neu"),
+    ]
     path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
     assert [row["text"] for row in corpus.read_corpus(path)] == ["One.", "12345", "True", "2.5"]
     note = capsys.readouterr().out
@@ -129,11 +180,21 @@ def test_numbers_become_text_with_a_note(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
-@pytest.mark.parametrize("name, delimiter, encoding", [
-    ("c.csv", ",", "utf-8"), ("c.csv", ",", "utf-8-sig"), ("c.csv", ";", "utf-8-sig"), ("c.tsv", "\t", "utf-8"),
-])
+@pytest.mark.parametrize(
+    "name, delimiter, encoding",
+    [
+        ("c.csv", ",", "utf-8"),
+        ("c.csv", ",", "utf-8-sig"),
+        ("c.csv", ";", "utf-8-sig"),
+        ("c.tsv", "\t", "utf-8"),
+    ],
+)
 def test_csv_and_tsv(tmp_path, name, delimiter, encoding, quoting):
-    rows = [(*HEADER, ""), (GUNS, 'He said "no",\nthen left; émigré.', "Pro", 0), (GUNS, "Two.", "against", 1)]
+    rows = [
+        (*HEADER, ""),
+        (GUNS, 'He said "no",\nthen left; émigré.', "Pro", 0),
+        (GUNS, "Two.", "against", 1),
+    ]
     path = write_csv(tmp_path / name, rows, encoding, delimiter=delimiter, quoting=quoting)
     found = [(row["text"], row["label"], row["row"]) for row in corpus.read_corpus(path)]
     assert found == [('He said "no",\nthen left; émigré.', "pro", 2), ("Two.", "con", 3)]
@@ -152,13 +213,19 @@ def test_equals_sign_typed_as_text_stays_text(tmp_path):
 
 
 def test_missing_file(tmp_path, capsys):
-    assert "absent.xlsx not found: check its path" in stop_message(capsys, corpus.read_corpus, tmp_path / "absent.xlsx")
-    assert "absent.csv not found: check its path" in stop_message(capsys, corpus.read_corpus, tmp_path / "absent.csv")
+    assert "absent.xlsx not found: check its path" in stop_message(
+        capsys, corpus.read_corpus, tmp_path / "absent.xlsx"
+    )
+    assert "absent.csv not found: check its path" in stop_message(
+        capsys, corpus.read_corpus, tmp_path / "absent.csv"
+    )
 
 
 def test_folder_in_place_of_a_file(tmp_path, capsys):
     (tmp_path / "c.xlsx").mkdir()
-    assert "c.xlsx cannot be opened" in stop_message(capsys, corpus.read_corpus, tmp_path / "c.xlsx")
+    assert "c.xlsx cannot be opened" in stop_message(
+        capsys, corpus.read_corpus, tmp_path / "c.xlsx"
+    )
 
 
 def test_wrong_extension(tmp_path, capsys):
@@ -169,18 +236,32 @@ def test_wrong_extension(tmp_path, capsys):
 def test_old_or_protected_workbook(tmp_path, capsys):
     path = tmp_path / "c.xlsx"
     path.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 504)
-    assert "c.xlsx is an old .xls file: save it in Excel as .xlsx" in stop_message(capsys, corpus.read_corpus, path)
+    assert "c.xlsx is an old .xls file: save it in Excel as .xlsx" in stop_message(
+        capsys, corpus.read_corpus, path
+    )
     path.write_bytes(path.read_bytes() + "EncryptedPackage".encode("utf-16-le"))
     message = stop_message(capsys, corpus.read_corpus, path)
     assert "c.xlsx has a password: save it in Excel as .xlsx without a password" in message
 
 
-@pytest.mark.parametrize("content, expected", [
-    (b"", "c.xlsx is empty"),
-    (b"topic,text,stance\n", "c.xlsx is no workbook despite its name: if it holds plain text, rename it to .csv"),
-    (b"\n<HTML><table></table></html>", "c.xlsx is a web page despite its name: open it in Excel"),
-    (b"\xef\xbb\xbf<?xml version='1.0'?><Workbook/>", "c.xlsx is a web page despite its name: open it in Excel"),
-])
+@pytest.mark.parametrize(
+    "content, expected",
+    [
+        (b"", "c.xlsx is empty"),
+        (
+            b"topic,text,stance\n",
+            "c.xlsx is no workbook despite its name: if it holds plain text, rename it to .csv",
+        ),
+        (
+            b"\n<HTML><table></table></html>",
+            "c.xlsx is a web page despite its name: open it in Excel",
+        ),
+        (
+            b"\xef\xbb\xbf<?xml version='1.0'?><Workbook/>",
+            "c.xlsx is a web page despite its name: open it in Excel",
+        ),
+    ],
+)
 def test_other_file_named_xlsx(tmp_path, capsys, content, expected):
     path = tmp_path / "c.xlsx"
     path.write_bytes(content)
@@ -189,8 +270,12 @@ def test_other_file_named_xlsx(tmp_path, capsys, content, expected):
 
 @pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl"])
 def test_workbook_with_another_name(tmp_path, capsys, name):
-    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")]).rename(tmp_path / name)
-    assert f"{name} is an Excel workbook despite its name: rename it" in stop_message(capsys, corpus.read_corpus, path)
+    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")]).rename(
+        tmp_path / name
+    )
+    assert f"{name} is an Excel workbook despite its name: rename it" in stop_message(
+        capsys, corpus.read_corpus, path
+    )
 
 
 @pytest.mark.parametrize("part", ["content.xml", "word/document.xml", "xl/workbook.bin"])
@@ -198,7 +283,10 @@ def test_other_archive_named_xlsx(tmp_path, capsys, part):
     with zipfile.ZipFile(tmp_path / "c.xlsx", "w") as archive:
         archive.writestr(part, b"<x/>")
     message = stop_message(capsys, corpus.read_corpus, tmp_path / "c.xlsx")
-    assert "c.xlsx is no .xlsx workbook (but perhaps .xlsb, .ods or .docx): save it in Excel as .xlsx" in message
+    assert (
+        "c.xlsx is no .xlsx workbook (but perhaps .xlsb, .ods or .docx): save it in Excel as .xlsx"
+        in message
+    )
 
 
 def change_part(path, name, change):
@@ -231,13 +319,18 @@ def test_entity_bomb(tmp_path, capsys, encoding, blank):
 
 
 def test_a_sentence_about_doctypes_is_no_bomb(tmp_path):
-    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "<!DOCTYPE html> is no argument.", "pro")])
+    path = write_xlsx(
+        tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "<!DOCTYPE html> is no argument.", "pro")]
+    )
     assert corpus.read_corpus(path)[0]["text"] == "<!DOCTYPE html> is no argument."
 
 
 def test_strict_workbook(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
-    usual, strict = b"schemas.openxmlformats.org/spreadsheetml/2006", b"purl.oclc.org/ooxml/spreadsheetml"
+    usual, strict = (
+        b"schemas.openxmlformats.org/spreadsheetml/2006",
+        b"purl.oclc.org/ooxml/spreadsheetml",
+    )
     change_part(path, "xl/workbook.xml", lambda content: content.replace(usual, strict))
     assert "save it in Excel as 'Excel Workbook'" in stop_message(capsys, corpus.read_corpus, path)
 
@@ -246,19 +339,32 @@ def test_strict_workbook(tmp_path, capsys):
 
 
 def test_merged_cells_hold_in_all_their_rows(tmp_path, capsys):
-    rows = [HEADER, (GUNS, "One.", "pro"), (None, "Two.", "con"), (None, None, None), (None, "Four.", None)]
-    path = write_xlsx(tmp_path / "c.xlsx", corpus=[*rows, (VEGANS, "Five.", "con"), (None, "Six.", "neu")])
+    rows = [
+        HEADER,
+        (GUNS, "One.", "pro"),
+        (None, "Two.", "con"),
+        (None, None, None),
+        (None, "Four.", None),
+    ]
+    path = write_xlsx(
+        tmp_path / "c.xlsx", corpus=[*rows, (VEGANS, "Five.", "con"), (None, "Six.", "neu")]
+    )
     book = openpyxl.load_workbook(path)
     for cells in ("A2:A5", "C3:C5", "A6:A7"):
         book["corpus"].merge_cells(cells)
     book.save(path)
-    found = [(row["row"], row["topic"], row["text"], row["label"]) for row in corpus.read_corpus(path)]
+    found = [
+        (row["row"], row["topic"], row["text"], row["label"]) for row in corpus.read_corpus(path)
+    ]
     assert found == [
         (2, GUNS, "One.", "pro"), (3, GUNS, "Two.", "con"), (5, GUNS, "Four.", "con"), (6, VEGANS, "Five.", "con"),
         (7, VEGANS, "Six.", "neu"),
     ]  # fmt: skip
     note = capsys.readouterr().out
-    assert 'sheet "corpus": merged cells read as if their value stood in each row, 3 rows (3, 5, 7)\n' in note
+    assert (
+        'sheet "corpus": merged cells read as if their value stood in each row, 3 rows (3, 5, 7)\n'
+        in note
+    )
 
 
 def test_a_heading_merged_over_the_columns_is_no_text(tmp_path, capsys):
@@ -268,7 +374,10 @@ def test_a_heading_merged_over_the_columns_is_no_text(tmp_path, capsys):
     book["corpus"].merge_cells("A2:C2")
     book.save(path)
     message = stop_message(capsys, corpus.read_corpus, path)
-    assert "text is empty in row 2, stance is empty in row 2, topic is empty in row 4: fill it" in message
+    assert (
+        "text is empty in row 2, stance is empty in row 2, topic is empty in row 4: fill it"
+        in message
+    )
 
 
 def test_a_stray_cell_in_the_last_row_costs_nothing(tmp_path):
@@ -282,13 +391,23 @@ def test_a_stray_cell_in_the_last_row_costs_nothing(tmp_path):
 
 
 def test_formulas_with_and_without_a_stored_value(tmp_path, capsys):
-    rows = [HEADER, (GUNS, "=1+1", "pro"), (GUNS, '=""', "pro"), ("=A1", "=A1", "=A1"), (GUNS, '="4"', "pro")]
+    rows = [
+        HEADER,
+        (GUNS, "=1+1", "pro"),
+        (GUNS, '=""', "pro"),
+        ("=A1", "=A1", "=A1"),
+        (GUNS, '="4"', "pro"),
+    ]
     path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
-    change_part(path, "xl/worksheets/sheet1.xml", lambda content: (
-        content.replace(b'<c r="B3"><f>""</f><v', b'<c r="B3" t="str"><f>""</f><v')
-        .replace(b'<c r="B5"><f>"4"</f><v />', b'<c r="B5" t="str"><f>"4"</f><v>four</v>')
-        .replace(b'<c r="B5"><f>"4"</f><v/>', b'<c r="B5" t="str"><f>"4"</f><v>four</v>')
-    ))
+    change_part(
+        path,
+        "xl/worksheets/sheet1.xml",
+        lambda content: (
+            content.replace(b'<c r="B3"><f>""</f><v', b'<c r="B3" t="str"><f>""</f><v')
+            .replace(b'<c r="B5"><f>"4"</f><v />', b'<c r="B5" t="str"><f>"4"</f><v>four</v>')
+            .replace(b'<c r="B5"><f>"4"</f><v/>', b'<c r="B5" t="str"><f>"4"</f><v>four</v>')
+        ),
+    )
     message = stop_message(capsys, corpus.read_corpus, path)
     formula = "is a formula without a stored value in"
     found = f"text {formula} 2 rows (2, 4), topic {formula} row 4, stance {formula} row 4: open the file in Excel"
@@ -300,12 +419,21 @@ def test_rich_text_and_dates(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "plain", "pro")])
     book = openpyxl.load_workbook(path)
     bold = openpyxl.cell.text.InlineFont(b=True)
-    rich = openpyxl.cell.rich_text.CellRichText("Guns ", openpyxl.cell.rich_text.TextBlock(bold, "kill"), ".")
+    rich = openpyxl.cell.rich_text.CellRichText(
+        "Guns ", openpyxl.cell.rich_text.TextBlock(bold, "kill"), "."
+    )
     book["corpus"].append((GUNS, rich, "pro"))
     book["corpus"].append((GUNS, datetime.date(2024, 3, 1), "pro"))
     book.save(path)
-    assert [row["text"] for row in corpus.read_corpus(path)] == ["plain", "Guns kill.", "2024-03-01 00:00:00"]
-    assert "text is a number, date or truth value, read as text in row 4: check it" in capsys.readouterr().out
+    assert [row["text"] for row in corpus.read_corpus(path)] == [
+        "plain",
+        "Guns kill.",
+        "2024-03-01 00:00:00",
+    ]
+    assert (
+        "text is a number, date or truth value, read as text in row 4: check it"
+        in capsys.readouterr().out
+    )
 
 
 def share_strings(path):
@@ -325,13 +453,25 @@ def share_strings(path):
     change_part(path, "xl/worksheets/sheet1.xml", lambda content: inline.sub(share, content))
     change_part(path, "[Content_Types].xml", lambda content: content.replace(b"</Types>", override))
     items = b"".join(b"<si>%b</si>" % text for text in texts)
-    change_part(path, "xl/sharedStrings.xml", lambda content: f'<sst xmlns="{kind}">'.encode() + items + b"</sst>")
+    change_part(
+        path,
+        "xl/sharedStrings.xml",
+        lambda content: f'<sst xmlns="{kind}">'.encode() + items + b"</sst>",
+    )
 
 
 def test_shared_text_is_read_like_text_in_cells(tmp_path):
     bold = openpyxl.cell.rich_text.TextBlock(openpyxl.cell.text.InlineFont(b=True), "kill")
-    rows = [HEADER, (GUNS, " A  text\nof two lines & <signs> ", "pro"), (GUNS, "_x000D_", "con"), (GUNS, None, "con")]
-    rows += [(GUNS, openpyxl.cell.rich_text.CellRichText("Guns ", bold, "."), "pro"), (GUNS, 5, "con")]
+    rows = [
+        HEADER,
+        (GUNS, " A  text\nof two lines & <signs> ", "pro"),
+        (GUNS, "_x000D_", "con"),
+        (GUNS, None, "con"),
+    ]
+    rows += [
+        (GUNS, openpyxl.cell.rich_text.CellRichText("Guns ", bold, "."), "pro"),
+        (GUNS, 5, "con"),
+    ]
     path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
     inline = [list(lines) for _, lines in workbook_reader.open_xlsx(path)]
     assert inline[0][1] == (2, list(rows[1])) and inline[0][4] == (5, [GUNS, "Guns kill.", "pro"])
@@ -340,7 +480,9 @@ def test_shared_text_is_read_like_text_in_cells(tmp_path):
         assert b"inlineStr" not in book.read("xl/worksheets/sheet1.xml")
     assert [list(lines) for _, lines in workbook_reader.open_xlsx(path)] == inline
     typed = b"<t>_x005F_x000D_ as typed</t>"  # so Excel keeps text apart from its own _x000D_
-    change_part(path, "xl/sharedStrings.xml", lambda content: content.replace(b"<t>_x000D_</t>", typed))
+    change_part(
+        path, "xl/sharedStrings.xml", lambda content: content.replace(b"<t>_x000D_</t>", typed)
+    )
     [(_, lines)] = workbook_reader.open_xlsx(path)
     assert list(lines)[2] == (3, [GUNS, "_x000D_ as typed", "con"])
 
@@ -349,7 +491,10 @@ def test_text_as_long_as_a_cell_was_probably_cut(tmp_path, capsys):
     rows = [HEADER, (GUNS, "a" * 32767, "pro"), (GUNS, "b" * 32766, "pro")]
     assert len(corpus.read_corpus(write_xlsx(tmp_path / "c.xlsx", corpus=rows))) == 2
     note = capsys.readouterr().out
-    assert "text has 32,767 characters, all that an Excel cell holds, and is probably cut in row 2: compare" in note
+    assert (
+        "text has 32,767 characters, all that an Excel cell holds, and is probably cut in row 2: compare"
+        in note
+    )
 
 
 def test_truncated_workbook(tmp_path, capsys):
@@ -359,57 +504,93 @@ def test_truncated_workbook(tmp_path, capsys):
 
 
 def test_damaged_sheet(tmp_path, capsys):
-    path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, *((GUNS, f"Sentence {i}.", "pro") for i in range(50))])
+    path = write_xlsx(
+        tmp_path / "c.xlsx", corpus=[HEADER, *((GUNS, f"Sentence {i}.", "pro") for i in range(50))]
+    )
     with zipfile.ZipFile(path) as book:
         parts = {name: book.read(name) for name in book.namelist()}
     parts["xl/worksheets/sheet1.xml"] = parts["xl/worksheets/sheet1.xml"][:-900]
     with zipfile.ZipFile(path, "w") as book:
         for name, content in parts.items():
             book.writestr(name, content)
-    assert "c.xlsx is damaged or incomplete after row" in stop_message(capsys, corpus.read_corpus, path)
+    assert "c.xlsx is damaged or incomplete after row" in stop_message(
+        capsys, corpus.read_corpus, path
+    )
 
 
 def test_no_sheet_with_the_columns(tmp_path, capsys):
-    path = write_xlsx(tmp_path / "c.xlsx", notes=[("Hello",)], data=[("topic", "words", "stance")], empty=[])
+    path = write_xlsx(
+        tmp_path / "c.xlsx", notes=[("Hello",)], data=[("topic", "words", "stance")], empty=[]
+    )
     message = stop_message(capsys, corpus.read_corpus, path)
-    assert "text (text|sentence|comment)" in message and 'sheet "notes" has "Hello" and lacks "topic|claim' in message
-    assert 'sheet "data" has "topic", "words", "stance" and lacks "text|sentence|comment"; ' in message
+    assert (
+        "text (text|sentence|comment)" in message
+        and 'sheet "notes" has "Hello" and lacks "topic|claim' in message
+    )
+    assert (
+        'sheet "data" has "topic", "words", "stance" and lacks "text|sentence|comment"; ' in message
+    )
     assert 'sheet "empty" has nothing and lacks "topic|claim|hypothesis|target", ' in message
-    assert message.endswith("or name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in stance/corpus/corpus.py\n")
+    assert message.endswith(
+        "or name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in stance/corpus/corpus.py\n"
+    )
 
 
-@pytest.mark.parametrize("header", [("topic", "text", "stance", "Text "), ("topic", "text", "stance", "Comment")])
+@pytest.mark.parametrize(
+    "header", [("topic", "text", "stance", "Text "), ("topic", "text", "stance", "Comment")]
+)
 def test_two_headers_for_one_column(tmp_path, capsys, header):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[header, (GUNS, "One.", "pro", "x")])
     message = stop_message(capsys, corpus.read_corpus, path)
     second = header[3].strip()
-    assert f'sheet "corpus", row 1: headers "text" and "{second}" all fit the column text: keep only one' in message
+    assert (
+        f'sheet "corpus", row 1: headers "text" and "{second}" all fit the column text: keep only one'
+        in message
+    )
 
 
 def test_empty_and_broken_cells(tmp_path, capsys):
-    rows = [HEADER, (GUNS, "One.", "pro"), (GUNS, None, "pro"), (None, "Two.", None), (GUNS, "#N/A", "con")]
+    rows = [
+        HEADER,
+        (GUNS, "One.", "pro"),
+        (GUNS, None, "pro"),
+        (None, "Two.", None),
+        (GUNS, "#N/A", "con"),
+    ]
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[*rows, (None, None, "pro")])
     message = stop_message(capsys, corpus.read_corpus, path)
-    empty = "text is empty in 2 rows (3, 6), topic is empty in 2 rows (4, 6), stance is empty in row 4"
-    assert f'sheet "corpus": {empty}: fill it or delete the row; text is #N/A in row 5: mend its formula' in message
+    empty = (
+        "text is empty in 2 rows (3, 6), topic is empty in 2 rows (4, 6), stance is empty in row 4"
+    )
+    assert (
+        f'sheet "corpus": {empty}: fill it or delete the row; text is #N/A in row 5: mend its formula'
+        in message
+    )
 
 
 def test_many_defects_are_counted_in_one_line(tmp_path, capsys):
     path = write_csv(tmp_path / "c.csv", [HEADER, *((GUNS, "", "pro") for _ in range(25))])
     message = stop_message(capsys, corpus.read_corpus, path)
-    assert "text is empty in 25 rows (2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 15 more): fill it" in message
+    assert (
+        "text is empty in 25 rows (2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 15 more): fill it" in message
+    )
 
 
 def test_unknown_stances(tmp_path, capsys):
     stances = ["pro", "maybe", "con", "maybe", "x\ny"]
     rows = [HEADER, *((GUNS, f"Sentence {i}.", stance) for i, stance in enumerate(stances))]
     message = stop_message(capsys, corpus.read_corpus, write_xlsx(tmp_path / "c.xlsx", corpus=rows))
-    assert 'unknown stance "maybe" in 2 rows (3, 5), unknown stance "x\\ny" in row 6: write pro, con, neu' in message
+    assert (
+        'unknown stance "maybe" in 2 rows (3, 5), unknown stance "x\\ny" in row 6: write pro, con, neu'
+        in message
+    )
 
 
 def test_header_without_rows(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER])
-    assert 'sheet "corpus": no rows below the header' in stop_message(capsys, corpus.read_corpus, path)
+    assert 'sheet "corpus": no rows below the header' in stop_message(
+        capsys, corpus.read_corpus, path
+    )
 
 
 def test_csv_in_another_encoding(tmp_path, capsys):
@@ -419,50 +600,90 @@ def test_csv_in_another_encoding(tmp_path, capsys):
 
 def test_csv_with_an_open_quotation_mark(tmp_path, capsys):
     path = tmp_path / "c.csv"
-    path.write_text(f'topic,text,stance\n{GUNS},One.,pro\n{GUNS},"Two.,pro\n{GUNS},Three.,pro\n', encoding="utf-8")
-    assert "c.csv is damaged or incomplete after row 2" in stop_message(capsys, corpus.read_corpus, path)
+    path.write_text(
+        f'topic,text,stance\n{GUNS},One.,pro\n{GUNS},"Two.,pro\n{GUNS},Three.,pro\n',
+        encoding="utf-8",
+    )
+    assert "c.csv is damaged or incomplete after row 2" in stop_message(
+        capsys, corpus.read_corpus, path
+    )
 
 
 # ---- cleaning and keys
 
 
-@pytest.mark.parametrize("dirty, clean", [
-    ("\ufeff Guns\u00a0kill.\u3000", "Guns kill."),
-    ("zero\u200bwidth soft\u00adhyphen \u202bmark\u202c", "zerowidth softhyphen mark"),
-    ("cafe\u0301", "café"),
-    ("one_x000D_\ntwo\r\nthree\rfour\u2028five", "one\ntwo\nthree\nfour\nfive"),
-    ("a\tb\x00c\x1fd\x9fe", "a bcde"),
-    ("lone \ud83d half", "lone  half"),
-    ("one_x000D_two _x0007_x_x0009_y", "one\ntwo x y"),
-    (None, ""),
-    (3, "3"),
-])
+@pytest.mark.parametrize(
+    "dirty, clean",
+    [
+        ("\ufeff Guns\u00a0kill.\u3000", "Guns kill."),
+        ("zero\u200bwidth soft\u00adhyphen \u202bmark\u202c", "zerowidth softhyphen mark"),
+        ("cafe\u0301", "café"),
+        ("one_x000D_\ntwo\r\nthree\rfour\u2028five", "one\ntwo\nthree\nfour\nfive"),
+        ("a\tb\x00c\x1fd\x9fe", "a bcde"),
+        ("lone \ud83d half", "lone  half"),
+        ("one_x000D_two _x0007_x_x0009_y", "one\ntwo x y"),
+        (None, ""),
+        (3, "3"),
+    ],
+)
 def test_clean_text_removes(dirty, clean):
     assert tables.clean_text(dirty) == clean
     assert tables.clean_text(clean) == clean
 
 
-@pytest.mark.parametrize("text", [
-    AMENDMENT, "two\n\nlines  and  spaces", "👩‍👩‍👧 ❤️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿 — “quoted” … 5 %", "می‌خواهم", "हिन्दी", "naïve ½ x² ﬁ",
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        AMENDMENT,
+        "two\n\nlines  and  spaces",
+        "👩‍👩‍👧 ❤️ 🏴󠁧󠁢󠁥󠁮󠁧󠁿 — “quoted” … 5 %",
+        "می‌خواهم",
+        "हिन्दी",
+        "naïve ½ x² ﬁ",
+    ],
+)
 def test_clean_text_keeps(text):
     assert tables.clean_text(text) == text
 
 
-@pytest.mark.parametrize("one, other", [
-    ("Guns kill.", "guns  kill"), ("Guns\nkill!!", "“GUNS” — kill"), ("don't", "DON’T"), ("Straße", "STRASSE"),
-    ("👩‍👧 ok", "👩👧 ok"), ("❤️", "❤"), ("ｆｕｌｌ", "full"), ("a\u200bb", "ab"), ("Only 5.", "only 5"),
-    ("café", "cafe\u0301"),
-])
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("Guns kill.", "guns  kill"),
+        ("Guns\nkill!!", "“GUNS” — kill"),
+        ("don't", "DON’T"),
+        ("Straße", "STRASSE"),
+        ("👩‍👧 ok", "👩👧 ok"),
+        ("❤️", "❤"),
+        ("ｆｕｌｌ", "full"),
+        ("a\u200bb", "ab"),
+        ("Only 5.", "only 5"),
+        ("café", "cafe\u0301"),
+    ],
+)
 def test_key_equal(one, other):
     assert corpus.normalise_key(one) == corpus.normalise_key(other)
 
 
-@pytest.mark.parametrize("one, other", [
-    ("1.5 million", "15 million"), ("It is -5 outside", "It is 5 outside"), ("a ratio of 3:2", "a ratio of 3.2"),
-    ("up 5%", "up 5"), ("$5", "5"), ("we're right", "were right"), ("Good 🙄", "Good"), ("naïve", "naive"), ("C++", "C"),
-    ("की", "का"), ("!!!", "???"), ("🙄", "👍"), ("therapist", "the rapist"), ("resign", "re-sign"),
-])
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("1.5 million", "15 million"),
+        ("It is -5 outside", "It is 5 outside"),
+        ("a ratio of 3:2", "a ratio of 3.2"),
+        ("up 5%", "up 5"),
+        ("$5", "5"),
+        ("we're right", "were right"),
+        ("Good 🙄", "Good"),
+        ("naïve", "naive"),
+        ("C++", "C"),
+        ("की", "का"),
+        ("!!!", "???"),
+        ("🙄", "👍"),
+        ("therapist", "the rapist"),
+        ("resign", "re-sign"),
+    ],
+)
 def test_key_different(one, other):
     assert corpus.normalise_key(one) != corpus.normalise_key(other)
 
@@ -481,7 +702,9 @@ def test_key_never_empty(text):
 
 
 def test_id_is_that_of_the_keys():
-    assert corpus.make_id(GUNS, "Guns kill.") == corpus.make_id("there should be MORE gun control", "guns  kill")
+    assert corpus.make_id(GUNS, "Guns kill.") == corpus.make_id(
+        "there should be MORE gun control", "guns  kill"
+    )
     assert corpus.make_id(GUNS, "Guns kill.") != corpus.make_id(VEGANS, "Guns kill.")
     keys = "there should be more gun control\nguns kill"
     assert corpus.make_id(GUNS, "Guns kill.") == hashlib.sha256(keys.encode()).hexdigest()[:16]
@@ -492,7 +715,9 @@ def test_id_is_that_of_the_keys():
 
 def test_merge_duplicates():
     rows = make_rows(6)
-    rows[4].update(topic=GUNS, text="sentence number 0 of THEM", stance="favour", label="pro")  # as row 2
+    rows[4].update(
+        topic=GUNS, text="sentence number 0 of THEM", stance="favour", label="pro"
+    )  # as row 2
     rows[5].update(topic=VEGANS, text=rows[0]["text"])  # same sentence, another topic: no duplicate
     kept, duplicates, conflicts = corpus.merge_duplicates(rows[::-1])
     assert [row["row"] for row in kept] == [2, 3, 4, 5, 7]
@@ -502,17 +727,26 @@ def test_merge_duplicates():
 
 def test_conflicts_are_left_out_whole():
     rows = make_rows(4)
-    rows += [{**rows[0], "row": 6, "stance": "pro"}, {**rows[0], "row": 7, "stance": "Contra", "label": "con"}]
+    rows += [
+        {**rows[0], "row": 6, "stance": "pro"},
+        {**rows[0], "row": 7, "stance": "Contra", "label": "con"},
+    ]
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     assert [row["row"] for row in kept] == [3, 4, 5] and duplicates == []
-    spellings = [{"row": 2, "stance": "Pro"}, {"row": 6, "stance": "pro"}, {"row": 7, "stance": "Contra"}]
+    spellings = [
+        {"row": 2, "stance": "Pro"},
+        {"row": 6, "stance": "pro"},
+        {"row": 7, "stance": "Contra"},
+    ]
     assert conflicts == [{"topic": GUNS, "text": "Sentence number 0 of them.", "rows": spellings}]
 
 
 # ---- splits
 
 
-@pytest.mark.parametrize("n, sizes", [(5000, (4000, 500, 500)), (720, (576, 72, 72)), (30, (24, 3, 3))])
+@pytest.mark.parametrize(
+    "n, sizes", [(5000, (4000, 500, 500)), (720, (576, 72, 72)), (30, (24, 3, 3))]
+)
 def test_split_sizes_are_exact(n, sizes):
     splits = corpus.split_rows(make_rows(n), seed=0)
     assert tuple(len(splits[name]) for name in ("train", "val", "test")) == sizes
@@ -532,7 +766,9 @@ def test_split_does_not_depend_on_the_order_of_rows():
     rows = make_rows(300)
     rows += [{**row, "topic": "Third topic.", "row": row["row"] + 300} for row in rows[:60]]
     shuffled = random.Random(1).sample(rows, len(rows))
-    assert texts_of(corpus.split_rows(rows, seed=0)) == texts_of(corpus.split_rows(shuffled, seed=0))
+    assert texts_of(corpus.split_rows(rows, seed=0)) == texts_of(
+        corpus.split_rows(shuffled, seed=0)
+    )
 
 
 def test_another_seed_draws_another_split_of_the_same_size():
@@ -543,10 +779,17 @@ def test_another_seed_draws_another_split_of_the_same_size():
 
 def test_a_sentence_of_several_topics_stays_in_one_split():
     rows = make_rows(400, topics=[GUNS])
-    rows += [{**row, "topic": VEGANS, "text": row["text"].upper(), "row": row["row"] + 400} for row in rows[:200]]
+    rows += [
+        {**row, "topic": VEGANS, "text": row["text"].upper(), "row": row["row"] + 400}
+        for row in rows[:200]
+    ]
     splits = corpus.split_rows(rows, seed=0)
     corpus.check_splits_disjoint(splits)
-    assert {name: len(part) for name, part in splits.items()} == {"train": 480, "val": 60, "test": 60}
+    assert {name: len(part) for name, part in splits.items()} == {
+        "train": 480,
+        "val": 60,
+        "test": 60,
+    }
     twins = {name: sum(row["topic"] == VEGANS for row in part) for name, part in splits.items()}
     assert twins == {"train": 160, "val": 20, "test": 20}  # 10 % of the pairs too, not 20 %
 
@@ -561,21 +804,35 @@ def test_a_huge_group_is_not_held_out():
 def test_shares_that_fall_due_together_do_not_collide(monkeypatch):
     monkeypatch.setattr(corpus, "HELD_OUT_SHARES", {"val": 0.25, "test": 0.15})
     splits = corpus.split_rows(make_rows(2000), seed=0)
-    assert {name: len(rows) for name, rows in splits.items()} == {"train": 1200, "val": 500, "test": 300}
+    assert {name: len(rows) for name, rows in splits.items()} == {
+        "train": 1200,
+        "val": 500,
+        "test": 300,
+    }
 
 
 def test_check_splits_disjoint(capsys):
-    splits = {"train": [{"text": "Guns kill."}, {"text": "Other."}], "test": [{"text": "guns  kill"}]}
+    splits = {
+        "train": [{"text": "Guns kill."}, {"text": "Other."}],
+        "test": [{"text": "guns  kill"}],
+    }
     message = stop_message(capsys, corpus.check_splits_disjoint, splits)
     assert '1 rows have their sentence in two splits: "guns  kill" in train and test' in message
-    corpus.check_splits_disjoint({"train": [{"text": "Guns kill."}], "test": [{"text": "Guns save."}]})
+    corpus.check_splits_disjoint(
+        {"train": [{"text": "Guns kill."}], "test": [{"text": "Guns save."}]}
+    )
 
 
 # ---- split files
 
 
 def write_split(path, **changes):
-    line = {"id": corpus.make_id(GUNS, AMENDMENT), "topic": GUNS, "text": AMENDMENT, "stance": "Pro"}
+    line = {
+        "id": corpus.make_id(GUNS, AMENDMENT),
+        "topic": GUNS,
+        "text": AMENDMENT,
+        "stance": "Pro",
+    }
     line |= {"prompt": prompts.build_prompt(GUNS, AMENDMENT), "label": "pro", **changes}
     records.write_jsonl(path, [line])
     return path
@@ -591,11 +848,16 @@ def test_load_split_missing(tmp_path, capsys):
     assert "test.jsonl not found: run prepare_data.py first" in message
 
 
-@pytest.mark.parametrize("changes, expected", [
-    ({"prompt": "Another prompt"}, "line 1: not the prompt of prompts.py"),
-    ({"text": "Edited."}, "line 1: not the prompt of prompts.py"),
-    ({"label": "positive"}, "line 1: label 'positive' is not in ('pro', 'con', 'neu')"),
-])
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"prompt": "Another prompt"}, "line 1: not the prompt of prompts.py"),
+        ({"text": "Edited."}, "line 1: not the prompt of prompts.py"),
+        ({"label": "positive"}, "line 1: label 'positive' is not in ('pro', 'con', 'neu')"),
+    ],
+)
 def test_load_split_stale(tmp_path, capsys, changes, expected):
-    message = stop_message(capsys, corpus.load_split, write_split(tmp_path / "test.jsonl", **changes))
+    message = stop_message(
+        capsys, corpus.load_split, write_split(tmp_path / "test.jsonl", **changes)
+    )
     assert expected in message and message.endswith("run prepare_data.py again\n")

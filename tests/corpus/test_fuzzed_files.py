@@ -13,24 +13,30 @@ from hypothesis import strategies as st
 from test_prefix_tree import build_model
 from test_prompts import CONTROL, make_byte_tokenizer
 
-from stance.corpus import corpus
 import prepare_data
 import prompts
+from stance.corpus import corpus, tables
 from stance.model import chat
-from stance.corpus import tables
 
 # derandomize: a run repeats the last one, so that a red test stays red until it is mended
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None, max_examples=150)
 settings.load_profile("fixed")
-SLOW = settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+SLOW = settings(
+    max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
 
 PIECES = [
     *CONTROL, "```", "{topic}", "{sentence}", "stance:", "\n", " ", "_x000D_", "\ue000", "\u202e", "\u2067", "e\u0301",
     "👩‍👩‍👧",
 ]  # fmt: skip
 TEXT = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=8)), max_size=12).map("".join)
-SPELLINGS = [*prompts.LABEL_OF_SPELLING, *(spelling.upper() for spelling in prompts.LABEL_OF_SPELLING)]
-INVISIBLE = "".join(chr(code) for code, kept in tables.CLEANING.items() if kept is None and code < 0xD800)
+SPELLINGS = [
+    *prompts.LABEL_OF_SPELLING,
+    *(spelling.upper() for spelling in prompts.LABEL_OF_SPELLING),
+]
+INVISIBLE = "".join(
+    chr(code) for code, kept in tables.CLEANING.items() if kept is None and code < 0xD800
+)
 
 
 # ---------------------------------------------------------------- prompts
@@ -38,7 +44,11 @@ INVISIBLE = "".join(chr(code) for code, kept in tables.CLEANING.items() if kept 
 
 @pytest.fixture(scope="module", params=["bytes", "gemma"])
 def tokenizer(request):
-    return make_byte_tokenizer() if request.param == "bytes" else request.getfixturevalue("gemma_tokenizer")
+    return (
+        make_byte_tokenizer()
+        if request.param == "bytes"
+        else request.getfixturevalue("gemma_tokenizer")
+    )
 
 
 @pytest.mark.slow
@@ -51,32 +61,60 @@ def test_texts_go_into_the_prompt_as_they_are(topic, sentence):
 
 
 @settings(SLOW, max_examples=100)
-@given(topic=TEXT, sentence=TEXT, label=st.sampled_from(prompts.LABELS), copies=st.sampled_from([1, 1, 1, 300]))
+@given(
+    topic=TEXT,
+    sentence=TEXT,
+    label=st.sampled_from(prompts.LABELS),
+    copies=st.sampled_from([1, 1, 1, 300]),
+)
 def test_no_text_changes_control_tokens_or_the_answer(tokenizer, topic, sentence, label, copies):
     sentence *= copies
     ids = chat.encode_example(tokenizer, topic, sentence)
     control = {token: tokenizer.convert_tokens_to_ids(token) for token in CONTROL}
     counts = {token: ids.count(id) for token, id in control.items()}
-    assert counts == {**dict.fromkeys(CONTROL, 0), "<bos>": 1, "<start_of_turn>": 2, "<end_of_turn>": 1}
+    assert counts == {
+        **dict.fromkeys(CONTROL, 0),
+        "<bos>": 1,
+        "<start_of_turn>": 2,
+        "<end_of_turn>": 1,
+    }
     assert ids[0] == control["<bos>"] and len(ids) <= chat.MAX_PROMPT_TOKENS
     word = tokenizer(label, add_special_tokens=False)["input_ids"]
-    assert chat.encode_example(tokenizer, topic, sentence, label) == [*ids, *word, control["<end_of_turn>"]]
+    assert chat.encode_example(tokenizer, topic, sentence, label) == [
+        *ids,
+        *word,
+        control["<end_of_turn>"],
+    ]
     turn = prompts.build_prompt(topic, chat.fit_sentence(tokenizer, topic, sentence))
-    assert tokenizer.decode(ids) == f"<bos><start_of_turn>user\n{turn}<end_of_turn>\n<start_of_turn>model\n"
+    assert (
+        tokenizer.decode(ids)
+        == f"<bos><start_of_turn>user\n{turn}<end_of_turn>\n<start_of_turn>model\n"
+    )
 
 
-@given(st.one_of(TEXT, st.none(), st.integers(), st.floats(), st.booleans()), st.sampled_from(SPELLINGS))
+@given(
+    st.one_of(TEXT, st.none(), st.integers(), st.floats(), st.booleans()),
+    st.sampled_from(SPELLINGS),
+)
 def test_stances_are_labels_or_unknown(value, spelling):
     label = prompts.parse_stance(value)
-    assert label is None or " ".join(str(value).split()).casefold() in prompts.STANCE_SPELLINGS[label]
+    assert (
+        label is None or " ".join(str(value).split()).casefold() in prompts.STANCE_SPELLINGS[label]
+    )
     assert prompts.parse_stance(f" \t{spelling}\n") == prompts.LABEL_OF_SPELLING[spelling.lower()]
     assert prompts.parse_stance(spelling + "!") is None
 
 
-@given(TEXT, st.sampled_from(sorted(prompts.REPLY_WORDS)), st.sampled_from(["", " ", "\n", "`", "```", "**", '"', "."]))
+@given(
+    TEXT,
+    st.sampled_from(sorted(prompts.REPLY_WORDS)),
+    st.sampled_from(["", " ", "\n", "`", "```", "**", '"', "."]),
+)
 def test_replies_are_one_label_word_or_none(reply, word, around):
     label = prompts.parse_label(reply)
-    assert label is None or reply.casefold().strip("`'\"*.!:;,()[] \n\r\t\f\v") in prompts.REPLY_WORDS
+    assert (
+        label is None or reply.casefold().strip("`'\"*.!:;,()[] \n\r\t\f\v") in prompts.REPLY_WORDS
+    )
     assert prompts.parse_label(f" {around}{word.upper()}{around}\n") == prompts.REPLY_WORDS[word]
     assert prompts.parse_label(f"{word} {word}") is None
 
@@ -107,7 +145,9 @@ CELL = st.one_of(
     TEXT, st.none(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans(),
     st.datetimes(), st.sampled_from(["#N/A", "=1+1", "nan", "NA", "None", *SPELLINGS]),
 )  # fmt: skip
-GOOD_ROW = st.tuples(st.just("Vegans are right."), st.text("abc 12é", min_size=1), st.sampled_from(SPELLINGS))
+GOOD_ROW = st.tuples(
+    st.just("Vegans are right."), st.text("abc 12é", min_size=1), st.sampled_from(SPELLINGS)
+)
 ROWS = st.lists(st.one_of(GOOD_ROW, st.lists(CELL, max_size=5)), max_size=6)
 HEADER = ["topic", "text", "stance"]
 
@@ -116,7 +156,9 @@ def write_workbook(path, rows):
     book = openpyxl.Workbook()
     illegal = openpyxl.cell.cell.ILLEGAL_CHARACTERS_RE
     for row in rows:
-        book.active.append([illegal.sub("", cell) if isinstance(cell, str) else cell for cell in row])
+        book.active.append(
+            [illegal.sub("", cell) if isinstance(cell, str) else cell for cell in row]
+        )
     book.save(path)
 
 
@@ -138,7 +180,9 @@ def stop_or_return(read, *words):
             return read(*words)
         except SystemExit as stopped:
             message = errors.getvalue()
-            assert stopped.code == 2 and message.startswith("error: ") and message.count("\n") == 1, message
+            assert (
+                stopped.code == 2 and message.startswith("error: ") and message.count("\n") == 1
+            ), message
             return None
 
 
@@ -146,10 +190,14 @@ def stop_or_return(read, *words):
 @given(rows=ROWS, suffix=st.sampled_from([".xlsx", ".csv", ".jsonl"]))
 def test_any_cells_give_clean_rows_or_one_line(tmp_path_factory, rows, suffix):
     path = tmp_path_factory.mktemp("fuzz") / f"c{suffix}"
-    {".xlsx": write_workbook, ".csv": write_csv, ".jsonl": write_jsonl}[suffix](path, [HEADER, *rows])
+    {".xlsx": write_workbook, ".csv": write_csv, ".jsonl": write_jsonl}[suffix](
+        path, [HEADER, *rows]
+    )
     found = stop_or_return(corpus.read_corpus, path)
     for row in found or []:
-        assert row["label"] in prompts.LABELS and prompts.parse_stance(row["stance"]) == row["label"]
+        assert (
+            row["label"] in prompts.LABELS and prompts.parse_stance(row["stance"]) == row["label"]
+        )
         assert row["topic"] and row["text"] and tables.clean_text(row["text"]) == row["text"]
         assert 0 < row["row"] <= len(rows) + 1
     if all(isinstance(row, tuple) and tables.clean_text(row[1]) for row in rows) and rows:
@@ -172,7 +220,10 @@ def test_any_cells_can_be_checked(tmp_path_factory, rows):
 def test_any_damage_to_a_file_stops_in_one_line(tmp_path_factory, data, suffix):
     folder = tmp_path_factory.mktemp("fuzz")
     kind = {".xlsx": write_workbook, ".jsonl": write_jsonl}.get(suffix, write_csv)
-    kind(folder / f"c{suffix}", [HEADER, *(["Vegans are right.", f"Sentence {i}.", "Pro"] for i in range(8))])
+    kind(
+        folder / f"c{suffix}",
+        [HEADER, *(["Vegans are right.", f"Sentence {i}.", "Pro"] for i in range(8))],
+    )
     content = bytearray((folder / f"c{suffix}").read_bytes())
     for _ in range(data.draw(st.integers(0, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
@@ -197,8 +248,14 @@ def model():
     return build_model()
 
 
-SEQUENCE = st.lists(st.integers(3, 6), min_size=1, max_size=12)  # few tokens, so that prefixes are shared
-BATCH = st.lists(st.tuples(st.sampled_from([[], [3, 4, 5], [3, 4, 5, 6, 6] * 4]), SEQUENCE), min_size=1, max_size=12)
+SEQUENCE = st.lists(
+    st.integers(3, 6), min_size=1, max_size=12
+)  # few tokens, so that prefixes are shared
+BATCH = st.lists(
+    st.tuples(st.sampled_from([[], [3, 4, 5], [3, 4, 5, 6, 6] * 4]), SEQUENCE),
+    min_size=1,
+    max_size=12,
+)
 
 
 @settings(SLOW, max_examples=12)

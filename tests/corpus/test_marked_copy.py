@@ -18,7 +18,10 @@ FILL, DECIDE = "fill it or delete the row", "decide on one stance, as all of the
 
 def make_rows(count=40):
     stances = ("Pro", "Contra", "Neutral")
-    return [HEADER, *([i, VEGANS, f"Sentence number {i}.", stances[i % 3]] for i in range(2, count + 2))]
+    return [
+        HEADER,
+        *([i, VEGANS, f"Sentence number {i}.", stances[i % 3]] for i in range(2, count + 2)),
+    ]
 
 
 def make_dirty():
@@ -26,7 +29,10 @@ def make_dirty():
     rows = make_rows()
     rows[2][2], rows[3][1], rows[4][3] = None, " \u200b", "perhaps"  # rows 3, 4, 5
     rows[6][2], rows[7][2], rows[8][3] = "#N/A", "x" * 32767, ""  # rows 7, 8, 9
-    rows += [[42, VEGANS, "sentence NUMBER 20", "neutral"], [43, VEGANS, "Sentence number 21!", "Contra"]]
+    rows += [
+        [42, VEGANS, "sentence NUMBER 20", "neutral"],
+        [43, VEGANS, "Sentence number 21!", "Contra"],
+    ]
     return rows
 
 
@@ -47,7 +53,9 @@ def write_corpus(path, rows):
             book.active.append(row)
         book.save(path)
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(dict(zip(HEADER, row, strict=True))) + "\n" for row in rows[1:]))
+        path.write_text(
+            "".join(json.dumps(dict(zip(HEADER, row, strict=True))) + "\n" for row in rows[1:])
+        )
     else:
         with open(path, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows(rows)
@@ -70,7 +78,9 @@ def read_marks(path, offset=0):
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".csv", ".jsonl"])
 def test_everything_is_found_and_marked(tmp_path, capsys, suffix):
-    offset = int(suffix == ".jsonl")  # Nr and row number differ by one there: the header has no line
+    offset = int(
+        suffix == ".jsonl"
+    )  # Nr and row number differ by one there: the header has no line
     path = write_corpus(tmp_path / f"c{suffix}", make_dirty())
     assert run_check(path) == 2
     lines = capsys.readouterr().out.splitlines()
@@ -101,7 +111,7 @@ def test_everything_is_found_and_marked(tmp_path, capsys, suffix):
 
 def test_a_clean_corpus_passes_without_a_copy(tmp_path, capsys):
     assert run_check(write_corpus(tmp_path / "c.xlsx", make_rows())) == 0
-    assert '40 usable rows, 0 problems, 0 notes' in capsys.readouterr().out
+    assert "40 usable rows, 0 problems, 0 notes" in capsys.readouterr().out
     assert [path.name for path in tmp_path.iterdir()] == ["c.xlsx"]
 
 
@@ -118,7 +128,10 @@ def test_a_cell_with_a_problem_and_a_note_is_red(tmp_path):
     assert run_check(write_corpus(tmp_path / "c.xlsx", rows)) == 2
     colours, remedies = read_marks(tmp_path / "c.checked.xlsx")
     assert colours == {(6, 4): RED}
-    assert remedies[6].startswith('unknown stance "12": ') and "; stance is a number, date or truth" in remedies[6]
+    assert (
+        remedies[6].startswith('unknown stance "12": ')
+        and "; stance is a number, date or truth" in remedies[6]
+    )
 
 
 def test_too_few_rows_are_a_failure(tmp_path, capsys):
@@ -145,10 +158,24 @@ def test_the_copy_keeps_the_workbook(tmp_path):
     assert run_check(path) == 2 and path.read_bytes() == before
     copy = openpyxl.load_workbook(tmp_path / "c.checked.xlsx", rich_text=True)
     sheet = copy["data"]
-    assert isinstance(sheet["C7"].value, openpyxl.cell.rich_text.CellRichText) and sheet["C7"].value[1].font.b
-    assert [sheet[cell].value for cell in ("C4", "F2", "XFD1", "E1")] == ["=A1", "beside", "far", "remedy"]
-    assert sheet["E4"].value == "text is a formula without a stored value: open the file in Excel and save it"
-    assert sheet["C4"].fill.start_color.rgb[2:] == RED and sheet["B9"].fill.start_color.rgb[2:] == PLAIN
+    assert (
+        isinstance(sheet["C7"].value, openpyxl.cell.rich_text.CellRichText)
+        and sheet["C7"].value[1].font.b
+    )
+    assert [sheet[cell].value for cell in ("C4", "F2", "XFD1", "E1")] == [
+        "=A1",
+        "beside",
+        "far",
+        "remedy",
+    ]
+    assert (
+        sheet["E4"].value
+        == "text is a formula without a stored value: open the file in Excel and save it"
+    )
+    assert (
+        sheet["C4"].fill.start_color.rgb[2:] == RED
+        and sheet["B9"].fill.start_color.rgb[2:] == PLAIN
+    )
     assert (sheet["C6"].value, sheet["C6"].data_type) == ("=2+5 typed as text", "s")
     assert copy["notes"]["A1"].value == "kept" and str(sheet.merged_cells) == "B20:B22"
 
@@ -158,7 +185,9 @@ def test_other_headers_are_checked_too(tmp_path, capsys, suffix):
     rows = [[*HEADER[:1], "Claim", "Full text", "Code"], *make_dirty()[1:]]
     path = tmp_path / f"c{suffix}"
     if suffix == ".jsonl":
-        path.write_text("".join(json.dumps(dict(zip(rows[0], row, strict=True))) + "\n" for row in rows[1:]))
+        path.write_text(
+            "".join(json.dumps(dict(zip(rows[0], row, strict=True))) + "\n" for row in rows[1:])
+        )
     else:
         write_corpus(path, rows)
     assert run_check(path, "--columns", "claim", "FULL text ", "Code") == 2
@@ -173,7 +202,9 @@ def test_what_is_doubtful_is_wrong_if_the_check_is_strict(tmp_path, capsys):
     rows[5][2], rows[6][2] = 12, "x" * 32767
     path = write_corpus(tmp_path / "c.xlsx", [*rows, [42, VEGANS, "sentence NUMBER 20", "neutral"]])
     assert run_check(path, "--strict") == 2
-    assert "38 usable rows, 2 problems, 1 notes" in capsys.readouterr().out  # a repeated row is harmless
+    assert (
+        "38 usable rows, 2 problems, 1 notes" in capsys.readouterr().out
+    )  # a repeated row is harmless
     assert read_marks(tmp_path / "c.checked.xlsx")[0] == {(6, 3): RED, (7, 3): RED, (42, 3): YELLOW}
 
 
@@ -193,7 +224,9 @@ def test_the_sheet_is_chosen(tmp_path, capsys):
     book.save(path)
     assert run_check(path, "--sheet", "second") == 2
     copy = openpyxl.load_workbook(tmp_path / "c.checked.xlsx")
-    assert copy["second"]["E5"].value == f"text is empty: {FILL}" and copy["data"]["E5"].value is None
+    assert (
+        copy["second"]["E5"].value == f"text is empty: {FILL}" and copy["data"]["E5"].value is None
+    )
     assert run_check(path) == 2 and "name one with --sheet" in capsys.readouterr().err
 
 

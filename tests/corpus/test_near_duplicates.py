@@ -5,8 +5,7 @@ import random
 
 import pytest
 
-from stance.corpus import corpus
-from stance.corpus import near_duplicates
+from stance.corpus import corpus, near_duplicates
 
 TOPIC = "Vegans are right."
 SENTENCE = "It is all about finding a system that works for you."
@@ -14,9 +13,14 @@ SENTENCE = "It is all about finding a system that works for you."
 
 def make_splits(**texts):
     """Splits and corpus rows of {split: {row number: text}}."""
-    rows = [{"topic": TOPIC, "text": text, "row": row} for part in texts.values() for row, text in part.items()]
+    rows = [
+        {"topic": TOPIC, "text": text, "row": row}
+        for part in texts.values()
+        for row, text in part.items()
+    ]
     lines = [
-        [{"id": corpus.make_id(TOPIC, text), "text": text} for text in part.values()] for part in texts.values()
+        [{"id": corpus.make_id(TOPIC, text), "text": text} for text in part.values()]
+        for part in texts.values()
     ]
     return dict(zip(texts, lines, strict=True)), rows
 
@@ -26,19 +30,31 @@ def is_near(one, other):
     return bool(near_duplicates.find_near_duplicates(splits, rows))
 
 
-@pytest.mark.parametrize("other", [
-    "It is all about finding a diet that works for you.", "It is all about finding a system that works for you too!",
-    "it is all about finding a system that works, you", "A system that works for you: it is all about finding.",
-    "It is not all about finding a system that works for you.", "Is all about finding a system that works for you?",
-])
+@pytest.mark.parametrize(
+    "other",
+    [
+        "It is all about finding a diet that works for you.",
+        "It is all about finding a system that works for you too!",
+        "it is all about finding a system that works, you",
+        "A system that works for you: it is all about finding.",
+        "It is not all about finding a system that works for you.",
+        "Is all about finding a system that works for you?",
+    ],
+)
 def test_one_word_is_near(other):
     assert is_near(SENTENCE, other) and is_near(other, SENTENCE)
 
 
-@pytest.mark.parametrize("other", [
-    "It is all about finding a diet that works for me.", "It is all about a system that works.", "Something else.",
-    "It is all about finding a system that works for you and for me.", "",
-])
+@pytest.mark.parametrize(
+    "other",
+    [
+        "It is all about finding a diet that works for me.",
+        "It is all about a system that works.",
+        "Something else.",
+        "It is all about finding a system that works for you and for me.",
+        "",
+    ],
+)
 def test_two_words_are_not(other):
     assert not is_near(SENTENCE, other) and not is_near(other, SENTENCE)
 
@@ -49,7 +65,11 @@ def test_of_short_sentences_a_word_is_most():
 
 
 def test_rows_and_splits_are_named():
-    train = {20: f"{SENTENCE} Yes", 7: f"{SENTENCE} No", 8: "Another sentence that is like none of them."}
+    train = {
+        20: f"{SENTENCE} Yes",
+        7: f"{SENTENCE} No",
+        8: "Another sentence that is like none of them.",
+    }
     val, test = {50: f"{SENTENCE} Oh", 51: "One more of these."}, {9: f"{SENTENCE} Ah"}
     splits, rows = make_splits(train=train, val=val, test=test)
     assert near_duplicates.find_near_duplicates(splits, rows) == [
@@ -62,19 +82,28 @@ def test_rows_and_splits_are_named():
 def test_found_are_those_that_a_comparison_of_all_pairs_finds():
     """On random sentences of few words, so that many are near; words counted, not hashed."""
     chance = random.Random(0)
-    texts = list(dict.fromkeys(" ".join(chance.choices("abc", k=chance.randint(4, 9))) for _ in range(130)))[:120]
+    texts = list(
+        dict.fromkeys(" ".join(chance.choices("abc", k=chance.randint(4, 9))) for _ in range(130))
+    )[:120]
 
     def compare(one, other):
         one, other = sorted(one.split()), sorted(other.split())
         if min(len(one), len(other)) < near_duplicates.MIN_WORDS:
             return False
-        less = [[sorted(words[:i] + words[i + 1 :]) for i in range(len(words))] + [words] for words in (one, other)]
+        less = [
+            [sorted(words[:i] + words[i + 1 :]) for i in range(len(words))] + [words]
+            for words in (one, other)
+        ]
         return any(part in less[1] for part in less[0])
 
     for one, other in itertools.product(texts[:60], texts[60:]):
         assert is_near(one, other) == compare(one, other), (one, other)
-    splits, rows = make_splits(train=dict(enumerate(texts[60:], 60)), test=dict(enumerate(texts[:60])))
-    found = [(near["row"], near["like"]) for near in near_duplicates.find_near_duplicates(splits, rows)]
+    splits, rows = make_splits(
+        train=dict(enumerate(texts[60:], 60)), test=dict(enumerate(texts[:60]))
+    )
+    found = [
+        (near["row"], near["like"]) for near in near_duplicates.find_near_duplicates(splits, rows)
+    ]
     expected = [
         (i, near[0])
         for i, one in enumerate(texts[:60])

@@ -10,9 +10,9 @@ import zipfile
 
 import openpyxl
 import pytest
+from stopping import stop_message
 
 from stance.corpus import tables
-from stopping import stop_message
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")
 HEADER = ["nr", "text", "note"]
@@ -69,13 +69,18 @@ def test_numbers_truth_values_and_empty_cells_keep_their_type(tmp_path, suffix):
     rows = [[1, "a", 0.25], [-2, "b", None], [10**9, "c", True], [0, "d", False]]
     tables.write_table(tmp_path / f"table{suffix}", HEADER, rows)
     _, again = read_table(tmp_path / f"table{suffix}")
-    assert again == rows and [list(map(type, row)) for row in again] == [list(map(type, row)) for row in rows]
+    assert again == rows and [list(map(type, row)) for row in again] == [
+        list(map(type, row)) for row in rows
+    ]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_numbers_and_empty_cells_become_text(tmp_path, suffix):
     tables.write_table(tmp_path / f"table{suffix}", HEADER, [[1, "a", 0.25], [-2, "b", None]])
-    assert read_table(tmp_path / f"table{suffix}") == (HEADER, [["1", "a", "0.25"], ["-2", "b", ""]])
+    assert read_table(tmp_path / f"table{suffix}") == (
+        HEADER,
+        [["1", "a", "0.25"], ["-2", "b", ""]],
+    )
 
 
 DATES = [datetime.datetime(2024, 1, 5, 13, 30), datetime.date(2024, 1, 5), datetime.time(13, 30)]
@@ -84,7 +89,11 @@ DATES = [datetime.datetime(2024, 1, 5, 13, 30), datetime.date(2024, 1, 5), datet
 def test_dates_stay_dates_in_xlsx(tmp_path):
     tables.write_table(tmp_path / "a.xlsx", HEADER, [[date, "x", None] for date in DATES])
     _, rows = read_table(tmp_path / "a.xlsx")
-    assert [row[0] for row in rows] == [DATES[0], datetime.datetime(2024, 1, 5), DATES[2]]  # Excel knows no bare date
+    assert [row[0] for row in rows] == [
+        DATES[0],
+        datetime.datetime(2024, 1, 5),
+        DATES[2],
+    ]  # Excel knows no bare date
     tables.write_table(tmp_path / "b.xlsx", HEADER, rows)
     assert read_table(tmp_path / "b.xlsx") == (HEADER, rows)
 
@@ -115,7 +124,10 @@ def test_nested_values_of_jsonl_are_written(tmp_path, suffix):
 def test_a_leading_equals_sign_is_no_formula_in_xlsx(tmp_path):
     path = tmp_path / "table.xlsx"
     tables.write_table(path, ["text", "=header"], [["=1+1", '=HYPERLINK("http://x")'], ["==", "="]])
-    cells = [[(cell.value, cell.data_type) for cell in row] for row in openpyxl.load_workbook(path).active.iter_rows()]
+    cells = [
+        [(cell.value, cell.data_type) for cell in row]
+        for row in openpyxl.load_workbook(path).active.iter_rows()
+    ]
     assert cells == [
         [("text", "s"), ("=header", "s")],
         [("=1+1", "s"), ('=HYPERLINK("http://x")', "s")],
@@ -139,7 +151,9 @@ def test_xlsx_has_one_sheet_with_its_header_in_view(tmp_path):
 def test_xlsx_filters_by_its_header_and_colours_by_value(tmp_path):
     shades = {"note": {"pro": "BDD7EE", "con": "F8CBAD"}}
     rows = [["1", "x", "pro", "z"], ["2", "y", "con", "z"]]
-    tables.write_table(tmp_path / "table.xlsx", [*HEADER, "nr"], rows, shades)  # two columns may have one name
+    tables.write_table(
+        tmp_path / "table.xlsx", [*HEADER, "nr"], rows, shades
+    )  # two columns may have one name
     sheet = openpyxl.load_workbook(tmp_path / "table.xlsx").active
     assert sheet.auto_filter.ref == "A1:D3"
     found = {}
@@ -163,9 +177,13 @@ def test_the_same_table_gives_the_same_bytes_in_xlsx(tmp_path):
 
 
 def test_columns_of_xlsx_are_as_wide_as_their_texts(tmp_path):
-    tables.write_table(tmp_path / "table.xlsx", HEADER, [["1", "x" * 500, "y" * 20], ["2", None, 3.5]] * 100)
+    tables.write_table(
+        tmp_path / "table.xlsx", HEADER, [["1", "x" * 500, "y" * 20], ["2", None, 3.5]] * 100
+    )
     sheet = openpyxl.load_workbook(tmp_path / "table.xlsx").active
-    widths = [sheet.column_dimensions[letter].width for letter in "ABC"]  # with what Excel adds between columns
+    widths = [
+        sheet.column_dimensions[letter].width for letter in "ABC"
+    ]  # with what Excel adds between columns
     assert widths == pytest.approx([10, 60, 23], abs=0.75) and sheet.max_row == 201
 
 
@@ -205,7 +223,10 @@ def test_numbers_that_excel_would_round_become_text(tmp_path):
 
 def test_error_values_that_are_text_stay_text(tmp_path):
     tables.write_table(tmp_path / "table.xlsx", ["text"], [["#N/A"], ["#REF!"]])
-    cells = [cell for (cell,) in openpyxl.load_workbook(tmp_path / "table.xlsx").active.iter_rows(min_row=2)]
+    cells = [
+        cell
+        for (cell,) in openpyxl.load_workbook(tmp_path / "table.xlsx").active.iter_rows(min_row=2)
+    ]
     assert [(cell.value, cell.data_type) for cell in cells] == [("#N/A", "s"), ("#REF!", "s")]
 
 
@@ -220,7 +241,10 @@ def test_texts_longer_than_a_cell_stop_xlsx_alone(tmp_path, capsys, text, fits):
             tables.check_fit(*words)
         else:
             message = stop_message(capsys, tables.check_fit, *words)
-            assert 'in.csv, row 7: "note" is longer than the 32,767 characters of an Excel cell' in message
+            assert (
+                'in.csv, row 7: "note" is longer than the 32,767 characters of an Excel cell'
+                in message
+            )
 
 
 def test_more_rows_than_a_sheet_stop_xlsx_alone(capsys):
@@ -248,20 +272,25 @@ def test_lines_of_stdin_are_read_twice(monkeypatch):
 
 def test_csv_is_what_excel_reads_as_utf_8(tmp_path):
     tables.write_table(tmp_path / "table.csv", ["text", "b"], [["ü, ö", 'say "x"']])
-    assert (tmp_path / "table.csv").read_bytes() == '\ufefftext,b\r\n"ü, ö","say ""x"""\r\n'.encode()
+    assert (
+        tmp_path / "table.csv"
+    ).read_bytes() == '\ufefftext,b\r\n"ü, ö","say ""x"""\r\n'.encode()
     tables.write_table(tmp_path / "table.TSV", ["text", "b"], [["ü, ö", "a\tb"]])
     assert (tmp_path / "table.TSV").read_bytes() == '\ufefftext\tb\r\nü, ö\t"a\tb"\r\n'.encode()
 
 
 def test_semicolons_where_excel_writes_a_decimal_comma(tmp_path):
-    (tmp_path / "table.csv").write_bytes("text;nr\r\neins, zwei;1,5\r\n".encode())
+    (tmp_path / "table.csv").write_bytes(b"text;nr\r\neins, zwei;1,5\r\n")
     assert read_table(tmp_path / "table.csv") == (["text", "nr"], [["eins, zwei", "1,5"]])
 
 
 def test_jsonl_is_one_object_a_line(tmp_path):
     tables.write_table(tmp_path / "table.jsonl", ["text", "p"], [["a\nb", 0.5], ["ü", None]])
     lines = (tmp_path / "table.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line) for line in lines] == [{"text": "a\nb", "p": 0.5}, {"text": "ü", "p": None}]
+    assert [json.loads(line) for line in lines] == [
+        {"text": "a\nb", "p": 0.5},
+        {"text": "ü", "p": None},
+    ]
     assert '"ü"' in lines[1]
 
 
@@ -270,7 +299,11 @@ def test_header_of_jsonl_is_the_union_of_its_keys(tmp_path):
     (tmp_path / "table.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     table = tables.open_table(tmp_path / "table.jsonl", {"text": ("text",)})
     assert (table.header, table.columns) == (["text", "x", "y", "z"], {"text": 0})
-    assert list(table.rows) == [(1, ["a", 1, None, None]), (2, ["b", None, 2, None]), (3, ["c", 3, None, None])]
+    assert list(table.rows) == [
+        (1, ["a", 1, None, None]),
+        (2, ["b", None, 2, None]),
+        (3, ["c", 3, None, None]),
+    ]
 
 
 @pytest.mark.parametrize("line", ["5", '"text"', "[1, 2]", "null"])
@@ -286,7 +319,10 @@ def test_row_numbers_are_those_of_excel(tmp_path):
         book.active.append(row)
     book.save(tmp_path / "table.xlsx")
     table = tables.open_table(tmp_path / "table.xlsx", {"text": ("text",)})
-    assert [(number, cells) for number, cells in table.rows if any(cells)] == [(3, [1, "a"]), (5, [3, "c"])]
+    assert [(number, cells) for number, cells in table.rows if any(cells)] == [
+        (3, [1, "a"]),
+        (5, [3, "c"]),
+    ]
 
 
 def test_short_rows_are_filled_up(tmp_path):

@@ -4,9 +4,7 @@ import json
 
 import pytest
 
-from stance.evaluation import analysis
-from stance.evaluation import metrics
-from stance.evaluation import uncertainty
+from stance.evaluation import analysis, metrics, uncertainty
 
 # (id, topic, gold, base answer, fine-tuned answer, majority, tf-idf)
 ROWS = [
@@ -31,7 +29,13 @@ def make_table(scored=True, floors=True):
         if scored:
             models["base"]["probabilities"] = spread(base, 0.5)
             models["fine-tuned"]["probabilities"] = spread(tuned, 0.6 + 0.05 * place)
-        row = {"id": name, "topic": topic, "text": f"Sentence {name}.", "label": gold, "models": models}
+        row = {
+            "id": name,
+            "topic": topic,
+            "text": f"Sentence {name}.",
+            "label": gold,
+            "models": models,
+        }
         table.append({**row, "floors": {"majority": majority, "tf-idf": tfidf}} if floors else row)
     return table
 
@@ -56,7 +60,9 @@ def numbers():
 
 def test_intervals_of_floors_and_models(numbers):
     values = {name: part["accuracy"]["value"] for name, part in numbers["intervals"].items()}
-    assert values == pytest.approx({"majority": 2 / 6, "tf-idf": 4 / 6, "base": 3 / 6, "fine-tuned": 4 / 6})
+    assert values == pytest.approx(
+        {"majority": 2 / 6, "tf-idf": 4 / 6, "base": 3 / 6, "fine-tuned": 4 / 6}
+    )
     for part in numbers["intervals"].values():
         for key in ("accuracy", "macro_f1", "kappa"):
             for over in ("rows", "topics"):
@@ -77,7 +83,11 @@ def test_the_adapter_is_compared_with_base_and_tfidf(numbers):
     pairs = {(part["first"], part["second"]): part for part in numbers["comparisons"]}
     assert set(pairs) == {("base", "fine-tuned"), ("tf-idf", "fine-tuned")}
     # Only base has row 3 right; only fine-tuned has 2 and 5.
-    assert pairs["base", "fine-tuned"]["mcnemar"] == {"only_first": 1, "only_second": 2, "p": pytest.approx(1)}
+    assert pairs["base", "fine-tuned"]["mcnemar"] == {
+        "only_first": 1,
+        "only_second": 2,
+        "p": pytest.approx(1),
+    }
     assert pairs["base", "fine-tuned"]["accuracy"]["difference"] == pytest.approx(1 / 6)
 
 
@@ -96,18 +106,26 @@ def test_the_temperature_comes_from_validation_records_alone(numbers):
     calibration = numbers["calibration"]["fine-tuned"]
     assert calibration["test"] == uncertainty.measure_calibration(probabilities, gold)
     assert calibration["temperature"] == uncertainty.fit_temperature(probabilities, gold)
-    wrong = [{**row, "label": {"pro": "con", "con": "neu", "neu": "pro"}[row["label"]]} for row in table]
+    wrong = [
+        {**row, "label": {"pro": "con", "con": "neu", "neu": "pro"}[row["label"]]} for row in table
+    ]
     other = analysis.analyse(table, validation=wrong)["calibration"]["fine-tuned"]
-    assert other["test"] == calibration["test"] and other["temperature"] > calibration["temperature"]
+    assert (
+        other["test"] == calibration["test"] and other["temperature"] > calibration["temperature"]
+    )
     scaled = uncertainty.scale_probabilities(probabilities, other["temperature"])
     assert other["scaled"] == uncertainty.measure_calibration(scaled, gold)
-    assert set(analysis.analyse(table)["calibration"]["base"]) == {"test"}  # no validation records, no temperature
+    assert set(analysis.analyse(table)["calibration"]["base"]) == {
+        "test"
+    }  # no validation records, no temperature
 
 
 def test_abstaining(numbers):
     # Confidence of fine-tuned rises from row 1 to 6; right are 1, 2, 5, 6.
     curve = analysis.trace_models(make_table())["fine-tuned"]
-    assert [point["accuracy"] for point in curve] == pytest.approx([1, 1, 2 / 3, 2 / 4, 3 / 5, 4 / 6])
+    assert [point["accuracy"] for point in curve] == pytest.approx(
+        [1, 1, 2 / 3, 2 / 4, 3 / 5, 4 / 6]
+    )
     picked = [point["coverage"] for point in numbers["coverage"]["fine-tuned"]]
     assert picked == pytest.approx([1, 5 / 6, 4 / 6, 3 / 6])
     assert len(analysis.trace_models(make_table())["base"]) == 1  # equally sure of all
@@ -122,11 +140,15 @@ def test_without_probabilities_or_floors():
 def test_invalid_answers_are_wrong():
     table = make_table(scored=False)
     table[0]["models"]["fine-tuned"]["prediction"] = None
-    assert analysis.analyse(table)["intervals"]["fine-tuned"]["accuracy"]["value"] == pytest.approx(3 / 6)
+    assert analysis.analyse(table)["intervals"]["fine-tuned"]["accuracy"]["value"] == pytest.approx(
+        3 / 6
+    )
 
 
 def test_robustness_of_a_variant_that_should_change_nothing():
-    variants = make_variants("lower case", {"1": ("pro", "con"), "2": ("con", "pro"), "4": ("neu", "con")})
+    variants = make_variants(
+        "lower case", {"1": ("pro", "con"), "2": ("con", "pro"), "4": ("neu", "con")}
+    )
     result = analysis.compare_variants(make_table(), variants)
     # base 1 pro, 2 con stay, 4 pro becomes neu, which is right; fine-tuned 1 pro becomes con, which is wrong.
     base, tuned = result["lower case"]["base"], result["lower case"]["fine-tuned"]
@@ -135,23 +157,34 @@ def test_robustness_of_a_variant_that_should_change_nothing():
         "interval": uncertainty.find_wilson(2, 3),
         "accuracy": pytest.approx(2 / 3), "accuracy_before": pytest.approx(1 / 3),
     }  # fmt: skip
-    assert (tuned["changed"], tuned["accuracy_before"], tuned["accuracy"]) == pytest.approx((1 / 3, 2 / 3, 1 / 3))
+    assert (tuned["changed"], tuned["accuracy_before"], tuned["accuracy"]) == pytest.approx(
+        (1 / 3, 2 / 3, 1 / 3)
+    )
 
 
 def test_robustness_of_a_negated_topic():
-    variants = make_variants("negated topic", {"1": ("con", "pro"), "3": ("con", "neu"), "6": ("neu", "pro")})
+    variants = make_variants(
+        "negated topic", {"1": ("con", "pro"), "3": ("con", "neu"), "6": ("neu", "pro")}
+    )
     base, tuned = analysis.compare_variants(make_table(), variants)["negated topic"].values()
     # base: 1 pro to con as it should, 3 con stays con, 6 neu stays. Gold is now con, pro, neu.
-    assert (base["changed"], base["expected"], base["swapped"]) == pytest.approx((1 / 3, 2 / 3, 1 / 2))
+    assert (base["changed"], base["expected"], base["swapped"]) == pytest.approx(
+        (1 / 3, 2 / 3, 1 / 2)
+    )
     assert (base["accuracy_before"], base["accuracy"]) == pytest.approx((1, 2 / 3))
     # fine-tuned: 1 pro stays pro, 3 neu stays, 6 neu becomes pro.
-    assert (tuned["changed"], tuned["expected"], tuned["swapped"]) == pytest.approx((1 / 3, 1 / 3, 0))
+    assert (tuned["changed"], tuned["expected"], tuned["swapped"]) == pytest.approx(
+        (1 / 3, 1 / 3, 0)
+    )
     assert tuned["accuracy"] == 0
 
 
 def test_nothing_to_swap():
     variants = make_variants("negated topic", {"6": ("neu", "neu")})
-    assert analysis.compare_variants(make_table(), variants)["negated topic"]["base"]["swapped"] is None
+    assert (
+        analysis.compare_variants(make_table(), variants)["negated topic"]["base"]["swapped"]
+        is None
+    )
 
 
 def test_errors_are_sorted_by_confidence_and_say_what_fine_tuning_did():
@@ -173,7 +206,21 @@ def test_errors_without_probabilities():
     table[0]["models"]["fine-tuned"]["prediction"] = None
     header, rows = analysis.list_errors(table)
     [row] = [row for row in rows if row[3] == "Sentence 1."]
-    assert row == ["broken", None, "Zoos", "Sentence 1.", "pro", "pro", None, None, None, "invalid", None, None, None]
+    assert row == [
+        "broken",
+        None,
+        "Zoos",
+        "Sentence 1.",
+        "pro",
+        "pro",
+        None,
+        None,
+        None,
+        "invalid",
+        None,
+        None,
+        None,
+    ]
     assert len(rows) == 5
 
 
@@ -193,10 +240,20 @@ def test_runs_have_mean_and_standard_deviation():
 
 
 def test_one_run_has_no_standard_deviation():
-    assert analysis.compare_runs({"a": make_table()})["sd"] == {"accuracy": None, "micro_f1": None, "macro_f1": None}
+    assert analysis.compare_runs({"a": make_table()})["sd"] == {
+        "accuracy": None,
+        "micro_f1": None,
+        "macro_f1": None,
+    }
 
 
 def test_everything_can_be_written_as_json(numbers):
     variants = make_variants("negated topic", {"1": ("con", "pro")})
-    text = json.dumps([numbers, analysis.compare_variants(make_table(), variants), analysis.summarise(make_table())])
+    text = json.dumps(
+        [
+            numbers,
+            analysis.compare_variants(make_table(), variants),
+            analysis.summarise(make_table()),
+        ]
+    )
     assert "NaN" not in text

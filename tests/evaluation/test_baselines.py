@@ -13,7 +13,9 @@ TRAIN = make_rows(
     ("I love them", "pro"), ("so much love", "pro"), ("I hate them", "con"), ("so much hate", "con"),
     ("what time is it", "neu"), ("time will tell", "neu"), ("love it", "pro"),
 )  # fmt: skip
-TEST = make_rows(("hate hate hate", "con"), ("love", "pro"), ("what a time", "neu"), ("love love", "con"))
+TEST = make_rows(
+    ("hate hate hate", "con"), ("love", "pro"), ("what a time", "neu"), ("love love", "con")
+)
 
 
 def test_majority_is_the_most_frequent_label_of_the_train_rows():
@@ -26,7 +28,12 @@ def test_of_equally_frequent_labels_the_first_in_order():
 
 def test_tfidf_learns_words():
     floors = baselines.answer_floors(TRAIN, TRAIN, TEST)
-    assert list(floors) == ["majority", "tf-idf"] and floors["tf-idf"] == ["con", "pro", "neu", "pro"]
+    assert list(floors) == ["majority", "tf-idf"] and floors["tf-idf"] == [
+        "con",
+        "pro",
+        "neu",
+        "pro",
+    ]
 
 
 def test_tfidf_does_not_look_at_test_labels():

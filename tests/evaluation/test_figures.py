@@ -9,11 +9,12 @@ import matplotlib.image
 import matplotlib.text
 import pytest
 
-from stance.evaluation import figures
-from stance.evaluation import metrics
+from stance.evaluation import figures, metrics
 
 # As long as the note of a demo model.
-NOTE = "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
+NOTE = (
+    "DEMO: tiny model with random knowledge. These numbers show the plumbing, not stance quality."
+)
 
 LOG = [  # entries of two epochs as the trainer writes them
     {"step": 5, "loss": 1.9, "grad_norm": 3.0, "learning_rate": 1e-4, "epoch": 0.5},
@@ -26,7 +27,9 @@ LOG = [  # entries of two epochs as the trainer writes them
 ]
 
 GOLD = ["pro"] * 400 + ["con"] * 300 + ["neu"] * 1300
-GUESSES = ["pro"] * 300 + ["con"] * 60 + ["neu"] * 40 + ["con"] * 300 + ["neu"] * 1200 + ["pro"] * 100
+GUESSES = (
+    ["pro"] * 300 + ["con"] * 60 + ["neu"] * 40 + ["con"] * 300 + ["neu"] * 1200 + ["pro"] * 100
+)
 WITH_INVALID = [*GUESSES[:390], *[None] * 10, *GUESSES[400:]]
 
 
@@ -59,7 +62,11 @@ def count_color(pixels, name):
 
 def find_texts(figure):
     """The texts that are visible in a figure: matplotlib keeps labels of ticks outside the view, undrawn."""
-    texts = {text for text in figure.findobj(matplotlib.text.Text) if text.get_visible() and text.get_text().strip()}
+    texts = {
+        text
+        for text in figure.findobj(matplotlib.text.Text)
+        if text.get_visible() and text.get_text().strip()
+    }
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             low, high = sorted(axis.get_view_interval())
@@ -74,8 +81,12 @@ def check_layout(figure):
     boxes = [(text.get_text(), text.get_window_extent()) for text in find_texts(figure)]
     assert boxes
     for name, box in boxes:
-        assert figure.bbox.x0 - 0.5 <= box.x0 and box.x1 <= figure.bbox.x1 + 0.5, f"{name!r} is cut off"
-        assert figure.bbox.y0 - 0.5 <= box.y0 and box.y1 <= figure.bbox.y1 + 0.5, f"{name!r} is cut off"
+        assert figure.bbox.x0 - 0.5 <= box.x0 and box.x1 <= figure.bbox.x1 + 0.5, (
+            f"{name!r} is cut off"
+        )
+        assert figure.bbox.y0 - 0.5 <= box.y0 and box.y1 <= figure.bbox.y1 + 0.5, (
+            f"{name!r} is cut off"
+        )
     for (name, box), (other, other_box) in itertools.combinations(boxes, 2):
         wide = min(box.x1, other_box.x1) - max(box.x0, other_box.x0)
         high = min(box.y1, other_box.y1) - max(box.y0, other_box.y0)
@@ -84,14 +95,19 @@ def check_layout(figure):
 
 def read_cells(axis):
     """The texts in a confusion matrix, by row from the top."""
-    cells = {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axis.texts}
+    cells = {
+        (text.get_position()[1], text.get_position()[0]): text.get_text() for text in axis.texts
+    }
     rows, columns = 1 + max(y for y, _ in cells), 1 + max(x for _, x in cells)
     return [[cells[y, x] for x in range(columns)] for y in range(rows)]
 
 
 def read_ticks(axis):
     """Tick labels of a confusion matrix: (columns, rows)."""
-    return tuple([label.get_text() for label in labels] for labels in (axis.get_xticklabels(), axis.get_yticklabels()))
+    return tuple(
+        [label.get_text() for label in labels]
+        for labels in (axis.get_xticklabels(), axis.get_yticklabels())
+    )
 
 
 # ---------------------------------------------------------------- training
@@ -116,13 +132,18 @@ def test_training_picture(tmp_path, drawn):
 
 def test_training_picture_of_a_long_run(tmp_path, drawn):
     log = [{"step": step, "loss": 120.0 / step} for step in range(5, 30_000, 5)]
-    log += [{"step": step, "eval_loss": 0.5, "eval_accuracy": 1.0} for step in range(10_000, 30_001, 10_000)]
+    log += [
+        {"step": step, "eval_loss": 0.5, "eval_accuracy": 1.0}
+        for step in range(10_000, 30_001, 10_000)
+    ]
     figures.plot_training(log, tmp_path / "training.png", NOTE)
     check_layout(drawn[0])
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("log", [LOG[:2], LOG[2:3], []], ids=["no validation", "no training loss", "nothing"])
+@pytest.mark.parametrize(
+    "log", [LOG[:2], LOG[2:3], []], ids=["no validation", "no training loss", "nothing"]
+)
 def test_training_picture_of_a_short_log(tmp_path, log):
     figures.plot_training(log, tmp_path / "training.png")
     assert read_picture(tmp_path / "training.png").size
@@ -155,8 +176,13 @@ def test_confusion_picture(tmp_path, drawn):
 
 
 def test_the_colour_of_a_cell_is_its_share_of_the_row(tmp_path, drawn):
-    gold, predicted = ["pro"] * 8 + ["con"] * 4, ["pro"] * 4 + ["con"] * 2 + ["neu"] * 2 + ["pro"] * 2 + ["con"] * 2
-    figures.plot_confusion({"base": metrics.compute_metrics(gold, predicted)}, tmp_path / "confusion.png")
+    gold, predicted = (
+        ["pro"] * 8 + ["con"] * 4,
+        ["pro"] * 4 + ["con"] * 2 + ["neu"] * 2 + ["pro"] * 2 + ["con"] * 2,
+    )
+    figures.plot_confusion(
+        {"base": metrics.compute_metrics(gold, predicted)}, tmp_path / "confusion.png"
+    )
     image = drawn[0].axes[0].images[0]
     shares = [4 / 8, 2 / 8, 2 / 8, 2 / 4, 2 / 4, 0, 0, 0, 0]
     assert image.get_array().flatten().tolist() == pytest.approx(shares)
@@ -164,11 +190,18 @@ def test_the_colour_of_a_cell_is_its_share_of_the_row(tmp_path, drawn):
 
 
 def test_confusion_picture_with_invalid_answers(tmp_path, drawn):
-    base, tuned = metrics.compute_metrics(GOLD, WITH_INVALID), metrics.compute_metrics(GOLD, GUESSES)
+    base, tuned = (
+        metrics.compute_metrics(GOLD, WITH_INVALID),
+        metrics.compute_metrics(GOLD, GUESSES),
+    )
     figures.plot_confusion({"base": base, "fine-tuned": tuned}, tmp_path / "confusion.png", NOTE)
     left, right = drawn[0].axes
     # The same columns in both, so that the cells line up.
-    assert read_ticks(left) == read_ticks(right) == (["pro", "con", "neu", "invalid"], ["pro", "con", "neu"])
+    assert (
+        read_ticks(left)
+        == read_ticks(right)
+        == (["pro", "con", "neu", "invalid"], ["pro", "con", "neu"])
+    )
     assert read_cells(left)[0] == ["300\n75%", "60\n15%", "30\n8%", "10\n2%"]
     check_layout(drawn[0])
 
@@ -185,15 +218,21 @@ def test_confusion_picture_of_one_small_model(tmp_path, drawn):
     check_layout(drawn[0])
 
 
-@pytest.mark.parametrize("guesses", [GUESSES, ["pro"] * 220 + ["con"] * 1780])  # 55 % of a row: a middling blue
+@pytest.mark.parametrize(
+    "guesses", [GUESSES, ["pro"] * 220 + ["con"] * 1780]
+)  # 55 % of a row: a middling blue
 def test_numbers_stand_out_from_their_cells(tmp_path, drawn, guesses):
-    figures.plot_confusion({"base": metrics.compute_metrics(GOLD, guesses)}, tmp_path / "confusion.png")
+    figures.plot_confusion(
+        {"base": metrics.compute_metrics(GOLD, guesses)}, tmp_path / "confusion.png"
+    )
     axis = drawn[0].axes[0]
     shades = axis.images[0].to_rgba(axis.images[0].get_array())[:, :, :3]
     for text in axis.texts:
         x, y = text.get_position()
         colors = shades[y, x], matplotlib.colors.to_rgb(text.get_color())
-        cell, number = [0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in colors]
+        cell, number = [
+            0.2126 * red + 0.7152 * green + 0.0722 * blue for red, green, blue in colors
+        ]
         assert abs(cell - number) > 0.45
 
 
@@ -201,7 +240,9 @@ def test_numbers_stand_out_from_their_cells(tmp_path, drawn, guesses):
 
 COUNTS = {  # by topic, the first with two dollar signs, which are no formula
     "From $7 to $15 is too much.": {"pro": 30, "con": 60, "neu": 10, "review": 3},
-    "A topic so long that it takes more than one line, and then some more words that nobody reads.": {"con": 1},
+    "A topic so long that it takes more than one line, and then some more words that nobody reads.": {
+        "con": 1
+    },
     "Vegans are right.": {"pro": 97_000, "con": 2_000, "neu": 1_000},
 }
 
@@ -213,11 +254,22 @@ def test_shares_picture(tmp_path, drawn):
     [axis] = drawn[0].axes
     shown = [bar for bar in axis.patches if bar.get_width()]
     bars = [(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in shown]
-    expected = [(0, 0, 0.3), (0, 0.3, 0.6), (0, 0.9, 0.1), (1, 0, 1), (2, 0, 0.97), (2, 0.97, 0.02), (2, 0.99, 0.01)]
+    expected = [
+        (0, 0, 0.3),
+        (0, 0.3, 0.6),
+        (0, 0.9, 0.1),
+        (1, 0, 1),
+        (2, 0, 0.97),
+        (2, 0.97, 0.02),
+        (2, 0.99, 0.01),
+    ]
     assert bars == [pytest.approx(bar) for bar in expected]
     assert [text.get_text() for text in axis.texts] == ["30%", "60%", "10%", "100%", "97%"]
     names = [label.get_text() for label in axis.get_yticklabels()]
-    assert names[0] == "From $7 to $15 is too much. (n\u00a0=\u00a0100)" and "(n\u00a0=\u00a0100,000)" in names[2]
+    assert (
+        names[0] == "From $7 to $15 is too much. (n\u00a0=\u00a0100)"
+        and "(n\u00a0=\u00a0100,000)" in names[2]
+    )
     assert "\n" in names[1] and "..." in names[1]
     assert not any(label.get_parse_math() for label in axis.get_yticklabels())
     low, high = axis.get_ylim()
@@ -229,7 +281,10 @@ def test_shares_picture(tmp_path, drawn):
 
 @pytest.mark.parametrize("topics", [1, 21])
 def test_shares_picture_of_few_and_many_topics(tmp_path, drawn, topics):
-    counts = {f"Topic {number} is a claim that some people make.": Counter(pro=number + 1) for number in range(topics)}
+    counts = {
+        f"Topic {number} is a claim that some people make.": Counter(pro=number + 1)
+        for number in range(topics)
+    }
     figures.plot_shares(counts, tmp_path / "shares.png", NOTE)
     check_layout(drawn[0])
 
@@ -260,16 +315,26 @@ def find_bars(axis):
 def test_topics_picture(tmp_path, drawn):
     figures.plot_topics(TOPIC_NUMBERS, tmp_path / "topics.png", NOTE)
     [axis] = drawn[0].axes
-    assert {bars.get_label(): [bar.get_width() for bar in bars.patches] for bars in find_bars(axis)} == {
+    assert {
+        bars.get_label(): [bar.get_width() for bar in bars.patches] for bars in find_bars(axis)
+    } == {
         "base": [0.2, 0.3],
         "fine-tuned": [0.9, 1.0],
     }
-    ends = [path.vertices[:, 0].tolist() for lines in axis.collections for path in lines.get_paths()]
+    ends = [
+        path.vertices[:, 0].tolist() for lines in axis.collections for path in lines.get_paths()
+    ]
     assert [pytest.approx(end) for end in ends] == [[0.1, 0.4], [0.25, 0.3], [0.8, 1.0], [1.0, 1.0]]
     labels = [label.get_text() for label in axis.get_yticklabels()]
-    assert labels[1] == f"{TOPICS[0]}\nn = 40" and labels[0].endswith(" ...\nn = 40") and labels[0].count("\n") == 2
+    assert (
+        labels[1] == f"{TOPICS[0]}\nn = 40"
+        and labels[0].endswith(" ...\nn = 40")
+        and labels[0].count("\n") == 2
+    )
     heights = [bar.get_y() for bars in find_bars(axis) for bar in bars.patches]
-    assert heights[0] > heights[2] > heights[1]  # alphabetically from the top, the base above the adapter
+    assert (
+        heights[0] > heights[2] > heights[1]
+    )  # alphabetically from the top, the base above the adapter
     check_layout(drawn[0])
 
 
@@ -284,11 +349,17 @@ def test_topics_picture_of_few_and_many(tmp_path, drawn, models, topics):
 
 def test_models_may_have_answered_other_numbers_of_rows(tmp_path, drawn):
     topic = "From $7 to $15 is too much."  # no formula
-    numbers = {name: {topic: describe(0.5, 0.4, 0.6, n)} for name, n in (("a", 144), ("b", 144), ("c", 15))}
+    numbers = {
+        name: {topic: describe(0.5, 0.4, 0.6, n)} for name, n in (("a", 144), ("b", 144), ("c", 15))
+    }
     figures.plot_topics(numbers, tmp_path / "topics.png")
     [label] = drawn[0].axes[0].get_yticklabels()
-    assert " ".join(label.get_text().split()) == f"{topic} n = 144, 15" and not label.get_parse_math()
-    assert len({bars.patches[0].get_hatch() for bars in find_bars(drawn[0].axes[0])}) == 3  # for print in grey
+    assert (
+        " ".join(label.get_text().split()) == f"{topic} n = 144, 15" and not label.get_parse_math()
+    )
+    assert (
+        len({bars.patches[0].get_hatch() for bars in find_bars(drawn[0].axes[0])}) == 3
+    )  # for print in grey
     check_layout(drawn[0])
 
 
@@ -296,14 +367,29 @@ def test_a_topic_may_miss_in_a_model(tmp_path, drawn):
     numbers = {"base": TOPIC_NUMBERS["base"], "in-topic": {TOPICS[0]: describe(0.9, 0.8, 1.0)}}
     figures.plot_topics(numbers, tmp_path / "topics.png")
     bars = [bar for bars in find_bars(drawn[0].axes[0]) for bar in bars.patches]
-    assert len(bars) == 3 and bars[2].get_y() == pytest.approx(1 - 0.4) and bars[0].get_y() == pytest.approx(1)
+    assert (
+        len(bars) == 3
+        and bars[2].get_y() == pytest.approx(1 - 0.4)
+        and bars[0].get_y() == pytest.approx(1)
+    )
 
 
 # ---------------------------------------------------------------- reliability, coverage, learning
 
-BINS = [{"n": 30, "confidence": 0.45, "accuracy": 0.4}, {"n": 10, "confidence": 0.9, "accuracy": 0.7}]
-CALIBRATION = {"test": {"ece": 0.123, "bins": BINS}, "temperature": 1.75, "scaled": {"ece": 0.02, "bins": BINS[:1]}}
-CURVE = [{"coverage": 0.25, "accuracy": 1.0}, {"coverage": 0.5, "accuracy": 0.75}, {"coverage": 1.0, "accuracy": 0.5}]
+BINS = [
+    {"n": 30, "confidence": 0.45, "accuracy": 0.4},
+    {"n": 10, "confidence": 0.9, "accuracy": 0.7},
+]
+CALIBRATION = {
+    "test": {"ece": 0.123, "bins": BINS},
+    "temperature": 1.75,
+    "scaled": {"ece": 0.02, "bins": BINS[:1]},
+}
+CURVE = [
+    {"coverage": 0.25, "accuracy": 1.0},
+    {"coverage": 0.5, "accuracy": 0.75},
+    {"coverage": 1.0, "accuracy": 0.5},
+]
 
 
 def test_reliability_picture(tmp_path, drawn):
@@ -311,10 +397,15 @@ def test_reliability_picture(tmp_path, drawn):
     figures.plot_reliability(numbers, tmp_path / "x.png", NOTE)
     left, right = drawn[0].axes
     assert (left.get_title(), right.get_title()) == ("base", "fine-tuned")
-    lines = {line.get_label(): line.get_xydata().tolist() for line in left.lines[1:]}  # the first is the diagonal
+    lines = {
+        line.get_label(): line.get_xydata().tolist() for line in left.lines[1:]
+    }  # the first is the diagonal
     assert "share of rows" in left.get_xlabel()
     assert left.lines[0].get_xydata().tolist() == [[0, 0], [1, 1]]
-    assert lines == {"as it is: ECE 0.123": [[0.45, 0.4], [0.9, 0.7]], "temperature 1.75: ECE 0.020": [[0.45, 0.4]]}
+    assert lines == {
+        "as it is: ECE 0.123": [[0.45, 0.4], [0.9, 0.7]],
+        "temperature 1.75: ECE 0.020": [[0.45, 0.4]],
+    }
     areas = left.collections[0].get_sizes()
     assert areas[0] - 4 == pytest.approx(3 * (areas[1] - 4))  # as many rows as a bin holds
     assert len(right.lines) == 2
@@ -325,7 +416,10 @@ def test_coverage_picture(tmp_path, drawn):
     figures.plot_coverage({"base": CURVE, "fine-tuned": CURVE[1:]}, tmp_path / "x.png", NOTE)
     [axis] = drawn[0].axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in axis.lines}
-    assert lines == {"base": [[0.25, 1], [0.5, 0.75], [1, 0.5]], "fine-tuned": [[0.5, 0.75], [1, 0.5]]}
+    assert lines == {
+        "base": [[0.25, 1], [0.5, 0.75], [1, 0.5]],
+        "fine-tuned": [[0.5, 0.75], [1, 0.5]],
+    }
     assert axis.get_ylabel() == "accuracy" and "answered" in axis.get_xlabel()
     check_layout(drawn[0])
 
@@ -376,7 +470,16 @@ def test_pictures_fit_a_column_or_a_page_and_can_be_read(tmp_path, drawn, draw, 
 
 def test_colours_are_those_of_okabe_and_ito():
     """Safe for the colour-blind: https://jfly.uni-koeln.de/color/"""
-    published = {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+    published = {
+        "#000000",
+        "#E69F00",
+        "#56B4E9",
+        "#009E73",
+        "#F0E442",
+        "#0072B2",
+        "#D55E00",
+        "#CC79A7",
+    }
     assert set(figures.COLORS) <= published and len(set(figures.COLORS)) == 6
     assert len(set(figures.MARKERS)) == len(set(figures.HATCHES)) == 6
 
@@ -384,13 +487,20 @@ def test_colours_are_those_of_okabe_and_ito():
 PICTURES = [
     pytest.param(lambda path, *note: figures.plot_training(LOG, path, *note), id="training"),
     pytest.param(
-        lambda path, *note: figures.plot_confusion({"base": metrics.compute_metrics(GOLD, GUESSES)}, path, *note),
+        lambda path, *note: figures.plot_confusion(
+            {"base": metrics.compute_metrics(GOLD, GUESSES)}, path, *note
+        ),
         id="confusion",
     ),
     pytest.param(lambda path, *note: figures.plot_shares(COUNTS, path, *note), id="shares"),
     pytest.param(lambda path, *note: figures.plot_topics(TOPIC_NUMBERS, path, *note), id="topics"),
-    pytest.param(lambda path, *note: figures.plot_reliability({"base": CALIBRATION}, path, *note), id="reliability"),
-    pytest.param(lambda path, *note: figures.plot_coverage({"base": CURVE}, path, *note), id="coverage"),
+    pytest.param(
+        lambda path, *note: figures.plot_reliability({"base": CALIBRATION}, path, *note),
+        id="reliability",
+    ),
+    pytest.param(
+        lambda path, *note: figures.plot_coverage({"base": CURVE}, path, *note), id="coverage"
+    ),
     pytest.param(lambda path, *note: figures.plot_learning(POINTS, {}, path, *note), id="learning"),
 ]
 
@@ -401,7 +511,9 @@ def test_a_note_is_in_the_picture(tmp_path, drawn, draw):
     draw(tmp_path / "noted.png", NOTE)
     plain, noted = drawn
     assert plain.get_supxlabel() == ""
-    assert " ".join(noted.get_supxlabel().split()) == NOTE  # over several lines where the picture is narrow
+    assert (
+        " ".join(noted.get_supxlabel().split()) == NOTE
+    )  # over several lines where the picture is narrow
     assert count_color(read_picture(tmp_path / "plain.png"), "firebrick") == 0
     assert count_color(read_picture(tmp_path / "noted.png"), "firebrick") > 200
     check_layout(noted)

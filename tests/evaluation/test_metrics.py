@@ -27,9 +27,15 @@ def test_labels_of_the_table():
     labels = metrics.compute_metrics(GOLD, PREDICTED)["labels"]
     assert list(labels) == ["pro", "con", "neu"]
     # precision: right of all predicted so; recall: right of all in gold; F1 = 2 right / (predicted + gold)
-    assert labels["pro"] == pytest.approx({"precision": 2 / 3, "recall": 2 / 4, "f1": 4 / 7, "support": 4})
-    assert labels["con"] == pytest.approx({"precision": 2 / 3, "recall": 2 / 3, "f1": 4 / 6, "support": 3})
-    assert labels["neu"] == pytest.approx({"precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5, "support": 3})
+    assert labels["pro"] == pytest.approx(
+        {"precision": 2 / 3, "recall": 2 / 4, "f1": 4 / 7, "support": 4}
+    )
+    assert labels["con"] == pytest.approx(
+        {"precision": 2 / 3, "recall": 2 / 3, "f1": 4 / 6, "support": 3}
+    )
+    assert labels["neu"] == pytest.approx(
+        {"precision": 1 / 2, "recall": 1 / 3, "f1": 2 / 5, "support": 3}
+    )
 
 
 def test_micro_f1_differs_from_accuracy_with_invalid_answers():
@@ -43,12 +49,18 @@ def test_macro_f1_is_the_mean_of_three_labels():
 
 
 def test_confusion_has_gold_in_rows_and_invalid_last():
-    assert metrics.compute_metrics(GOLD, PREDICTED)["confusion"] == [[2, 1, 0, 1], [0, 2, 1, 0], [1, 0, 1, 1]]
+    assert metrics.compute_metrics(GOLD, PREDICTED)["confusion"] == [
+        [2, 1, 0, 1],
+        [0, 2, 1, 0],
+        [1, 0, 1, 1],
+    ]
 
 
 def test_micro_f1_equals_accuracy_without_invalid_answers():
     # gold pro con neu con pro, three right
-    m = metrics.compute_metrics(["pro", "con", "neu", "con", "pro"], ["pro", "con", "con", "con", "neu"])
+    m = metrics.compute_metrics(
+        ["pro", "con", "neu", "con", "pro"], ["pro", "con", "con", "con", "neu"]
+    )
     assert (m["n"], m["invalid"]) == (5, 0)
     assert m["accuracy"] == pytest.approx(3 / 5)
     assert m["micro_f1"] == pytest.approx(3 / 5)
@@ -57,7 +69,9 @@ def test_micro_f1_equals_accuracy_without_invalid_answers():
     assert m["confusion"] == [[1, 0, 1, 0], [0, 2, 0, 0], [0, 1, 0, 0]]
 
 
-@pytest.mark.filterwarnings("error")  # sklearn warns of a division by zero unless told what it means
+@pytest.mark.filterwarnings(
+    "error"
+)  # sklearn warns of a division by zero unless told what it means
 def test_a_label_absent_from_gold_counts_in_macro_f1():
     # neu is never right and never wrong to expect: its F1 is 0, and macro-F1 stays the mean of three
     m = metrics.compute_metrics(["pro", "pro", "con", "con"], ["pro", "con", "con", "con"])
@@ -72,14 +86,22 @@ def test_a_label_absent_from_gold_counts_in_macro_f1():
 def test_a_label_absent_from_gold_but_predicted():
     m = metrics.compute_metrics(["pro", "pro"], ["neu", "pro"])
     assert m["labels"]["neu"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
-    assert m["labels"]["pro"] == pytest.approx({"precision": 1.0, "recall": 1 / 2, "f1": 2 / 3, "support": 2})
+    assert m["labels"]["pro"] == pytest.approx(
+        {"precision": 1.0, "recall": 1 / 2, "f1": 2 / 3, "support": 2}
+    )
     assert m["confusion"] == [[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
 @pytest.mark.filterwarnings("error")
 def test_only_invalid_answers():
     m = metrics.compute_metrics(["pro", "con"], [None, None])
-    assert (m["n"], m["invalid"], m["accuracy"], m["micro_f1"], m["macro_f1"]) == (2, 2, 0.0, 0.0, 0.0)
+    assert (m["n"], m["invalid"], m["accuracy"], m["micro_f1"], m["macro_f1"]) == (
+        2,
+        2,
+        0.0,
+        0.0,
+        0.0,
+    )
     assert m["confusion"] == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
 
 

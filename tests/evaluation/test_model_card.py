@@ -8,10 +8,9 @@ from stopping import stop_message
 from test_analysis import make_table
 from test_report import RUN
 
-from stance.evaluation import analysis
-from stance.evaluation import model_card
 import prompts
 from stance.common import records
+from stance.evaluation import analysis, model_card
 
 RECORD = {
     "base_model": "google/gemma-2-9b-it", "prompt_version": prompts.PROMPT_VERSION, "demo": False,
@@ -21,7 +20,15 @@ RECORD = {
     "result": {"kept_validation": {"epoch": 2.0, "eval_accuracy": 0.875}},
     "environment": {"versions": {"torch": "2.13.0", "trl": None}},
 }  # fmt: skip
-SECRETS = ("evaluation.jsonl", "errors.xlsx", "report.md", "run.json", "train.jsonl", "log.jsonl", "x.safetensors")
+SECRETS = (
+    "evaluation.jsonl",
+    "errors.xlsx",
+    "report.md",
+    "run.json",
+    "train.jsonl",
+    "log.jsonl",
+    "x.safetensors",
+)
 
 
 def make_card(record=RECORD, **run):
@@ -34,7 +41,9 @@ def adapter(tmp_path):
     """A folder with an adapter, its card, and much that must not leave it."""
     for name in (*model_card.PUSHED_FILES, *SECRETS):
         (tmp_path / name).write_text("secret")
-    records.write_json(tmp_path / "adapter_config.json", {"base_model_name_or_path": "google/gemma-2-9b-it"})
+    records.write_json(
+        tmp_path / "adapter_config.json", {"base_model_name_or_path": "google/gemma-2-9b-it"}
+    )
     return tmp_path
 
 
@@ -57,7 +66,9 @@ class Hub:
 
     def upload_folder(self, repo_id, folder_path, allow_patterns):
         names = [path.name for path in folder_path.iterdir()]
-        self.sent = sorted(huggingface_hub.utils.filter_repo_objects(names, allow_patterns=allow_patterns))
+        self.sent = sorted(
+            huggingface_hub.utils.filter_repo_objects(names, allow_patterns=allow_patterns)
+        )
         self.calls.append(("upload", repo_id))
 
 
@@ -100,25 +111,41 @@ def test_no_corpus_text_is_in_the_card():
 
 def test_one_topic_is_no_plural():
     table = [{**row, "topic": "Zoos"} for row in make_table()]
-    assert "6 on 1 topic for testing" in str(model_card.build_card(RECORD, RUN, table, analysis.analyse(table)))
+    assert "6 on 1 topic for testing" in str(
+        model_card.build_card(RECORD, RUN, table, analysis.analyse(table))
+    )
 
 
 def test_a_local_base_leaves_no_path(tmp_path):
     text = str(make_card({**RECORD, "base_model": str(tmp_path)}))
-    assert str(tmp_path.parent) not in text and f"`{tmp_path.name}`" in text and "base_model:" not in text
+    assert (
+        str(tmp_path.parent) not in text
+        and f"`{tmp_path.name}`" in text
+        and "base_model:" not in text
+    )
 
 
 def test_the_tiny_model_and_foreign_splits_are_marked():
-    text = str(make_card({**RECORD, "demo": True}, note="DEMO: nothing real.", splits_of_adapter=False))
-    assert "**DEMO: nothing real.**" in text and "license:" not in text and "may have seen test sentences" in text
-    assert "may have seen" not in str(make_card()) and "was set aside before the training" in str(make_card())
+    text = str(
+        make_card({**RECORD, "demo": True}, note="DEMO: nothing real.", splits_of_adapter=False)
+    )
+    assert (
+        "**DEMO: nothing real.**" in text
+        and "license:" not in text
+        and "may have seen test sentences" in text
+    )
+    assert "may have seen" not in str(make_card()) and "was set aside before the training" in str(
+        make_card()
+    )
 
 
 def test_the_card_replaces_the_readme_of_an_adapter(adapter):
     records.write_json(adapter / "run.json", RECORD)
     table = make_table()
     model_card.write_card(adapter, RUN, table, analysis.analyse(table))
-    assert (adapter / "README.md").read_text(encoding="utf-8").rstrip("\n") == str(make_card()).rstrip("\n")
+    assert (adapter / "README.md").read_text(encoding="utf-8").rstrip("\n") == str(
+        make_card()
+    ).rstrip("\n")
 
 
 # ---------------------------------------------------------------- push
@@ -149,7 +176,9 @@ def test_paths_of_this_machine_are_not_pushed(adapter, monkeypatch, capsys):
 def test_the_tiny_model_is_not_pushed(adapter, monkeypatch, capsys):
     (adapter / "tiny").mkdir()
     records.write_json(adapter / "tiny" / "demo_model.json", {"note": "DEMO"})
-    records.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": str(adapter / "tiny")})
+    records.write_json(
+        adapter / "adapter_config.json", {"base_model_name_or_path": str(adapter / "tiny")}
+    )
     assert "demo model" in stop_message(capsys, push, Hub(), monkeypatch, adapter)
 
 

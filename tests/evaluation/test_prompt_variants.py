@@ -4,12 +4,16 @@ import difflib
 
 import pytest
 
-from stance.evaluation import prompt_variants
 import prompts
+from stance.evaluation import prompt_variants
 from stance.model import chat
 
 ROWS = [
-    {"id": "a1", "topic": "Vegans are right.", "text": "It's all about finding a system that WORKS for you."},
+    {
+        "id": "a1",
+        "topic": "Vegans are right.",
+        "text": "It's all about finding a system that WORKS for you.",
+    },
     {"id": "b2", "topic": "The US should {act}.", "text": "Ok."},
 ]
 
@@ -25,7 +29,13 @@ def build(variant):
 
 def test_every_variant_asks_every_row_in_another_way(variants):
     usual = [prompts.build_prompt(row["topic"], row["text"]) for row in ROWS]
-    assert list(variants) == ["paraphrased prompt", "con before pro", "lower case", "typing errors", "negated topic"]
+    assert list(variants) == [
+        "paraphrased prompt",
+        "con before pro",
+        "lower case",
+        "typing errors",
+        "negated topic",
+    ]
     for name, variant in variants.items():
         assert len(variant.pairs) == 2 and build(variant)[0] != usual[0], name
     assert [name for name, variant in variants.items() if variant.swaps] == ["negated topic"]
@@ -46,7 +56,10 @@ def test_con_before_pro_has_the_words_of_the_prompt(variants):
     assert sorted(template.split()) != template.split()
     letters = sorted(template.replace(",", "").split())
     assert letters == sorted(prompts.PROMPT_TEMPLATE.replace(",", "").split())
-    assert template.index("contra argument") < template.index("pro argument") and "one of con, pro or neu" in template
+    assert (
+        template.index("contra argument") < template.index("pro argument")
+        and "one of con, pro or neu" in template
+    )
 
 
 def test_a_reworded_prompt_is_noticed():
@@ -75,7 +88,9 @@ def test_typing_errors_are_seeded_by_row(variants):
 def test_a_typing_error_swaps_two_neighbouring_inner_letters():
     text = " ".join(f"word{chr(97 + i)}ing" for i in range(20))
     typed = prompt_variants.add_typos(text, "seed")
-    changed = [(old, new) for old, new in zip(text.split(), typed.split(), strict=True) if old != new]
+    changed = [
+        (old, new) for old, new in zip(text.split(), typed.split(), strict=True) if old != new
+    ]
     assert len(changed) == 3  # 15 % of 20
     for old, new in changed:
         assert sorted(old) == sorted(new) and (old[0], old[-1]) == (new[0], new[-1])
@@ -98,6 +113,11 @@ def test_other_templates_do_not_change_the_prompt_of_models():
 def test_variants_are_encoded_with_their_template(gemma_tokenizer, variants):
     variant = variants["paraphrased prompt"]
     encoded = chat.encode_examples(gemma_tokenizer, variant.pairs, template=variant.template)
-    assert [variant.template.split("{")[0] in gemma_tokenizer.decode(ids) for ids in encoded] == [True, True]
+    assert [variant.template.split("{")[0] in gemma_tokenizer.decode(ids) for ids in encoded] == [
+        True,
+        True,
+    ]
     usual = chat.encode_examples(gemma_tokenizer, variant.pairs)
-    assert usual == [chat.encode_example(gemma_tokenizer, *pair) for pair in variant.pairs] != encoded
+    assert (
+        usual == [chat.encode_example(gemma_tokenizer, *pair) for pair in variant.pairs] != encoded
+    )

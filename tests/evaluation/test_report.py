@@ -6,10 +6,7 @@ import openpyxl
 import pytest
 from test_analysis import make_table, make_variants
 
-from stance.evaluation import analysis
-from stance.evaluation import metrics
-from stance.evaluation import report
-from stance.evaluation import result_tables
+from stance.evaluation import analysis, metrics, report, result_tables
 
 NOTE = "DEMO: a note that must not get lost."
 RUN = {
@@ -21,7 +18,10 @@ RUN = {
 
 def make_numbers(table):
     swapped = {"pro": "con", "con": "pro", "neu": "neu"}
-    answers = {row["id"]: tuple(swapped[model["prediction"]] for model in row["models"].values()) for row in table}
+    answers = {
+        row["id"]: tuple(swapped[model["prediction"]] for model in row["models"].values())
+        for row in table
+    }
     return analysis.analyse(table, table, make_variants("negated topic", answers))
 
 
@@ -29,7 +29,10 @@ def read_markdown(text):
     """[[cells of a row, ...], ...] of the Markdown tables of a text."""
     tables = re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE)
     lines = [table.strip().split("\n") for table in tables]
-    return [[[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table] for table in lines]
+    return [
+        [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table]
+        for table in lines
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,9 @@ def written(tmp_path_factory):
     """(folder, names of the files) of a report."""
     folder, table = tmp_path_factory.mktemp("report"), make_table()
     numbers = make_numbers(table)
-    names = report.write_results(folder, {**RUN, "note": NOTE}, table, analysis.summarise(table), numbers)
+    names = report.write_results(
+        folder, {**RUN, "note": NOTE}, table, analysis.summarise(table), numbers
+    )
     return folder, names
 
 
@@ -51,11 +56,25 @@ def test_all_files_are_written(written):
 def test_the_report_has_every_section_and_picture(written):
     folder, names = written
     text = (folder / "report.md").read_text(encoding="utf-8")
-    titles = ("Results", "By label and topic", "Calibration and abstaining", "Robustness", "Errors", "Pictures")
+    titles = (
+        "Results",
+        "By label and topic",
+        "Calibration and abstaining",
+        "Robustness",
+        "Errors",
+        "Pictures",
+    )
     for title in (*titles, "How it was made"):
         assert f"\n## {title}\n" in text
     assert re.findall(r"!\[.+\]\((.+)\)", text) == [name for name in names if name.endswith(".png")]
-    for shown in (NOTE, "abc123", "c0ffee", "torch 2.0", "10,000 resamples", "google/gemma-2-9b-it"):
+    for shown in (
+        NOTE,
+        "abc123",
+        "c0ffee",
+        "torch 2.0",
+        "10,000 resamples",
+        "google/gemma-2-9b-it",
+    ):
         assert shown in text
     assert "files were changed" not in text and "the most probable of the three labels" in text
     assert "trl" not in text and "None" not in text
@@ -74,7 +93,10 @@ def test_results_show_values_and_intervals(written):
     shown = read_markdown((written[0] / "report.md").read_text(encoding="utf-8"))[0]
     assert shown[0] == ["Model", "Accuracy", "Macro-F1", "Cohen's kappa"]
     for row, (name, part) in zip(shown[2:], intervals.items(), strict=True):
-        cells = [f"{part[key]['value']:.3f} [{part[key]['rows'][0]:.3f}, {part[key]['rows'][1]:.3f}]" for key in part]
+        cells = [
+            f"{part[key]['value']:.3f} [{part[key]['rows'][0]:.3f}, {part[key]['rows'][1]:.3f}]"
+            for key in part
+        ]
         assert row == [name, *cells]
 
 
@@ -83,41 +105,69 @@ def test_latex_is_a_booktabs_table(written):
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     lines = [line for line in body.splitlines() if "&" in line]
-    assert len(lines) == 1 + 4 and all(line.count("&") == 3 and line.endswith(r"\\") for line in lines)
-    assert NOTE in text and r"95 \% bootstrap intervals" in text and "6 test sentences on 2 topics" in text
+    assert len(lines) == 1 + 4 and all(
+        line.count("&") == 3 and line.endswith(r"\\") for line in lines
+    )
+    assert (
+        NOTE in text
+        and r"95 \% bootstrap intervals" in text
+        and "6 test sentences on 2 topics" in text
+    )
 
 
 def test_latex_escapes_what_latex_reads():
-    text = result_tables.format_latex(["A_b", "50 %"], [["x & y", "$1"], ["~^\\", "#{}"]], "50 % & more", "tab:x")
-    assert r"A\_b & 50 \% \\" in text and r"x \& y & \$1 \\" in text and r"\caption{50 \% \& more}" in text
+    text = result_tables.format_latex(
+        ["A_b", "50 %"], [["x & y", "$1"], ["~^\\", "#{}"]], "50 % & more", "tab:x"
+    )
+    assert (
+        r"A\_b & 50 \% \\" in text
+        and r"x \& y & \$1 \\" in text
+        and r"\caption{50 \% \& more}" in text
+    )
     assert r"\textasciitilde{}\textasciicircum{}\textbackslash{} & \#\{\} \\" in text
     rows = [["COVID-19 is <x|y>", "-0.1 [-0.2, +0.3]"], ["[One]\n\ntwo", "p < 0.001"]]
     text = result_tables.format_latex(["a", "b"], rows, "", "tab:x")
     assert r"COVID-19 is \textless{}x\textbar{}y\textgreater{} & $-$0.1 [$-$0.2, +0.3] \\" in text
-    assert "\n{}[One] two & " in text and r"p \textless{} 0.001" in text  # \\ before a bracket would take it as its own
+    assert (
+        "\n{}[One] two & " in text and r"p \textless{} 0.001" in text
+    )  # \\ before a bracket would take it as its own
 
 
 def test_words_go_to_the_left_and_numbers_to_the_right():
     rows = [["a", "base", "0.500 [0.1, 0.9]", "-"], ["sd", "fine-tuned", "+0.1", ""]]
-    assert r"\begin{tabular}{llrr}" in result_tables.format_latex(["Run", "Model", "F1", "n"], rows, "c", "tab:x")
-    assert "| --- | --- | ---: | ---: |" in result_tables.format_markdown(["Run", "Model", "F1", "n"], rows)
-    assert metrics.format_table(["Run", "Model", "F1"], [row[:3] for row in rows]).splitlines()[-1] == (
-        "sd   fine-tuned              +0.1"
+    assert r"\begin{tabular}{llrr}" in result_tables.format_latex(
+        ["Run", "Model", "F1", "n"], rows, "c", "tab:x"
     )
+    assert "| --- | --- | ---: | ---: |" in result_tables.format_markdown(
+        ["Run", "Model", "F1", "n"], rows
+    )
+    assert metrics.format_table(["Run", "Model", "F1"], [row[:3] for row in rows]).splitlines()[
+        -1
+    ] == ("sd   fine-tuned              +0.1")
 
 
 def test_markdown_survives_pipes_and_line_breaks():
-    assert result_tables.format_markdown(["a", "b"], [["x|y", "1\n2"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 2 |"
+    assert (
+        result_tables.format_markdown(["a", "b"], [["x|y", "1\n2"]])
+        == "| a | b |\n| --- | ---: |\n| x\\|y | 1 2 |"
+    )
 
 
 def test_the_comparison_is_said_in_words():
-    [comparison] = [part for part in analysis.analyse(make_table())["comparisons"] if part["first"] == "base"]
+    [comparison] = [
+        part for part in analysis.analyse(make_table())["comparisons"] if part["first"] == "base"
+    ]
     assert report.describe_comparison(comparison) == (
         "fine-tuned against base: 2 rows right only in fine-tuned, 1 only in base; McNemar's exact test p = 1.000"
     )
     header, rows = result_tables.tabulate_comparison(comparison)
-    assert rows[0][:2] == ["Accuracy", "+0.167"] and re.fullmatch(r"\[[+-]0\.\d{3}, [+-]0\.\d{3}\]", rows[0][2])
-    assert result_tables.format_p(0.00012) == "p < 0.001" and result_tables.format_p(0.0431) == "p = 0.043"
+    assert rows[0][:2] == ["Accuracy", "+0.167"] and re.fullmatch(
+        r"\[[+-]0\.\d{3}, [+-]0\.\d{3}\]", rows[0][2]
+    )
+    assert (
+        result_tables.format_p(0.00012) == "p < 0.001"
+        and result_tables.format_p(0.0431) == "p = 0.043"
+    )
 
 
 def test_few_topics_are_warned_of():
@@ -136,35 +186,51 @@ def test_robustness_in_the_report(written):
 
 def test_the_report_defines_what_it_measures(written):
     text = (written[0] / "report.md").read_text(encoding="utf-8")
-    assert "over 10 bins of equal width" in text and "fitted on the 6 rows of the validation split" in text
+    assert (
+        "over 10 bins of equal width" in text
+        and "fitted on the 6 rows of the validation split" in text
+    )
     assert "`It is wrong to claim: ...`" in text and "in 15 % of the words" in text
     [coverage] = [table for table in read_markdown(text) if table[0][1] == "answered"]
-    assert coverage[2][:3] == ["base", "1.000", "6"] and re.fullmatch(r"0\.500 \[0\.\d{3}, 0\.\d{3}\]", coverage[2][3])
+    assert coverage[2][:3] == ["base", "1.000", "6"] and re.fullmatch(
+        r"0\.500 \[0\.\d{3}, 0\.\d{3}\]", coverage[2][3]
+    )
 
 
 def test_a_changed_checkout_is_said():
     environment = {**RUN["environment"], "git": {"commit": "c0ffee", "changed": True}}
-    assert "`c0ffee`, whose files were changed;" in report.describe_environment({**RUN, "environment": environment})
+    assert "`c0ffee`, whose files were changed;" in report.describe_environment(
+        {**RUN, "environment": environment}
+    )
     assert "None" not in report.describe_run({}, make_table()) + report.describe_environment({})
-    assert "commit" not in report.describe_environment({**RUN, "environment": {**environment, "git": None}})
+    assert "commit" not in report.describe_environment(
+        {**RUN, "environment": {**environment, "git": None}}
+    )
 
 
 def test_examples_of_fixed_and_broken_rows(written):
     text = (written[0] / "report.md").read_text(encoding="utf-8")
     assert "4 of 6 rows are wrong in some model" in text
-    assert "2 fixed by fine-tuning, for example:" in text and "1 broken by fine-tuning, for example:" in text
+    assert (
+        "2 fixed by fine-tuning, for example:" in text
+        and "1 broken by fine-tuning, for example:" in text
+    )
     assert "- Zoos - `Sentence 3.` - gold: con, base: con, fine-tuned: neu" in text
 
 
 def test_errors_are_a_workbook(written):
-    lines = list(openpyxl.load_workbook(written[0] / "errors.xlsx").active.iter_rows(values_only=True))
+    lines = list(
+        openpyxl.load_workbook(written[0] / "errors.xlsx").active.iter_rows(values_only=True)
+    )
     header, rows = analysis.list_errors(make_table())
     assert [list(line) for line in lines] == [header, *rows]
 
 
 def test_a_report_of_generated_answers_has_no_calibration(tmp_path):
     table = make_table(scored=False, floors=False)
-    names = report.write_results(tmp_path, RUN, table, analysis.summarise(table), analysis.analyse(table))
+    names = report.write_results(
+        tmp_path, RUN, table, analysis.summarise(table), analysis.analyse(table)
+    )
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Calibration" not in text and "Robustness" not in text and "reliability.png" not in names
 
@@ -178,7 +244,9 @@ def test_foreign_splits_are_said_in_the_report(tmp_path):
     assert "may have seen" not in unseen and "none of the test sentences was trained on" in unseen
     own = report.build_report(RUN, table, *numbers, [])
     assert "may have seen" not in own and "was set aside before the training" in own
-    assert "set aside" not in report.build_report({**RUN, "splits_of_adapter": None}, table, *numbers, [])
+    assert "set aside" not in report.build_report(
+        {**RUN, "splits_of_adapter": None}, table, *numbers, []
+    )
 
 
 def test_the_screen_shows_both_kinds_of_intervals():
@@ -196,7 +264,9 @@ def test_tables_name_the_level_of_their_intervals(monkeypatch):
     table = make_table()
     numbers = analysis.analyse(table)
     monkeypatch.setattr(result_tables, "LEVEL_TEXT", "90 %")
-    text = report.format_statistics(numbers) + report.build_report(RUN, table, analysis.summarise(table), numbers, [])
+    text = report.format_statistics(numbers) + report.build_report(
+        RUN, table, analysis.summarise(table), numbers, []
+    )
     assert "90 % bootstrap intervals" in text and "90 % over topics" in text and "95 %" not in text
 
 
@@ -207,13 +277,18 @@ def test_an_interval_without_width_is_explained():
     numbers = analysis.analyse(table)
     # Wilson's interval of 6 of 6 begins at 6 / (6 + 1.96^2)
     [sentence] = report.list_widthless(numbers["intervals"])
-    assert sentence.startswith("fine-tuned: an interval without width") and "[0.610, 1.000]" in sentence
+    assert (
+        sentence.startswith("fine-tuned: an interval without width")
+        and "[0.610, 1.000]" in sentence
+    )
     assert sentence in report.format_statistics(numbers)
     assert sentence in report.build_report(RUN, table, analysis.summarise(table), numbers, [])
 
 
 def test_runs_side_by_side():
-    header, rows = result_tables.tabulate_runs(analysis.compare_runs({"a": make_table(), "b": make_table()}))
+    header, rows = result_tables.tabulate_runs(
+        analysis.compare_runs({"a": make_table(), "b": make_table()})
+    )
     assert header == ["Run", "Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"]
     assert [row[:3] for row in rows] == [
         ["a", "base", "0.500"], ["a", "fine-tuned", "0.667"], ["b", "base", "0.500"], ["b", "fine-tuned", "0.667"],
@@ -222,7 +297,12 @@ def test_runs_side_by_side():
 
 
 def test_one_run_has_no_spread():
-    one, two = (analysis.compare_runs({name: make_table() for name in names}) for names in ("a", "ab"))
-    assert [row[:2] for row in result_tables.tabulate_runs(one)[1]] == [["a", "base"], ["a", "fine-tuned"]]
+    one, two = (
+        analysis.compare_runs({name: make_table() for name in names}) for names in ("a", "ab")
+    )
+    assert [row[:2] for row in result_tables.tabulate_runs(one)[1]] == [
+        ["a", "base"],
+        ["a", "fine-tuned"],
+    ]
     assert result_tables.describe_runs(one).startswith("One run, ")
     assert "sd: standard" in result_tables.describe_runs(two)

@@ -22,7 +22,9 @@ def draw(n, seed, invalid=True):
     chance = np.random.default_rng(seed)
     gold = chance.choice(3, n, p=[0.5, 0.3, 0.2])
     wrong = [chance.integers(0, 4 if invalid else 3, n) for _ in range(2)]
-    first, second = (np.where(chance.random(n) < share, gold, other) for share, other in zip((0.4, 0.7), wrong))
+    first, second = (
+        np.where(chance.random(n) < share, gold, other) for share, other in zip((0.4, 0.7), wrong)
+    )
     return gold, first, second, chance.integers(0, 4, n)
 
 
@@ -43,9 +45,13 @@ def test_statistics_are_those_of_sklearn(seed):
     gold, answers, _, _ = draw(60, seed)
     counts = uncertainty.count_answers(gold, answers)
     f1 = sklearn.metrics.f1_score(gold, answers, labels=[0, 1, 2], average="macro", zero_division=0)
-    assert uncertainty.accuracy(counts) == pytest.approx(sklearn.metrics.accuracy_score(gold, answers))
+    assert uncertainty.accuracy(counts) == pytest.approx(
+        sklearn.metrics.accuracy_score(gold, answers)
+    )
     assert uncertainty.macro_f1(counts) == pytest.approx(f1)
-    assert uncertainty.kappa(counts) == pytest.approx(sklearn.metrics.cohen_kappa_score(gold, answers))
+    assert uncertainty.kappa(counts) == pytest.approx(
+        sklearn.metrics.cohen_kappa_score(gold, answers)
+    )
 
 
 @pytest.mark.filterwarnings("error")
@@ -67,7 +73,10 @@ def test_statistics_of_many_samples_at_once():
 
 def brute_force(gold, answers, topics, over, n=4000):
     """Bootstrap intervals {statistic: [low, high]} by drawing row numbers one sample at a time, with sklearn."""
-    chance, gold, answers, topics = np.random.default_rng(7), *map(np.asarray, (gold, answers, topics))
+    chance, gold, answers, topics = (
+        np.random.default_rng(7),
+        *map(np.asarray, (gold, answers, topics)),
+    )
     parts = [np.flatnonzero(topics == name) for name in np.unique(topics)]
     drawn = {"accuracy": [], "macro_f1": []}
     for _ in range(n):
@@ -78,7 +87,9 @@ def brute_force(gold, answers, topics, over, n=4000):
         table = sklearn.metrics.confusion_matrix(gold[rows], answers[rows], labels=[0, 1, 2, 3])
         right = table.diagonal()[:3]
         drawn["accuracy"].append(right.sum() / len(rows))
-        drawn["macro_f1"].append(np.mean(2 * right / np.maximum(table.sum(0)[:3] + table.sum(1)[:3], 1)))
+        drawn["macro_f1"].append(
+            np.mean(2 * right / np.maximum(table.sum(0)[:3] + table.sum(1)[:3], 1))
+        )
     return {name: np.quantile(values, [0.025, 0.975]) for name, values in drawn.items()}
 
 
@@ -86,7 +97,10 @@ def brute_force(gold, answers, topics, over, n=4000):
 @pytest.mark.parametrize("over", ["rows", "topics"])
 def test_intervals_are_those_of_a_brute_force_bootstrap(over):
     gold, answers, _, topics = draw(150, 3)
-    fast, slow = uncertainty.describe_answers(gold, answers, topics), brute_force(gold, answers, topics, over)
+    fast, slow = (
+        uncertainty.describe_answers(gold, answers, topics),
+        brute_force(gold, answers, topics, over),
+    )
     for name in slow:
         assert fast[name][over] == pytest.approx(slow[name], abs=0.008)
         assert fast[name][over][0] < fast[name]["value"] < fast[name][over][1]
@@ -163,11 +177,17 @@ def test_differences_are_second_minus_first_with_brute_force_intervals():
     for _ in range(4000):
         rows = chance.integers(0, 120, 120)
         drawn.append((second[rows] == gold[rows]).mean() - (first[rows] == gold[rows]).mean())
-    assert compared["accuracy"]["difference"] == pytest.approx((second == gold).mean() - (first == gold).mean())
-    assert compared["accuracy"]["rows"] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.012)
+    assert compared["accuracy"]["difference"] == pytest.approx(
+        (second == gold).mean() - (first == gold).mean()
+    )
+    assert compared["accuracy"]["rows"] == pytest.approx(
+        np.quantile(drawn, [0.025, 0.975]), abs=0.012
+    )
     one, two = (uncertainty.describe_answers(gold, answers, topics) for answers in (first, second))
     for name in uncertainty.STATISTICS:
-        assert compared[name]["difference"] == pytest.approx(two[name]["value"] - one[name]["value"])
+        assert compared[name]["difference"] == pytest.approx(
+            two[name]["value"] - one[name]["value"]
+        )
 
 
 # ---------------------------------------------------------------- coverage of the intervals
@@ -211,7 +231,9 @@ def test_with_forty_topics_the_interval_over_topics_covers(few_resamples):
 
 
 def test_calibration_by_hand():
-    probabilities = np.array([[0.95, 0.03, 0.02], [0.92, 0.04, 0.04], [0.1, 0.65, 0.25], [0.2, 0.2, 0.6]])
+    probabilities = np.array(
+        [[0.95, 0.03, 0.02], [0.92, 0.04, 0.04], [0.1, 0.65, 0.25], [0.2, 0.2, 0.6]]
+    )
     measured = uncertainty.measure_calibration(probabilities, [0, 1, 1, 2])
     # Bin 0.9-1: two rows, confidence 0.935, one right. 0.6-0.7: 0.65, right. 0.5-0.6 (0.6 belongs below): 0.6, right.
     assert measured["bins"] == [
@@ -228,10 +250,14 @@ def test_bins_are_those_of_sklearn():
     probabilities, gold = chance.dirichlet([0.5] * 3, 300), chance.integers(0, 3, 300)
     measured = uncertainty.measure_calibration(probabilities, gold)
     right = probabilities.argmax(1) == gold
-    shares, means = sklearn.calibration.calibration_curve(right, probabilities.max(1), n_bins=uncertainty.BINS)
+    shares, means = sklearn.calibration.calibration_curve(
+        right, probabilities.max(1), n_bins=uncertainty.BINS
+    )
     assert [part["accuracy"] for part in measured["bins"]] == pytest.approx(shares)
     assert [part["confidence"] for part in measured["bins"]] == pytest.approx(means)
-    assert measured["nll"] == pytest.approx(sklearn.metrics.log_loss(gold, probabilities, labels=[0, 1, 2]))
+    assert measured["nll"] == pytest.approx(
+        sklearn.metrics.log_loss(gold, probabilities, labels=[0, 1, 2])
+    )
 
 
 def test_the_temperature_of_overconfident_probabilities_is_found():
@@ -251,9 +277,14 @@ def test_a_temperature_is_the_best_of_a_grid():
     chance = np.random.default_rng(1)
     probabilities, gold = chance.dirichlet([0.7] * 3, 200), chance.integers(0, 3, 200)
     grid = np.geomspace(*uncertainty.TEMPERATURES, 2000)
-    losses = [uncertainty.mean_nll(uncertainty.scale_probabilities(probabilities, t), gold) for t in grid]
+    losses = [
+        uncertainty.mean_nll(uncertainty.scale_probabilities(probabilities, t), gold) for t in grid
+    ]
     fitted = uncertainty.fit_temperature(probabilities, gold)
-    assert uncertainty.mean_nll(uncertainty.scale_probabilities(probabilities, fitted), gold) <= min(losses) + 1e-6
+    assert (
+        uncertainty.mean_nll(uncertainty.scale_probabilities(probabilities, fitted), gold)
+        <= min(losses) + 1e-6
+    )
 
 
 def test_scaling_keeps_the_answer_and_survives_zeros():
@@ -266,7 +297,9 @@ def test_scaling_keeps_the_answer_and_survives_zeros():
 
 def test_perfect_validation_ends_at_the_lowest_temperature():
     probabilities = np.tile([0.8, 0.1, 0.1], (20, 1))
-    assert uncertainty.fit_temperature(probabilities, [0] * 20) == pytest.approx(uncertainty.TEMPERATURES[0], rel=0.01)
+    assert uncertainty.fit_temperature(probabilities, [0] * 20) == pytest.approx(
+        uncertainty.TEMPERATURES[0], rel=0.01
+    )
 
 
 # ---------------------------------------------------------------- abstaining
@@ -294,4 +327,6 @@ def test_every_threshold_of_a_curve_gives_its_point():
     assert len(curve) == len(set(confidence)) and curve[-1]["coverage"] == 1
     for point in curve:
         kept = confidence >= point["threshold"]
-        assert (point["coverage"], point["accuracy"]) == pytest.approx((kept.mean(), right[kept].mean()))
+        assert (point["coverage"], point["accuracy"]) == pytest.approx(
+            (kept.mean(), right[kept].mean())
+        )

@@ -13,19 +13,32 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import stop_message
 
-from stance.labelling import labeller
 import predict
 import prompts
 from stance.common import distributed
-from stance.model import scoring
 from stance.corpus import tables
-from stopping import stop_message
+from stance.labelling import labeller
+from stance.model import scoring
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_SIZE = 8
 TOPICS = ("Vegans are right.", "The minimum wage should be raised.")
-WORDS = "yes good right true no bad wrong never maybe who what where".split()
+WORDS = [
+    "yes",
+    "good",
+    "right",
+    "true",
+    "no",
+    "bad",
+    "wrong",
+    "never",
+    "maybe",
+    "who",
+    "what",
+    "where",
+]
 
 # Runs predict.py with small blocks; told to, it kills itself after some of them, in the middle of a line.
 WORKER = f"""
@@ -53,7 +66,9 @@ def make_rows(count):
     """(nr, topic, text) of so many rows; every fifth repeats an earlier pair."""
     rows = []
     for number in range(count):
-        text = " ".join(WORDS[(number * step + step) % len(WORDS)] for step in range(1, 4 + number % 9))
+        text = " ".join(
+            WORDS[(number * step + step) % len(WORDS)] for step in range(1, 4 + number % 9)
+        )
         rows.append([str(number), TOPICS[number % 2], f"{text} {number}"])
         if number % 5 == 4:
             rows[-1][1:] = rows[number // 2][1:]
@@ -77,7 +92,17 @@ def label(trained_run, small_blocks):
     """A function that labels a table with the trained adapter, in this process; returns the bytes of the output."""
 
     def run(source, output, *flags):
-        predict.main(["--adapter", str(trained_run), "--input", str(source), "--output", str(output), *map(str, flags)])
+        predict.main(
+            [
+                "--adapter",
+                str(trained_run),
+                "--input",
+                str(source),
+                "--output",
+                str(output),
+                *map(str, flags),
+            ]
+        )
         return output.read_bytes()
 
     return run
@@ -107,7 +132,9 @@ def quick(monkeypatch):
 
     def score(pairs, batch_size=None, bar=None):
         keys = [labeller.make_key(*pair) for pair in pairs]
-        weights = torch.tensor([[1 + key[0], 1 + key[1], 1 + key[2]] for key in keys], dtype=torch.float32)
+        weights = torch.tensor(
+            [[1 + key[0], 1 + key[1], 1 + key[2]] for key in keys], dtype=torch.float32
+        )
         return scoring.Scores(weights / weights.sum(1, keepdim=True), None, None, 128)
 
     monkeypatch.setattr(predict, "load_scorer", lambda *words: score)
@@ -117,7 +144,9 @@ def run_worker(folder, *command):
     """Run WORKER by a command that ends in words for it; return the finished process."""
     (folder / "worker.py").write_text(WORKER)
     threads = {"OMP_NUM_THREADS": str(torch.get_num_threads()), "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.run(command, env={**os.environ, **threads}, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, env={**os.environ, **threads}, capture_output=True, text=True, timeout=300
+    )
 
 
 def interrupt(monkeypatch, label, source, output, *flags, blocks=2):
@@ -146,15 +175,22 @@ def test_pairs_are_kept_once_and_in_order(small_blocks):
     assert (store.rows, store.size, store.count_blocks()) == (50, 40, 5) and len(different) == 40
     blocks = [store.read_block(block) for block in range(5)]
     assert [pair for _, block in blocks for pair in block] == different
-    assert [key for keys, _ in blocks for key in keys] == [labeller.make_key(*pair).hex() for pair in different]
+    assert [key for keys, _ in blocks for key in keys] == [
+        labeller.make_key(*pair).hex() for pair in different
+    ]
 
 
 def test_answers_are_found_by_pair(small_blocks):
     pairs = [("a", f"{number}") for number in range(20)]
     store = labeller.PairStore(pairs)
     for block in (1, 0, 2):
-        store.add_answers(block, [[block / 10, place / 10, 0.5] for place in range(len(store.read_block(block)[1]))])
-    assert [store.find_answer(*pair) for pair in pairs] == [(n // 8 / 10, n % 8 / 10, 0.5) for n in range(20)]
+        store.add_answers(
+            block,
+            [[block / 10, place / 10, 0.5] for place in range(len(store.read_block(block)[1]))],
+        )
+    assert [store.find_answer(*pair) for pair in pairs] == [
+        (n // 8 / 10, n % 8 / 10, 0.5) for n in range(20)
+    ]
     assert store.find_answer("a", "20") is None
 
 
@@ -168,7 +204,9 @@ def test_a_full_disk_is_named(monkeypatch, capsys):
         return database
 
     monkeypatch.setattr(sqlite3, "connect", connect_small)
-    message = stop_message(capsys, labeller.PairStore, (("topic", f"{number} " * 100) for number in range(10_000)))
+    message = stop_message(
+        capsys, labeller.PairStore, (("topic", f"{number} " * 100) for number in range(10_000))
+    )
     assert "disk is full" in message and "TMPDIR" in message
 
 
@@ -178,7 +216,10 @@ def test_topic_and_text_are_not_run_together():
 
 
 def test_the_hash_of_pairs_knows_their_order():
-    hashes = {labeller.PairStore(pairs).hash_pairs() for pairs in ([("a", "b"), ("c", "d")], [("c", "d"), ("a", "b")])}
+    hashes = {
+        labeller.PairStore(pairs).hash_pairs()
+        for pairs in ([("a", "b"), ("c", "d")], [("c", "d"), ("a", "b")])
+    }
     assert len(hashes) == 2
 
 
@@ -190,7 +231,15 @@ def killed(trained_run, tmp_path_factory):
     """Folder of a run that was killed after two of five blocks; the constants are WORKER's."""
     folder = tmp_path_factory.mktemp("killed")
     tables.write_table(folder / "in.csv", ["nr", "topic", "text"], make_rows(50))
-    words = ["3", "--adapter", str(trained_run), "--input", str(folder / "in.csv"), "--output", str(folder / "out.csv")]
+    words = [
+        "3",
+        "--adapter",
+        str(trained_run),
+        "--input",
+        str(folder / "in.csv"),
+        "--output",
+        str(folder / "out.csv"),
+    ]
     done = run_worker(folder, sys.executable, str(folder / "worker.py"), *words)
     assert done.returncode == -signal.SIGKILL, done.stderr
     return folder
@@ -200,7 +249,11 @@ def killed(trained_run, tmp_path_factory):
 def test_a_killed_run_goes_on_to_the_same_bytes(killed, table, label, scored, tmp_path, capsys):
     expected = label(table, tmp_path / "whole.csv")
     assert [len(batch) for batch in scored] == [8] * 5  # 40 different pairs of 50 rows
-    assert sorted(path.name for path in killed.iterdir()) == ["in.csv", "out.csv.part-0.jsonl", "worker.py"]
+    assert sorted(path.name for path in killed.iterdir()) == [
+        "in.csv",
+        "out.csv.part-0.jsonl",
+        "worker.py",
+    ]
     part = shutil.copy(killed / "out.csv.part-0.jsonl", tmp_path / "out.csv.part-0.jsonl")
     assert not Path(part).read_bytes().endswith(b"\n")  # killed in the middle of a line
     scored.clear()
@@ -213,8 +266,23 @@ def test_a_killed_run_goes_on_to_the_same_bytes(killed, table, label, scored, tm
 @pytest.mark.slow
 def test_two_processes_give_the_bytes_of_one(table, label, trained_run, tmp_path):
     expected = label(table, tmp_path / "one.csv")
-    words = ["0", "--adapter", str(trained_run), "--input", str(table), "--output", str(tmp_path / "two.csv")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [
+        "0",
+        "--adapter",
+        str(trained_run),
+        "--input",
+        str(table),
+        "--output",
+        str(tmp_path / "two.csv"),
+    ]
+    torchrun = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+    ]
     done = run_worker(tmp_path, *torchrun, str(tmp_path / "worker.py"), *words)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "two.csv").read_bytes() == expected
@@ -242,7 +310,10 @@ def test_ctrl_c_at_any_block(table, label, quick, tmp_path, monkeypatch, capsys,
     expected = label(table, tmp_path / f"whole{suffix}")
     capsys.readouterr()
     interrupt(monkeypatch, label, table, tmp_path / f"out{suffix}", blocks=blocks)
-    assert f"interrupted: the same command goes on from {tmp_path}/out{suffix}.part-0.jsonl" in capsys.readouterr().err
+    assert (
+        f"interrupted: the same command goes on from {tmp_path}/out{suffix}.part-0.jsonl"
+        in capsys.readouterr().err
+    )
     assert label(table, tmp_path / f"out{suffix}") == expected
 
 
@@ -280,13 +351,18 @@ def test_changed_sentences_do_not_mix(table, label, quick, tmp_path, monkeypatch
     interrupt(monkeypatch, label, table, tmp_path / "out.csv")
     tables.write_table(table, ["nr", "topic", "text"], make_rows(48))
     message = stop_message(capsys, label, table, tmp_path / "out.csv")
-    assert f"{tmp_path}/out.csv.part-0.jsonl is of a run that differs in sentences or topics:" in message
+    assert (
+        f"{tmp_path}/out.csv.part-0.jsonl is of a run that differs in sentences or topics:"
+        in message
+    )
 
 
 def test_a_changed_topic_does_not_mix(label, quick, tmp_path, monkeypatch, capsys):
     tables.write_table(tmp_path / "in.csv", ["text"], [[text] for _, _, text in make_rows(50)])
     interrupt(monkeypatch, label, tmp_path / "in.csv", tmp_path / "out.csv", "--topic", "one")
-    message = stop_message(capsys, label, tmp_path / "in.csv", tmp_path / "out.csv", "--topic", "two")
+    message = stop_message(
+        capsys, label, tmp_path / "in.csv", tmp_path / "out.csv", "--topic", "two"
+    )
     assert "differs in sentences or topics" in message and "delete" in message
 
 
@@ -298,7 +374,9 @@ def test_changed_constants_do_not_mix(
     table, label, quick, tmp_path, trained_run, monkeypatch, capsys, module, name, value, expected
 ):
     interrupt(monkeypatch, label, table, tmp_path / "out.csv")
-    monkeypatch.setattr(predict.loading, "check_adapter", lambda folder, record=read_record(trained_run): record)
+    monkeypatch.setattr(
+        predict.loading, "check_adapter", lambda folder, record=read_record(trained_run): record
+    )
     monkeypatch.setattr(module, name, value)
     assert expected in stop_message(capsys, label, table, tmp_path / "out.csv")
 
@@ -308,7 +386,9 @@ def read_record(folder):
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
-def test_a_changed_adapter_does_not_mix(table, label, quick, trained_run, tmp_path, monkeypatch, capsys, name):
+def test_a_changed_adapter_does_not_mix(
+    table, label, quick, trained_run, tmp_path, monkeypatch, capsys, name
+):
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     for file in ("run.json", *labeller.ADAPTER_FILES):
@@ -338,7 +418,9 @@ def test_a_changed_base_does_not_mix(tiny_model, trained_run, tmp_path):
     lambda lines: [lines[0], re.sub(rb'"answers": \[\[.*?\], ', b'"answers": [', lines[1]), *lines[2:]],
     lambda lines: [lines[0], lines[1].replace(b'"answers": [[', b'"answers": [['[:-1]), *lines[2:]],
 ])  # fmt: skip
-def test_damaged_part_files_are_not_believed(table, label, quick, tmp_path, monkeypatch, capsys, damage):
+def test_damaged_part_files_are_not_believed(
+    table, label, quick, tmp_path, monkeypatch, capsys, damage
+):
     interrupt(monkeypatch, label, table, tmp_path / "out.csv")
     part = tmp_path / "out.csv.part-0.jsonl"
     part.write_bytes(b"".join(damage(part.read_bytes().splitlines(keepends=True))))
@@ -399,7 +481,9 @@ def test_writing_excel_takes_no_memory_by_the_row(tmp_path):
     peaks = []
     for count in (300, 3000):
         tracemalloc.start()
-        tables.write_table(tmp_path / "out.xlsx", ["text"], ([f"{n} " + "x" * 1000] for n in range(count)))
+        tables.write_table(
+            tmp_path / "out.xlsx", ["text"], ([f"{n} " + "x" * 1000] for n in range(count))
+        )
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 1e6

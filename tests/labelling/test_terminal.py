@@ -27,7 +27,10 @@ class Terminal(io.StringIO):
 
 def score_words(pairs, **options):
     """Scores of a model that looks for two words: yes is pro, no is con."""
-    rows = [[0.5 + 0.3 * ("yes" in text.split()) - 0.2 * ("no" in text.split()), 0.2, 0.1] for _, text in pairs]
+    rows = [
+        [0.5 + 0.3 * ("yes" in text.split()) - 0.2 * ("no" in text.split()), 0.2, 0.1]
+        for _, text in pairs
+    ]
     return scoring.Scores(torch.tensor(rows), None, None, 128)
 
 
@@ -45,7 +48,10 @@ def test_a_bar_is_divided_as_the_probabilities_are(probabilities, bar):
 
 
 def test_an_answer_is_one_line():
-    assert terminal.format_answer([0.1, 0.2345, 0.6655]) == "neu  p_pro 0.100  p_con 0.234  p_neu 0.665"
+    assert (
+        terminal.format_answer([0.1, 0.2345, 0.6655])
+        == "neu  p_pro 0.100  p_con 0.234  p_neu 0.665"
+    )
 
 
 @pytest.mark.parametrize("stream, settings, colors", [
@@ -63,12 +69,15 @@ def test_colours_are_for_terminals(monkeypatch, stream, settings, colors):
 # ---------------------------------------------------------------- words
 
 
-@pytest.mark.parametrize("text, words, without", [
-    ("one two  three", ["one", "two", "three"], ["two  three", "one three", "one two"]),
-    ("one", ["one"], [""]),
-    ("Don't, don't!", ["Don't,", "don't!"], ["don't!", "Don't,"]),
-    ("a\nb", ["a", "b"], ["b", "a"]),
-])
+@pytest.mark.parametrize(
+    "text, words, without",
+    [
+        ("one two  three", ["one", "two", "three"], ["two  three", "one three", "one two"]),
+        ("one", ["one"], [""]),
+        ("Don't, don't!", ["Don't,", "don't!"], ["don't!", "Don't,"]),
+        ("a\nb", ["a", "b"], ["b", "a"]),
+    ],
+)
 def test_each_word_is_left_out_once(text, words, without):
     spans, texts = terminal.leave_words_out(text)
     assert [text[slice(*span)] for span in spans] == words and texts == without
@@ -128,7 +137,11 @@ def test_topics_with_most_rows_come_first_and_the_rest_is_one():
 
 
 def test_a_long_topic_is_cut_in_the_summary():
-    assert terminal.format_summary({"x" * 80: terminal.TopicCounts(Counter(pro=1))}).splitlines()[2].startswith("x" * 57 + "...  ")
+    assert (
+        terminal.format_summary({"x" * 80: terminal.TopicCounts(Counter(pro=1))})
+        .splitlines()[2]
+        .startswith("x" * 57 + "...  ")
+    )
 
 
 # ---------------------------------------------------------------- a terminal

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 import prompts
-
 from stance.model import chat
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +23,7 @@ AFTER = "```\nstance:"
 
 ORDINARY = [  # (topic, sentence): nothing in them looks like a control token
     ("Nuclear power should be banned", "It is the cleanest source we have."),
-    ("School uniforms", 'They said "no", then \'yes\', then „vielleicht“.'),
+    ("School uniforms", "They said \"no\", then 'yes', then „vielleicht“."),
     ("two\nlines", "a line\nanother line\n\nand one after a gap"),
     ("a tab", "left\tright"),
     ("emoji", "great 👍🏽 👨‍👩‍👧 🇩🇪"),
@@ -73,13 +72,19 @@ def make_byte_tokenizer():
     import transformers
 
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    model = tokenizers.models.BPE(vocab={token: id for id, token in enumerate(CONTROL + alphabet)}, merges=[])
+    model = tokenizers.models.BPE(
+        vocab={token: id for id, token in enumerate(CONTROL + alphabet)}, merges=[]
+    )
     tokenizer = tokenizers.Tokenizer(model)
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     tokenizer.add_special_tokens([tokenizers.AddedToken(token, special=True) for token in CONTROL])
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
     )
     fast.chat_template = CHAT_TEMPLATE
     return fast
@@ -93,12 +98,16 @@ def byte_tokenizer():
 @pytest.fixture(params=["bytes", "gemma"])
 def tokenizer(request):
     """Both tokenizers in turn; the real one only where it is at hand."""
-    return request.getfixturevalue("byte_tokenizer" if request.param == "bytes" else "gemma_tokenizer")
+    return request.getfixturevalue(
+        "byte_tokenizer" if request.param == "bytes" else "gemma_tokenizer"
+    )
 
 
 def render_ids(tokenizer, messages, **options):
     """Token ids by the tokenizer's own chat template."""
-    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
+    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)[
+        "input_ids"
+    ]
 
 
 # ---------------------------------------------------------------- text
@@ -116,7 +125,10 @@ def test_prompt_is_the_published_text():
         "sentence: ```Animals suffer there.```\n"
         "stance:"
     )
-    assert prompts.build_prompt("Zoos should close", "Animals suffer there.").encode() == expected.encode()
+    assert (
+        prompts.build_prompt("Zoos should close", "Animals suffer there.").encode()
+        == expected.encode()
+    )
 
 
 def test_prompt_version_is_the_hash_of_the_published_text():
@@ -129,7 +141,11 @@ def test_readme_shows_the_same_prompt():
     if not path.exists():
         pytest.skip("README.md does not exist yet")
     lines = path.read_text(encoding="utf-8").splitlines()
-    starts = [i for i, line in enumerate(lines) if line.startswith("    The first text is a hypothesis/claim")]
+    starts = [
+        i
+        for i, line in enumerate(lines)
+        if line.startswith("    The first text is a hypothesis/claim")
+    ]
     assert len(starts) == 1, "README.md must show the prompt once, indented by four spaces"
     block = []
     for line in lines[starts[0] :]:
@@ -158,7 +174,10 @@ def test_texts_go_in_as_they_are(topic, sentence):
 def test_messages_hold_the_answer_only_with_a_label():
     question = {"role": "user", "content": BEFORE + "t" + BETWEEN + "s" + AFTER}
     assert prompts.build_messages("t", "s") == [question]
-    assert prompts.build_messages("t", "s", "neu") == [question, {"role": "assistant", "content": "neu"}]
+    assert prompts.build_messages("t", "s", "neu") == [
+        question,
+        {"role": "assistant", "content": "neu"},
+    ]
 
 
 def test_labels_are_the_published_ones_in_order():
@@ -330,12 +349,17 @@ LONG = {  # name: (a text far too long, whether it has words)
 def test_a_long_sentence_is_shortened_and_the_template_kept(tokenizer, name):
     text, words = LONG[name]
     ids = chat.encode_example(tokenizer, "topic", text)
-    assert chat.MAX_PROMPT_TOKENS - 40 < len(ids) <= chat.MAX_PROMPT_TOKENS  # a rest of a word or of a letter
+    assert (
+        chat.MAX_PROMPT_TOKENS - 40 < len(ids) <= chat.MAX_PROMPT_TOKENS
+    )  # a rest of a word or of a letter
     counts = [ids.count(tokenizer.convert_tokens_to_ids(token)) for token in CONTROL]
     assert dict(zip(CONTROL, counts, strict=True)) == {
         "<pad>": 0, "<eos>": 0, "<bos>": 1, "<unk>": 0, "<mask>": 0, "<start_of_turn>": 2, "<end_of_turn>": 1
     }  # fmt: skip
-    frame = "<bos><start_of_turn>user\n" + BEFORE + "topic" + BETWEEN, AFTER + "<end_of_turn>\n<start_of_turn>model\n"
+    frame = (
+        "<bos><start_of_turn>user\n" + BEFORE + "topic" + BETWEEN,
+        AFTER + "<end_of_turn>\n<start_of_turn>model\n",
+    )
     decoded = tokenizer.decode(ids)
     assert decoded.startswith(frame[0]) and decoded.endswith(frame[1])
     kept = decoded[len(frame[0]) : -len(frame[1])]
@@ -351,10 +375,15 @@ def test_the_longest_sentence_that_fits_is_whole(tokenizer):
     room = chat.MAX_PROMPT_TOKENS - len(chat.encode_example(tokenizer, "topic", ""))
     texts = [" ".join("a" * count) for count in range(room // 2 - 20, room + 20)]
     lengths = [len(chat._encode_prompts(tokenizer, [("topic", text)])[0]) for text in texts]
-    fitting = [text for text, length in zip(texts, lengths, strict=True) if length <= chat.MAX_PROMPT_TOKENS]
+    fitting = [
+        text
+        for text, length in zip(texts, lengths, strict=True)
+        if length <= chat.MAX_PROMPT_TOKENS
+    ]
     assert 0 < len(fitting) < len(texts)
-    assert chat.encode_example(tokenizer, "topic", fitting[-1]) == (
-        chat._encode_prompts(tokenizer, [("topic", fitting[-1])])[0]
+    assert (
+        chat.encode_example(tokenizer, "topic", fitting[-1])
+        == (chat._encode_prompts(tokenizer, [("topic", fitting[-1])])[0])
     )
     assert chat.fit_sentence(tokenizer, "topic", texts[len(fitting)]) == fitting[-1]
 
@@ -369,10 +398,19 @@ def test_an_end_that_takes_more_tokens_is_cut_further(monkeypatch):
 
 
 def test_no_row_is_lost_and_long_ones_are_counted(tokenizer, capsys):
-    pairs = [("topic", "short"), ("topic", "word " * 5000), ("topic", ""), ("topic", "word " * 5000), *ORDINARY]
+    pairs = [
+        ("topic", "short"),
+        ("topic", "word " * 5000),
+        ("topic", ""),
+        ("topic", "word " * 5000),
+        *ORDINARY,
+    ]
     encoded = chat.encode_examples(tokenizer, pairs, ["pro"] * len(pairs))
     assert len(encoded) == len(pairs)
-    assert encoded[0] == chat.encode_example(tokenizer, "topic", "short", "pro") and encoded[1] == encoded[3]
+    assert (
+        encoded[0] == chat.encode_example(tokenizer, "topic", "short", "pro")
+        and encoded[1] == encoded[3]
+    )
     assert chat.report_long(tokenizer, pairs[:1]) == 0 and capsys.readouterr().out == ""
     assert chat.report_long(tokenizer, pairs) == 2
     assert capsys.readouterr().out.startswith(f"note: 2 of {len(pairs)} sentences shortened")
@@ -386,14 +424,19 @@ def test_a_topic_that_leaves_no_room_stops(tokenizer, capsys):
 
 
 def test_the_limit_is_within_the_base_model():
-    assert chat.MAX_PROMPT_TOKENS + 2 <= 4096  # Gemma-2's sliding window: position and mask are the usual ones
+    assert (
+        chat.MAX_PROMPT_TOKENS + 2 <= 4096
+    )  # Gemma-2's sliding window: position and mask are the usual ones
 
 
 def test_a_batch_is_encoded_like_its_rows(tokenizer):
     pairs = [*ORDINARY, *(("topic", sentence) for sentence in HOSTILE)]
     labels = [prompts.LABELS[i % 3] for i in range(len(pairs))]
     asked = [chat.encode_example(tokenizer, *pair) for pair in pairs]
-    answered = [chat.encode_example(tokenizer, *pair, label) for pair, label in zip(pairs, labels, strict=True)]
+    answered = [
+        chat.encode_example(tokenizer, *pair, label)
+        for pair, label in zip(pairs, labels, strict=True)
+    ]
     assert chat.encode_examples(tokenizer, pairs) == asked
     assert chat.encode_examples(tokenizer, pairs, labels) == answered
 

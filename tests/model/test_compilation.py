@@ -5,20 +5,16 @@ import random
 import bitsandbytes
 import functorch.compile
 import pytest
+import small_models
 import torch
 import transformers
+from stopping import stop_message
 from torch._dynamo.backends.common import aot_autograd
 
-from stance.model import compilation
-from stance.model import cuda_graphs
 import finetune
-from stance.model import lora_linear
-from stance.model import loading
+from stance.model import compilation, cuda_graphs, loading, lora_linear
+from stance.training import fsdp, tree_trainer
 from stance.tree import prefix_tree
-from stance.training import fsdp
-import small_models
-from stance.training import tree_trainer
-from stopping import stop_message
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +27,13 @@ def test_dequantised_weights_equal_those_of_bitsandbytes(base):
     linears = lora_linear.find_linears(base)
     assert len(linears) == 14  # seven in each of two layers
     for linear in linears:
-        expected = bitsandbytes.functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
+        expected = bitsandbytes.functional.dequantize_4bit(
+            linear.weight.data, linear.weight.quant_state
+        )
         assert torch.equal(lora_linear.read_weight(linear), expected)
-        restored = lora_linear.restore(lora_linear.list_tensors(linear), linear.in_features, torch.bfloat16)
+        restored = lora_linear.restore(
+            lora_linear.list_tensors(linear), linear.in_features, torch.bfloat16
+        )
         assert torch.equal(restored, expected)
 
 
@@ -41,7 +41,9 @@ def test_single_quantisation_is_read_too():
     torch.manual_seed(0)
     packed, state = bitsandbytes.functional.quantize_4bit(torch.randn(96, 128), quant_type="nf4")
     linear = bitsandbytes.nn.Linear4bit(128, 96, bias=False)
-    linear.weight = bitsandbytes.nn.Params4bit(packed, requires_grad=False, quant_state=state, bnb_quantized=True)
+    linear.weight = bitsandbytes.nn.Params4bit(
+        packed, requires_grad=False, quant_state=state, bnb_quantized=True
+    )
     linear.weight.quant_state = state
     assert not state.nested
     restored = lora_linear.restore(lora_linear.list_tensors(linear), 128, torch.float32)
@@ -57,11 +59,18 @@ def test_joined_products_equal_the_layers_of_peft(tmp_path, in_float32, allow_ro
     seeds = [torch.randn(1, 7, layer.out_features, dtype=torch.bfloat16) for layer in layers]
 
     def differentiate(layers, dtype, apply):
-        weights = [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
+        weights = [
+            weight for layer in layers for weight in layer.parameters() if weight.requires_grad
+        ]
         start = x.to(dtype, copy=True).requires_grad_()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):  # as in training
+        with torch.autocast(
+            "cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16
+        ):  # as in training
             outputs = apply(layers, start)
-        return [*outputs, *torch.autograd.grad(outputs, [start, *weights], [seed.to(dtype) for seed in seeds])]
+        return [
+            *outputs,
+            *torch.autograd.grad(outputs, [start, *weights], [seed.to(dtype) for seed in seeds]),
+        ]
 
     def apply_singly(layers, x):
         return [torch.cat([layer(token) for token in x.split(1, 1)], 1) for layer in layers]
@@ -79,7 +88,9 @@ def test_joined_products_equal_the_layers_of_peft(tmp_path, in_float32, allow_ro
         assert found.shape == expected.shape and found.dtype == expected.dtype
         assert small_models.relative(found, expected) <= tolerance
     for layer, expected, tolerance in zip(layers, ways[0], tolerances):
-        assert small_models.relative(layer.base_layer(x), expected) > 2 * tolerance  # without its adapter
+        assert (
+            small_models.relative(layer.base_layer(x), expected) > 2 * tolerance
+        )  # without its adapter
 
 
 def pick_layers(model):
@@ -94,7 +105,9 @@ def test_torch_accepts_the_operators(base):
     weights = [tensor for linear in linears for tensor in lora_linear.list_tensors(linear)]
     width = linears[0].in_features
     shapes = (5, width), (5, 8), (8, width), *((linear.out_features, 4) for linear in linears)
-    x, update, down, *ups = (torch.randn(shape, dtype=base.dtype, device=base.device) for shape in shapes)
+    x, update, down, *ups = (
+        torch.randn(shape, dtype=base.dtype, device=base.device) for shape in shapes
+    )
     outputs = lora_linear.multiply_joined(x, update, ups, weights)
     for operator, inputs in (
         (lora_linear.multiply_joined, (x, update, ups, weights)),
@@ -108,7 +121,9 @@ def compile_with(monkeypatch, backend):
     """Let torch.compile hand its graphs to another backend than the GPU's."""
     torch._dynamo.reset()  # it counts how often a function is compiled, over all tests
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend=backend, **options))
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: compile_(function, backend=backend, **options)
+    )
 
 
 def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch, measure_step):
@@ -138,7 +153,9 @@ def measure_step(monkeypatch, in_float32, allow_rounding):
     """
 
     def measure(model, rows):
-        losses, _, gradients = zip(*small_models.flat_steps(model, in_float32(model), rows), strict=True)
+        losses, _, gradients = zip(
+            *small_models.flat_steps(model, in_float32(model), rows), strict=True
+        )
         tolerances = (
             allow_rounding(losses, small_models.mean_gap),
             allow_rounding(gradients, small_models.relative),
@@ -168,7 +185,10 @@ def test_compiled_answers_are_those_of_the_plain_base(tmp_path, monkeypatch, mea
     for linear in lora_linear.find_linears(model):
         if not double:
             state = linear.weight.quant_state
-            scales = bitsandbytes.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
+            scales = (
+                bitsandbytes.functional.dequantize_blockwise(state.absmax, state.state2)
+                + state.offset
+            )
             state.absmax, state.nested, state.state2, state.offset = scales, False, None, None
     with torch.no_grad():
         expected, tolerance = measure_rows(model, 9)
@@ -176,7 +196,9 @@ def test_compiled_answers_are_those_of_the_plain_base(tmp_path, monkeypatch, mea
         compilation.compile_layers(model)
         found = forward_rows(model, 9)
     assert small_models.relative(found, expected) <= tolerance
-    assert small_models.relative(found.roll(1, 0), expected) > 2 * tolerance  # the rows are unlike each other
+    assert (
+        small_models.relative(found.roll(1, 0), expected) > 2 * tolerance
+    )  # the rows are unlike each other
 
 
 def test_weights_of_another_kind_are_refused(base, monkeypatch, capsys):
@@ -187,12 +209,20 @@ def test_weights_of_another_kind_are_refused(base, monkeypatch, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("keep_dense", [True, False], ids=["16-bit copies", "4-bit"])
-@pytest.mark.parametrize("dropout", [0.0, 1e-9], ids=["joined", "with dropout"])  # which drops nothing
-def test_compiled_layers_change_no_gradient(tmp_path, monkeypatch, measure_step, keep_dense, dropout):
+@pytest.mark.parametrize(
+    "dropout", [0.0, 1e-9], ids=["joined", "with dropout"]
+)  # which drops nothing
+def test_compiled_layers_change_no_gradient(
+    tmp_path, monkeypatch, measure_step, keep_dense, dropout
+):
     compile_with(monkeypatch, "aot_eager")
     model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     for module in model.modules():
-        if isinstance(module, torch.nn.ModuleDict) and "default" in module and not len(list(module.parameters())):
+        if (
+            isinstance(module, torch.nn.ModuleDict)
+            and "default" in module
+            and not len(list(module.parameters()))
+        ):
             module["default"] = torch.nn.Dropout(dropout)
     rows = small_models.random_rows(1)
     model.enable_input_require_grads()
@@ -236,7 +266,9 @@ def test_batches_of_any_size_share_one_compilation(tmp_path, monkeypatch):
     graphs = []
     compile_with(monkeypatch, lambda graph, inputs: graphs.append(graph) or graph)
     monkeypatch.setattr(prefix_tree, "FEW_SHAPES", True)  # as on a GPU
-    monkeypatch.setattr(prefix_tree, "SMALL_TREE", 0)  # without kernels, another row length is another kind of step
+    monkeypatch.setattr(
+        prefix_tree, "SMALL_TREE", 0
+    )  # without kernels, another row length is another kind of step
     model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     model.enable_input_require_grads()
@@ -258,7 +290,9 @@ def test_packed_weights_are_dequantised_again_in_the_backward_pass(tmp_path, mon
     kept = []
 
     def note_outputs(graph, inputs):
-        values = [node.meta["val"] for node in graph.graph.output_node().args[0] if node is not None]
+        values = [
+            node.meta["val"] for node in graph.graph.output_node().args[0] if node is not None
+        ]
         kept.extend(str(tuple(value.shape)) for value in values if isinstance(value, torch.Tensor))
         return functorch.compile.make_boxed_func(graph)
 
@@ -267,7 +301,9 @@ def test_packed_weights_are_dequantised_again_in_the_backward_pass(tmp_path, mon
     model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     model.enable_input_require_grads()
-    weights = {str(shape) for linear in lora_linear.find_linears(model) for shape in both_ways(linear)}
+    weights = {
+        str(shape) for linear in lora_linear.find_linears(model) for shape in both_ways(linear)
+    }
     lora_linear.fuse_linears(model, keep_dense=False)
     lora_linear.fuse_adapters(model)
     compilation.compile_layers(model.get_base_model())
@@ -304,10 +340,14 @@ def test_short_norms_are_those_of_gemma(tmp_path):
     compilation.fuse_norms(model)
     assert all("forward" in vars(norm) for norm in norms)
     for norm, value in zip(norms, expected, strict=True):
-        assert norm(x).dtype == value.dtype and torch.allclose(norm(x).float(), value.float(), rtol=2**-7)
+        assert norm(x).dtype == value.dtype and torch.allclose(
+            norm(x).float(), value.float(), rtol=2**-7
+        )
 
 
-@pytest.mark.parametrize("rows, free_gb, expected", [(3999, 99, None), (4000, 99, 1024), (4000, 15, None)])
+@pytest.mark.parametrize(
+    "rows, free_gb, expected", [(3999, 99, None), (4000, 99, 1024), (4000, 15, None)]
+)
 def test_only_compiled_layers_take_large_batches(base, monkeypatch, rows, free_gb, expected):
     compiled = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -353,12 +393,17 @@ def fail(error):
         try:
             raise error
         finally:
-            raise RuntimeError("CUDA error: operation failed due to a previous error during capture\nSearch for ...")
+            raise RuntimeError(
+                "CUDA error: operation failed due to a previous error during capture\nSearch for ..."
+            )
 
 
 def test_a_recording_that_fails_says_why_and_what_to_do(capsys):
     message = stop_message(capsys, fail, ValueError("no such kernel\nmore"))
-    assert "(no such kernel)" in message and "CUDA_GRAPHS in stance/model/compilation.py to False" in message
+    assert (
+        "(no such kernel)" in message
+        and "CUDA_GRAPHS in stance/model/compilation.py to False" in message
+    )
     with pytest.raises(torch.OutOfMemoryError):  # which finetune.py explains as lack of memory
         fail(torch.OutOfMemoryError("CUDA out of memory"))
 
@@ -440,7 +485,9 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
     graphs.make_room(8)
     step(2)
     assert recorded == [24, 16, 40, 16, 40, 16]
-    graphs({"input_ids": torch.zeros(1, 7), "chain": torch.zeros(1, 7)})  # another kind, which fits beside them
+    graphs(
+        {"input_ids": torch.zeros(1, 7), "chain": torch.zeros(1, 7)}
+    )  # another kind, which fits beside them
     assert len(graphs.graphs) == 2
     graphs({"input_ids": torch.zeros(1, 9), "chain": torch.zeros(1, 9)})
     assert graphs.graphs == {}
@@ -451,10 +498,14 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
 
 
 def test_a_step_of_another_kind_needs_its_activations_its_logits_and_a_reserve():
-    config = transformers.Gemma2Config(vocab_size=100, hidden_size=8, intermediate_size=16, num_hidden_layers=2)
+    config = transformers.Gemma2Config(
+        vocab_size=100, hidden_size=8, intermediate_size=16, num_hidden_layers=2
+    )
     inputs = {"input_ids": torch.zeros(1, 5), "keep": torch.zeros(3)}
     size = compilation.count_step_bytes(config, inputs) - compilation.RESERVE_GB * 1e9
-    assert size == compilation.count_activation_bytes(config, 5) + 4 * 3 * 100 * torch.float32.itemsize
+    assert (
+        size == compilation.count_activation_bytes(config, 5) + 4 * 3 * 100 * torch.float32.itemsize
+    )
 
 
 @pytest.mark.parametrize("sharded", [False, True])

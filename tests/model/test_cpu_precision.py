@@ -6,17 +6,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from stopping import stop_message
 
-from stance.training import checkpoints
 import finetune
-from stance.labelling import labeller
-from stance.model import lora_linear
-from stance.model import loading
 import predict
 import prompts
-from stance.model import chat
-from stance.model import scoring
-from stopping import stop_message
+from stance.labelling import labeller
+from stance.model import chat, loading, lora_linear, scoring
+from stance.training import checkpoints
 
 
 @pytest.fixture
@@ -26,7 +23,11 @@ def cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     def pretend(*instructions, onednn=True):
-        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {**dict.fromkeys(instructions, True), "avx2": True})
+        monkeypatch.setattr(
+            torch.cpu,
+            "get_capabilities",
+            lambda: {**dict.fromkeys(instructions, True), "avx2": True},
+        )
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
 
     return pretend
@@ -94,8 +95,12 @@ def test_unpacked_weights_answer_as_packed_ones(cpu, monkeypatch, tiny_model):
     packed = loading.load_base(tiny_model)
     assert not any(hasattr(linear, "dense_weight") for linear in lora_linear.find_linears(packed))
     tokenizer = loading.load_tokenizer(tiny_model)
-    encoded = chat.encode_examples(tokenizer, [("Vegans are right.", "It is so."), ("No.", "Not at all, I say.")])
-    found, expected = (scoring.score_prompts(model, tokenizer, encoded).nll for model in (unpacked, packed))
+    encoded = chat.encode_examples(
+        tokenizer, [("Vegans are right.", "It is so."), ("No.", "Not at all, I say.")]
+    )
+    found, expected = (
+        scoring.score_prompts(model, tokenizer, encoded).nll for model in (unpacked, packed)
+    )
     assert torch.allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -120,14 +125,20 @@ def test_an_adapter_of_another_compute_precision_is_used_with_a_note(moved_run, 
     here = loading.describe_precision()["compute"]
     predict.main(["--adapter", str(run), "--topic", "Vegans are right.", "--text", "It is so."])
     note, answer, *_ = capsys.readouterr().out.splitlines()
-    assert note == f"note: {run} was trained in {other}, this machine computes in {here}: probabilities differ a little"
+    assert (
+        note
+        == f"note: {run} was trained in {other}, this machine computes in {here}: probabilities differ a little"
+    )
     assert answer.startswith(prompts.LABELS)
 
 
 def test_a_run_of_another_compute_precision_is_not_resumed(moved_run, capsys):
     run, other = moved_run
     (run / "run.json").unlink()
-    record = {**json.loads((run / "plan.json").read_text(encoding="utf-8")), "precision": loading.describe_precision()}
+    record = {
+        **json.loads((run / "plan.json").read_text(encoding="utf-8")),
+        "precision": loading.describe_precision(),
+    }
     message = stop_message(capsys, checkpoints.check_same_run, run, record)
     assert f"compute was {other}" in message
 

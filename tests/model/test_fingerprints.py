@@ -9,14 +9,13 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
+from stopping import stop_message
 
 import evaluate
-from tools import export
-from stance.model import loading
 import predict
-from stance.model import fingerprints
 from stance.common import records
-from stopping import stop_message
+from stance.model import fingerprints, loading
+from tools import export
 
 
 @pytest.fixture
@@ -24,7 +23,12 @@ def adapter(trained_run, tmp_path):
     """A copy of a trained adapter that a test may spoil."""
     folder = tmp_path / "adapter"
     folder.mkdir()
-    for name in ("run.json", "adapter_config.json", "adapter_model.safetensors", fingerprints.SENTENCES_FILE):
+    for name in (
+        "run.json",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        fingerprints.SENTENCES_FILE,
+    ):
         shutil.copy(trained_run / name, folder)
     return folder
 
@@ -55,7 +59,9 @@ class Bomb:
 def test_a_pickled_adapter_is_refused(adapter, tmp_path, capsys, no_weights):
     (adapter / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
     for has_both in (True, False):
-        message = stop_message(capsys, predict.main, ["--adapter", str(adapter), "--topic", "a", "--text", "b"])
+        message = stop_message(
+            capsys, predict.main, ["--adapter", str(adapter), "--topic", "a", "--text", "b"]
+        )
         assert "adapter_model.bin" in message and "pickle" in message
         if has_both:
             (adapter / "adapter_model.safetensors").unlink()
@@ -88,7 +94,9 @@ def test_loaders_are_told_to_run_no_code(tiny_model):
     assert seen == [{"trust_remote_code": False}]
 
 
-@pytest.mark.parametrize("change", [{"peft_type": "LOHA"}, {"megatron_config": {"a": 1}}], ids=lambda c: next(iter(c)))
+@pytest.mark.parametrize(
+    "change", [{"peft_type": "LOHA"}, {"megatron_config": {"a": 1}}], ids=lambda c: next(iter(c))
+)
 def test_an_adapter_that_is_no_plain_lora_is_refused(adapter, capsys, change):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, **change}))
@@ -123,7 +131,9 @@ def test_a_copied_base_is_the_same_base(adapter, moved_base):
 
 
 @pytest.mark.parametrize("script", ["evaluate", "predict"])
-def test_a_base_with_other_weights_is_refused(adapter, moved_base, data_dir, capsys, no_weights, script):
+def test_a_base_with_other_weights_is_refused(
+    adapter, moved_base, data_dir, capsys, no_weights, script
+):
     """Of the same shape, which would load without an error."""
     weights = moved_base / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -132,7 +142,9 @@ def test_a_base_with_other_weights_is_refused(adapter, moved_base, data_dir, cap
         content[place] ^= 1
     weights.write_bytes(content)
     now = fingerprints.fingerprint_base(str(moved_base))
-    flags = {"evaluate": ["--data-dir", data_dir], "predict": ["--topic", "a", "--text", "b"]}[script]
+    flags = {"evaluate": ["--data-dir", data_dir], "predict": ["--topic", "a", "--text", "b"]}[
+        script
+    ]
     call = {"evaluate": evaluate.main, "predict": predict.main}[script]
     message = stop_message(capsys, call, ["--adapter", str(adapter), *flags])
     assert was != now and was in message and now in message and str(moved_base) in message
@@ -142,7 +154,10 @@ def test_a_base_with_other_weights_is_refused(adapter, moved_base, data_dir, cap
 def test_another_tokenizer_is_refused(adapter, moved_base, capsys, name):
     path = moved_base / name
     text = path.read_text(encoding="utf-8")
-    path.write_text(text.replace("<unused7>", "<other7>") if name == "tokenizer.json" else text + " ", encoding="utf-8")
+    path.write_text(
+        text.replace("<unused7>", "<other7>") if name == "tokenizer.json" else text + " ",
+        encoding="utf-8",
+    )
     message = stop_message(capsys, check_same_base, adapter, str(moved_base))
     assert "trained with tokenizer" in message and "here it is" in message
 
@@ -161,7 +176,9 @@ def hub(tiny_model, tmp_path, monkeypatch):
     home = tmp_path / "hub" / "models--someone--gemma"
     for commit in COMMITS:
         shutil.copytree(tiny_model, home / "snapshots" / commit)
-    with open(home / "snapshots" / COMMITS[1] / "chat_template.jinja", "a", encoding="utf-8") as file:
+    with open(
+        home / "snapshots" / COMMITS[1] / "chat_template.jinja", "a", encoding="utf-8"
+    ) as file:
         file.write(" ")
     (home / "refs").mkdir()
     (home / "refs" / "main").write_text(COMMITS[1])
@@ -187,13 +204,22 @@ def test_another_commit_is_refused_and_the_remedy_works(hub, adapter, capsys):
     check_same_base(adapter, pinned)
 
 
-def test_an_adapter_of_a_pinned_commit_is_merged_into_that_commit(hub, adapter, data_dir, tmp_path, monkeypatch):
+def test_an_adapter_of_a_pinned_commit_is_merged_into_that_commit(
+    hub, adapter, data_dir, tmp_path, monkeypatch
+):
     """The commit is not the current one, which a name without it would load."""
     pinned = f"{hub}@{COMMITS[0]}"
     change_record(adapter, base_model=pinned, base_revision=COMMITS[0], demo=False)
     weights = f"models--someone--gemma/snapshots/{COMMITS[1]}/model.safetensors"
     (tmp_path / "hub" / weights).write_bytes(b"no weights")
-    words = ["--adapter", str(adapter), "--data-dir", data_dir, "--output-dir", str(tmp_path / "merged")]
+    words = [
+        "--adapter",
+        str(adapter),
+        "--data-dir",
+        data_dir,
+        "--output-dir",
+        str(tmp_path / "merged"),
+    ]
     export.main(words)
     assert records.read_json(tmp_path / "merged" / "export.json", "")["base_model"] == pinned
 
@@ -211,7 +237,11 @@ def test_a_model_out_of_reach_is_one_line_with_steps(capsys, problem):
 
     message = stop_message(capsys, loading.load_pretrained, load, "x/y")
     assert str(problem).splitlines()[0] in message
-    assert "check its name" in message and "1. accept the licence" in message and "3. start again" in message
+    assert (
+        "check its name" in message
+        and "1. accept the licence" in message
+        and "3. start again" in message
+    )
 
 
 # ---------------------------------------------------------------- sentences seen in training

@@ -10,8 +10,8 @@ import transformers
 import workload
 
 import finetune
-from stance.model import loading
 import prompts
+from stance.model import loading
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,9 @@ def test_adapter_of_another_prompt_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "change", [{"labels": ["con", "pro", "neu"]}, {"precision": {"quant_type": "fp4"}}], ids=["labels", "precision"]
+    "change",
+    [{"labels": ["con", "pro", "neu"]}, {"precision": {"quant_type": "fp4"}}],
+    ids=["labels", "precision"],
 )
 def test_adapter_of_other_labels_or_precision_is_refused(tmp_path, capsys, change):
     write_adapter(tmp_path, **change)

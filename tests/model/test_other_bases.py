@@ -11,14 +11,11 @@ import torch
 import transformers
 
 import evaluate
-from stance.model import loading
-from stance.tree import prefix_tree
 import prompts
-from stance.model import chat
 from stance.common import distributed
-from stance.model import scoring
+from stance.model import chat, loading, scoring
 from stance.training import tree_trainer
-from stance.tree import attention
+from stance.tree import attention, prefix_tree
 
 LLAMA_TEMPLATE = """\
 {{- bos_token -}}
@@ -67,13 +64,29 @@ PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\
 FAMILIES = {  # model type: (template, control tokens of which the first begins a text, end of a turn, differences)
     "llama": (
         LLAMA_TEMPLATE,
-        ["<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+        [
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eot_id|>",
+        ],
         "<|eot_id|>",
         {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}},
     ),
     "qwen2": (QWEN2_TEMPLATE, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "<|im_end|>", {}),
-    "qwen3": (QWEN3_TEMPLATE, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], "<|im_end|>", {"head_dim": 32}),
-    "mistral": (MISTRAL_TEMPLATE, ["<s>", "</s>", "[INST]", "[/INST]"], "</s>", {"sliding_window": None}),
+    "qwen3": (
+        QWEN3_TEMPLATE,
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        "<|im_end|>",
+        {"head_dim": 32},
+    ),
+    "mistral": (
+        MISTRAL_TEMPLATE,
+        ["<s>", "</s>", "[INST]", "[/INST]"],
+        "</s>",
+        {"sliding_window": None},
+    ),
     "gemma2": (  # as in gemma-2-27b-it, scores are not scaled by the width of a head
         GEMMA_TEMPLATE,
         ["<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"],
@@ -85,7 +98,10 @@ WINDOWS = {  # the same families with windows shorter than a prompt
     "mistral": {"sliding_window": 40},
     "qwen2": {"use_sliding_window": True, "sliding_window": 40, "max_window_layers": 1},
 }
-PAIRS = [(f"Topic {n % 3}.", " ".join(["word", "other", "third"][: n % 3 + 1] * (n % 5 + 1))) for n in range(9)]
+PAIRS = [
+    (f"Topic {n % 3}.", " ".join(["word", "other", "third"][: n % 3 + 1] * (n % 5 + 1)))
+    for n in range(9)
+]
 
 
 def train_tokenizer(family, whole_labels):
@@ -126,7 +142,9 @@ def build_model(family, size, **changes):
             "pad_token_id": None, "tie_word_embeddings": False, **FAMILIES[family][3], **changes,
         },
     )  # fmt: skip
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", dtype=torch.float32
+    )
     generator = torch.Generator().manual_seed(1)
     for name, weight in model.named_parameters():
         if "bias" in name:  # zero at the start
@@ -136,7 +154,11 @@ def build_model(family, size, **changes):
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=[(family, whole) for family in FAMILIES for whole in (True, False)], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[(family, whole) for family in FAMILIES for whole in (True, False)],
+    ids=str,
+)
 def base(request, tmp_path_factory):
     """(family, whether labels are one token, folder of a tiny model)."""
     family, whole_labels = request.param
@@ -155,8 +177,12 @@ def flat_losses(model, asked, answers):
     for ids in asked:
         rows.append([])
         for answer in answers:
-            logits = model(input_ids=torch.tensor([[*ids, *answer]])).logits[0].float().log_softmax(1)
-            rows[-1].append(-sum(logits[len(ids) - 1 + place, token] for place, token in enumerate(answer)))
+            logits = (
+                model(input_ids=torch.tensor([[*ids, *answer]])).logits[0].float().log_softmax(1)
+            )
+            rows[-1].append(
+                -sum(logits[len(ids) - 1 + place, token] for place, token in enumerate(answer))
+            )
     model.set_attn_implementation(attention)
     return torch.stack([torch.stack(row) for row in rows])
 
@@ -177,7 +203,9 @@ def test_ids_are_those_of_the_chat_template(base):
         assert tokenizer.decode(ids) == asked
         assert tokenizer(asked, add_special_tokens=False)["input_ids"] == ids
         answered = chat.encode_example(tokenizer, topic, sentence, "con")
-        text = tokenizer.apply_chat_template(prompts.build_messages(topic, sentence, "con"), **options)
+        text = tokenizer.apply_chat_template(
+            prompts.build_messages(topic, sentence, "con"), **options
+        )
         assert answered[: len(ids)] == ids and text.startswith(tokenizer.decode(answered))
         assert tokenizer.decode(answered).endswith("con" + FAMILIES[family][2])
         assert tokenizer(text, add_special_tokens=False)["input_ids"][: len(answered)] == answered
@@ -223,24 +251,36 @@ def test_a_tokenizer_that_joins_the_parts_of_its_template_is_refused(monkeypatch
 # ---------------------------------------------------------------- the tree
 
 
-@pytest.mark.parametrize("family, window", [(name, {}) for name in FAMILIES] + list(WINDOWS.items()), ids=str)
+@pytest.mark.parametrize(
+    "family, window", [(name, {}) for name in FAMILIES] + list(WINDOWS.items()), ids=str
+)
 def test_logits_and_gradients_equal_the_flat_batch(family, window):
     tokenizer = train_tokenizer(family, True)
     model = build_model(family, len(tokenizer), **window)
-    rows = [{"topic": topic, "text": text, "label": prompts.LABELS[n % 3]} for n, (topic, text) in enumerate(PAIRS)]
+    rows = [
+        {"topic": topic, "text": text, "label": prompts.LABELS[n % 3]}
+        for n, (topic, text) in enumerate(PAIRS)
+    ]
     columns = tree_trainer.encode_rows(tokenizer, rows)
     flat, tokens = 0, 0
     for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True):
         logits = model(input_ids=torch.tensor([ids])).logits[0].float()
-        flat += torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(labels[1:]), reduction="sum")
+        flat += torch.nn.functional.cross_entropy(
+            logits[:-1], torch.tensor(labels[1:]), reduction="sum"
+        )
         tokens += sum(label != tree_trainer.IGNORED for label in labels)
     flat = flat / tokens
     flat.backward()
     expected = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
     model.set_attn_implementation(prefix_tree.ATTENTION)
-    inputs = tree_trainer.TreeCollator(0)([{"input_ids": a, "labels": b} for a, b in zip(*columns.values(), strict=True)])
-    loss = tree_trainer.target_losses(model, model.config, inputs).sum() / inputs["target_weights"].sum()
+    inputs = tree_trainer.TreeCollator(0)(
+        [{"input_ids": a, "labels": b} for a, b in zip(*columns.values(), strict=True)]
+    )
+    loss = (
+        tree_trainer.target_losses(model, model.config, inputs).sum()
+        / inputs["target_weights"].sum()
+    )
     loss.backward()
     assert abs(loss.item() - flat.item()) <= 1e-5
     for name, weight in model.named_parameters():
@@ -284,7 +324,9 @@ def test_a_base_whose_tree_differs_is_refused(base, capsys):
 # ---------------------------------------------------------------- labels
 
 
-@pytest.mark.parametrize("answers", [[[9], [8], [7]], [[9, 8], [7], [9, 6, 5]], [[9, 8], [9, 7], [6, 5]]])
+@pytest.mark.parametrize(
+    "answers", [[[9], [8], [7]], [[9, 8], [7], [9, 6, 5]], [[9, 8], [9, 7], [6, 5]]]
+)
 def test_labels_are_scored_by_all_their_tokens(answers, monkeypatch):
     tokenizer = train_tokenizer("llama", True)
     tokenizer.pad_token = tokenizer.eos_token
@@ -310,10 +352,15 @@ def test_validation_counts_whole_labels(answers, monkeypatch):
     picked = flat_losses(model, asked, answers).argmin(1).tolist()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     monkeypatch.setattr(chat, "encode_labels", lambda tokenizer: answers)
-    given = [answers[place if row < 5 else place - 1] for row, place in enumerate(picked)]  # the last four are wrong
+    given = [
+        answers[place if row < 5 else place - 1] for row, place in enumerate(picked)
+    ]  # the last four are wrong
     columns = {
         "input_ids": [[*ids, *answer, 1] for ids, answer in zip(asked, given, strict=True)],
-        "labels": [[tree_trainer.IGNORED] * len(ids) + [*answer, 1] for ids, answer in zip(asked, given, strict=True)],
+        "labels": [
+            [tree_trainer.IGNORED] * len(ids) + [*answer, 1]
+            for ids, answer in zip(asked, given, strict=True)
+        ],
     }
     trainer = types.SimpleNamespace(
         eval_dataset=datasets.Dataset.from_dict(columns), model=model, processing_class=tokenizer,
@@ -332,8 +379,12 @@ def test_validation_counts_whole_labels(answers, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("base", [("llama", True), ("mistral", False), ("qwen3", False)], indirect=True, ids=str)
-def test_training_and_evaluation(base, train, data_dir, tmp_path, monkeypatch, load_plain, flat_ways, count_ties):
+@pytest.mark.parametrize(
+    "base", [("llama", True), ("mistral", False), ("qwen3", False)], indirect=True, ids=str
+)
+def test_training_and_evaluation(
+    base, train, data_dir, tmp_path, monkeypatch, load_plain, flat_ways, count_ties
+):
     """Validation accuracy is that of the answers that evaluate.py gives, for labels of any number of tokens.
 
     But for ties, which rounding decides.
@@ -351,12 +402,20 @@ def test_training_and_evaluation(base, train, data_dir, tmp_path, monkeypatch, l
     assert record["base_model"] == folder and record["parameters"]["trainable"] > 0
     assert bool(counted) is not whole_labels
     evaluate.main(["--adapter", str(run), "--data-dir", data_dir, "--robustness-rows", "0"])
-    rows = [json.loads(line) for line in (run / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [
+        json.loads(line)
+        for line in (run / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     right = [row["models"]["fine-tuned"]["prediction"] == row["label"] for row in rows]
     accuracy = record["result"]["kept_validation"]["eval_accuracy"]
     tokenizer, model = loading.load_tokenizer(folder), load_plain(folder, run)
     asked = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
-    losses = zip(*(answer_losses(flat_ways, model, asked, answer) for answer in chat.encode_labels(tokenizer)))
+    losses = zip(
+        *(
+            answer_losses(flat_ways, model, asked, answer)
+            for answer in chat.encode_labels(tokenizer)
+        )
+    )
     ties = count_ties([(-torch.stack(way, 1)).softmax(1) for way in losses])
     assert len(rows) == 24 and ties < 6
     assert sum(right) / 24 == pytest.approx(accuracy, abs=(ties + 0.01) / 24)
@@ -373,11 +432,17 @@ def test_replies_are_generated(base):
     """A tokenizer without a padding token pads with another, which nothing sees."""
     tokenizer = loading.load_tokenizer(base[2])
     assert tokenizer.pad_token == tokenizer.eos_token
-    model = build_model("mistral", len(tokenizer))  # float32: a random 4-bit model's replies hang on roundings
+    model = build_model(
+        "mistral", len(tokenizer)
+    )  # float32: a random 4-bit model's replies hang on roundings
     encoded = chat.encode_examples(tokenizer, PAIRS)
     assert len(set(map(len, encoded))) > 1
-    for ids, reply in zip(encoded, scoring.generate_replies(model, tokenizer, encoded), strict=True):
+    for ids, reply in zip(
+        encoded, scoring.generate_replies(model, tokenizer, encoded), strict=True
+    ):
         ids = torch.tensor([ids])
         options = {"attention_mask": torch.ones_like(ids), "pad_token_id": 1}
-        output = model.generate(ids, max_new_tokens=scoring.MAX_NEW_TOKENS, do_sample=False, **options)
+        output = model.generate(
+            ids, max_new_tokens=scoring.MAX_NEW_TOKENS, do_sample=False, **options
+        )
         assert tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True) == reply

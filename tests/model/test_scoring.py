@@ -7,13 +7,10 @@ import pytest
 import torch
 import transformers
 
-from stance.corpus import corpus
-from stance.model import cuda_graphs
-from stance.model import loading
-from stance.tree import prefix_tree
 import prompts
-from stance.model import chat
-from stance.model import scoring
+from stance.corpus import corpus
+from stance.model import chat, cuda_graphs, loading, scoring
+from stance.tree import prefix_tree
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "stance_corpus_sample.xlsx"
 END_OF_TURN = 107
@@ -62,7 +59,9 @@ def tuned_model(tiny_model, trained_run):
 
 @pytest.fixture(scope="module")
 def tuned_prompts(tokenizer, data_dir):
-    rows = corpus.load_split(Path(data_dir) / "test.jsonl") + corpus.load_split(Path(data_dir) / "val.jsonl")
+    rows = corpus.load_split(Path(data_dir) / "test.jsonl") + corpus.load_split(
+        Path(data_dir) / "val.jsonl"
+    )
     return chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
 
 
@@ -89,13 +88,17 @@ def gap(probabilities):
 # ---------------------------------------------------------------- scoring
 
 
-def test_float32_scores_equal_a_plain_forward(exact_scores, exact_plain, tokenizer, encoded, flat_logits):
+def test_float32_scores_equal_a_plain_forward(
+    exact_scores, exact_plain, tokenizer, encoded, flat_logits
+):
     probabilities, mass, nll = flat_scores(flat_logits, exact_plain, tokenizer, encoded)
     assert [tensor.shape for tensor in exact_scores[:3]] == [(40, 3), (40,), (40, 3)]
     assert (exact_scores.probabilities - probabilities).abs().max() <= 1e-5
     assert (exact_scores.label_mass - mass).abs().max() <= 1e-5
     assert (exact_scores.nll - nll).abs().max() <= 1e-4
-    assert probabilities.std(0).min() > 1e-3  # rows differ by more than the tolerance, so a wrong order would show
+    assert (
+        probabilities.std(0).min() > 1e-3
+    )  # rows differ by more than the tolerance, so a wrong order would show
 
 
 def test_scores_are_probabilities(exact_scores):
@@ -104,12 +107,16 @@ def test_scores_are_probabilities(exact_scores):
     assert ((exact_scores.label_mass > 0) & (exact_scores.label_mass < 1)).all()
 
 
-def test_4_bit_scores_are_those_of_a_plain_forward_within_rounding(tuned_model, tokenizer, tuned_prompts, tuned_flat):
+def test_4_bit_scores_are_those_of_a_plain_forward_within_rounding(
+    tuned_model, tokenizer, tuned_prompts, tuned_flat
+):
     (probabilities, tolerance), (mass, mass_tolerance) = tuned_flat
     scores = scoring.score_prompts(tuned_model, tokenizer, tuned_prompts)
     assert (scores.probabilities - probabilities).abs().max() <= tolerance
     assert (scores.label_mass - mass).abs().max() <= mass_tolerance
-    assert probabilities.std(0).min() > 2 * tolerance  # rows differ by more, so a wrong order would show
+    assert (
+        probabilities.std(0).min() > 2 * tolerance
+    )  # rows differ by more, so a wrong order would show
     with tuned_model.disable_adapter():
         base = scoring.score_prompts(tuned_model, tokenizer, tuned_prompts)
     assert (base.probabilities - probabilities).abs().max() > 2 * tolerance
@@ -117,7 +124,9 @@ def test_4_bit_scores_are_those_of_a_plain_forward_within_rounding(tuned_model, 
     decided = gap(probabilities) > tolerance
     assert decided.float().mean() > 0.8
     assert torch.equal(scores.probabilities.argmax(1)[decided], probabilities.argmax(1)[decided])
-    assert len(probabilities.argmax(1).unique()) >= 2  # the adapter answers differently to different sentences
+    assert (
+        len(probabilities.argmax(1).unique()) >= 2
+    )  # the adapter answers differently to different sentences
 
 
 def test_shuffled_prompts_keep_their_scores(exact_model, exact_scores, tokenizer, encoded):
@@ -129,11 +138,15 @@ def test_shuffled_prompts_keep_their_scores(exact_model, exact_scores, tokenizer
 
 def test_equal_prompts_get_equal_scores(exact_scores, encoded):
     assert encoded[3] == encoded[38]
-    assert (exact_scores.nll[3] - exact_scores.nll[38]).abs().max() <= 1e-5  # their places in the tree differ
+    assert (
+        exact_scores.nll[3] - exact_scores.nll[38]
+    ).abs().max() <= 1e-5  # their places in the tree differ
 
 
 @pytest.mark.parametrize("size", [1, 7])
-def test_batch_size_does_not_change_float32_scores(exact_model, exact_scores, tokenizer, encoded, monkeypatch, size):
+def test_batch_size_does_not_change_float32_scores(
+    exact_model, exact_scores, tokenizer, encoded, monkeypatch, size
+):
     monkeypatch.setattr(scoring, "SCORE_BATCH_SIZE", size)
     scores = scoring.score_prompts(exact_model, tokenizer, encoded)
     assert (scores.probabilities - exact_scores.probabilities).abs().max() <= 1e-5
@@ -202,17 +215,24 @@ def test_memory_that_runs_out_on_the_way_keeps_what_is_scored(
     assert (scores.probabilities - exact_scores.probabilities).abs().max() <= 1e-5
 
 
-def test_a_prompt_too_long_for_the_memory_stops(exact_model, tokenizer, encoded, small_memory, capsys):
+def test_a_prompt_too_long_for_the_memory_stops(
+    exact_model, tokenizer, encoded, small_memory, capsys
+):
     small_memory(0)
     with pytest.raises(SystemExit) as stopped:
         scoring.score_prompts(exact_model, tokenizer, encoded[:3])
     assert stopped.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
     length = len(min(encoded[:3]))
-    assert error == f"error: a prompt of {length:,} tokens does not fit into the memory: shorten or split its sentence"
+    assert (
+        error
+        == f"error: a prompt of {length:,} tokens does not fit into the memory: shorten or split its sentence"
+    )
 
 
-@pytest.mark.parametrize("row, label", [([0.2, 0.5, 0.3], "con"), ([0.4, 0.2, 0.4], "pro"), ([0.1, 0.2, 0.7], "neu")])
+@pytest.mark.parametrize(
+    "row, label", [([0.2, 0.5, 0.3], "con"), ([0.4, 0.2, 0.4], "pro"), ([0.1, 0.2, 0.7], "neu")]
+)
 def test_the_label_of_highest_probability(row, label):
     assert scoring.pick_label(row) == label
 
@@ -299,7 +319,9 @@ def test_a_recorded_forward_pass_serves_single_short_prompts(
         return prefix_tree.forward_tree(exact_model, exact_model.config, inputs, keep)
 
     monkeypatch.setattr(exact_model, "answer_graph", answer, raising=False)
-    found = torch.cat([scoring.score_prompts(exact_model, tokenizer, [ids]).nll for ids in encoded[:3]])
+    found = torch.cat(
+        [scoring.score_prompts(exact_model, tokenizer, [ids]).nll for ids in encoded[:3]]
+    )
     assert sizes == [cuda_graphs.ANSWER_NODES] * 3
     assert torch.allclose(found, exact_scores.nll[:3], atol=1e-4)
     scoring.score_prompts(exact_model, tokenizer, encoded[:2])

@@ -6,20 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 from stopping import stop_message
+from tiny_model import NOTE
 
-from stance.evaluation import baselines
-from stance.training import checkpoints
 import evaluate
 import finetune
-from stance.evaluation import metrics
-from stance.evaluation import model_card
-from stance.model import loading
-from stance.evaluation import prompt_variants
 import prompts
 from stance.common import records
-from stance.evaluation import report
-from stance.model import scoring
-from tiny_model import NOTE
+from stance.evaluation import baselines, metrics, model_card, prompt_variants, report
+from stance.model import loading, scoring
+from stance.training import checkpoints
 
 KEYS = ("accuracy", "micro_f1", "macro_f1")
 RECORD = '{"id": "1", "topic": "t", "text": "s", "label": "%s", "models": {%s}}\n'
@@ -34,7 +29,17 @@ def run_evaluate(trained_run, data_dir):
     """A function that evaluates the trained run and returns (records, evaluation.json)."""
 
     def run(output_dir, *flags):
-        evaluate.main(["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(output_dir), *flags])
+        evaluate.main(
+            [
+                "--adapter",
+                str(trained_run),
+                "--data-dir",
+                data_dir,
+                "--output-dir",
+                str(output_dir),
+                *flags,
+            ]
+        )
         return read_results(output_dir)
 
     return run
@@ -101,9 +106,14 @@ def main(*flags):
 def test_records_are_the_test_rows_in_their_order(scored, test_rows):
     _, rows, _ = scored
     shared = ("id", "topic", "text", "label")
-    assert [[row[key] for key in shared] for row in rows] == [[row[key] for key in shared] for row in test_rows]
+    assert [[row[key] for key in shared] for row in rows] == [
+        [row[key] for key in shared] for row in test_rows
+    ]
     for row in rows:
-        assert list(row) == [*shared, "models", "floors"] and list(row["models"]) == ["base", "fine-tuned"]
+        assert list(row) == [*shared, "models", "floors"] and list(row["models"]) == [
+            "base",
+            "fine-tuned",
+        ]
 
 
 @pytest.mark.parametrize("name", ["base", "fine-tuned"])
@@ -122,11 +132,17 @@ def test_probabilities_are_those_of_plain_peft(scored, flat, name):
         if first - second > tolerance:
             assert answer["prediction"] == prompts.LABELS[probabilities.index(first)]
             decided += 1
-    assert decided > len(rows) / 2 or name == "base"  # which has learnt no difference between labels
+    assert (
+        decided > len(rows) / 2 or name == "base"
+    )  # which has learnt no difference between labels
     others, (other_masses, _) = flat["base" if name == "fine-tuned" else "fine-tuned"]
-    assert (others[0] - expected).abs().amax(1).min() > 2 * tolerance  # in every row the other model would show
+    assert (others[0] - expected).abs().amax(
+        1
+    ).min() > 2 * tolerance  # in every row the other model would show
     assert (other_masses - masses).abs().min() > 2 * mass_tolerance
-    assert expected.std(0).min() > 2 * tolerance or name == "base"  # and so would another order of the rows
+    assert (
+        expected.std(0).min() > 2 * tolerance or name == "base"
+    )  # and so would another order of the rows
 
 
 def test_labels_are_those_that_plain_generate_writes(scored, plain, plain_prompts, tie):
@@ -138,9 +154,16 @@ def test_labels_are_those_that_plain_generate_writes(scored, plain, plain_prompt
         first, second, _ = sorted(answer["probabilities"].values(), reverse=True)
         if first - second > tie:
             batch = torch.tensor([ids], device=plain["fine-tuned"].device)
-            options = {"attention_mask": torch.ones_like(batch), "max_new_tokens": 8, "do_sample": False}
+            options = {
+                "attention_mask": torch.ones_like(batch),
+                "max_new_tokens": 8,
+                "do_sample": False,
+            }
             output = plain["fine-tuned"].generate(batch, **options)
-            assert tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True) == answer["prediction"]
+            assert (
+                tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)
+                == answer["prediction"]
+            )
             seen.add(answer["prediction"])
     assert len(seen) >= 2  # the adapter answers differently to different sentences
 
@@ -148,7 +171,9 @@ def test_labels_are_those_that_plain_generate_writes(scored, plain, plain_prompt
 def test_a_prediction_is_the_most_probable_label(scored):
     for row in scored[1]:
         for answer in row["models"].values():
-            assert answer["prediction"] == max(answer["probabilities"], key=answer["probabilities"].get)
+            assert answer["prediction"] == max(
+                answer["probabilities"], key=answer["probabilities"].get
+            )
 
 
 def test_generated_records_hold_the_reply(generated, scored, tie):
@@ -161,7 +186,10 @@ def test_generated_records_hold_the_reply(generated, scored, tie):
             assert answer["prediction"] == prompts.parse_label(answer["reply"])
         answer = other["models"]["fine-tuned"]
         first, second, _ = sorted(answer["probabilities"].values(), reverse=True)
-        assert row["models"]["fine-tuned"]["prediction"] == answer["prediction"] or first - second <= tie
+        assert (
+            row["models"]["fine-tuned"]["prediction"] == answer["prediction"]
+            or first - second <= tie
+        )
 
 
 def test_replies_that_are_no_label_are_invalid(generated, capsys):
@@ -170,18 +198,40 @@ def test_replies_that_are_no_label_are_invalid(generated, capsys):
     assert [row["models"]["base"]["prediction"] for row in rows] == [None] * len(rows)
     assert all(prompts.parse_label(row["models"]["base"]["reply"]) is None for row in rows)
     base, tuned = result["metrics"]["base"], result["metrics"]["fine-tuned"]
-    assert (base["invalid"], base["accuracy"], base["micro_f1"], base["macro_f1"]) == (len(rows), 0, 0, 0)
-    assert [row[3] for row in base["confusion"]] == [label["support"] for label in base["labels"].values()]
-    assert tuned["invalid"] == sum(row["models"]["fine-tuned"]["prediction"] is None for row in rows) < len(rows) / 2
+    assert (base["invalid"], base["accuracy"], base["micro_f1"], base["macro_f1"]) == (
+        len(rows),
+        0,
+        0,
+        0,
+    )
+    assert [row[3] for row in base["confusion"]] == [
+        label["support"] for label in base["labels"].values()
+    ]
+    assert (
+        tuned["invalid"]
+        == sum(row["models"]["fine-tuned"]["prediction"] is None for row in rows)
+        < len(rows) / 2
+    )
 
 
 def test_some_invalid_replies(run_evaluate, tmp_path, monkeypatch, capsys):
     replies = ["pro", "Con.", "neutral", "maybe", "", "pro or con"]
-    monkeypatch.setattr(scoring, "generate_replies", lambda model, tokenizer, encoded: (replies * 9)[: len(encoded)])
+    monkeypatch.setattr(
+        scoring, "generate_replies", lambda model, tokenizer, encoded: (replies * 9)[: len(encoded)]
+    )
     rows, result = run_evaluate(tmp_path, "--mode", "generate")
-    assert [row["models"]["base"]["prediction"] for row in rows[:6]] == ["pro", "con", "neu", None, None, None]
+    assert [row["models"]["base"]["prediction"] for row in rows[:6]] == [
+        "pro",
+        "con",
+        "neu",
+        None,
+        None,
+        None,
+    ]
     assert result["metrics"]["base"]["invalid"] == len(rows) / 2
-    assert f"{len(rows)}       {len(rows) // 2}\n" in capsys.readouterr().out  # columns n and invalid
+    assert (
+        f"{len(rows)}       {len(rows) // 2}\n" in capsys.readouterr().out
+    )  # columns n and invalid
 
 
 # ---------------------------------------------------------------- the numbers
@@ -199,7 +249,9 @@ def test_numbers_are_those_of_the_records(request, mode):
         assert list(topics) == sorted({row["topic"] for row in rows})
         for topic, part in topics.items():
             chosen = [place for place, row in enumerate(rows) if row["topic"] == topic]
-            assert part == metrics.compute_metrics([gold[i] for i in chosen], [predicted[i] for i in chosen])
+            assert part == metrics.compute_metrics(
+                [gold[i] for i in chosen], [predicted[i] for i in chosen]
+            )
     assert result["metrics"]["fine-tuned"]["accuracy"] > 0.5  # the adapter has learnt something
 
 
@@ -229,7 +281,12 @@ def test_the_printed_tables_show_the_numbers(run_evaluate, tmp_path, capsys):
             figures = [f"{part[key]:.3f}" for key in ("precision", "recall", "f1")]
             assert [label, *figures, str(part["support"])] in lines
         for topic, part in numbers["topics"].items():
-            assert [*topic.split(), f"{part['accuracy']:.3f}", f"{part['macro_f1']:.3f}", str(part["n"])] in lines
+            assert [
+                *topic.split(),
+                f"{part['accuracy']:.3f}",
+                f"{part['macro_f1']:.3f}",
+                str(part["n"]),
+            ] in lines
     assert ["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"] in lines
     assert NOTE in output.splitlines()
 
@@ -238,14 +295,18 @@ def test_the_printed_tables_show_the_numbers(run_evaluate, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("mode", ["scored", "generated"])
-def test_rescoring_gives_the_same_tables_without_a_model(request, mode, tmp_path, capsys, monkeypatch):
+def test_rescoring_gives_the_same_tables_without_a_model(
+    request, mode, tmp_path, capsys, monkeypatch
+):
     folder, _, result = request.getfixturevalue(mode)
     monkeypatch.setattr(loading, "load_base", None)
     monkeypatch.setattr(loading, "load_tokenizer", None)
     capsys.readouterr()
     evaluate.print_report(result["metrics"])
     tables = capsys.readouterr().out
-    evaluate.main(["--predictions", str(folder / "evaluation.jsonl"), "--output-dir", str(tmp_path)])
+    evaluate.main(
+        ["--predictions", str(folder / "evaluation.jsonl"), "--output-dir", str(tmp_path)]
+    )
     output = capsys.readouterr().out
     assert tables in output
     again = records.read_json(tmp_path / "evaluation.json", "fix the test")
@@ -259,7 +320,9 @@ def test_rescoring_gives_the_same_tables_without_a_model(request, mode, tmp_path
 
 
 def test_rescoring_writes_what_it_says(scored, tmp_path, capsys):
-    evaluate.main(["--predictions", str(scored[0] / "evaluation.jsonl"), "--output-dir", str(tmp_path)])
+    evaluate.main(
+        ["--predictions", str(scored[0] / "evaluation.jsonl"), "--output-dir", str(tmp_path)]
+    )
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("wrote ")
     for name in FILES:
@@ -307,7 +370,9 @@ def test_side_records_of_another_evaluation_are_left_out(scored, tmp_path, capsy
     for file in ("evaluation.jsonl", "evaluation.json", "validation.jsonl", "robustness.jsonl"):
         (tmp_path / file).write_bytes((scored[0] / file).read_bytes())
     change(tmp_path / f"{name}.jsonl")
-    evaluate.main(["--predictions", str(tmp_path / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")])
+    evaluate.main(
+        ["--predictions", str(tmp_path / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
+    )
     assert f"note: {tmp_path / name}.jsonl is missing or was changed" in capsys.readouterr().out
     found = records.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"]
     assert (found["robustness"] == {}) == (name == "robustness")
@@ -319,16 +384,29 @@ def test_side_records_are_no_predictions(home, capsys, name):
     """They would take the place of the test split's numbers, in the adapter's card too."""
     before = (home / "evaluation.json").read_bytes()
     message = stop_message(capsys, main, "--predictions", home / f"{name}.jsonl")
-    assert f"{name}.jsonl does not hold the answers of the test split: give {home / 'evaluation.jsonl'}" in message
+    assert (
+        f"{name}.jsonl does not hold the answers of the test split: give {home / 'evaluation.jsonl'}"
+        in message
+    )
     assert (home / "evaluation.json").read_bytes() == before
 
 
 def test_variants_of_rows_that_were_taken_out_are_left_out(home, tmp_path, capsys):
     rows = records.read_jsonl(home / "evaluation.jsonl", (), "fix the test")
     records.write_jsonl(home / "evaluation.jsonl", rows[1:])
-    evaluate.main(["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")])
-    assert "evaluation.jsonl lacks rows of robustness.jsonl: its tables are left out" in capsys.readouterr().out
-    assert records.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"]["robustness"] == {}
+    evaluate.main(
+        ["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
+    )
+    assert (
+        "evaluation.jsonl lacks rows of robustness.jsonl: its tables are left out"
+        in capsys.readouterr().out
+    )
+    assert (
+        records.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"][
+            "robustness"
+        ]
+        == {}
+    )
 
 
 def test_side_records_that_nothing_names_are_not_used(scored, tmp_path, capsys):
@@ -336,7 +414,10 @@ def test_side_records_that_nothing_names_are_not_used(scored, tmp_path, capsys):
     for file in ("evaluation.jsonl", "validation.jsonl", "robustness.jsonl"):
         (tmp_path / file).write_bytes((scored[0] / file).read_bytes())
     evaluate.main(["--predictions", str(tmp_path / "evaluation.jsonl")])
-    assert records.read_json(tmp_path / "evaluation.json", "fix the test")["analysis"]["robustness"] == {}
+    assert (
+        records.read_json(tmp_path / "evaluation.json", "fix the test")["analysis"]["robustness"]
+        == {}
+    )
     assert f"note: {tmp_path / 'evaluation.json'} not found" in capsys.readouterr().out
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "None" not in text and "base and adapter unknown" in text
@@ -350,18 +431,25 @@ def read_side(scored, name):
 
 
 def test_floors_are_in_the_records(scored, data_dir):
-    splits = [records.read_jsonl(f"{data_dir}/{name}.jsonl", (), "fix the test") for name in ("train", "val", "test")]
+    splits = [
+        records.read_jsonl(f"{data_dir}/{name}.jsonl", (), "fix the test")
+        for name in ("train", "val", "test")
+    ]
     for name, labels in baselines.answer_floors(*splits).items():
         assert [row["floors"][name] for row in scored[1]] == labels
     assert list(scored[2]["analysis"]["intervals"]) == ["majority", "tf-idf", "base", "fine-tuned"]
 
 
-def test_validation_records_are_those_of_the_validation_split(run_evaluate, scored, data_dir, tmp_path):
+def test_validation_records_are_those_of_the_validation_split(
+    run_evaluate, scored, data_dir, tmp_path
+):
     """As if it were the test split."""
     rows = read_side(scored, "validation")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "test.jsonl").write_bytes(Path(data_dir, "val.jsonl").read_bytes())
-    as_test, _ = run_evaluate(tmp_path / "out", "--data-dir", str(tmp_path / "data"), "--robustness-rows", "0")
+    as_test, _ = run_evaluate(
+        tmp_path / "out", "--data-dir", str(tmp_path / "data"), "--robustness-rows", "0"
+    )
     assert rows == as_test
     assert {row["id"] for row in rows}.isdisjoint(row["id"] for row in scored[1])
 
@@ -379,7 +467,11 @@ def test_variants_are_asked_as_they_say(scored, plain, plain_prompts, flat_label
             found = asked[variant, row["id"]]
             assert (found["topic"], found["text"], found["label"]) == (topic, text, row["label"])
             message = [{"role": "user", "content": prompts.build_prompt(topic, text, template)}]
-            sequences.append(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False))
+            sequences.append(
+                tokenizer.apply_chat_template(
+                    message, add_generation_prompt=True, return_dict=False
+                )
+            )
             answers.append(list(found["models"][name]["probabilities"].values()))
     (expected, tolerance), _ = flat_labels(plain[name], tokenizer, sequences)
     assert (torch.tensor(answers) - expected).abs().max() <= tolerance
@@ -395,7 +487,9 @@ def test_every_part_is_asked_with_its_own_prompt(
     def score(model, tokenizer, encoded, batch_size):
         asked.append(encoded)
         count = len(encoded)
-        return scoring.Scores(torch.full((count, 3), 1 / 3), torch.ones(count), torch.ones(count, 3), 128)
+        return scoring.Scores(
+            torch.full((count, 3), 1 / 3), torch.ones(count), torch.ones(count, 3), 128
+        )
 
     monkeypatch.setattr(scoring, "score_prompts", score)
     run_evaluate(tmp_path, "--robustness-rows", "4")
@@ -405,7 +499,10 @@ def test_every_part_is_asked_with_its_own_prompt(
         wanted.append([prompts.build_prompt(*pair, template) for pair in pairs])
     options = {"add_generation_prompt": True, "return_dict": False}
     messages = [[[{"role": "user", "content": text}] for text in texts] for texts in wanted]
-    encoded = [usual, *([tokenizer.apply_chat_template(one, **options) for one in part] for part in messages)]
+    encoded = [
+        usual,
+        *([tokenizer.apply_chat_template(one, **options) for one in part] for part in messages),
+    ]
     assert asked == encoded * 2  # by base and adapter
 
 
@@ -413,11 +510,16 @@ def test_every_part_is_asked_with_its_own_prompt(
 def test_robustness_rows(run_evaluate, tmp_path, capsys, test_rows):
     _, result = run_evaluate(tmp_path / "five", "--robustness-rows", "5")
     numbers = result["analysis"]["robustness"]
-    assert {part["n"] for models in numbers.values() for part in models.values()} == {5} and len(numbers) == 5
+    assert {part["n"] for models in numbers.values() for part in models.values()} == {5} and len(
+        numbers
+    ) == 5
     asked = records.read_jsonl(tmp_path / "five" / "robustness.jsonl", (), "fix the test")
     assert [row["id"] for row in asked] == [row["id"] for row in test_rows[:5]] * 5
     _, result = run_evaluate(tmp_path / "none", "--robustness-rows", "0")
-    assert result["analysis"]["robustness"] == {} and not (tmp_path / "none" / "robustness.jsonl").exists()
+    assert (
+        result["analysis"]["robustness"] == {}
+        and not (tmp_path / "none" / "robustness.jsonl").exists()
+    )
     assert "--robustness-rows -1" in stop_message(capsys, main, "--robustness-rows", "-1")
 
 
@@ -434,7 +536,10 @@ def test_tiny_probabilities_keep_their_size():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "score_prompts", lambda *words: scores)
         [answer] = evaluate.answer_rows(None, None, [[1]], "score")
-    assert answer["probabilities"]["con"] == pytest.approx(2e-9, rel=1e-5) and answer["probabilities"]["neu"] > 0
+    assert (
+        answer["probabilities"]["con"] == pytest.approx(2e-9, rel=1e-5)
+        and answer["probabilities"]["neu"] > 0
+    )
 
 
 def test_a_sentence_in_two_splits_is_refused(data_dir, trained_run, tmp_path, capsys):
@@ -450,7 +555,9 @@ def test_a_sentence_in_two_splits_is_refused(data_dir, trained_run, tmp_path, ca
 
 def test_the_summary_is_printed_first_and_the_statistics_below(scored, tmp_path, capsys):
     capsys.readouterr()
-    evaluate.main(["--predictions", str(scored[0] / "evaluation.jsonl"), "--output-dir", str(tmp_path)])
+    evaluate.main(
+        ["--predictions", str(scored[0] / "evaluation.jsonl"), "--output-dir", str(tmp_path)]
+    )
     output = capsys.readouterr().out
     first, *_ = output.strip().splitlines()
     assert first.split() == ["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"]
@@ -496,7 +603,13 @@ def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):
     assert result["note"] == NOTE
     output = capsys.readouterr().out
     lines = [line.split() for line in output.splitlines()]
-    assert [two, "fine-tuned", *(f"{result['runs'][two]['fine-tuned'][key]:.3f}" for key in KEYS), "24", "0"] in lines
+    assert [
+        two,
+        "fine-tuned",
+        *(f"{result['runs'][two]['fine-tuned'][key]:.3f}" for key in KEYS),
+        "24",
+        "0",
+    ] in lines
     assert ["mean", "fine-tuned", *(f"{result['mean'][key]:.3f}" for key in KEYS)] in lines
     assert NOTE in output
     text = (out / "runs.tex").read_text(encoding="utf-8")
@@ -506,20 +619,28 @@ def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):
 def test_one_run_shows_no_dash_for_its_spread(copied, tmp_path, capsys):
     evaluate.main(["--runs", copied("one"), "--output-dir", str(tmp_path / "out")])
     shown = [capsys.readouterr().out, (tmp_path / "out" / "runs.tex").read_text()]
-    assert all("One run, " in text and "| - |" not in text and "sd" not in text.split() for text in shown)
+    assert all(
+        "One run, " in text and "| - |" not in text and "sd" not in text.split() for text in shown
+    )
 
 
 def test_runs_that_cannot_be_compared_are_refused(copied, tmp_path, capsys):
     one = copied("one")
     for other, expected in (
-        (copied("two", test_sha256="other"), "differ in the test split: evaluate both again with the same"),
+        (
+            copied("two", test_sha256="other"),
+            "differ in the test split: evaluate both again with the same",
+        ),
         (copied("three", mode="generate"), "differ in the mode: "),
         (copied("four", lambda rows: rows.reverse()), "other rows"),
         (one, "named twice"),
         (str(tmp_path / "none"), "not found"),
     ):
         out = tmp_path / "out"
-        assert expected in stop_message(capsys, main, "--runs", one, other, "--output-dir", out) and not out.exists()
+        assert (
+            expected in stop_message(capsys, main, "--runs", one, other, "--output-dir", out)
+            and not out.exists()
+        )
 
 
 # ---------------------------------------------------------------- the adapter's card
@@ -539,7 +660,9 @@ def home(trained_run, scored, tmp_path):
 
 
 def test_a_card_is_written_beside_the_adapter_alone(home, tmp_path, capsys):
-    evaluate.main(["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")])
+    evaluate.main(
+        ["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
+    )
     assert not (tmp_path / "out" / "README.md").exists()
     evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
     text = (home / "README.md").read_text(encoding="utf-8")
@@ -564,7 +687,9 @@ def test_nothing_is_pushed_unless_the_constant_says_so(home, tmp_path, monkeypat
     evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
     assert evaluate.PUSH_TO_HUB is None and evaluate.PUSH_PRIVATE is True and pushed == []
     monkeypatch.setattr(evaluate, "PUSH_TO_HUB", "me/stance")
-    evaluate.main(["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")])
+    evaluate.main(
+        ["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
+    )
     assert pushed == [] and "nothing was pushed" in capsys.readouterr().out
     evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
     assert pushed == [(home, "me/stance", True)]
@@ -582,7 +707,9 @@ def test_base_alone(tiny_model, data_dir, scored, tmp_path, capsys):
     assert [row["models"]["base"] for row in rows] == [row["models"]["base"] for row in scored[1]]
 
 
-def test_evaluating_the_base_first_does_not_block_training(tiny_model, data_dir, tmp_path, monkeypatch):
+def test_evaluating_the_base_first_does_not_block_training(
+    tiny_model, data_dir, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     evaluate.main(["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir])
     assert list(tmp_path.rglob("evaluation.json"))
@@ -607,7 +734,9 @@ def test_other_splits_than_the_adapters_are_noted(run_evaluate, scored, data_dir
     assert scored[2]["splits_of_adapter"] is True
     (tmp_path / "data").mkdir()
     for name, source in (("test", "test"), ("train", "val")):
-        (tmp_path / "data" / f"{name}.jsonl").write_bytes(Path(data_dir, f"{source}.jsonl").read_bytes())
+        (tmp_path / "data" / f"{name}.jsonl").write_bytes(
+            Path(data_dir, f"{source}.jsonl").read_bytes()
+        )
     capsys.readouterr()
     rows, result = run_evaluate(tmp_path / "out", "--data-dir", str(tmp_path / "data"))
     assert [row["models"] for row in rows] == [row["models"] for row in scored[1]]
@@ -615,7 +744,9 @@ def test_other_splits_than_the_adapters_are_noted(run_evaluate, scored, data_dir
     output = capsys.readouterr().out
     assert f"note: {tmp_path / 'data'} does not hold the train.jsonl" in output
     # Without a validation split
-    assert f"note: {tmp_path / 'data' / 'val.jsonl'} not found: no floors and no temperature" in output
+    assert (
+        f"note: {tmp_path / 'data' / 'val.jsonl'} not found: no floors and no temperature" in output
+    )
     assert "floors" not in rows[0] and not (tmp_path / "out" / "validation.jsonl").exists()
     assert list(result["analysis"]["calibration"]["base"]) == ["test"]
 
@@ -624,7 +755,9 @@ def test_the_base_may_be_named_again(run_evaluate, scored, tiny_model, tmp_path)
     assert run_evaluate(tmp_path, "--base-model", tiny_model)[0] == scored[1]
 
 
-def test_another_base_than_the_adapters_is_refused(trained_run, tiny_model, data_dir, tmp_path, capsys):
+def test_another_base_than_the_adapters_is_refused(
+    trained_run, tiny_model, data_dir, tmp_path, capsys
+):
     other = ("--base-model", "google/gemma-2-2b-it")
     flags = ("--adapter", trained_run, *other, "--data-dir", data_dir, "--output-dir", tmp_path)
     message = stop_message(capsys, main, *flags)
@@ -642,7 +775,9 @@ def test_an_adapter_of_another_prompt_is_refused(trained_run, data_dir, tmp_path
     record = json.loads((trained_run / "run.json").read_text(encoding="utf-8"))
     (tmp_path / "adapter_model.safetensors").touch()
     (tmp_path / "run.json").write_text(json.dumps({**record, "prompt_version": "000000000000"}))
-    assert "000000000000" in stop_message(capsys, main, "--adapter", tmp_path, "--data-dir", data_dir)
+    assert "000000000000" in stop_message(
+        capsys, main, "--adapter", tmp_path, "--data-dir", data_dir
+    )
 
 
 def test_missing_test_split_is_named(trained_run, tmp_path, capsys, monkeypatch):

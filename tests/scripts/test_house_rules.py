@@ -19,7 +19,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = [*ROOT.glob("*.py"), *ROOT.glob("stance/**/*.py"), *ROOT.glob("tools/*.py")]
 TREES = {  # of every module but the empty __init__.py, by its dotted name
-    ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"), path.name)
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(
+        path.read_text(encoding="utf-8"), path.name
+    )
     for path in sorted(PATHS)
     if path.name != "__init__.py"
 }
@@ -39,7 +41,11 @@ Flag = namedtuple("Flag", "text dest options")  # options: {keyword: node} of ad
 
 def find_function(name, function):
     """The node of a function at the top level of a file, or None."""
-    found = [node for node in TREES[name].body if isinstance(node, ast.FunctionDef) and node.name == function]
+    found = [
+        node
+        for node in TREES[name].body
+        if isinstance(node, ast.FunctionDef) and node.name == function
+    ]
     return found[0] if found else None
 
 
@@ -95,7 +101,11 @@ def find_floor(name):
 def find_calls(node, name):
     """Calls of a function or method of this name."""
     calls = [call for call in ast.walk(node) if isinstance(call, ast.Call)]
-    return [call for call in calls if name in (getattr(call.func, "attr", None), getattr(call.func, "id", None))]
+    return [
+        call
+        for call in calls
+        if name in (getattr(call.func, "attr", None), getattr(call.func, "id", None))
+    ]
 
 
 def find_flags(name):
@@ -105,7 +115,13 @@ def find_flags(name):
         texts = [argument.value for argument in call.args]
         text = max((text for text in texts if text.startswith("--")), default=None)
         if text:
-            flags.append(Flag(text, text[2:].replace("-", "_"), {word.arg: word.value for word in call.keywords}))
+            flags.append(
+                Flag(
+                    text,
+                    text[2:].replace("-", "_"),
+                    {word.arg: word.value for word in call.keywords},
+                )
+            )
     return flags
 
 
@@ -113,7 +129,11 @@ def find_home(name, constant):
     """How a script has to write a constant of its own or of a module that it imports; None if there is none."""
     if constant in find_constants(name):
         return constant
-    homes = [module for module in sorted(find_imports(name) & set(TREES)) if constant in find_constants(module)]
+    homes = [
+        module
+        for module in sorted(find_imports(name) & set(TREES))
+        if constant in find_constants(module)
+    ]
     return f"{homes[0].rpartition('.')[2]}.{constant}" if homes else None
 
 
@@ -122,14 +142,23 @@ def find_reads(node, constant, home):
     return [
         part.lineno
         for part in ast.walk(node)
-        if (isinstance(part, ast.Name) and isinstance(part.ctx, ast.Load) and part.id == constant and not home)
+        if (
+            isinstance(part, ast.Name)
+            and isinstance(part.ctx, ast.Load)
+            and part.id == constant
+            and not home
+        )
         or (isinstance(part, ast.Attribute) and home and ast.unparse(part) == f"{home}.{constant}")
     ]
 
 
 def find_flagged():
     """(script, home as written, constant) of every flag whose default is the constant of its name."""
-    pairs = [(name, find_home(name, flag.dest.upper()), flag) for name in SCRIPTS for flag in find_flags(name)]
+    pairs = [
+        (name, find_home(name, flag.dest.upper()), flag)
+        for name in SCRIPTS
+        for flag in find_flags(name)
+    ]
     return [
         (name, home.rpartition(".")[0], flag.dest.upper())
         for name, home, flag in pairs
@@ -148,7 +177,9 @@ def read_commands(text, program=LAUNCHERS):
     commands = []
     for line in text.replace("\\\n", " ").splitlines():
         before = rf"\s*(?:\$ |cat \S+ \| )?(?:[A-Z_]+=\S* )*{program} "
-        shown = re.match(rf"{before}(\w+)\.py\b(.*)", line) or re.match(rf"{before}-m (tools\.\w+)(.*)", line)
+        shown = re.match(rf"{before}(\w+)\.py\b(.*)", line) or re.match(
+            rf"{before}-m (tools\.\w+)(.*)", line
+        )
         if shown:
             commands.append((shown[1], shlex.split(shown[2], comments=True)))
     return commands
@@ -171,7 +202,9 @@ def read_fenced(text):
 def read_makefile(text):
     """The text of a Makefile with its plain variables filled in."""
     values = dict(re.findall(r"^([A-Z_]+) *[:?]?= *(.*)$", text, re.MULTILINE))
-    while (filled := re.sub(r"\$\(([A-Z_]+)\)", lambda found: values.get(found[1], ""), text)) != text:
+    while (
+        filled := re.sub(r"\$\(([A-Z_]+)\)", lambda found: values.get(found[1], ""), text)
+    ) != text:
         text = filled
     return text
 
@@ -243,7 +276,12 @@ def outcome(tmp_path_factory):
     libraries = sorted({module for name in TREES for module in find_imports(name)} - set(TREES))
     worker = [sys.executable, "-B", "-c", WORKER, str(ROOT), str(folder / "jobs.json"), *libraries]
     done = subprocess.run(
-        worker, cwd=folder / "empty", env={**os.environ, **settings}, capture_output=True, text=True, timeout=300
+        worker,
+        cwd=folder / "empty",
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     results = json.loads((folder / "results.json").read_text())
@@ -303,7 +341,9 @@ def test_rooms_that_need_no_torch_import_none(room):
 @pytest.mark.parametrize("name", TREES)
 def test_a_constant_is_assigned_once_below_the_scripts(name):
     modules = [other for other in MODULES if other != name]
-    shared = {other: find_constants(name) & find_constants(other) for other in modules if name in MODULES}
+    shared = {
+        other: find_constants(name) & find_constants(other) for other in modules if name in MODULES
+    }
     assert {other: sorted(constants) for other, constants in shared.items() if constants} == {}
 
 
@@ -317,24 +357,36 @@ def test_a_default_is_the_constant_of_the_same_name(name):
             explained = "default:" in ast.unparse(flag.options.get("help", ast.Constant("")))
             assert home is None or explained, f"{flag.text} has no default, though there is {home}"
         else:
-            assert home is None or ast.unparse(default) == home, f"the default of {flag.text} is not {home}"
-            assert not isinstance(default, ast.Constant), f"the default of {flag.text} is no constant of the script"
+            assert home is None or ast.unparse(default) == home, (
+                f"the default of {flag.text} is not {home}"
+            )
+            assert not isinstance(default, ast.Constant), (
+                f"the default of {flag.text} is no constant of the script"
+            )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_constant_with_a_flag_is_read_by_parse_args_alone(name):
-    rest = ast.Module([node for node in TREES[name].body if node is not find_function(name, "parse_args")], [])
+    rest = ast.Module(
+        [node for node in TREES[name].body if node is not find_function(name, "parse_args")], []
+    )
     for script, home, constant in find_flagged():
         if script == name:
-            assert find_reads(rest, constant, home) == [], f"{name}.py reads {constant}: its flag would have no effect"
+            assert find_reads(rest, constant, home) == [], (
+                f"{name}.py reads {constant}: its flag would have no effect"
+            )
 
 
 @pytest.mark.parametrize("name", MODULES)
 def test_no_module_reads_a_constant_with_a_flag(name):
     for script, home, constant in find_flagged():
         if home:  # a script's own constant cannot be read from a module
-            lines = find_reads(TREES[name], constant, "" if home == name.rpartition(".")[2] else home)
-            assert lines == [], f"{name}.py reads {constant}: the flag of {script}.py would have no effect"
+            lines = find_reads(
+                TREES[name], constant, "" if home == name.rpartition(".")[2] else home
+            )
+            assert lines == [], (
+                f"{name}.py reads {constant}: the flag of {script}.py would have no effect"
+            )
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -355,7 +407,11 @@ def test_nothing_imports_a_script(name):
 
 @pytest.mark.parametrize("name", TREES)
 def test_constants_are_read_through_their_module(name):
-    named = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.ImportFrom) and node.module in TREES]
+    named = [
+        node
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.ImportFrom) and node.module in TREES
+    ]
     assert [alias.name for node in named for alias in node.names if alias.name.isupper()] == []
 
 
@@ -388,7 +444,9 @@ def test_help_shows_every_flag(outcome, name):
     assert ast.get_docstring(TREES[name]).splitlines()[0] in text
     assert "option_strings" not in text, "a help text holds a bare %: write %%"
     for flag in find_flags(name):
-        assert re.search(rf"^  (-\w, )?{flag.text}\b", text, re.MULTILINE), f"{flag.text} is not in --help"
+        assert re.search(rf"^  (-\w, )?{flag.text}\b", text, re.MULTILINE), (
+            f"{flag.text} is not in --help"
+        )
         assert "help" in flag.options, f"{flag.text} is not explained"
 
 
@@ -399,14 +457,18 @@ def test_docstring_commands_parse(outcome, name):
     check_parsed(outcome, commands)
 
 
-@pytest.mark.parametrize("page", ["README.md", *sorted(path.name for path in ROOT.glob("docs/*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(path.name for path in ROOT.glob("docs/*.md"))]
+)
 def test_commands_of_the_docs_parse(outcome, page):
     check_parsed(outcome, collect_commands()[page])
 
 
 @pytest.mark.parametrize("constant", ["BASE_MODEL", "DATA_DIR", "ADAPTER", "CORPUS"])
 def test_scripts_agree_on_a_constant_that_several_of_them_have(constant):
-    values = {name: read_constant(name, constant) for name in SCRIPTS if constant in find_constants(name)}
+    values = {
+        name: read_constant(name, constant) for name in SCRIPTS if constant in find_constants(name)
+    }
     assert len(values) >= 2 and len(set(values.values())) == 1, values
 
 
@@ -428,9 +490,9 @@ def test_makefile_commands_parse(outcome):
 def test_commands_are_read_as_a_shell_would():
     text = 'CUDA_VISIBLE_DEVICES=1 python a.py --x "two words"  # why\n$ python3 b.py \\\n    --y 1\npip install c\n'
     assert read_commands(text) == [("a", ["--x", "two words"]), ("b", ["--y", "1"])]
-    assert read_fenced("python no.py\n```bash\npython a.py\n```\n~~~~\n~~~\npython b.py\n~~~~\nend\n") == (
-        "python a.py\n~~~\npython b.py"
-    )
-    assert read_makefile("VENV := .venv\nRUN := $(VENV)/bin/python\nrun:\n\t$(RUN) a.py $@\n").endswith(
-        "\t.venv/bin/python a.py $@\n"
-    )
+    assert read_fenced(
+        "python no.py\n```bash\npython a.py\n```\n~~~~\n~~~\npython b.py\n~~~~\nend\n"
+    ) == ("python a.py\n~~~\npython b.py")
+    assert read_makefile(
+        "VENV := .venv\nRUN := $(VENV)/bin/python\nrun:\n\t$(RUN) a.py $@\n"
+    ).endswith("\t.venv/bin/python a.py $@\n")

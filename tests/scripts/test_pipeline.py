@@ -10,14 +10,14 @@ import matplotlib
 import openpyxl
 import pytest
 import safetensors.torch
+import tiny_model
 
 import prepare_data
+import prompts
+from stance.common import records
 from stance.corpus import corpus
 from stance.evaluation import metrics
 from stance.model import loading
-import prompts
-from stance.common import records
-import tiny_model
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,14 +48,29 @@ def done(tmp_path_factory):
     def run(script, *flags):
         command = [sys.executable, str(ROOT / f"{script}.py"), *flags]
         result = subprocess.run(
-            command, cwd=folder, env={**os.environ, **settings}, capture_output=True, text=True, timeout=300
+            command,
+            cwd=folder,
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
         assert result.returncode == 0, result.stderr
         assert "Traceback" not in result.stderr
         outputs[script] = result.stdout
 
     run("prepare_data", "--corpus", "my annotations.xlsx")
-    run("finetune", "--base-model", "outputs/tiny-gemma2", "--run-dir", RUN, "--epochs", "1", "--learning-rate", "3e-3")
+    run(
+        "finetune",
+        "--base-model",
+        "outputs/tiny-gemma2",
+        "--run-dir",
+        RUN,
+        "--epochs",
+        "1",
+        "--learning-rate",
+        "3e-3",
+    )
     run("evaluate", "--adapter", RUN)
     run("predict", "--adapter", RUN, "--topic", TOPIC, "--text", TEXT)
     return folder, outputs
@@ -68,7 +83,10 @@ def read(folder, name):
 def test_files_are_where_the_readme_says(done):
     folder, _ = done
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    expected = {f"data/{name}" for name in ("train.jsonl", "val.jsonl", "test.jsonl", "prepare_data.report.json")}
+    expected = {
+        f"data/{name}"
+        for name in ("train.jsonl", "val.jsonl", "test.jsonl", "prepare_data.report.json")
+    }
     expected |= {"my annotations.xlsx"} | {
         f"{RUN}/{name}" for name in (
             "adapter_model.safetensors", "adapter_config.json", "plan.json", "run.json", "log.jsonl", "training.png",
@@ -78,7 +96,11 @@ def test_files_are_where_the_readme_says(done):
         )
     }  # fmt: skip
     assert expected <= found
-    rest = [name for name in found - expected if not name.startswith(("outputs/tiny-gemma2/", f"{RUN}/checkpoints/"))]
+    rest = [
+        name
+        for name in found - expected
+        if not name.startswith(("outputs/tiny-gemma2/", f"{RUN}/checkpoints/"))
+    ]
     assert rest == []
     for name in ("training.png", "confusion.png", "topics.png", "reliability.png", "coverage.png"):
         assert (folder / RUN / name).read_bytes().startswith(b"\x89PNG")
@@ -86,7 +108,10 @@ def test_files_are_where_the_readme_says(done):
 
 def test_splits_have_every_row(done):
     folder, outputs = done
-    sizes = [len(corpus.load_split(folder / "data" / f"{name}.jsonl")) for name in ("train", "val", "test")]
+    sizes = [
+        len(corpus.load_split(folder / "data" / f"{name}.jsonl"))
+        for name in ("train", "val", "test")
+    ]
     assert sizes == [96, 12, 12]
     assert "my annotations.xlsx: 120 rows, 120 used" in outputs["prepare_data"]
 
@@ -106,23 +131,44 @@ def test_the_run_record(done):
     folder, _ = done
     record = read(folder, f"{RUN}/run.json")
     assert record["base_model"] == "outputs/tiny-gemma2" and record["demo"] is True
-    assert record["prompt_version"] == prompts.PROMPT_VERSION and record["labels"] == list(prompts.LABELS)
+    assert record["prompt_version"] == prompts.PROMPT_VERSION and record["labels"] == list(
+        prompts.LABELS
+    )
     assert record["shortened_sentences"] == 0
-    assert record["precision"] == {"quant_type": "nf4", "double_quant": True, "compute": str(loading.compute_dtype()).removeprefix("torch.")}
+    assert record["precision"] == {
+        "quant_type": "nf4",
+        "double_quant": True,
+        "compute": str(loading.compute_dtype()).removeprefix("torch."),
+    }
     assert record["data"] == {
         name: {"rows": rows, "sha256": records.hash_file(folder / "data" / f"{name}.jsonl")}
         for name, rows in (("train", 96), ("val", 12))
     }
     report = read(folder, "data/prepare_data.report.json")
     assert record["data"]["train"]["sha256"] == report["outputs"]["train.jsonl"]
-    assert (record["flags"]["epochs"], record["flags"]["learning_rate"], record["flags"]["seed"]) == (1.0, 3e-3, 0)
+    assert (
+        record["flags"]["epochs"],
+        record["flags"]["learning_rate"],
+        record["flags"]["seed"],
+    ) == (1.0, 3e-3, 0)
     settings = record["settings"]
-    assert (settings["LORA_R"], settings["LORA_ALPHA"], settings["EFFECTIVE_BATCH_SIZE"]) == (16, 32, 32)
-    assert (settings["EPOCHS"], settings["LEARNING_RATE"]) == (1.0, 3e-3)  # what was used, not what the script says
+    assert (settings["LORA_R"], settings["LORA_ALPHA"], settings["EFFECTIVE_BATCH_SIZE"]) == (
+        16,
+        32,
+        32,
+    )
+    assert (settings["EPOCHS"], settings["LEARNING_RATE"]) == (
+        1.0,
+        3e-3,
+    )  # what was used, not what the script says
     assert record["environment"]["versions"] == records.describe_environment()["versions"]
     assert record["environment"]["versions"]["torch"] and record["environment"]["python"]
     result = record["result"]
-    assert result["steps"] == 3 and result["train_seconds"] > 0 and result["train_samples_per_second"] > 0
+    assert (
+        result["steps"] == 3
+        and result["train_seconds"] > 0
+        and result["train_samples_per_second"] > 0
+    )
     [validation] = result["validation"]
     assert {"eval_loss", "eval_accuracy", "epoch", "step"} <= set(validation)
 
@@ -160,13 +206,18 @@ def test_the_printed_table_is_that_of_the_records(done):
     evaluation = read(folder, f"{RUN}/evaluation.json")
     for name, part in numbers.items():
         assert evaluation["metrics"][name].items() >= part.items()
-    assert evaluation["test_sha256"] == read(folder, "data/prepare_data.report.json")["outputs"]["test.jsonl"]
+    assert (
+        evaluation["test_sha256"]
+        == read(folder, "data/prepare_data.report.json")["outputs"]["test.jsonl"]
+    )
     assert (evaluation["base_model"], evaluation["adapter"]) == ("outputs/tiny-gemma2", RUN)
 
 
 def test_the_predicted_line(done):
     _, outputs = done
-    answer = re.match(r"(pro|con|neu)  p_pro (0\.\d{3})  p_con (0\.\d{3})  p_neu (0\.\d{3})\n", outputs["predict"])
+    answer = re.match(
+        r"(pro|con|neu)  p_pro (0\.\d{3})  p_con (0\.\d{3})  p_neu (0\.\d{3})\n", outputs["predict"]
+    )
     assert answer
     probabilities = list(map(float, answer.groups()[1:]))
     assert sum(probabilities) == pytest.approx(1, abs=2e-3)

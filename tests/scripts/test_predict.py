@@ -11,20 +11,17 @@ from pathlib import Path
 
 import openpyxl
 import pytest
+import tiny_model
 import torch
+from stopping import stop_below_bar
 
-from stance.model import cuda_graphs
 import evaluate
-from stance.labelling import labeller
-from stance.model import loading
 import predict
 import prompts
-from stance.model import chat
 from stance.common import records
-from stance.model import scoring
-import tiny_model
 from stance.corpus import workbook_reader
-from stopping import stop_below_bar
+from stance.labelling import labeller
+from stance.model import chat, cuda_graphs, loading, scoring
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPIC = "Vegans are right."
@@ -35,7 +32,9 @@ ADDED = ["stance", "p_pro", "p_con", "p_neu", "confidence", "review"]
 def evaluated(trained_run, data_dir, tmp_path_factory):
     """evaluate.py's records of the test split."""
     folder = tmp_path_factory.mktemp("evaluated")
-    evaluate.main(["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(folder)])
+    evaluate.main(
+        ["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(folder)]
+    )
     return records.read_jsonl(folder / "evaluation.jsonl", (), "fix the test")
 
 
@@ -59,11 +58,17 @@ def no_model(monkeypatch):
 def load_scored(trained_run):
     """A function that scores pairs one by one with base and adapter."""
     base = records.read_json(trained_run / "run.json", "fix the test")["base_model"]
-    tokenizer, model = loading.load_tokenizer(base), loading.load_adapter(loading.load_base(base), trained_run)
+    tokenizer, model = (
+        loading.load_tokenizer(base),
+        loading.load_adapter(loading.load_base(base), trained_run),
+    )
 
     def score(pairs):
         prompt = [chat.encode_example(tokenizer, *pair) for pair in pairs]
-        return [scoring.score_prompts(model, tokenizer, [ids]).probabilities[0].tolist() for ids in prompt]
+        return [
+            scoring.score_prompts(model, tokenizer, [ids]).probabilities[0].tolist()
+            for ids in prompt
+        ]
 
     return score
 
@@ -79,17 +84,23 @@ def write_table(path, header, rows):
                     cell.data_type = "s"  # text, even if it begins with '='
         book.save(path)
     elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(dict(zip(header, row))) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(dict(zip(header, row))) + "\n" for row in rows), encoding="utf-8"
+        )
     else:
         with open(path, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows([header, *rows])
+            csv.writer(file, delimiter="\t" if path.suffix == ".tsv" else ",").writerows(
+                [header, *rows]
+            )
     return path
 
 
 def read_table(path):
     """(header, rows) of a table, without stance/corpus/tables.py."""
     if path.suffix == ".xlsx":
-        header, *rows = [[cell.value for cell in row] for row in openpyxl.load_workbook(path).active.iter_rows()]
+        header, *rows = [
+            [cell.value for cell in row] for row in openpyxl.load_workbook(path).active.iter_rows()
+        ]
         return header, rows
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -104,9 +115,15 @@ def tolerance(trained_run, evaluated, load_plain, flat_labels):
     """How far probabilities may be from those of evaluate.py: rounding, and the third decimal of a printed answer."""
     base = records.read_json(trained_run / "run.json", "fix the test")["base_model"]
     tokenizer = loading.load_tokenizer(base)
-    encoded = chat.encode_examples(tokenizer, [(record["topic"], record["text"]) for record in evaluated])
-    (expected, tolerance), _ = flat_labels(load_plain(base, trained_run), tokenizer, encoded, floor=6e-4)
-    assert expected.std(0).min() > 2 * tolerance  # rows differ by more, so that a wrong order would show
+    encoded = chat.encode_examples(
+        tokenizer, [(record["topic"], record["text"]) for record in evaluated]
+    )
+    (expected, tolerance), _ = flat_labels(
+        load_plain(base, trained_run), tokenizer, encoded, floor=6e-4
+    )
+    assert (
+        expected.std(0).min() > 2 * tolerance
+    )  # rows differ by more, so that a wrong order would show
     return tolerance
 
 
@@ -162,7 +179,10 @@ def test_one_sentence_gets_the_answer_of_evaluate(run, evaluated, check_answer, 
 
 def test_one_sentence_is_cleaned_as_the_corpus_is(run, capsys):
     outputs = []
-    for topic, text in ((TOPIC, "yes good right"), (f" {TOPIC}\u200b\n", "\ufeffyes\u00a0good\x07 right\r\n")):
+    for topic, text in (
+        (TOPIC, "yes good right"),
+        (f" {TOPIC}\u200b\n", "\ufeffyes\u00a0good\x07 right\r\n"),
+    ):
         capsys.readouterr()
         run("--topic", topic, "--text", text)
         outputs.append(capsys.readouterr().out)
@@ -198,7 +218,16 @@ def test_lines_typed_on_a_terminal_are_answered(run, evaluated, check_answer, ty
     first = evaluated[0]
     second = next(record for record in evaluated if record["topic"] != first["topic"])
     change = f"/topic {second['topic']}"
-    typed("", f" {first['topic']}", first["text"], "  ", change, second["text"], "/topic", first["topic"])
+    typed(
+        "",
+        f" {first['topic']}",
+        first["text"],
+        "  ",
+        change,
+        second["text"],
+        "/topic",
+        first["topic"],
+    )
     run()
     hint, *lines, end, note = capsys.readouterr().out.splitlines()
     assert "/topic" in hint and "Ctrl-D" in hint and end == "" and note == tiny_model.NOTE
@@ -238,20 +267,29 @@ def test_explained_words_are_those_without_which_the_answer_is_less_probable(
     run, evaluated, load_scored, tolerance, capsys
 ):
     """Recomputed sentence by sentence with evaluate's own scoring; of the least sure answer, where words count most."""
-    record = min(evaluated, key=lambda record: max(record["models"]["fine-tuned"]["probabilities"].values()))
+    record = min(
+        evaluated, key=lambda record: max(record["models"]["fine-tuned"]["probabilities"].values())
+    )
     words = record["text"].split()
     run("--topic", record["topic"], "--text", record["text"], "--explain", "3")
     _, _, _, *lines, _ = capsys.readouterr().out.splitlines()
-    texts = [record["text"], *(" ".join(words[:place] + words[place + 1 :]) for place in range(len(words)))]
+    texts = [
+        record["text"],
+        *(" ".join(words[:place] + words[place + 1 :]) for place in range(len(words))),
+    ]
     whole, *without = load_scored([(record["topic"], text) for text in texts])
     answer = max(range(3), key=whole.__getitem__)
     falls = [whole[answer] - row[answer] for row in without]
     assert len(lines) == 3 and max(map(abs, falls)) - min(map(abs, falls)) > 4 * tolerance
     shown = [(line.split()[0], int(line.split()[1]), float(line.split()[2])) for line in lines]
-    assert [abs(weight) for _, _, weight in shown] == sorted((abs(weight) for _, _, weight in shown), reverse=True)
+    assert [abs(weight) for _, _, weight in shown] == sorted(
+        (abs(weight) for _, _, weight in shown), reverse=True
+    )
     for word, place, weight in shown:
-        assert word == words[place - 1] and weight == pytest.approx(falls[place - 1], abs=2 * tolerance)
-    rest = {place for place in range(1, len(words) + 1)} - {place for _, place, _ in shown}
+        assert word == words[place - 1] and weight == pytest.approx(
+            falls[place - 1], abs=2 * tolerance
+        )
+    rest = set(range(1, len(words) + 1)) - {place for _, place, _ in shown}
     assert max(abs(falls[place - 1]) for place in rest) <= abs(shown[-1][2]) + 2 * tolerance
 
 
@@ -260,12 +298,17 @@ def test_explained_words_are_those_without_which_the_answer_is_less_probable(
 
 @pytest.mark.parametrize("output", [".xlsx", ".csv", ".tsv", ".jsonl"])
 @pytest.mark.parametrize("source", [".xlsx", ".csv", ".jsonl"])
-def test_a_table_comes_back_with_more_columns(run, evaluated, check_answer, tmp_path, capsys, source, output):
+def test_a_table_comes_back_with_more_columns(
+    run, evaluated, check_answer, tmp_path, capsys, source, output
+):
     """All columns, all rows and their order; the needed columns are neither first nor in order."""
     header = ["nr", "Comment", "user", "TOPIC", "odd"]
     chosen = evaluated[:9]
     odd = ["=1+1", "a\nb", "ü 核 👍🏽", '"quoted", yes', "007", " spaces ", "-", "1,5", "TRUE"]
-    rows = [[str(100 - i), record["text"], f"user{i}", record["topic"], odd[i]] for i, record in enumerate(chosen)]
+    rows = [
+        [str(100 - i), record["text"], f"user{i}", record["topic"], odd[i]]
+        for i, record in enumerate(chosen)
+    ]
     path = write_table(tmp_path / f"in{source}", header, rows)
     before = path.read_bytes()
     run("--input", path, "--output", tmp_path / "new" / f"out{output}")
@@ -284,19 +327,27 @@ def test_numbers_and_probabilities_are_numbers_in_xlsx(run, tmp_path):
     run("--input", path, "--output", tmp_path / "out.xlsx")
     _, rows = read_table(tmp_path / "out.xlsx")
     assert [(row[0], row[3]) for row in rows] == [(1, 0.5), (2, None)]
-    assert all(isinstance(value, float) and value == round(value, 4) for row in rows for value in row[5:9])
+    assert all(
+        isinstance(value, float) and value == round(value, 4) for row in rows for value in row[5:9]
+    )
 
 
 def test_equals_sign_stays_text_in_xlsx(run, tmp_path):
     path = write_table(tmp_path / "in.xlsx", ["topic", "text", "=A1"], [[TOPIC, "=1+1", "=2+2"]])
     run("--input", path, "--output", tmp_path / "out.xlsx")
     cells = list(openpyxl.load_workbook(tmp_path / "out.xlsx").active.iter_rows())
-    assert [(cell.value, cell.data_type) for cell in cells[1][:3]] == [(TOPIC, "s"), ("=1+1", "s"), ("=2+2", "s")]
+    assert [(cell.value, cell.data_type) for cell in cells[1][:3]] == [
+        (TOPIC, "s"),
+        ("=1+1", "s"),
+        ("=2+2", "s"),
+    ]
     assert (cells[0][2].value, cells[0][2].data_type) == ("=A1", "s")
 
 
 def test_control_characters_do_not_stop_xlsx(run, tmp_path):
-    path = write_table(tmp_path / "in.jsonl", ["topic", "text", "x"], [[TOPIC, "ye\x00s\x0b good\x1b", "a\x01b"]])
+    path = write_table(
+        tmp_path / "in.jsonl", ["topic", "text", "x"], [[TOPIC, "ye\x00s\x0b good\x1b", "a\x01b"]]
+    )
     run("--input", path, "--output", tmp_path / "out.xlsx")
     _, [[topic, text, other, label, *_]] = read_table(tmp_path / "out.xlsx")
     assert (topic, text, other) == (TOPIC, "yes good", "ab") and label in prompts.LABELS
@@ -313,11 +364,17 @@ def test_dates_in_other_columns_do_not_stop_it(run, tmp_path, output):
 
 def test_two_columns_of_one_name_are_not_merged(run, tmp_path, capsys):
     """A .jsonl object holds a key once: either both values are kept, or nothing is written."""
-    path = write_table(tmp_path / "in.xlsx", ["topic", "text", "note", "note"], [[TOPIC, "yes", "one", "two"]])
+    path = write_table(
+        tmp_path / "in.xlsx", ["topic", "text", "note", "note"], [[TOPIC, "yes", "one", "two"]]
+    )
     try:
         run("--input", path, "--output", tmp_path / "out.jsonl")
     except SystemExit as stopped:
-        assert stopped.code == 2 and '"note"' in capsys.readouterr().err and not (tmp_path / "out.jsonl").exists()
+        assert (
+            stopped.code == 2
+            and '"note"' in capsys.readouterr().err
+            and not (tmp_path / "out.jsonl").exists()
+        )
     else:
         text = (tmp_path / "out.jsonl").read_text(encoding="utf-8")
         assert '"one"' in text and '"two"' in text
@@ -326,7 +383,11 @@ def test_two_columns_of_one_name_are_not_merged(run, tmp_path, capsys):
 def test_one_topic_for_a_whole_file(run, evaluated, check_answer, tmp_path):
     chosen = [record for record in evaluated if record["topic"] == TOPIC]
     assert len(chosen) > 3
-    path = write_table(tmp_path / "in.csv", ["nr", "text"], [[i, record["text"]] for i, record in enumerate(chosen)])
+    path = write_table(
+        tmp_path / "in.csv",
+        ["nr", "text"],
+        [[i, record["text"]] for i, record in enumerate(chosen)],
+    )
     run("--input", path, "--output", tmp_path / "out.csv", "--topic", TOPIC)
     header, rows = read_table(tmp_path / "out.csv")
     assert header == ["nr", "text", "topic", *ADDED]
@@ -349,7 +410,11 @@ def write_sheets(path, *titles):
 def test_one_of_several_sheets_is_named_by_a_constant(run, asked, tmp_path, monkeypatch, capsys):
     path = write_sheets(tmp_path / "in.xlsx", "A", "B")
     message = stop_message(capsys, run, "--input", path, "--output", tmp_path / "out.csv")
-    assert 'sheet "A"' in message and 'sheet "B"' in message and "SHEET at the top of predict.py" in message
+    assert (
+        'sheet "A"' in message
+        and 'sheet "B"' in message
+        and "SHEET at the top of predict.py" in message
+    )
     monkeypatch.setattr(predict, "SHEET", "B")
     run("--input", path, "--output", tmp_path / "out.csv")
     assert asked == [(TOPIC, "sentence of B")]
@@ -383,7 +448,9 @@ def test_a_topic_given_for_a_file_replaces_its_own(run, asked, tmp_path):
 
 
 def test_every_sentence_gets_a_row_for_each_topic_of_a_file(run, asked, tmp_path, capsys):
-    (tmp_path / "topics.txt").write_bytes("\ufeffWälder sind wichtig.\r\n\r\n Vegans are right.\u200b\n".encode())
+    (tmp_path / "topics.txt").write_bytes(
+        "\ufeffWälder sind wichtig.\r\n\r\n Vegans are right.\u200b\n".encode()
+    )
     path = write_table(tmp_path / "in.csv", ["nr", "text"], [["1", "one"], ["2", "two"]])
     run("--input", path, "--output", tmp_path / "out.csv", "--topics-file", tmp_path / "topics.txt")
     topics = ["Wälder sind wichtig.", TOPIC]
@@ -391,7 +458,9 @@ def test_every_sentence_gets_a_row_for_each_topic_of_a_file(run, asked, tmp_path
     header, rows = read_table(tmp_path / "out.csv")
     assert header == ["nr", "text", "topic", *ADDED]
     texts = [("1", "one"), ("2", "two")]
-    assert [row[:3] for row in rows] == [[nr, text, topic] for nr, text in texts for topic in topics]
+    assert [row[:3] for row in rows] == [
+        [nr, text, topic] for nr, text in texts for topic in topics
+    ]
     assert "labelled 4 rows" in capsys.readouterr().out
 
 
@@ -401,7 +470,14 @@ def test_every_sentence_gets_a_row_for_each_topic_of_a_file(run, asked, tmp_path
 def test_topics_files_that_cannot_be_meant(run, no_model, tmp_path, capsys, content, expected):
     (tmp_path / "topics.txt").write_bytes(content)
     path = write_table(tmp_path / "in.csv", ["text"], [["one"]])
-    flags = ["--input", path, "--output", tmp_path / "out.csv", "--topics-file", tmp_path / "topics.txt"]
+    flags = [
+        "--input",
+        path,
+        "--output",
+        tmp_path / "out.csv",
+        "--topics-file",
+        tmp_path / "topics.txt",
+    ]
     message = stop_message(capsys, run, *flags)
     assert expected in message and str(tmp_path / "topics.txt") in message
 
@@ -422,18 +498,25 @@ def test_columns_are_found_by_any_name_that_is_given(run, asked, tmp_path, monke
     assert asked == [(TOPIC, "one")]
 
 
-@pytest.mark.parametrize("recording", [False, True])  # CUDA ends a recording that fails with an error of its own
+@pytest.mark.parametrize(
+    "recording", [False, True]
+)  # CUDA ends a recording that fails with an error of its own
 def test_an_answer_whose_recording_does_not_fit_is_one_line(run, capsys, monkeypatch, recording):
     def run_out(model):
         try:
             raise torch.OutOfMemoryError("CUDA out of memory")
         finally:
             if recording:
-                raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+                raise RuntimeError(
+                    "CUDA error: operation failed due to a previous error during capture"
+                )
 
     monkeypatch.setattr(cuda_graphs, "record_answers", run_out)
     message = stop_below_bar(capsys, run, "--topic", TOPIC, "--text", "one")
-    assert "not enough GPU memory to record how one sentence is answered: " in message and "CUDA_GRAPHS" in message
+    assert (
+        "not enough GPU memory to record how one sentence is answered: " in message
+        and "CUDA_GRAPHS" in message
+    )
 
 
 def test_a_header_that_is_missing_is_named(run, no_model, tmp_path, capsys):
@@ -451,13 +534,19 @@ def test_sentences_on_stdin(run, asked, tmp_path, monkeypatch):
     assert asked == [(TOPIC, "one, two"), (TOPIC, "=1+1"), (TOPIC, "übel")]
     header, rows = read_table(tmp_path / "out.csv")
     assert header == ["text", "topic", *ADDED]
-    assert [row[:2] for row in rows] == [["one, two", TOPIC], ["=1+1", TOPIC], ["übel\u00a0", TOPIC]]
+    assert [row[:2] for row in rows] == [
+        ["one, two", TOPIC],
+        ["=1+1", TOPIC],
+        ["übel\u00a0", TOPIC],
+    ]
 
 
 @pytest.mark.parametrize("content, expected", [
     (b"", "stdin: no rows"), (b"one\n\xe4\n", "stdin, line 2"), (b"one\n#N/A\n", "row 2"),
 ])  # fmt: skip
-def test_stdin_that_cannot_be_labelled(run, no_model, tmp_path, capsys, monkeypatch, content, expected):
+def test_stdin_that_cannot_be_labelled(
+    run, no_model, tmp_path, capsys, monkeypatch, content, expected
+):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     flags = ["--input", "-", "--topic", TOPIC, "--output", tmp_path / "out.csv"]
     assert expected in stop_message(capsys, run, *flags)
@@ -471,21 +560,38 @@ def test_rows_of_low_confidence_are_marked(run, asked, tmp_path, capsys, monkeyp
         run("--input", path, "--output", tmp_path / "out.jsonl")
         _, rows = read_table(tmp_path / "out.jsonl")
         assert [row[2:] for row in rows] == [["pro", 0.5, 0.3, 0.2, 0.5, mark]] * 2
-        assert f"review: {count} of 2 rows have a confidence below {threshold}" in capsys.readouterr().out
+        assert (
+            f"review: {count} of 2 rows have a confidence below {threshold}"
+            in capsys.readouterr().out
+        )
 
 
-def test_texts_that_excel_would_cut_are_found_before_the_model_loads(run, no_model, tmp_path, capsys):
+def test_texts_that_excel_would_cut_are_found_before_the_model_loads(
+    run, no_model, tmp_path, capsys
+):
     rows = [[TOPIC, "one", "x"], [TOPIC, "two", "x" * 32_768]]
     path = write_table(tmp_path / "in.csv", ["topic", "text", "Note"], rows)
     message = stop_message(capsys, run, "--input", path, "--output", tmp_path / "out.xlsx")
-    assert 'row 3: "Note" is longer than the 32,767 characters' in message and not (tmp_path / "out.xlsx").exists()
+    assert (
+        'row 3: "Note" is longer than the 32,767 characters' in message
+        and not (tmp_path / "out.xlsx").exists()
+    )
 
 
-def test_more_rows_than_a_sheet_are_found_before_the_model_loads(run, no_model, tmp_path, capsys, monkeypatch):
+def test_more_rows_than_a_sheet_are_found_before_the_model_loads(
+    run, no_model, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(workbook_reader, "MAX_ROWS", 4)
     (tmp_path / "topics.txt").write_text("one\ntwo\n")
     path = write_table(tmp_path / "in.csv", ["text"], [["one"], ["two"]])
-    flags = ["--input", path, "--output", tmp_path / "out.xlsx", "--topics-file", tmp_path / "topics.txt"]
+    flags = [
+        "--input",
+        path,
+        "--output",
+        tmp_path / "out.xlsx",
+        "--topics-file",
+        tmp_path / "topics.txt",
+    ]
     assert "4 rows and a header are more than Excel's 4" in stop_message(capsys, run, *flags)
 
 
@@ -496,7 +602,9 @@ def test_texts_that_excel_would_cut_are_written_elsewhere(run, asked, tmp_path):
 
 
 @pytest.mark.parametrize("rows", [[[TOPIC, "one"], [TOPIC, "three"]], [[TOPIC, "one"]]])
-def test_a_table_that_changes_meanwhile_is_not_mixed(run, asked, rows, tmp_path, capsys, monkeypatch):
+def test_a_table_that_changes_meanwhile_is_not_mixed(
+    run, asked, rows, tmp_path, capsys, monkeypatch
+):
     path = write_table(tmp_path / "in.csv", ["topic", "text"], [[TOPIC, "one"], [TOPIC, "two"]])
     label_pairs = labeller.label_pairs
 
@@ -526,7 +634,9 @@ def test_the_summary_counts_rows_by_topic(run, asked, tmp_path, capsys):
 
 
 def test_texts_are_cleaned_for_the_model_and_kept_in_the_table(run, asked, tmp_path):
-    path = write_table(tmp_path / "in.jsonl", ["topic", "text"], [[f" {TOPIC}\u200b", "yes\u00a0good\r\n"]])
+    path = write_table(
+        tmp_path / "in.jsonl", ["topic", "text"], [[f" {TOPIC}\u200b", "yes\u00a0good\r\n"]]
+    )
     run("--input", path, "--output", tmp_path / "out.jsonl")
     assert asked == [(TOPIC, "yes good")]
     assert read_table(tmp_path / "out.jsonl")[1][0][:2] == [f" {TOPIC}\u200b", "yes\u00a0good\r\n"]
@@ -567,7 +677,11 @@ def test_an_older_output_is_replaced(run, asked, tmp_path):
     (tmp_path / "out.csv").write_text("older")
     run("--input", path, "--output", tmp_path / "out.csv")
     assert len(read_table(tmp_path / "out.csv")[1]) == 1
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["in.csv", "out.csv", "out.stances.png"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "in.csv",
+        "out.csv",
+        "out.stances.png",
+    ]
 
 
 def test_without_a_demo_model_there_is_no_demo_note(trained_run, asked, capsys, monkeypatch):
@@ -581,7 +695,9 @@ def test_without_a_demo_model_there_is_no_demo_note(trained_run, asked, capsys, 
 
 def read_commands():
     """The commands of the README's section on labelling."""
-    _, _, section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Label your own file\n")
+    _, _, section = (
+        (ROOT / "README.md").read_text(encoding="utf-8").partition("## Label your own file\n")
+    )
     return section.partition("```\n")[2].partition("```")[0].splitlines()
 
 
@@ -629,7 +745,9 @@ def test_the_commands_of_the_readme_work(run, typed, tmp_path, monkeypatch, caps
     (["--input", "a.csv", "--output", "b.xls"], "b.xls"),
     (["--topic", TOPIC, "--input", "a.csv", "--output", "./a.csv"], "would replace the table"),
 ])  # fmt: skip
-def test_flags_that_do_not_fit_together(run, no_model, capsys, monkeypatch, tmp_path, flags, expected):
+def test_flags_that_do_not_fit_together(
+    run, no_model, capsys, monkeypatch, tmp_path, flags, expected
+):
     monkeypatch.chdir(tmp_path)
     assert expected in stop_message(capsys, run, *flags)
     assert list(tmp_path.iterdir()) == []
@@ -642,7 +760,9 @@ def test_empty_topic_or_text(run, no_model, capsys, topic, text):
 
 def test_blank_topic_for_a_file(run, no_model, tmp_path, capsys):
     path = write_table(tmp_path / "in.csv", ["text"], [["one"]])
-    assert "--topic" in stop_message(capsys, run, "--input", path, "--output", tmp_path / "out.csv", "--topic", " ")
+    assert "--topic" in stop_message(
+        capsys, run, "--input", path, "--output", tmp_path / "out.csv", "--topic", " "
+    )
 
 
 @pytest.mark.parametrize("header, rows, expected", [
@@ -664,19 +784,27 @@ def test_tables_that_cannot_be_labelled(run, no_model, tmp_path, capsys, header,
     assert not (tmp_path / "out.xlsx").exists()
 
 
-@pytest.mark.parametrize("name, expected", [("nothing.xlsx", "not found"), ("notes.txt", "notes.txt")])
+@pytest.mark.parametrize(
+    "name, expected", [("nothing.xlsx", "not found"), ("notes.txt", "notes.txt")]
+)
 def test_input_that_is_no_table(run, no_model, tmp_path, capsys, name, expected):
     (tmp_path / "notes.txt").write_text("text\n")
-    assert expected in stop_message(capsys, run, "--input", tmp_path / name, "--output", tmp_path / "out.xlsx")
+    assert expected in stop_message(
+        capsys, run, "--input", tmp_path / name, "--output", tmp_path / "out.xlsx"
+    )
 
 
 def test_a_folder_without_adapter(no_model, tmp_path, capsys):
-    message = stop_message(capsys, predict.main, ["--adapter", str(tmp_path / "run"), "--topic", TOPIC, "--text", "x"])
+    message = stop_message(
+        capsys, predict.main, ["--adapter", str(tmp_path / "run"), "--topic", TOPIC, "--text", "x"]
+    )
     assert str(tmp_path / "run") in message and "--adapter" in message
 
 
 @pytest.mark.parametrize("output", ["mine.txt/out.csv", "folder.csv"])
-def test_an_output_that_cannot_be_written_is_found_before_the_model_works(run, no_model, tmp_path, capsys, output):
+def test_an_output_that_cannot_be_written_is_found_before_the_model_works(
+    run, no_model, tmp_path, capsys, output
+):
     (tmp_path / "mine.txt").write_text("mine")
     (tmp_path / "folder.csv").mkdir()
     path = write_table(tmp_path / "in.csv", ["topic", "text"], [[TOPIC, "one"]])

@@ -7,13 +7,15 @@ from pathlib import Path
 import openpyxl
 import pytest
 
-from stance.corpus import corpus
 import prepare_data
 import prompts
 from stance.common import records
+from stance.corpus import corpus
 
 TOPICS = ("There should be more gun control.", "Vegans are right.")
-AMENDMENT = 'It\'s the only country with a "2nd Amendment", yet 132 countries have a lower murder rate.'
+AMENDMENT = (
+    'It\'s the only country with a "2nd Amendment", yet 132 countries have a lower murder rate.'
+)
 SPLIT_FILES = ["test.jsonl", "train.jsonl", "val.jsonl"]
 SAMPLE = Path(__file__).resolve().parents[2] / prepare_data.CORPUS
 
@@ -35,7 +37,10 @@ def write_corpus(path, rows):
 
 def run(path, folder, *flags):
     prepare_data.main(["--corpus", str(path), "--output-dir", str(folder), *flags])
-    return {name: records.read_jsonl(folder / name, corpus.SPLIT_KEYS, "fix the test") for name in SPLIT_FILES}
+    return {
+        name: records.read_jsonl(folder / name, corpus.SPLIT_KEYS, "fix the test")
+        for name in SPLIT_FILES
+    }
 
 
 def test_files_table_and_paths(tmp_path, capsys):
@@ -58,12 +63,20 @@ def test_files_table_and_paths(tmp_path, capsys):
 
 def test_split_files_load_and_share_no_sentence(tmp_path):
     rows = make_table(90)
-    rows += [(TOPICS[(i + 1) % 2], rows[i][1].upper(), "Neutral") for i in range(30)]  # under the other topic too
+    rows += [
+        (TOPICS[(i + 1) % 2], rows[i][1].upper(), "Neutral") for i in range(30)
+    ]  # under the other topic too
     run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path)
     splits = {name: corpus.load_split(tmp_path / f"{name}.jsonl") for name in corpus.SPLITS}
-    keys = {name: {corpus.normalise_key(row["text"]) for row in part} for name, part in splits.items()}
+    keys = {
+        name: {corpus.normalise_key(row["text"]) for row in part} for name, part in splits.items()
+    }
     assert sum(map(len, splits.values())) == 120 and sum(map(len, keys.values())) == 90
-    assert not keys["train"] & keys["val"] and not keys["train"] & keys["test"] and not keys["val"] & keys["test"]
+    assert (
+        not keys["train"] & keys["val"]
+        and not keys["train"] & keys["test"]
+        and not keys["val"] & keys["test"]
+    )
 
 
 def test_order_of_rows_changes_no_byte(tmp_path):
@@ -77,7 +90,10 @@ def test_order_of_rows_changes_no_byte(tmp_path):
 
 def test_seed_changes_the_splits(tmp_path):
     path = write_corpus(tmp_path / "c.xlsx", make_table(200))
-    ids = [{line["id"] for line in run(path, tmp_path, "--seed", seed)["test.jsonl"]} for seed in ("0", "0", "1")]
+    ids = [
+        {line["id"] for line in run(path, tmp_path, "--seed", seed)["test.jsonl"]}
+        for seed in ("0", "0", "1")
+    ]
     assert ids[0] == ids[1] != ids[2] and len(ids[2]) == 20
 
 
@@ -86,38 +102,65 @@ def test_report(tmp_path):
     splits = run(path, tmp_path / "out", "--seed", "5")
     report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))
     assert report["corpus"] == {"file": "c.xlsx", "sha256": records.hash_file(path), "rows": 60}
-    assert report["outputs"] == {name: records.hash_file(tmp_path / "out" / name) for name in SPLIT_FILES}
+    assert report["outputs"] == {
+        name: records.hash_file(tmp_path / "out" / name) for name in SPLIT_FILES
+    }
     assert (report["seed"], report["prompt_version"]) == (5, prompts.PROMPT_VERSION)
     assert "python" in report["environment"] and str(tmp_path) not in json.dumps(report)
     for name in corpus.SPLITS:
         for topic in TOPICS:
             for label in prompts.LABELS:
-                found = sum((line["topic"], line["label"]) == (topic, label) for line in splits[f"{name}.jsonl"])
+                found = sum(
+                    (line["topic"], line["label"]) == (topic, label)
+                    for line in splits[f"{name}.jsonl"]
+                )
                 assert report["counts"][name][topic][label] == found
 
 
 def test_duplicates_and_conflicts_are_reported(tmp_path, capsys):
     rows = make_table(60)  # Excel rows 2 to 61
-    rows += [(TOPICS[1], "sentence number 1", "Pro"), (TOPICS[0], "Sentence number 2.", "Neutral")]  # rows 62, 63
+    rows += [
+        (TOPICS[1], "sentence number 1", "Pro"),
+        (TOPICS[0], "Sentence number 2.", "Neutral"),
+    ]  # rows 62, 63
     splits = run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out")
     output = capsys.readouterr().out
     assert "62 rows, 59 used" in output
     assert "duplicates: 1 " in output and "Excel rows 62 = 3\n" in output
-    assert "conflicts: 1 " in output and "2 rows left out" in output and "Excel rows 4 Contra / 63 Neutral\n" in output
+    assert (
+        "conflicts: 1 " in output
+        and "2 rows left out" in output
+        and "Excel rows 4 Contra / 63 Neutral\n" in output
+    )
     texts = [line["text"] for name in SPLIT_FILES for line in splits[name]]
-    assert len(texts) == 59 and "Sentence number 2." not in texts and texts.count("Sentence number 1.") == 1
+    assert (
+        len(texts) == 59
+        and "Sentence number 2." not in texts
+        and texts.count("Sentence number 1.") == 1
+    )
     report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))
     assert report["duplicates"] == [{"kept": 3, "merged": [62]}]
     spellings = [{"row": 4, "stance": "Contra"}, {"row": 63, "stance": "Neutral"}]
-    assert report["conflicts"] == [{"topic": TOPICS[0], "text": "Sentence number 2.", "rows": spellings}]
+    assert report["conflicts"] == [
+        {"topic": TOPICS[0], "text": "Sentence number 2.", "rows": spellings}
+    ]
 
 
-@pytest.mark.parametrize("rows, expected", [
-    ([*make_table(60), (TOPICS[0], "One more.", "perhaps")], 'unknown stance "perhaps" in row 62'),
-    ([*make_table(60), (TOPICS[0], None, "Pro")], "text is empty in row 62: fill it"),
-    (make_table(29), "only 29 usable rows, 30 are needed"),
-    ([(f"Topic {i}.", "The same sentence.", "Pro") for i in range(40)], "the val split is empty"),
-])
+@pytest.mark.parametrize(
+    "rows, expected",
+    [
+        (
+            [*make_table(60), (TOPICS[0], "One more.", "perhaps")],
+            'unknown stance "perhaps" in row 62',
+        ),
+        ([*make_table(60), (TOPICS[0], None, "Pro")], "text is empty in row 62: fill it"),
+        (make_table(29), "only 29 usable rows, 30 are needed"),
+        (
+            [(f"Topic {i}.", "The same sentence.", "Pro") for i in range(40)],
+            "the val split is empty",
+        ),
+    ],
+)
 def test_bad_input_writes_nothing(tmp_path, capsys, rows, expected):
     path, folder = write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out"
     with pytest.raises(SystemExit) as stopped:
@@ -130,13 +173,19 @@ def test_bad_input_writes_nothing(tmp_path, capsys, rows, expected):
 def test_near_duplicates_of_two_splits_are_reported(tmp_path, capsys):
     rows = make_table(60)
     ends = ["now", "then", "there", "here", "often", "once", "twice", "again", "today", "soon"]
-    rows += [(TOPICS[0], f"Guns in every house make nobody safer {end}.", "Contra") for end in ends]  # rows 62 to 71
+    rows += [
+        (TOPICS[0], f"Guns in every house make nobody safer {end}.", "Contra") for end in ends
+    ]  # rows 62 to 71
     splits = run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out")
-    homes = {line["text"]: name.removesuffix(".jsonl") for name in SPLIT_FILES for line in splits[name]}
+    homes = {
+        line["text"]: name.removesuffix(".jsonl") for name in SPLIT_FILES for line in splits[name]
+    }
     number = {row[1]: place for place, row in enumerate(rows, start=2)}
     near = {number[text]: home for text, home in homes.items() if text.startswith("Guns in")}
     assert len(near) == 10 and set(near.values()) > {"train"}
-    report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))["near_duplicates"]
+    report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))[
+        "near_duplicates"
+    ]
     first = min(row for row, home in near.items() if home == "train")
     held_out = [entry for entry in report if entry["like_split"] == "train"]
     assert held_out == [
@@ -144,7 +193,10 @@ def test_near_duplicates_of_two_splits_are_reported(tmp_path, capsys):
         for row, home in sorted(near.items())
         if home != "train"
     ]
-    output, shown = capsys.readouterr().out, f"{report[0]['row']} {report[0]['split']} ~ {first} train"
+    output, shown = (
+        capsys.readouterr().out,
+        f"{report[0]['row']} {report[0]['split']} ~ {first} train",
+    )
     assert f"near-duplicates: {len(report)} " in output and shown in output
 
 
@@ -162,23 +214,40 @@ def test_headers_can_be_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(path, tmp_path / "no", "--columns", "Claim", "Full text", "Code")
     message = capsys.readouterr().err
-    assert 'no table with the headers topic (Claim), text (Full text), stance (Code)' in message
-    assert 'has "Claim 2", "text", "Full text", "Code" and lacks "Claim": put' in message and "--columns" in message
+    assert "no table with the headers topic (Claim), text (Full text), stance (Code)" in message
+    assert (
+        'has "Claim 2", "text", "Full text", "Code" and lacks "Claim": put' in message
+        and "--columns" in message
+    )
     assert message.count("\n") == 1 and not (tmp_path / "no").exists()
 
 
-@pytest.mark.parametrize("headers", [("a", "A ", "b"), ("", "a", "b")])  # a column without a header is none's
+@pytest.mark.parametrize(
+    "headers", [("a", "A ", "b"), ("", "a", "b")]
+)  # a column without a header is none's
 def test_three_different_headers_are_needed(capsys, headers):
     with pytest.raises(SystemExit) as stopped:
         prepare_data.parse_args(["--columns", *headers])
     assert stopped.value.code == 2 and "give three different headers" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("row, expected", [
-    ((TOPICS[0], 12, "Pro"), "text is a number, date or truth value, read as text in row 62: check it"),
-    ((TOPICS[0], "x" * 32767, "Pro"), "text has 32,767 characters, all that an Excel cell holds, and is probably cut"),
-    ((TOPICS[0], "Sentence number 2.", "Neutral"), 'differ (row 4 "Contra", row 62 "Neutral") in 2 rows (4, 62): d'),
-])
+@pytest.mark.parametrize(
+    "row, expected",
+    [
+        (
+            (TOPICS[0], 12, "Pro"),
+            "text is a number, date or truth value, read as text in row 62: check it",
+        ),
+        (
+            (TOPICS[0], "x" * 32767, "Pro"),
+            "text has 32,767 characters, all that an Excel cell holds, and is probably cut",
+        ),
+        (
+            (TOPICS[0], "Sentence number 2.", "Neutral"),
+            'differ (row 4 "Contra", row 62 "Neutral") in 2 rows (4, 62): d',
+        ),
+    ],
+)
 def test_doubtful_rows_are_errors_if_strict(tmp_path, capsys, row, expected):
     path = write_corpus(tmp_path / "c.xlsx", [*make_table(60), row])
     run(path, tmp_path / "usual")
@@ -192,7 +261,14 @@ def test_doubtful_rows_are_errors_if_strict(tmp_path, capsys, row, expected):
 
 def test_a_repeated_row_is_no_error_if_strict(tmp_path):
     rows = [*make_table(60), (TOPICS[1], "sentence number 1", "Pro")]
-    assert len(run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out", "--strict")["train.jsonl"]) == 48
+    assert (
+        len(
+            run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out", "--strict")[
+                "train.jsonl"
+            ]
+        )
+        == 48
+    )
 
 
 def test_a_topic_is_held_out(tmp_path, capsys):
@@ -202,9 +278,20 @@ def test_a_topic_is_held_out(tmp_path, capsys):
     path = write_corpus(tmp_path / "c.xlsx", rows)
     splits = run(path, tmp_path / "out", "--hold-out-topic", " vegans are RIGHT ")
     topics = {name: {line["topic"] for line in lines} for name, lines in splits.items()}
-    assert topics == {"test.jsonl": {TOPICS[1]}, "train.jsonl": {TOPICS[0]}, "val.jsonl": {TOPICS[0]}}
-    assert [len(splits[name]) for name in SPLIT_FILES] == [45, 41, 4]  # a tenth of 45 rows to validate, rounded down
-    keys = {name: {corpus.normalise_key(line["text"]) for line in lines} for name, lines in splits.items()}
+    assert topics == {
+        "test.jsonl": {TOPICS[1]},
+        "train.jsonl": {TOPICS[0]},
+        "val.jsonl": {TOPICS[0]},
+    }
+    assert [len(splits[name]) for name in SPLIT_FILES] == [
+        45,
+        41,
+        4,
+    ]  # a tenth of 45 rows to validate, rounded down
+    keys = {
+        name: {corpus.normalise_key(line["text"]) for line in lines}
+        for name, lines in splits.items()
+    }
     assert not keys["test.jsonl"] & (keys["train.jsonl"] | keys["val.jsonl"])
     assert "also occur in the test topic, 5 rows (92, 93, 94, 95, 96)" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))
@@ -225,7 +312,9 @@ def test_an_unknown_topic_is_answered_with_those_that_there_are(tmp_path, capsys
 def test_a_topic_that_is_all_there_is_cannot_be_held_out(tmp_path, capsys):
     rows = [(TOPICS[0], *row[1:]) for row in make_table(60)]
     with pytest.raises(SystemExit):
-        run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out", "--hold-out-topic", TOPICS[0])
+        run(
+            write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out", "--hold-out-topic", TOPICS[0]
+        )
     assert "the train split is empty" in capsys.readouterr().err
 
 
@@ -239,8 +328,19 @@ def test_output_dir_that_is_a_file(tmp_path, capsys):
 
 def test_defaults_are_the_constants():
     args = prepare_data.parse_args([])
-    defaults = {"corpus": "data/stance_corpus_sample.xlsx", "output_dir": "data", "seed": 0, "sheet": None}
-    assert vars(args) == {**defaults, "columns": None, "strict": False, "check": False, "hold_out_topic": None}
+    defaults = {
+        "corpus": "data/stance_corpus_sample.xlsx",
+        "output_dir": "data",
+        "seed": 0,
+        "sheet": None,
+    }
+    assert vars(args) == {
+        **defaults,
+        "columns": None,
+        "strict": False,
+        "check": False,
+        "hold_out_topic": None,
+    }
 
 
 def test_sample_corpus_is_balanced(tmp_path, capsys):
@@ -250,13 +350,18 @@ def test_sample_corpus_is_balanced(tmp_path, capsys):
     cells = [(line["topic"], line["stance"]) for line in lines]
     assert len(set(cells)) == 15 and all(cells.count(cell) == 48 for cell in set(cells))
     output = capsys.readouterr().out
-    assert "720 rows, 720 used" in output and "duplicates: 0 " in output and "conflicts: 0 " in output
+    assert (
+        "720 rows, 720 used" in output and "duplicates: 0 " in output and "conflicts: 0 " in output
+    )
 
 
-@pytest.mark.parametrize("seed, hashes", [
-    ("0", {"train": "5da7e529cc08a594", "val": "497734e77630a511", "test": "4eb1219f834d28a8"}),
-    ("7", {"train": "0862655896cbbba1", "val": "056310c04c11a434", "test": "8aaf619aaf5d759b"}),
-])
+@pytest.mark.parametrize(
+    "seed, hashes",
+    [
+        ("0", {"train": "5da7e529cc08a594", "val": "497734e77630a511", "test": "4eb1219f834d28a8"}),
+        ("7", {"train": "0862655896cbbba1", "val": "056310c04c11a434", "test": "8aaf619aaf5d759b"}),
+    ],
+)
 def test_sample_splits_stay_as_they_were(tmp_path, seed, hashes):
     """Adapters are compared over releases by the same test sentences."""
     run(SAMPLE, tmp_path, "--seed", seed)

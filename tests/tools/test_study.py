@@ -10,18 +10,17 @@ import pytest
 from conftest import CORPUS_TOPICS
 from stopping import stop_message
 from test_figures import check_layout
+from tiny_model import NOTE
 
-from stance.corpus import corpus
 import evaluate
-from stance.evaluation import figures
 import finetune
-from stance.model import loading
 import prepare_data
 import prompts
 from stance.common import records
+from stance.corpus import corpus
+from stance.evaluation import figures, study_tables
+from stance.model import loading
 from tools import study
-from stance.evaluation import study_tables
-from tiny_model import NOTE
 
 SCRIPTS = {"prepare_data.py": prepare_data, "finetune.py": finetune, "evaluate.py": evaluate}
 BASE = "google/gemma-2-9b-it"
@@ -66,8 +65,13 @@ def pretend(monkeypatch):
 def pretend_training(given):
     home, data = Path(given["--run-dir"]), Path(given["--data-dir"])
     settings = records.collect_settings(finetune)
-    settings |= {"SEED": int(given["--seed"]), "EPOCHS": float(given.get("--epochs", finetune.EPOCHS))}
-    hashes = {name: {"sha256": records.hash_file(data / f"{name}.jsonl")} for name in ("train", "val")}
+    settings |= {
+        "SEED": int(given["--seed"]),
+        "EPOCHS": float(given.get("--epochs", finetune.EPOCHS)),
+    }
+    hashes = {
+        name: {"sha256": records.hash_file(data / f"{name}.jsonl")} for name in ("train", "val")
+    }
     record = {"base_model": given["--base-model"], "prompt_version": prompts.PROMPT_VERSION}
     records.write_json(home / "run.json", {**record, "settings": settings, "data": hashes})
     records.write_text(home / "checkpoints" / "checkpoint-9" / "optimizer.pt", ["large"])
@@ -97,7 +101,9 @@ def run_study(corpus_file, folder, *flags):
 
 
 def make_rows(n):
-    return [{"id": f"{i:04}", "topic": f"t{i % 4}", "label": prompts.LABELS[i % 3]} for i in range(n)]
+    return [
+        {"id": f"{i:04}", "topic": f"t{i % 4}", "label": prompts.LABELS[i % 3]} for i in range(n)
+    ]
 
 
 def test_parts_are_nested_stratified_and_seeded():
@@ -137,10 +143,17 @@ def test_runs_of_both_studies(pretend, two_topics, tmp_path, capsys):
     data = tmp_path / "study" / "data"
     whole = corpus.load_split(data / "all" / "train.jsonl")
     for fraction in (0.25, 0.5):
-        parts = [corpus.load_split(data / f"part-{fraction}-draw{seed}" / "train.jsonl") for seed in (0, 1)]
-        assert parts[0] != parts[1] and all(len(part) == round(fraction * len(whole)) for part in parts)
+        parts = [
+            corpus.load_split(data / f"part-{fraction}-draw{seed}" / "train.jsonl")
+            for seed in (0, 1)
+        ]
+        assert parts[0] != parts[1] and all(
+            len(part) == round(fraction * len(whole)) for part in parts
+        )
         for name in ("val.jsonl", "test.jsonl"):
-            assert (data / f"part-{fraction}-draw1" / name).read_bytes() == (data / "all" / name).read_bytes()
+            assert (data / f"part-{fraction}-draw1" / name).read_bytes() == (
+                data / "all" / name
+            ).read_bytes()
     assert set(result) == {"note", "plan", "topics", "curve"}
     assert not list((tmp_path / "study").rglob("checkpoints"))  # gigabytes
     assert "[10/10] part-0.5-draw1-seed1: trained and evaluated" in capsys.readouterr().out
@@ -149,17 +162,23 @@ def test_runs_of_both_studies(pretend, two_topics, tmp_path, capsys):
 def test_each_held_out_topic_is_tested_and_never_trained_on(pretend, two_topics, tmp_path):
     run_study(two_topics, tmp_path, "--studies", "topics")
     folders = sorted((tmp_path / "data").glob("without-*"))
-    held_out = [{row["topic"] for row in corpus.load_split(folder / "test.jsonl")} for folder in folders]
+    held_out = [
+        {row["topic"] for row in corpus.load_split(folder / "test.jsonl")} for folder in folders
+    ]
     assert sorted(map(list, held_out)) == [[CORPUS_TOPICS[1]], [CORPUS_TOPICS[0]]]
     for folder, topics in zip(folders, held_out):
         for name in ("train", "val"):
-            assert not {row["topic"] for row in corpus.load_split(folder / f"{name}.jsonl")} & topics
+            assert (
+                not {row["topic"] for row in corpus.load_split(folder / f"{name}.jsonl")} & topics
+            )
 
 
 def test_one_topic_cannot_be_held_out(pretend, two_topics, tmp_path, capsys):
     path = tmp_path / "one.csv"
     lines = Path(two_topics).read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join(line for line in lines if CORPUS_TOPICS[1] not in line), encoding="utf-8")
+    path.write_text(
+        "\n".join(line for line in lines if CORPUS_TOPICS[1] not in line), encoding="utf-8"
+    )
     assert "--studies curve" in stop_message(capsys, run_study, str(path), tmp_path / "study")
     assert pretend == [] and not (tmp_path / "study").exists()
 
@@ -167,7 +186,9 @@ def test_one_topic_cannot_be_held_out(pretend, two_topics, tmp_path, capsys):
 def test_similar_topics_have_folders_of_their_own():
     topics = ["a b?", "a b!", "Ä", "ö", "x" * 300, "x" * 301]
     names = [study.shorten(topic) for topic in topics]
-    assert len(set(names)) == 6 and all(name.replace("-", "").isalnum() and len(name) < 60 for name in names)
+    assert len(set(names)) == 6 and all(
+        name.replace("-", "").isalnum() and len(name) < 60 for name in names
+    )
 
 
 # ---------------------------------------------------------------- resuming
@@ -194,20 +215,27 @@ def test_an_interrupted_study_goes_on(pretend, two_topics, tmp_path, monkeypatch
     (homes["part-0.5-draw0-seed0"] / "evaluation.json").unlink()
     pretend.clear()
     assert run_study(two_topics, tmp_path) == first
-    given = [(script, "--resume" in flags, flags[flags.index("--data-dir") + 1]) for script, flags in pretend[3:]]
+    given = [
+        (script, "--resume" in flags, flags[flags.index("--data-dir") + 1])
+        for script, flags in pretend[3:]
+    ]
     assert [(script, resumed, Path(data).name) for script, resumed, data in given] == [
         ("finetune.py", True, "all"), ("evaluate.py", False, "all"),
         ("finetune.py", False, "part-0.25-draw0"), ("evaluate.py", False, "part-0.25-draw0"),
         ("evaluate.py", False, "part-0.5-draw0"),
     ]  # fmt: skip
-    assert not (homes["part-0.25-draw0-seed0"] / "plan.json").exists()  # finetune.py wants an empty folder
+    assert not (
+        homes["part-0.25-draw0-seed0"] / "plan.json"
+    ).exists()  # finetune.py wants an empty folder
 
 
 def test_seeds_can_be_added(pretend, two_topics, tmp_path):
     run_study(two_topics, tmp_path, "--studies", "curve")
     pretend.clear()
     result = run_study(two_topics, tmp_path, "--studies", "curve", "--seeds", "0", "1")
-    assert [flags[flags.index("--seed") + 1] for script, flags in pretend if script == "finetune.py"] == ["1"] * 3
+    assert [
+        flags[flags.index("--seed") + 1] for script, flags in pretend if script == "finetune.py"
+    ] == ["1"] * 3
     assert [len(point["runs"]) for point in result["curve"]] == [2, 2, 2]
 
 
@@ -215,18 +243,26 @@ def test_seeds_can_be_added(pretend, two_topics, tmp_path):
     (("--epochs", "7"), "setting EPOCHS 2.0, now it is 7.0"),
     (("--base-model", "other/model"), "base_model google/gemma-2-9b-it, now it is other/model"),
 ])  # fmt: skip
-def test_other_settings_are_refused_before_anything_is_touched(pretend, two_topics, tmp_path, capsys, flags, named):
+def test_other_settings_are_refused_before_anything_is_touched(
+    pretend, two_topics, tmp_path, capsys, flags, named
+):
     run_study(two_topics, tmp_path, "--studies", "curve")
     pretend.clear()
-    assert named in stop_message(capsys, run_study, two_topics, tmp_path, "--studies", "curve", *flags)
+    assert named in stop_message(
+        capsys, run_study, two_topics, tmp_path, "--studies", "curve", *flags
+    )
     assert pretend == []
 
 
 def test_another_corpus_is_refused(pretend, two_topics, tmp_path, capsys):
     run_study(two_topics, tmp_path / "study", "--studies", "curve")
-    (tmp_path / "other.csv").write_bytes(Path(two_topics).read_bytes().replace(b"maybe", b"perhaps"))
+    (tmp_path / "other.csv").write_bytes(
+        Path(two_topics).read_bytes().replace(b"maybe", b"perhaps")
+    )
     other = str(tmp_path / "other.csv")
-    assert "corpus" in stop_message(capsys, run_study, other, tmp_path / "study", "--studies", "curve")
+    assert "corpus" in stop_message(
+        capsys, run_study, other, tmp_path / "study", "--studies", "curve"
+    )
 
 
 @pytest.mark.parametrize("change, named", [
@@ -249,7 +285,11 @@ def test_a_run_of_other_settings_is_refused(pretend, two_topics, tmp_path, capsy
 
 def test_settings_are_those_of_finetune():
     settings = study.read_settings(study.parse_args(["--learning-rate", "5e-4"]))
-    wanted = {f"setting {name}": value for name, value in finetune.collect_settings().items() if name != "SEED"}
+    wanted = {
+        f"setting {name}": value
+        for name, value in finetune.collect_settings().items()
+        if name != "SEED"
+    }
     assert settings == {**wanted, "setting LEARNING_RATE": 5e-4}
 
 
@@ -257,21 +297,30 @@ def test_settings_of_a_study_are_those_in_effect_and_hold_no_places(monkeypatch)
     monkeypatch.setattr(finetune, "LORA_ALPHA", 2 * finetune.LORA_R + 1)
     settings = study.read_settings(study.parse_args([]))
     assert settings["setting LORA_ALPHA"] == 2 * finetune.LORA_R + 1
-    assert not any(f"setting {name}" in settings for name in ("SEED", "BASE_MODEL", "DATA_DIR", "RUN_DIR"))
+    assert not any(
+        f"setting {name}" in settings for name in ("SEED", "BASE_MODEL", "DATA_DIR", "RUN_DIR")
+    )
 
 
 def test_a_script_that_fails_stops_the_study(tmp_path, capfd):
     with pytest.raises(SystemExit) as stopped:
-        study.call_script("prepare_data.py", "--corpus", tmp_path / "none.xlsx", log=tmp_path / "logs" / "log.txt")
+        study.call_script(
+            "prepare_data.py", "--corpus", tmp_path / "none.xlsx", log=tmp_path / "logs" / "log.txt"
+        )
     message = capfd.readouterr().err
     assert stopped.value.code == 2 and "none.xlsx not found" in message
-    assert "error: prepare_data.py --corpus" in message and str(tmp_path / "logs" / "log.txt") in message
+    assert (
+        "error: prepare_data.py --corpus" in message
+        and str(tmp_path / "logs" / "log.txt") in message
+    )
 
 
 def test_what_scripts_print_is_kept(tmp_path, capfd):
     for _ in range(2):
         study.call_script("prepare_data.py", "--help", log=tmp_path / "log.txt")
-    assert (tmp_path / "log.txt").read_text().count("usage: prepare_data.py") == 2 and capfd.readouterr().out == ""
+    assert (tmp_path / "log.txt").read_text().count(
+        "usage: prepare_data.py"
+    ) == 2 and capfd.readouterr().out == ""
 
 
 # ---------------------------------------------------------------- numbers
@@ -280,9 +329,13 @@ def test_what_scripts_print_is_kept(tmp_path, capfd):
 def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
     """In-topic everything is right; cross-topic all is con, which is a third of a topic."""
     result = run_study(two_topics, tmp_path)["topics"]
-    sizes = Counter(row["topic"] for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl"))
+    sizes = Counter(
+        row["topic"] for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
+    )
     for topic, cell in result["by_topic"].items():
-        rows = corpus.load_split(next(tmp_path.glob(f"data/without-{study.shorten(topic)}/test.jsonl")))
+        rows = corpus.load_split(
+            next(tmp_path.glob(f"data/without-{study.shorten(topic)}/test.jsonl"))
+        )
         con = sum(row["label"] == "con" for row in rows)
         assert cell["cross"]["n"] == cell["base"]["n"] == len(rows) == 40
         assert cell["cross"]["accuracy"] == pytest.approx(con / 40)
@@ -297,13 +350,26 @@ def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
     accuracies = [cell["cross"]["accuracy"] for cell in result["by_topic"].values()]
     assert result["mean"]["cross"]["accuracy"] == pytest.approx(sum(accuracies) / 2)
     same = result["same_rows"]
-    wrong = sum(row["label"] != "con" for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl"))
-    assert (same["mcnemar"]["only_second"], same["mcnemar"]["only_first"], same["n"]) == (wrong, 0, sum(sizes.values()))
+    wrong = sum(
+        row["label"] != "con" for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
+    )
+    assert (same["mcnemar"]["only_second"], same["mcnemar"]["only_first"], same["n"]) == (
+        wrong,
+        0,
+        sum(sizes.values()),
+    )
     assert same["accuracy"]["difference"] == pytest.approx(wrong / same["n"])
     gain = result["gain"]  # the base answers neu: each right where the other is wrong
-    tests = [row for path in tmp_path.glob("data/without-*/test.jsonl") for row in corpus.load_split(path)]
+    tests = [
+        row
+        for path in tmp_path.glob("data/without-*/test.jsonl")
+        for row in corpus.load_split(path)
+    ]
     right = [sum(row["label"] == label for row in tests) for label in ("neu", "con")]
-    assert [gain["mcnemar"]["only_first"], gain["mcnemar"]["only_second"], gain["n"]] == [*right, 80]
+    assert [gain["mcnemar"]["only_first"], gain["mcnemar"]["only_second"], gain["n"]] == [
+        *right,
+        80,
+    ]
     assert gain["accuracy"]["difference"] == pytest.approx((right[1] - right[0]) / 80)
     output = capsys.readouterr().out
     assert "Cross-topic minus base on the same 80 rows, seed 0; McNemar's exact test" in output
@@ -315,8 +381,14 @@ def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
 
 
 def test_means_and_spread_over_seeds():
-    cells = [{"in": {"accuracy": 0.5}, "cross": None}, {"in": {"accuracy": 0.7}, "cross": {"accuracy": 0.2}}]
-    assert study_tables.average(cells) == {"in": {"accuracy": pytest.approx(0.6)}, "cross": {"accuracy": 0.2}}
+    cells = [
+        {"in": {"accuracy": 0.5}, "cross": None},
+        {"in": {"accuracy": 0.7}, "cross": {"accuracy": 0.2}},
+    ]
+    assert study_tables.average(cells) == {
+        "in": {"accuracy": pytest.approx(0.6)},
+        "cross": {"accuracy": 0.2},
+    }
     assert study_tables.average(cells[:1]) == {"in": {"accuracy": 0.5}, "cross": None}
 
 
@@ -354,8 +426,14 @@ def test_pages_and_pictures(pretend, two_topics, tmp_path, monkeypatch):
     assert NOTE in page and page.count("| --- |") == 5 and "sd over 2 seeds" in page
     for name in ("cross_topic.png", "learning_curve.png"):
         assert f"({name})" in page and (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert page.count("Cross-topic: the topic was held out") == page.count("the same number of epochs") == 1
-    assert page.count("but 2 are few: they come out too narrow") == 1 and "Quote" not in page  # no advice in captions
+    assert (
+        page.count("Cross-topic: the topic was held out")
+        == page.count("the same number of epochs")
+        == 1
+    )
+    assert (
+        page.count("but 2 are few: they come out too narrow") == 1 and "Quote" not in page
+    )  # no advice in captions
     latex = (tmp_path / "study.tex").read_text(encoding="utf-8")
     assert latex.count(r"\toprule") == 5
     for table in latex.split(r"\end{table}")[:2]:  # "there" is in the header
@@ -372,10 +450,18 @@ def test_pages_and_pictures(pretend, two_topics, tmp_path, monkeypatch):
 def test_the_real_scripts_work_together(tiny_model, two_topics, tmp_path, monkeypatch, capsys):
     """One pass over the tiny model's data each; in one process, since torch takes seconds to import."""
     monkeypatch.setattr(study, "FRACTIONS", (0.5,))
-    monkeypatch.setattr(study, "call_script", lambda script, *flags, log: SCRIPTS[script].main(list(map(str, flags))))
+    monkeypatch.setattr(
+        study,
+        "call_script",
+        lambda script, *flags, log: SCRIPTS[script].main(list(map(str, flags))),
+    )
     flags = ["--base-model", tiny_model, "--epochs", "1", "--learning-rate", "4e-3"]
     result = run_study(two_topics, tmp_path, *flags)
-    assert result["note"] == NOTE and len(result["topics"]["by_topic"]) == 2 and len(result["curve"]) == 2
+    assert (
+        result["note"] == NOTE
+        and len(result["topics"]["by_topic"]) == 2
+        and len(result["curve"]) == 2
+    )
     for home in (tmp_path / "runs").iterdir():
         assert (home / "report.md").is_file() and not (home / "robustness.jsonl").exists()
         assert openpyxl.load_workbook(home / "errors.xlsx")

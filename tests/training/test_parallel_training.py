@@ -12,16 +12,13 @@ import bitsandbytes
 import pytest
 import safetensors.torch
 import torch
+from stopping import stop_message
 
-from stance.model import compilation
 import evaluate
 import finetune
-from stance.training import tree_trainer
-from stance.common import distributed
-from stance.common import records
-from stance.model import scoring
-from stance.training import fsdp
-from stopping import stop_message
+from stance.common import distributed, records
+from stance.model import compilation, scoring
+from stance.training import fsdp, tree_trainer
 
 CONSTANTS = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 4, "LOG_STEPS": 1}
 pytestmark = pytest.mark.slow
@@ -92,8 +89,21 @@ leave_ranks()
 
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-SHARDED = ("accelerate.commands.launch", "--config_file", str(ROOT / "tools" / "fsdp.yaml"), "--main_process_port", "0")
-ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+SHARDED = (
+    "accelerate.commands.launch",
+    "--config_file",
+    str(ROOT / "tools" / "fsdp.yaml"),
+    "--main_process_port",
+    "0",
+)
+ACCELERATE = (
+    "accelerate.commands.launch",
+    "--multi_gpu",
+    "--num_processes",
+    "2",
+    "--main_process_port",
+    "0",
+)
 
 
 def run_worker(folder, worker, *words, launcher=TORCHRUN):
@@ -135,8 +145,12 @@ def two_processes(tiny_model, flags, tmp_path_factory):
     words = ["--base-model", tiny_model, *flags, "--run-dir", str(folder / "run")]
     done = run_worker(folder, WORKER, str(folder), *words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote adapter") == 1 and done.stdout.count("trainable parameters") == 2  # of two starts
-    assert done.stdout.count(": validation loss ") == 2 and done.stdout.count("step 18/18 ") == 1  # of one process
+    assert (
+        done.stdout.count("wrote adapter") == 1 and done.stdout.count("trainable parameters") == 2
+    )  # of two starts
+    assert (
+        done.stdout.count(": validation loss ") == 2 and done.stdout.count("step 18/18 ") == 1
+    )  # of one process
     return folder
 
 
@@ -154,7 +168,9 @@ def check_equal_runs(run, expected):
     for key in ("loss", "grad_norm", "learning_rate", "eval_loss", "eval_accuracy"):
         curves = [read_curve(folder, key) for folder in (run, expected)]
         assert [step for step, _ in curves[0]] == [step for step, _ in curves[1]]
-        assert [value for _, value in curves[0]] == pytest.approx([value for _, value in curves[1]], rel=TOLERANCE)
+        assert [value for _, value in curves[0]] == pytest.approx(
+            [value for _, value in curves[1]], rel=TOLERANCE
+        )
     adapters = [read_weights(folder / "adapter_model.safetensors") for folder in (run, expected)]
     for name, weight in adapters[1].items():
         torch.testing.assert_close(adapters[0][name], weight, rtol=TOLERANCE, atol=TOLERANCE)
@@ -162,7 +178,9 @@ def check_equal_runs(run, expected):
 
 def test_two_processes_train_as_one(two_processes, one_process):
     losses = [value for _, value in read_curve(one_process, "loss")]
-    assert len(losses) == 18 and max(losses) - min(losses) > 1  # something is learnt: a wrong gradient would show
+    assert (
+        len(losses) == 18 and max(losses) - min(losses) > 1
+    )  # something is learnt: a wrong gradient would show
     check_equal_runs(two_processes / "run", one_process)
     record = records.read_json(two_processes / "run" / "run.json", "")
     assert record["processes"] == 2 and record["result"]["steps"] == 18
@@ -226,7 +244,9 @@ def two_parts(tiny_model, flags, tmp_path_factory):
 
 def test_two_halves_of_a_base_train_as_the_whole(two_parts, one_process):
     check_equal_runs(two_parts / "run", one_process)
-    record, expected = (records.read_json(run / "run.json", "") for run in (two_parts / "run", one_process))
+    record, expected = (
+        records.read_json(run / "run.json", "") for run in (two_parts / "run", one_process)
+    )
     assert record["processes"] == 2 and record["sharded"] and not expected["sharded"]
     assert record["parameters"] == expected["parameters"]
 
@@ -236,7 +256,10 @@ def test_each_process_holds_half_and_makes_every_pass(two_parts, two_processes):
     adapters = [read_weights(two_parts / f"rank-{rank}.safetensors") for rank in (0, 1)]
     assert all(torch.equal(weight, adapters[1][name]) for name, weight in adapters[0].items())
     for rank in (0, 1):
-        parts, whole = (json.loads((run / f"rank-{rank}.json").read_text()) for run in (two_parts, two_processes))
+        parts, whole = (
+            json.loads((run / f"rank-{rank}.json").read_text())
+            for run in (two_parts, two_processes)
+        )
         held, total = parts["packed_bytes"]
         assert 2 * held == total and whole["packed_bytes"] == [total, total]
         assert parts["after"] == [[rank == 0, rank == 1]] * 8 + [[True]]
@@ -276,7 +299,9 @@ def test_other_options_stop(monkeypatch, capsys):
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "false")
     monkeypatch.setenv(distributed.SHARD_VARIABLE, "true")
     monkeypatch.setattr(compilation, "DENSE_WEIGHTS", True)
-    assert "set DENSE_WEIGHTS in stance/model/compilation.py to None" in stop_message(capsys, fsdp.take_over)
+    assert "set DENSE_WEIGHTS in stance/model/compilation.py to None" in stop_message(
+        capsys, fsdp.take_over
+    )
 
 
 def test_the_command_to_continue_shards_too(monkeypatch):
@@ -296,21 +321,33 @@ def test_weights_for_the_cpu_are_quantised_on_the_gpu(monkeypatch):
     torch.manual_seed(0)
     weight, moved = torch.randn(64, 64), []
     expected = bitsandbytes.nn.Params4bit(weight.clone(), quant_type="nf4").to("cpu")
-    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: (moved.append(tensor.shape), tensor)[1])
+    monkeypatch.setattr(
+        torch.Tensor, "cuda", lambda tensor: (moved.append(tensor.shape), tensor)[1]
+    )
     with monkeypatch.context() as on_gpu:
         on_gpu.setattr(torch.cuda, "is_available", lambda: True)
         with fsdp.quantise_on_gpu():
             packed = bitsandbytes.nn.Params4bit(weight.clone(), quant_type="nf4").to("cpu")
     assert moved == [(64, 64)]
-    assert torch.equal(packed.data, expected.data) and packed.quant_state.shape == expected.quant_state.shape
+    assert (
+        torch.equal(packed.data, expected.data)
+        and packed.quant_state.shape == expected.quant_state.shape
+    )
     bitsandbytes.nn.Params4bit(weight.clone(), quant_type="nf4").to("cpu")
     assert len(moved) == 1
 
 
 def test_a_base_in_parts_is_not_compiled_and_saves_memory_unless_told_not_to():
     for checkpoint, expected in ((None, True), (True, True), (False, False)):
-        plan = tree_trainer.StanceTrainer.plan_training(SimpleNamespace(sharded=True), 1450, checkpoint, False)
-        assert plan == {"dense_weights": False, "checkpoint": expected, "compiled": False, "graphs": False}
+        plan = tree_trainer.StanceTrainer.plan_training(
+            SimpleNamespace(sharded=True), 1450, checkpoint, False
+        )
+        assert plan == {
+            "dense_weights": False,
+            "checkpoint": expected,
+            "compiled": False,
+            "graphs": False,
+        }
 
 
 # ---------------------------------------------------------------- starting on several GPUs

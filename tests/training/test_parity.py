@@ -3,11 +3,11 @@
 import parity
 import peft
 import pytest
+import small_models
 
 import finetune
-from stance.model import loading
 from stance.common import records
-import small_models
+from stance.model import loading
 from stance.training import tree_trainer
 
 
@@ -18,7 +18,9 @@ def trainer(tiny_model, data_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(finetune, "MICRO_BATCH_SIZE", 16)
     rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
     args = finetune.parse_args(["--base-model", tiny_model])
-    return finetune.build_trainer(args, tmp_path, loading.load_tokenizer(tiny_model), rows, rows[:6])
+    return finetune.build_trainer(
+        args, tmp_path, loading.load_tokenizer(tiny_model), rows, rows[:6]
+    )
 
 
 @pytest.fixture
@@ -35,7 +37,9 @@ def compare(trainer, tiny_model, load_plain, in_float32, allow_rounding):
             if weight.requires_grad:
                 weight.data.copy_(chosen.data)
         rows = [trainer.train_dataset[index] for index in range(parity.ROWS)]
-        losses, logits, gradients = zip(*small_models.flat_steps(plain, in_float32(plain), rows), strict=True)
+        losses, logits, gradients = zip(
+            *small_models.flat_steps(plain, in_float32(plain), rows), strict=True
+        )
         relative = small_models.relative
         return errors, (
             allow_rounding(losses, small_models.mean_gap),

@@ -18,23 +18,16 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
+from stopping import stop_below_bar
 
-from stance.model import compilation
-from stance.training import checkpoints
 import evaluate
 import finetune
-from stance.model import lora_linear
-from stance.model import loading
-from stance.tree import prefix_tree
-from stance.model import fingerprints
-from stance.common import distributed
-from stance.common import records
-from stance.training import callbacks
-from stance.training import memory_probe
-from tools import study
+from stance.common import distributed, records
 from stance.corpus import tables
-from stance.training import tree_trainer
-from stopping import stop_below_bar
+from stance.model import compilation, fingerprints, loading, lora_linear
+from stance.training import callbacks, checkpoints, memory_probe, tree_trainer
+from stance.tree import prefix_tree
+from tools import study
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hf_ThisIsAMarkerAndNoToken0123456789"
@@ -60,7 +53,9 @@ def copy(whole, tmp_path):
 def resume(train):
     """A function that resumes a run of 2 epochs, with other flags and constants if they are given."""
     usual = {"LOG_STEPS": 4}
-    return lambda run_dir, *flags, **words: train(run_dir, "--epochs", "2", "--resume", *flags, **{**usual, **words})
+    return lambda run_dir, *flags, **words: train(
+        run_dir, "--epochs", "2", "--resume", *flags, **{**usual, **words}
+    )
 
 
 @pytest.fixture
@@ -72,19 +67,27 @@ def build(tiny_model, data_dir, tmp_path, monkeypatch):
             monkeypatch.setattr(finetune, name, value)
         rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
         args = finetune.parse_args(["--base-model", tiny_model, "--epochs", "0.5"])
-        return finetune.build_trainer(args, tmp_path, loading.load_tokenizer(tiny_model), rows, rows[:6])
+        return finetune.build_trainer(
+            args, tmp_path, loading.load_tokenizer(tiny_model), rows, rows[:6]
+        )
 
     return run
 
 
 def read_log(run_dir):
     """The entries of log.jsonl, without the line that has times."""
-    return [entry for entry in records.read_jsonl(run_dir / "log.jsonl", (), "") if "train_runtime" not in entry]
+    return [
+        entry
+        for entry in records.read_jsonl(run_dir / "log.jsonl", (), "")
+        if "train_runtime" not in entry
+    ]
 
 
 def assert_equal_runs(one, other):
     """Equal to the bit: the adapter, and every line of the log."""
-    assert (one / "adapter_model.safetensors").read_bytes() == (other / "adapter_model.safetensors").read_bytes()
+    assert (one / "adapter_model.safetensors").read_bytes() == (
+        other / "adapter_model.safetensors"
+    ).read_bytes()
     assert read_log(one) == read_log(other)
 
 
@@ -98,10 +101,32 @@ def list_names(run_dir):
 @pytest.mark.slow
 def test_killed_runs_go_on_as_if_nothing_had_happened(tiny_model, data_dir, tmp_path):
     """SIGKILL and SIGTERM at random places, many of them while saving; in processes of their own."""
-    command = [sys.executable, "benchmarks/chaos.py", "--base-model", tiny_model, "--data-dir", data_dir]
-    command += ["--kills", "3", "--rows", "40", "--seed", "3", "--output", str(tmp_path / "chaos.json")]
-    settings = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "benchmarks/chaos.py",
+        "--base-model",
+        tiny_model,
+        "--data-dir",
+        data_dir,
+    ]
+    command += [
+        "--kills",
+        "3",
+        "--rows",
+        "40",
+        "--seed",
+        "3",
+        "--output",
+        str(tmp_path / "chaos.json"),
+    ]
+    settings = {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     result = records.read_json(tmp_path / "chaos.json", "fix the test")
     assert result["failed"] == []
@@ -125,12 +150,16 @@ def test_a_checkpoint_that_lacks_anything_does_not_count(copy, name, damage):
         path.unlink()
     else:
         content = path.read_bytes()
-        path.write_bytes(content[: len(content) // 2] if damage == "cut off" else b"x" + content[1:])
+        path.write_bytes(
+            content[: len(content) // 2] if damage == "cut off" else b"x" + content[1:]
+        )
     assert not checkpoints.is_complete(path.parent)
     assert checkpoints.find_checkpoint(copy, resume=True).name == "checkpoint-9"
 
 
-def test_an_incomplete_checkpoint_is_set_aside_and_the_one_before_resumed(whole, copy, resume, capsys):
+def test_an_incomplete_checkpoint_is_set_aside_and_the_one_before_resumed(
+    whole, copy, resume, capsys
+):
     broken = copy / "checkpoints" / "checkpoint-18"
     (broken / "optimizer.pt").unlink()
     (broken / "trainer_state.json").write_text("mine")
@@ -138,17 +167,23 @@ def test_an_incomplete_checkpoint_is_set_aside_and_the_one_before_resumed(whole,
     resume(copy)
     printed = capsys.readouterr().out
     assert "checkpoint-18 is incomplete: set aside as" in printed and "resuming from" in printed
-    assert (copy / "checkpoints" / "incomplete-checkpoint-18-2" / "trainer_state.json").read_text() == "mine"
+    assert (
+        copy / "checkpoints" / "incomplete-checkpoint-18-2" / "trainer_state.json"
+    ).read_text() == "mine"
     assert_equal_runs(copy, whole)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("epochs", ["2", "0.5"])
-def test_a_run_killed_after_its_last_checkpoint_is_only_finished(train, tmp_path, epochs, monkeypatch):
+def test_a_run_killed_after_its_last_checkpoint_is_only_finished(
+    train, tmp_path, epochs, monkeypatch
+):
     """Also if the run folder has moved: paths in checkpoints are those of the old place."""
     whole = train(tmp_path / "whole", "--epochs", epochs)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(checkpoints, "save_adapter", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(
+            checkpoints, "save_adapter", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt)
+        )
         train(tmp_path / "killed", "--epochs", epochs)
     run = (tmp_path / "killed").rename(tmp_path / "moved")
     train(run, "--epochs", epochs, "--resume")
@@ -162,8 +197,12 @@ def test_a_run_killed_after_its_last_checkpoint_is_only_finished(train, tmp_path
 def disk_events(monkeypatch):
     """What goes to disk, as it comes: inodes of the files and folders that are synced, names that files take."""
     events, sync, replace = [], os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda place: events.append(os.fstat(place).st_ino) or sync(place))
-    monkeypatch.setattr(os, "replace", lambda source, name: events.append(str(name)) or replace(source, name))
+    monkeypatch.setattr(
+        os, "fsync", lambda place: events.append(os.fstat(place).st_ino) or sync(place)
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda source, name: events.append(str(name)) or replace(source, name)
+    )
     return events
 
 
@@ -172,13 +211,18 @@ def test_a_file_is_on_disk_before_it_takes_its_name(tmp_path, disk_events):
     assert disk_events == [(tmp_path / "a.json").stat().st_ino, str(tmp_path / "a.json")]
 
 
-def test_a_checkpoint_is_on_disk_before_it_is_marked_and_its_marker_before_it_counts(tmp_path, disk_events):
+def test_a_checkpoint_is_on_disk_before_it_is_marked_and_its_marker_before_it_counts(
+    tmp_path, disk_events
+):
     folder = tmp_path / "checkpoint-9"
     (folder / "sub").mkdir(parents=True)
     for name in ("optimizer.pt", "sub/rng_state.pth"):
         (folder / name).write_text(name)
     checkpoints.mark_complete(folder)
-    inodes = {name: (folder / name).stat().st_ino for name in ("optimizer.pt", "sub/rng_state.pth", checkpoints.MARKER)}
+    inodes = {
+        name: (folder / name).stat().st_ino
+        for name in ("optimizer.pt", "sub/rng_state.pth", checkpoints.MARKER)
+    }
     marked = disk_events.index(str(folder / checkpoints.MARKER))
     assert set(inodes.values()) == set(disk_events[:marked])
     assert disk_events[marked + 1 :] == [folder.stat().st_ino, tmp_path.stat().st_ino]
@@ -203,7 +247,10 @@ def make_checkpoints(run_dir, *steps, best=None):
     for step in steps:
         folder = run_dir / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        records.write_json(folder / "trainer_state.json", {"best_global_step": best if best and best <= step else None})
+        records.write_json(
+            folder / "trainer_state.json",
+            {"best_global_step": best if best and best <= step else None},
+        )
         checkpoints.mark_complete(folder)
     return run_dir / "checkpoints"
 
@@ -246,7 +293,11 @@ def test_a_run_does_not_go_on_from_a_checkpoint_whose_best_is_lost(tmp_path):
     found = checkpoints.find_checkpoint(tmp_path, resume=True)
     assert found.name == "checkpoint-9"
     checkpoints.set_aside(tmp_path, found)
-    assert list_names(tmp_path) == ["checkpoint-9", "incomplete-checkpoint-18", "incomplete-checkpoint-27"]
+    assert list_names(tmp_path) == [
+        "checkpoint-9",
+        "incomplete-checkpoint-18",
+        "incomplete-checkpoint-27",
+    ]
 
 
 # ---------------------------------------------------------------- the same run
@@ -269,20 +320,26 @@ def test_other_data_are_refused(copy, resume, data_dir, tmp_path, capsys):
     assert "data train rows was 72, now it is 71" in message and "data train sha256 was" in message
 
 
-def test_another_base_of_the_same_name_is_refused(copy, resume, tiny_model, tmp_path, capsys, monkeypatch):
+def test_another_base_of_the_same_name_is_refused(
+    copy, resume, tiny_model, tmp_path, capsys, monkeypatch
+):
     """All weights differ."""
     shutil.copytree(tiny_model, tmp_path / "base")
     before = fingerprints.fingerprint_base(str(tmp_path / "base"))
     assert before == fingerprints.fingerprint_base(tiny_model)
     weights = safetensors.torch.load_file(tmp_path / "base" / "model.safetensors")
     weights = {name: weight + 1 for name, weight in weights.items()}
-    safetensors.torch.save_file(weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"})
+    safetensors.torch.save_file(
+        weights, tmp_path / "base" / "model.safetensors", metadata={"format": "pt"}
+    )
     changed = fingerprints.fingerprint_base(str(tmp_path / "base"))
     monkeypatch.setattr(fingerprints, "fingerprint_base", lambda base: changed)
     assert "base_revision was" in stop_below_bar(capsys, resume, copy)
 
 
-@pytest.mark.parametrize("key", ["base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data"])
+@pytest.mark.parametrize(
+    "key", ["base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data"]
+)
 def test_a_run_with_another_of_these_is_refused(copy, resume, capsys, key):
     plan = records.read_json(copy / "plan.json", "")
     records.write_json(copy / "plan.json", {**plan, key: "another"})
@@ -303,7 +360,9 @@ def test_other_versions_are_noted(whole, copy, resume, capsys):
 
 
 @pytest.mark.parametrize("where", ["loss", "gradient"])
-def test_a_bad_step_stops_the_run_and_its_rows_are_saved(train, data_dir, tmp_path, capsys, monkeypatch, where):
+def test_a_bad_step_stops_the_run_and_its_rows_are_saved(
+    train, data_dir, tmp_path, capsys, monkeypatch, where
+):
     """At step 3; log lines come every 5 steps, so it is noticed at step 5, and nothing is saved."""
     steps = []
 
@@ -325,7 +384,9 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(train, data_dir, tmp_pa
     monkeypatch.setattr(callbacks, "JsonlLog", Noting)
     monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", spoil)
     message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
-    assert "at step 3" in message and "non_finite_rows.jsonl" in message and "LEARNING_RATE" in message
+    assert (
+        "at step 3" in message and "non_finite_rows.jsonl" in message and "LEARNING_RATE" in message
+    )
     assert steps == [1, 2, 3, 4, 5]
     rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "")
     saved = records.read_jsonl(tmp_path / "run" / "non_finite_rows.jsonl", (), "")
@@ -349,7 +410,9 @@ def test_a_bad_step_is_noticed_before_a_checkpoint_between_two_log_lines(tmp_pat
     json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
 
 
-def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(train, tmp_path, capsys, monkeypatch):
+def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(
+    train, tmp_path, capsys, monkeypatch
+):
     class Stopping(callbacks.JsonlLog):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == 2:
@@ -358,11 +421,15 @@ def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(train, tmp_path
     compute_loss = tree_trainer.StanceTrainer.compute_loss
 
     def spoil(self, *words, **options):
-        return compute_loss(self, *words, **options) * (float("nan") if self.state.global_step == 2 else 1)
+        return compute_loss(self, *words, **options) * (
+            float("nan") if self.state.global_step == 2 else 1
+        )
 
     monkeypatch.setattr(callbacks, "JsonlLog", Stopping)
     monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", spoil)
-    assert "at step 3" in stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
+    assert "at step 3" in stop_below_bar(
+        capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5
+    )
     assert list_names(tmp_path / "run") == []
 
 
@@ -436,20 +503,33 @@ def limited(build, monkeypatch):
 def test_the_probe_halves_the_micro_batch_and_keeps_the_effective_batch(limited, capsys):
     trainer, record, tried = limited(3, MICRO_BATCH_SIZE=8)
     assert record == {"micro_batch_size": 2, "too_large": [8, 4]}
-    assert [rows for rows, _ in tried] == [8, 4, 2, 2]  # both of the largest: by their longest row, and by all rows
+    assert [rows for rows, _ in tried] == [
+        8,
+        4,
+        2,
+        2,
+    ]  # both of the largest: by their longest row, and by all rows
     args = trainer.args
     assert (args.per_device_train_batch_size, args.gradient_accumulation_steps) == (2, 4)
     assert trainer.get_total_train_batch_size(args) == 8
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     assert len(lines) == 2 and "now 2 rows, batch of 8 rows unchanged" in lines[1]
-    places = {place for batch in memory_probe.list_batches(trainer) for place in batch}  # of a part of an epoch
+    places = {
+        place for batch in memory_probe.list_batches(trainer) for place in batch
+    }  # of a part of an epoch
     longest = max(len(trainer.train_dataset[place]["input_ids"]) for place in places)
-    assert {depth for _, depth in tried[:3]} == {longest - 2}  # the last token needs no node; depths start at 0
+    assert {depth for _, depth in tried[:3]} == {
+        longest - 2
+    }  # the last token needs no node; depths start at 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("epochs, count", [(2.0, 36), (1.5, 28), (0.5, 10)])  # whole steps of two micro-batches
-def test_the_largest_batches_are_found_among_those_of_the_training(build, monkeypatch, epochs, count):
+@pytest.mark.parametrize(
+    "epochs, count", [(2.0, 36), (1.5, 28), (0.5, 10)]
+)  # whole steps of two micro-batches
+def test_the_largest_batches_are_found_among_those_of_the_training(
+    build, monkeypatch, epochs, count
+):
     """A micro-batch of the longest rows of all would need several times the memory that training does."""
     trainer = build(MICRO_BATCH_SIZE=4)
     trainer.args.num_train_epochs = epochs
@@ -459,13 +539,21 @@ def test_the_largest_batches_are_found_among_those_of_the_training(build, monkey
 
     def collate(self, rows):
         inputs = trained(self, rows)
-        seen.append((inputs.get("places"), inputs["input_ids"].numel(), max(len(row["input_ids"]) for row in rows)))
+        seen.append(
+            (
+                inputs.get("places"),
+                inputs["input_ids"].numel(),
+                max(len(row["input_ids"]) for row in rows),
+            )
+        )
         return inputs
 
     monkeypatch.setattr(tree_trainer.TreeCollator, "__call__", collate)
     trainer.train()
     seen = [batch for batch in seen if batch[0] is not None]  # not those of the validation
-    assert len(seen) == count + (epochs % 1 > 0)  # of a part of an epoch, the batch after its last is made ready too
+    assert len(seen) == count + (
+        epochs % 1 > 0
+    )  # of a part of an epoch, the batch after its last is made ready too
     seen = seen[:count]
     assert [places for places, _, _ in seen] == batches and len(batches) == count
     second = batches[18:]
@@ -476,7 +564,9 @@ def test_the_largest_batches_are_found_among_those_of_the_training(build, monkey
 
 
 def test_of_several_processes_one_alone_says_what_the_probe_found(limited, capsys, monkeypatch):
-    monkeypatch.setattr(distributed, "get_rank", lambda: (1, 1))  # not the first, though nobody else is there to ask
+    monkeypatch.setattr(
+        distributed, "get_rank", lambda: (1, 1)
+    )  # not the first, though nobody else is there to ask
     _, record, _ = limited(3, MICRO_BATCH_SIZE=8)
     assert record["too_large"] == [8, 4] and "note: micro" not in capsys.readouterr().out
 
@@ -533,9 +623,17 @@ def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert memory_probe.probe_memory(trainer)["micro_batch_size"] == 4
     assert trainer.step_graphs.forgotten == 1
-    broken, first, second = (trainer.step_graphs.calls[start:end] for start, end in ((0, 2), (2, 5), (5, 8)))
-    assert len(first) == len(second) == len(trainer.step_graphs.calls) - 5 == 3  # compiled, then recorded: two batches
-    assert broken[0] == first[0] == second[0] == "released" and "released" not in [broken[1], *first[1:], *second[1:]]
+    broken, first, second = (
+        trainer.step_graphs.calls[start:end] for start, end in ((0, 2), (2, 5), (5, 8))
+    )
+    assert (
+        len(first) == len(second) == len(trainer.step_graphs.calls) - 5 == 3
+    )  # compiled, then recorded: two batches
+    assert broken[0] == first[0] == second[0] == "released" and "released" not in [
+        broken[1],
+        *first[1:],
+        *second[1:],
+    ]
     assert "items" in broken[1] and "places" not in broken[1]
 
 
@@ -556,10 +654,16 @@ def reports():
 @pytest.mark.parametrize("place", ["weights", "first forward pass"])
 def test_a_base_that_does_not_fit_is_one_line(tiny_model, capsys, monkeypatch, reports, place):
     """transformers turns the error into a report of all weights and another error."""
-    target = (bitsandbytes.functional, "quantize_4bit") if place == "weights" else (loading, "check_tree")
+    target = (
+        (bitsandbytes.functional, "quantize_4bit")
+        if place == "weights"
+        else (loading, "check_tree")
+    )
     monkeypatch.setattr(*target, run_out)
     message = stop_below_bar(capsys, loading.load_base, tiny_model)
-    assert message == f"error: not enough GPU memory to load {tiny_model}: {loading.MEMORY_REMEDY}\n"
+    assert (
+        message == f"error: not enough GPU memory to load {tiny_model}: {loading.MEMORY_REMEDY}\n"
+    )
     assert reports == []
 
 
@@ -583,15 +687,32 @@ def test_other_errors_while_weights_load_are_no_lack_of_memory(tiny_model, monke
 def test_training_that_does_not_fit_is_one_line(train, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", run_out)
     message = stop_below_bar(capsys, train, tmp_path / "run")
-    assert "not enough GPU memory to train: set MICRO_BATCH_SIZE to 4 and GRADIENT_CHECKPOINTING" in message
+    assert (
+        "not enough GPU memory to train: set MICRO_BATCH_SIZE to 4 and GRADIENT_CHECKPOINTING"
+        in message
+    )
     assert not (tmp_path / "run" / "run.json").exists() and list_names(tmp_path / "run") == []
 
 
-def test_generating_that_does_not_fit_is_one_line(tiny_model, data_dir, capsys, monkeypatch, tmp_path):
+def test_generating_that_does_not_fit_is_one_line(
+    tiny_model, data_dir, capsys, monkeypatch, tmp_path
+):
     monkeypatch.setattr(transformers.Gemma2ForCausalLM, "generate", run_out)
-    words = ["--adapter", "none", "--base-model", tiny_model, "--data-dir", data_dir, "--mode", "generate"]
+    words = [
+        "--adapter",
+        "none",
+        "--base-model",
+        tiny_model,
+        "--data-dir",
+        data_dir,
+        "--mode",
+        "generate",
+    ]
     message = stop_below_bar(capsys, evaluate.main, [*words, "--output-dir", str(tmp_path)])
-    assert "not enough GPU memory to generate: lower GENERATE_BATCH_SIZE in stance/model/scoring.py" in message
+    assert (
+        "not enough GPU memory to generate: lower GENERATE_BATCH_SIZE in stance/model/scoring.py"
+        in message
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -599,10 +720,14 @@ def test_generating_that_does_not_fit_is_one_line(tiny_model, data_dir, capsys, 
 def test_nothing_is_compiled_after_the_memory_probe(build, monkeypatch):
     """A recorded step that finds its layers not compiled fails, on a GPU; here steps are compiled but not recorded."""
     torch._dynamo.reset()  # it counts how often a function is compiled, over all tests
-    monkeypatch.setattr(prefix_tree, "SMALL_TREE", 0)  # without kernels, another row length is another kind of step
+    monkeypatch.setattr(
+        prefix_tree, "SMALL_TREE", 0
+    )  # without kernels, another row length is another kind of step
     graphs, compile_ = [], torch.compile
     count = {"backend": lambda graph, inputs: graphs.append(graph) or graph}
-    monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, **{**options, **count}))
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: compile_(function, **{**options, **count})
+    )
     trainer = build()
     trainer.model.train()
     lora_linear.fuse_linears(trainer.model, keep_dense=True)
@@ -635,7 +760,9 @@ def test_there_is_no_probe_without_a_gpu(whole):
 # ---------------------------------------------------------------- disk
 
 
-def test_a_disk_without_room_for_the_checkpoints_is_refused_before_training(train, tmp_path, capsys, monkeypatch):
+def test_a_disk_without_room_for_the_checkpoints_is_refused_before_training(
+    train, tmp_path, capsys, monkeypatch
+):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=120_000_000))
     message = stop_below_bar(capsys, train, tmp_path / "run")
@@ -650,12 +777,16 @@ def test_space_that_a_resumed_run_already_has_counts(tmp_path, monkeypatch, caps
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000_000))
     checkpoints.check_disk_space(tmp_path, 1000)
     (folder / "checkpoint-9" / "optimizer.pt").unlink()
-    assert "checkpoints need 0.15" in stop_below_bar(capsys, checkpoints.check_disk_space, tmp_path, 1000)
+    assert "checkpoints need 0.15" in stop_below_bar(
+        capsys, checkpoints.check_disk_space, tmp_path, 1000
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [20_000, 150_000])
-def test_a_disk_that_fills_up_while_saving_ends_in_one_line(train, resume, whole, tmp_path, capsys, size):
+def test_a_disk_that_fills_up_while_saving_ends_in_one_line(
+    train, resume, whole, tmp_path, capsys, size
+):
     """Simulated by the largest size that a file may have; which library meets it first depends on that size."""
     resource = pytest.importorskip("resource")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -674,8 +805,12 @@ def test_a_disk_that_fills_up_while_saving_ends_in_one_line(train, resume, whole
     "problem",
     [
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
-        RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed"),
-        safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError(
+            "[enforce fail] . PytorchStreamWriter failed writing file data/0: file write failed"
+        ),
+        safetensors.SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
     ],
     ids=["python", "torch", "safetensors"],
 )
@@ -690,7 +825,9 @@ def test_a_full_disk_is_told_from_other_problems(tmp_path, capsys, problem):
 
 
 @pytest.mark.slow
-def test_a_final_adapter_that_is_broken_off_does_not_count(copy, whole, resume, capsys, monkeypatch):
+def test_a_final_adapter_that_is_broken_off_does_not_count(
+    copy, whole, resume, capsys, monkeypatch
+):
     """Broken off between its two files: evaluate.py and predict.py refuse the folder, --resume finishes it."""
     replace, moved = os.replace, []
 
@@ -733,7 +870,9 @@ def test_a_signal_ends_the_run_with_a_checkpoint(
         train(tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
     assert stopped.value.code == code
     printed = capfd.readouterr().out
-    line = re.search(rf"interrupted: checkpoint-{step} is saved; continue with: python finetune.py (.*)", printed)
+    line = re.search(
+        rf"interrupted: checkpoint-{step} is saved; continue with: python finetune.py (.*)", printed
+    )
     assert line[1].endswith("--epochs 2 --resume")
     assert checkpoints.is_complete(tmp_path / "run" / "checkpoints" / f"checkpoint-{step}")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -763,7 +902,10 @@ def test_a_second_sigterm_does_not_stop_what_the_first_began(second):
         patch.setattr(os, "_exit", codes.append)
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), second)
-    assert codes == ([130] if second == signal.SIGINT else []) and interruption.number == signal.SIGTERM
+    assert (
+        codes == ([130] if second == signal.SIGINT else [])
+        and interruption.number == signal.SIGTERM
+    )
 
 
 @pytest.fixture
@@ -782,7 +924,9 @@ def run_script(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("name", ["finetune", "evaluate", "predict", "predict a table", "tools/export"])
+@pytest.mark.parametrize(
+    "name", ["finetune", "evaluate", "predict", "predict a table", "tools/export"]
+)
 def test_a_signal_while_weights_load_is_one_line(
     run_script, tiny_model, trained_run, data_dir, tmp_path, capfd, monkeypatch, name, number, code
 ):
@@ -796,12 +940,18 @@ def test_a_signal_while_weights_load_is_one_line(
         "predict a table": [*adapter, "--input", table, "--output", output / "out.xlsx"],
         "tools/export": [*adapter, *data, "--output-dir", output],
     }[name]
-    monkeypatch.setattr(loading, "load_base", lambda base: os.kill(os.getpid(), number) or time.sleep(9))
-    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:  # the latter would end all tests
+    monkeypatch.setattr(
+        loading, "load_base", lambda base: os.kill(os.getpid(), number) or time.sleep(9)
+    )
+    with pytest.raises(
+        (SystemExit, KeyboardInterrupt)
+    ) as stopped:  # the latter would end all tests
         run_script(name.split()[0], *words)
     assert repr(stopped.value) == f"SystemExit({code})"
     assert capfd.readouterr().err == "\ninterrupted: no file is half written; start again\n"
-    assert [path.name for path in output.rglob("*") if path.is_file()] == (["plan.json"] if name == "finetune" else [])
+    assert [path.name for path in output.rglob("*") if path.is_file()] == (
+        ["plan.json"] if name == "finetune" else []
+    )
 
 
 @pytest.mark.parametrize("rank, handled", [(None, True), ("0", True), ("1", False)])
@@ -816,7 +966,11 @@ def test_a_process_that_waits_for_the_first_ends_at_once(run_script, monkeypatch
 def test_a_signal_while_a_file_is_written_leaves_the_old_one_alone(tmp_path):
     """And no other: neither JSON nor tables."""
     records.write_json(tmp_path / "a.json", ["old"])
-    for write, path in ((records.write_jsonl, "a.json"), *((tables.write_table, f"a{end}") for end in tables.SUFFIXES)):
+    for write, path in (
+        (records.write_jsonl, "a.json"),
+        *((tables.write_table, f"a{end}") for end in tables.SUFFIXES),
+    ):
+
         def rows():
             yield {"a": 1} if path == "a.json" else [1]
             raise SystemExit(143)
@@ -828,8 +982,12 @@ def test_a_signal_while_a_file_is_written_leaves_the_old_one_alone(tmp_path):
     assert records.read_json(tmp_path / "a.json", "") == ["old"]
 
 
-@pytest.mark.parametrize("number, ending", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_study_waits_for_the_script_that_it_interrupts(run_script, tmp_path, monkeypatch, number, ending):
+@pytest.mark.parametrize(
+    "number, ending", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_study_waits_for_the_script_that_it_interrupts(
+    run_script, tmp_path, monkeypatch, number, ending
+):
     """The script, which has half a second to do after the signal, is asked to stop by SIGTERM and by Ctrl-C."""
     monkeypatch.setattr(study, "ROOT", tmp_path)
     (tmp_path / "slow.py").write_text(
@@ -861,5 +1019,7 @@ def test_no_token_is_written_anywhere(train, tmp_path, capfd, monkeypatch):
     captured = capfd.readouterr()
     assert SECRET not in captured.out + captured.err
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
-    assert {"run.json", "plan.json", "log.jsonl", "training_args.bin", "optimizer.pt"} <= {path.name for path in files}
+    assert {"run.json", "plan.json", "log.jsonl", "training_args.bin", "optimizer.pt"} <= {
+        path.name for path in files
+    }
     assert [path.name for path in files if SECRET.encode() in path.read_bytes()] == []

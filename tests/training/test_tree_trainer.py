@@ -9,21 +9,18 @@ import shutil
 import datasets
 import pytest
 import safetensors.torch
+import small_models
 import torch
 import transformers
 import trl
-
-from stance.model import compilation
-import finetune
-from stance.model import loading
-from stance.tree import prefix_tree
-import prompts
-from stance.model import chat
-from stance.common import records
-from stance.training import callbacks
-import small_models
-from stance.training import tree_trainer
 from stopping import stop_message
+
+import finetune
+import prompts
+from stance.common import records
+from stance.model import chat, compilation, loading
+from stance.training import callbacks, tree_trainer
+from stance.tree import prefix_tree
 
 END_OF_TURN = 107
 # Equal batches give equal adapters on a CPU; a GPU adds up in any order, and Adam enlarges the difference.
@@ -61,7 +58,9 @@ def read_adapter(folder):
 
 
 def join_trainable(model):
-    return torch.cat([weight.detach().flatten() for weight in model.parameters() if weight.requires_grad]).clone()
+    return torch.cat(
+        [weight.detach().flatten() for weight in model.parameters() if weight.requires_grad]
+    ).clone()
 
 
 def distance(one, other):
@@ -78,7 +77,9 @@ def set_trainable(model, vector):
 def answer_losses(logits, sequences):
     """Return the losses of label and end of turn, from the logits [n, 3, vocabulary] at the end of n sequences."""
     answers = torch.tensor([ids[-2:] for ids in sequences])
-    return torch.nn.functional.cross_entropy(logits[:, :2].flatten(0, 1), answers.flatten(), reduction="none")
+    return torch.nn.functional.cross_entropy(
+        logits[:, :2].flatten(0, 1), answers.flatten(), reduction="none"
+    )
 
 
 def relative_gap(values, reference):
@@ -91,7 +92,11 @@ def read_run(folder):
 
 def read_log(folder, key):
     """{step: value} of a key in log.jsonl."""
-    return {entry["step"]: entry[key] for entry in records.read_jsonl(folder / "log.jsonl", (), "") if key in entry}
+    return {
+        entry["step"]: entry[key]
+        for entry in records.read_jsonl(folder / "log.jsonl", (), "")
+        if key in entry
+    }
 
 
 # ---------------------------------------------------------------- what is trained on
@@ -128,13 +133,17 @@ def test_an_epoch_has_every_row_once_and_uncut(build, rows, tokenizer):
     for batch in trainer.get_train_dataloader():
         depth, chains = batch["position_ids"][0], batch["chain"].shape
         assert depth.shape == (len(batch["trunk_end"]) + chains[0] * chains[1],)
-        for node, target, weight in zip(batch["keep"], batch["target_ids"], batch["target_weights"]):
+        for node, target, weight in zip(
+            batch["keep"], batch["target_ids"], batch["target_weights"]
+        ):
             seen += [(depth[node].item(), target.item())] * int(weight)
     expected = []
     for row in rows:
         ids = chat.encode_example(tokenizer, row["topic"], row["text"], row["label"])
         expected += [(len(ids) - 3, ids[-2]), (len(ids) - 2, END_OF_TURN)]
-    assert max(expected)[0] >= 1024  # a depth: the row has 1,026 tokens, since prompts.MAX_PROMPT_TOKENS cuts it
+    assert (
+        max(expected)[0] >= 1024
+    )  # a depth: the row has 1,026 tokens, since prompts.MAX_PROMPT_TOKENS cuts it
     assert sorted(seen) == sorted(expected)
 
 
@@ -144,9 +153,13 @@ def test_only_the_adapter_is_trained_and_in_float32(build):
     assert len(trainable) == 2 * 7 * model.config.num_hidden_layers
     assert all(".lora_A." in name or ".lora_B." in name for name in trainable)
     assert {weight.dtype for weight in trainable.values()} == {torch.float32}
-    packed = [weight for weight in model.parameters() if weight.dtype == torch.uint8]  # two weights a byte
+    packed = [
+        weight for weight in model.parameters() if weight.dtype == torch.uint8
+    ]  # two weights a byte
     assert len(packed) == 7 * model.config.num_hidden_layers
-    assert {(weight.quant_state.quant_type, weight.quant_state.nested) for weight in packed} == {("nf4", True)}
+    assert {(weight.quant_state.quant_type, weight.quant_state.nested) for weight in packed} == {
+        ("nf4", True)
+    }
 
 
 # ---------------------------------------------------------------- what training does
@@ -187,7 +200,9 @@ def test_losses_are_those_of_plain_trl(
         folder = str(tmp_path / f"plain-{micro}")
         plain = trl.SFTTrainer(
             model=model,
-            args=dataclasses.replace(ours.args, output_dir=folder, metric_for_best_model="eval_loss", **changes),
+            args=dataclasses.replace(
+                ours.args, output_dir=folder, metric_for_best_model="eval_loss", **changes
+            ),
             train_dataset=ours.train_dataset,
             eval_dataset=ours.eval_dataset,
             processing_class=tokenizer,
@@ -198,11 +213,18 @@ def test_losses_are_those_of_plain_trl(
 
     def record_curve(trainer):
         trainer.train()
-        return torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+        return torch.tensor(
+            [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        )
 
-    curve, plain, halved = (record_curve(trainer) for trainer in (ours, build_plain(8), build_plain(4)))
+    curve, plain, halved = (
+        record_curve(trainer) for trainer in (ours, build_plain(8), build_plain(4))
+    )
     sequences = ours.train_dataset["input_ids"][:24]
-    before = [answer_losses(logits, sequences) for logits in flat_ways(load_plain(tiny_model), sequences, last=3)]
+    before = [
+        answer_losses(logits, sequences)
+        for logits in flat_ways(load_plain(tiny_model), sequences, last=3)
+    ]
     tolerance = max(
         allow_rounding([plain, halved], relative_gap, factor=4),  # the roundings of steps add up
         allow_rounding(before, small_models.mean_gap, factor=4),
@@ -216,8 +238,13 @@ def test_losses_are_those_of_plain_trl(
 
 
 def test_no_form_of_a_library_passes_for_a_model_card(trained_run):
-    assert (trained_run / "adapter_model.safetensors").is_file() and any(trained_run.glob("checkpoints/checkpoint-*"))
-    assert not (trained_run / "README.md").exists() and not (trained_run / "checkpoints" / "README.md").exists()
+    assert (trained_run / "adapter_model.safetensors").is_file() and any(
+        trained_run.glob("checkpoints/checkpoint-*")
+    )
+    assert (
+        not (trained_run / "README.md").exists()
+        and not (trained_run / "checkpoints" / "README.md").exists()
+    )
 
 
 def test_loss_falls_and_validation_accuracy_rises(trained_run):
@@ -239,7 +266,9 @@ def test_validation_is_that_of_a_plain_forward_of_the_kept_adapter(
     """The accuracy but for ties, which rounding decides."""
     rows = records.read_jsonl(f"{data_dir}/val.jsonl", (), "")
     label_ids = tokenizer.convert_tokens_to_ids(list(prompts.LABELS))
-    sequences = [chat.encode_example(tokenizer, row["topic"], row["text"], row["label"]) for row in rows]
+    sequences = [
+        chat.encode_example(tokenizer, row["topic"], row["text"], row["label"]) for row in rows
+    ]
     ways = flat_ways(load_plain(tiny_model, trained_run), sequences, last=3)
     losses = [answer_losses(logits, sequences) for logits in ways]
     probabilities = [logits[:, 0, label_ids].softmax(1) for logits in ways]
@@ -248,7 +277,9 @@ def test_validation_is_that_of_a_plain_forward_of_the_kept_adapter(
     kept = read_run(trained_run)["result"]["kept_validation"]
     tolerance = allow_rounding(losses, small_models.mean_gap)
     assert kept["eval_loss"] == pytest.approx(losses[0].mean().item(), rel=tolerance)
-    assert kept["eval_accuracy"] == pytest.approx(right / len(rows), abs=(count_ties(probabilities) + 0.01) / len(rows))
+    assert kept["eval_accuracy"] == pytest.approx(
+        right / len(rows), abs=(count_ties(probabilities) + 0.01) / len(rows)
+    )
     base = answer_losses(flat_ways(load_plain(tiny_model), sequences, last=3)[0], sequences)
     assert relative_gap(base.mean(), losses[0].mean()) > 2 * tolerance  # without the adapter
 
@@ -278,7 +309,9 @@ def test_micro_batches_add_up_to_their_effective_batch(
 
     make_config = finetune.make_config
     monkeypatch.setattr(loading, "load_base", load_float32)
-    monkeypatch.setattr(finetune, "make_config", lambda *words: dataclasses.replace(make_config(*words), bf16=False))
+    monkeypatch.setattr(
+        finetune, "make_config", lambda *words: dataclasses.replace(make_config(*words), bf16=False)
+    )
     outcomes = {}
     for micro in (8, 4, 2):
         trainer = build(
@@ -296,7 +329,9 @@ def test_micro_batches_add_up_to_their_effective_batch(
         for key, tolerance in (("loss", 1e-5), ("grad_norm", 1e-3)):
             values = [[entry[key] for entry in entries] for entries in (outcomes[micro][1], steps)]
             assert values[0] == pytest.approx(values[1], rel=tolerance)
-        assert distance(outcomes[micro][0], update) <= 1e-2  # Adam enlarges what rounding leaves of a gradient of 0
+        assert (
+            distance(outcomes[micro][0], update) <= 1e-2
+        )  # Adam enlarges what rounding leaves of a gradient of 0
 
 
 def test_recomputing_activations_changes_nothing(train, tmp_path):
@@ -326,7 +361,9 @@ def test_the_epoch_best_in_validation_is_kept(train, data_dir, tmp_path, select_
     shutil.copy(f"{data_dir}/train.jsonl", folder)
     wrong = {"pro": "con", "con": "neu", "neu": "pro"}
     rows = records.read_jsonl(f"{data_dir}/val.jsonl", (), "")
-    records.write_jsonl(folder / "val.jsonl", [{**row, "label": wrong[row["label"]]} for row in rows])
+    records.write_jsonl(
+        folder / "val.jsonl", [{**row, "label": wrong[row["label"]]} for row in rows]
+    )
     run = train(tmp_path / "run", "--data-dir", str(folder), SELECT_BY=select_by)
 
     result = read_run(run)["result"]
@@ -340,7 +377,9 @@ def test_the_epoch_best_in_validation_is_kept(train, data_dir, tmp_path, select_
     assert result["kept_validation"] == result["validation"][place]
     assert torch.equal(read_adapter(run), read_adapter(run / "checkpoints" / result["kept"]))
     if select_by != "last":
-        assert not torch.equal(read_adapter(run), read_adapter(run / "checkpoints" / "checkpoint-54"))
+        assert not torch.equal(
+            read_adapter(run), read_adapter(run / "checkpoints" / "checkpoint-54")
+        )
 
 
 def test_half_an_epoch_is_validated_and_kept(train, tmp_path):
@@ -395,7 +434,11 @@ def test_a_resumed_run_equals_an_uninterrupted_one(resumed):
 
 def test_the_log_of_a_resumed_run_has_each_step_once(resumed):
     steps = [
-        [entry["step"] for entry in records.read_jsonl(resumed / name / "log.jsonl", (), "") if "loss" in entry]
+        [
+            entry["step"]
+            for entry in records.read_jsonl(resumed / name / "log.jsonl", (), "")
+            if "loss" in entry
+        ]
         for name in ("whole", "resumed")
     ]
     assert steps[0] == list(range(1, 19))
@@ -404,10 +447,14 @@ def test_the_log_of_a_resumed_run_has_each_step_once(resumed):
 
 def test_speed_of_a_resumed_run_counts_the_rows_since_the_checkpoint(resumed):
     result = read_run(resumed / "resumed")["result"]  # of one epoch of two
-    assert result["train_samples_per_second"] * result["train_seconds"] == pytest.approx(72, rel=0.2)
+    assert result["train_samples_per_second"] * result["train_seconds"] == pytest.approx(
+        72, rel=0.2
+    )
 
 
-def test_a_run_stopped_before_its_first_checkpoint_starts_over(train, resumed, tmp_path, capsys, monkeypatch):
+def test_a_run_stopped_before_its_first_checkpoint_starts_over(
+    train, resumed, tmp_path, capsys, monkeypatch
+):
     """The command that the message names works, and the log has no step twice, not even one that was cut off."""
 
     class Interrupting(callbacks.JsonlLog):
@@ -425,7 +472,9 @@ def test_a_run_stopped_before_its_first_checkpoint_starts_over(train, resumed, t
     train(tmp_path / "run", "--epochs", "2", "--resume")
     assert "resuming from the first step" in capsys.readouterr().out
     assert list(read_log(tmp_path / "run", "loss")) == list(range(1, 19))
-    assert distance(read_adapter(tmp_path / "run"), read_adapter(resumed / "whole")) <= RUN_TOLERANCE
+    assert (
+        distance(read_adapter(tmp_path / "run"), read_adapter(resumed / "whole")) <= RUN_TOLERANCE
+    )
 
 
 # ---------------------------------------------------------------- refusals
@@ -460,13 +509,17 @@ def test_resuming_needs_a_checkpoint(train, tmp_path, capsys):
 )
 def test_resuming_with_other_settings_is_refused(train, resumed, capsys, flags, constants, named):
     before = list_files(resumed / "resumed")
-    message = stop_message(capsys, train, resumed / "resumed", "--epochs", "2", "--resume", *flags, **constants)
+    message = stop_message(
+        capsys, train, resumed / "resumed", "--epochs", "2", "--resume", *flags, **constants
+    )
     assert named in message
     assert list_files(resumed / "resumed") == before
 
 
 def test_an_unknown_way_to_choose_the_epoch_is_refused(train, tmp_path, capsys):
-    assert "SELECT_BY accuracy" in stop_message(capsys, train, tmp_path / "run", SELECT_BY="accuracy")
+    assert "SELECT_BY accuracy" in stop_message(
+        capsys, train, tmp_path / "run", SELECT_BY="accuracy"
+    )
     assert list_files(tmp_path) == {}
 
 
@@ -476,8 +529,13 @@ def test_an_empty_run_folder_is_used(train, tmp_path):
 
 
 def test_micro_batches_must_divide_the_batch(train, tmp_path, capsys):
-    message = stop_message(capsys, train, tmp_path / "run", EFFECTIVE_BATCH_SIZE=32, MICRO_BATCH_SIZE=12)
-    assert message == "error: MICRO_BATCH_SIZE 12 is no divisor of EFFECTIVE_BATCH_SIZE 32: edit finetune.py\n"
+    message = stop_message(
+        capsys, train, tmp_path / "run", EFFECTIVE_BATCH_SIZE=32, MICRO_BATCH_SIZE=12
+    )
+    assert (
+        message
+        == "error: MICRO_BATCH_SIZE 12 is no divisor of EFFECTIVE_BATCH_SIZE 32: edit finetune.py\n"
+    )
     assert list_files(tmp_path) == {}
 
 
@@ -503,7 +561,9 @@ def test_leaky_splits_are_refused(train, data_dir, rows, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("flags", [("--epochs", "0"), ("--epochs", "-1"), ("--learning-rate", "nan")])
+@pytest.mark.parametrize(
+    "flags", [("--epochs", "0"), ("--epochs", "-1"), ("--learning-rate", "nan")]
+)
 def test_impossible_settings_are_refused_before_anything_is_written(train, tmp_path, capsys, flags):
     assert flags[0] in stop_message(capsys, train, tmp_path / "run", *flags)
     assert list_files(tmp_path) == {}

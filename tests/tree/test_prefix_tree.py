@@ -6,8 +6,7 @@ import pytest
 import small_models
 import torch
 
-from stance.tree import prefix_tree
-from stance.tree import attention
+from stance.tree import attention, prefix_tree
 
 
 @pytest.fixture(autouse=True, params=[True, False], ids=["few shapes", "little padding"])
@@ -70,7 +69,10 @@ def test_every_node_sees_exactly_its_own_path(seed, monkeypatch):
     rng = random.Random(seed)
     monkeypatch.setattr(prefix_tree, "MIN_SHARED", rng.choice((2, 3, 8)))
     longest = rng.choice((3, 8, 200))
-    sequences = [[rng.randrange(3) for _ in range(rng.randrange(1, longest))] for _ in range(rng.randrange(1, 12))]
+    sequences = [
+        [rng.randrange(3) for _ in range(rng.randrange(1, longest))]
+        for _ in range(rng.randrange(1, 12))
+    ]
     tree = prefix_tree.merge_prefixes(sequences, pad_id=0)
     assert [[tree.ids[node] for node in nodes] for nodes in tree.nodes] == sequences
     seen = dense_visibility(tree)
@@ -119,23 +121,36 @@ def test_whole_sequence_loss_equals_the_flat_batch():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nf4_bf16_is_within_rounding_of_the_flat_batch(tmp_path, monkeypatch, in_float32, allow_rounding, seed):
+def test_nf4_bf16_is_within_rounding_of_the_flat_batch(
+    tmp_path, monkeypatch, in_float32, allow_rounding, seed
+):
     """bfloat16 keeps 8 bits, and scores summed in another order, or in float32, round differently."""
-    model, rows = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1), small_models.random_rows(seed)
+    model, rows = (
+        small_models.build_model(quantised=True, folder=tmp_path, sharpness=1),
+        small_models.random_rows(seed),
+    )
     _, logits, gradient = zip(*small_models.flat_steps(model, in_float32(model), rows), strict=True)
-    tolerances = allow_rounding(logits, small_models.relative), allow_rounding(gradient, small_models.relative)
+    tolerances = (
+        allow_rounding(logits, small_models.relative),
+        allow_rounding(gradient, small_models.relative),
+    )
 
     def compare():
         with prefix_tree.compute_precision(model):
             loss, found = small_models.tree_loss(model, rows)
-        return small_models.relative(found.float(), logits[0]), small_models.relative(small_models.gradients(model, loss), gradient[0])
+        return small_models.relative(found.float(), logits[0]), small_models.relative(
+            small_models.gradients(model, loss), gradient[0]
+        )
 
     for difference, tolerance in zip(compare(), tolerances, strict=True):
         assert difference <= tolerance
     for wrong in ("siblings", "window"):
         with monkeypatch.context() as patch:
             spoil_mask(patch, wrong)
-            assert all(difference > 2 * tolerance for difference, tolerance in zip(compare(), tolerances, strict=True))
+            assert all(
+                difference > 2 * tolerance
+                for difference, tolerance in zip(compare(), tolerances, strict=True)
+            )
 
 
 def test_a_sibling_does_not_change_a_row():
@@ -168,8 +183,11 @@ def test_without_few_shapes_padding_is_the_least(monkeypatch):
     tree = prefix_tree.merge_prefixes([[1, 2, 3, 3], [1, 2, 4, 5], [1, 6]], pad_id=0)
     assert tree.ids == [1, 2, 3, 3, 4, 5, 6]
     assert tree.end == [2, 2] and tree.chain == [[0, 0, 1, 1, 2]]
-    assert prefix_tree.pack_rows({0: 50, 1: 40, 2: 30, 3: 60}, few_shapes=False) == ([[3, 2], [0, 1]], 90)
-    assert prefix_tree.pack_rows({number: 120 for number in range(65)}, few_shapes=False)[1] == 120
+    assert prefix_tree.pack_rows({0: 50, 1: 40, 2: 30, 3: 60}, few_shapes=False) == (
+        [[3, 2], [0, 1]],
+        90,
+    )
+    assert prefix_tree.pack_rows(dict.fromkeys(range(65), 120), few_shapes=False)[1] == 120
     assert prefix_tree.pack_rows({0: 130, 1: 10}, few_shapes=False) == ([[0], [1]], 130)
 
 
@@ -177,26 +195,30 @@ def test_without_few_shapes_padding_is_the_least(monkeypatch):
 def test_attention_of_the_library_is_that_of_the_project(sharp):
     """Values and small_models.gradients, with several rows, groups of heads, and nodes that see little."""
     rows = [row["input_ids"] for row in small_models.random_rows(3, 60)]
-    mask = prefix_tree.tree_mask(prefix_tree.tree_inputs(prefix_tree.merge_prefixes(rows, pad_id=0)))
+    mask = prefix_tree.tree_mask(
+        prefix_tree.tree_inputs(prefix_tree.merge_prefixes(rows, pad_id=0))
+    )
     generator, count = torch.Generator().manual_seed(0), len(mask.trunk)
     tensors = [sharp * torch.randn(count, heads, 16, generator=generator) for heads in (6, 2, 2)]
     results = []
     for attend in (attention.attend_plainly, attention.attend_by_library):
         inputs = [tensor.clone().requires_grad_() for tensor in tensors]
-        output = attend(*inputs, mask, 0.25, *([None] if attend is attention.attend_plainly else []))
+        output = attend(
+            *inputs, mask, 0.25, *([None] if attend is attention.attend_plainly else [])
+        )
         results.append([output, *torch.autograd.grad(output.square().sum(), inputs)])
     for expected, found in zip(*results, strict=True):
         assert found.shape == expected.shape and small_models.relative(found, expected) <= 1e-5
 
 
 def test_rows_of_few_chains_get_the_length_that_leaves_least_empty():
-    full, half = {0: 100, 1: 100, 2: 100}, {number: 56 for number in range(6)}
+    full, half = {0: 100, 1: 100, 2: 100}, dict.fromkeys(range(6), 56)
     assert prefix_tree.pack_rows(full, few_shapes=True) == ([[0], [1], [2]], 112)
     assert prefix_tree.pack_rows(half, few_shapes=True) == ([[0, 1], [2, 3], [4, 5]], 112)
-    assert prefix_tree.pack_rows({number: 72 for number in range(6)}, few_shapes=True)[1] == 144
+    assert prefix_tree.pack_rows(dict.fromkeys(range(6), 72), few_shapes=True)[1] == 144
     assert prefix_tree.pack_rows({0: 128, 1: 128}, few_shapes=True)[1] == 128
     assert prefix_tree.pack_rows({0: 120, 1: 40}, few_shapes=True)[1] == 128  # 112 is too short
-    many = {number: 100 for number in range(11)}
+    many = dict.fromkeys(range(11), 100)
     assert prefix_tree.pack_rows(many, few_shapes=True)[1] == 128  # many nodes: one length for all
     assert prefix_tree.pack_rows({0: 130, 1: 10}, few_shapes=True)[1] == 256
 
@@ -204,6 +226,6 @@ def test_rows_of_few_chains_get_the_length_that_leaves_least_empty():
 def test_of_many_rows_the_number_is_even():
     """Each number of rows is a shape of batch, which costs time to record."""
     for chains in (1, 3, 63, 64, 65, 101):
-        rows, length = prefix_tree.pack_rows({number: 120 for number in range(chains)}, few_shapes=True)
+        rows, length = prefix_tree.pack_rows(dict.fromkeys(range(chains), 120), few_shapes=True)
         assert len(rows) == chains + (chains in (65, 101)) and length == 128
         assert sum(rows, []) == list(range(chains))

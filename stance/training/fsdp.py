@@ -21,6 +21,7 @@ from stance.model import compilation, loading, lora_linear
 STORAGE = (
     torch.bfloat16
 )  # type as which packed bytes are dealt out: FSDP 2 of torch before 2.13 takes no integers
+PRECISION_VARIABLE = "ACCELERATE_MIXED_PRECISION"
 LAUNCH_OPTIONS = {  # what tools/fsdp.yaml sets, as accelerate hands it on, and this module does
     "FSDP_VERSION": "2",
     "FSDP_RESHARD_AFTER_FORWARD": "true",
@@ -35,6 +36,7 @@ def take_over():
 
     Stops on options of FSDP, or settings of this project, that do not go with it.
     """
+    os.environ.pop(PRECISION_VARIABLE, None)  # a launcher's wish: the base decides in what is computed
     sharded = os.environ.pop(distributed.SHARD_VARIABLE, "false") == "true"
     if (
         sharded and distributed.get_rank()[0] == 0

@@ -242,7 +242,8 @@ class StanceTrainer(trl.SFTTrainer):
     def run_step(self, inputs):
         """Forward and backward of one micro-batch without a synchronisation, so that it can be recorded."""
         # Weights cast for autocast are not cached: a recorded step must cast the current ones at each replay.
-        with torch.autocast(self.args.device.type, dtype=torch.bfloat16, cache_enabled=False):
+        precision = {"dtype": torch.bfloat16, "enabled": self.args.bf16, "cache_enabled": False}
+        with torch.autocast(self.args.device.type, **precision):
             loss = target_losses(self.model, self.model.config, inputs).sum() / inputs["items"]
         loss.backward()
         return loss.detach()

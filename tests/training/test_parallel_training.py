@@ -409,8 +409,11 @@ leave_ranks()
 """
 
 
-def test_two_processes_evaluate_as_one(one_process, small_data, tmp_path, monkeypatch):
-    """24 rows in batches of 10, so that the first process has two of three and the second one."""
+def test_two_processes_evaluate_as_one(one_process, small_data, tmp_path, monkeypatch, one_thread):
+    """24 rows in batches of 10, so that the first process has two of three and the second one.
+
+    torchrun gives each process one thread, and two threads round otherwise than one.
+    """
     words = ["--adapter", str(one_process), "--data-dir", small_data, "--robustness-rows", "3"]
     for name in ("SCORE_BATCH_SIZE", "GENERATE_BATCH_SIZE"):
         monkeypatch.setattr(scoring, name, 10)

@@ -12,7 +12,7 @@ from transformers.models.gemma2.modeling_gemma2 import apply_rotary_pos_emb
 try:
     from stance.tree import attention_gpu
 except ImportError:  # no Triton, as in PyTorch for CPUs
-    kernel_attention = None
+    attention_gpu = None
 
 # ---------------------------------------------------------------- settings
 ROW_LENGTH = 128  # nodes; rows are as long as the longest chain, in multiples of this
@@ -58,7 +58,7 @@ def attend_nodes(query, key, value, mask, scaling, softcap, angles=None):
     angles: cosine and sine [N, D] of the rotary embedding of query and key; None if they are rotated already.
     """
     if (
-        kernel_attention is not None
+        attention_gpu is not None
         and query.is_cuda
         and softcap is not None
         and query.shape[2].bit_count() == 1

@@ -66,7 +66,7 @@ def test_kernels_equal_tensor_operations(sentences, heads, groups, rotated, dtyp
 def test_torch_accepts_the_operators(rotated):
     """Their shapes for the compiler are declared as PyTorch wants them, and they change none of their inputs."""
     query, key, value, angles, mask = make_case(9, 4, 2, rotated, torch.float32)
-    operators, angles = attention.kernel_attention, angles or (None, None)
+    operators, angles = attention.attention_gpu, angles or (None, None)
     nodes = [tensor.detach() for tensor in (query, key, value)]
     constants = (*angles, mask.trunk, mask.row, SCALING, SOFTCAP)
     torch.library.opcheck(operators.attend_forward, (*nodes, *constants))

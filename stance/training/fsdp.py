@@ -36,7 +36,7 @@ def take_over():
 
     Stops on options of FSDP, or settings of this project, that do not go with it.
     """
-    os.environ.pop(PRECISION_VARIABLE, None)  # a launcher's wish: the base decides in what is computed
+    os.environ.pop(PRECISION_VARIABLE, None)  # a wish: the base decides what is computed in
     sharded = os.environ.pop(distributed.SHARD_VARIABLE, "false") == "true"
     if (
         sharded and distributed.get_rank()[0] == 0

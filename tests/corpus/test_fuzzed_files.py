@@ -8,10 +8,10 @@ import unicodedata
 
 import openpyxl
 import pytest
+from byte_tokenizer import CONTROL, make_byte_tokenizer
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
-from test_prefix_tree import build_model
-from test_prompts import CONTROL, make_byte_tokenizer
+from small_models import build_model
 
 import prepare_data
 import prompts

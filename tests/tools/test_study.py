@@ -8,8 +8,8 @@ from pathlib import Path
 import openpyxl
 import pytest
 from conftest import CORPUS_TOPICS
+from pictures import check_layout
 from stopping import stop_message
-from test_figures import check_layout
 from tiny_model import NOTE
 
 import evaluate

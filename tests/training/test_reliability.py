@@ -31,7 +31,7 @@ from tools import study
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hf_ThisIsAMarkerAndNoToken0123456789"
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from stance.tree import prefix_tree
 END_OF_TURN = 107
 # Equal batches give equal adapters on a CPU; a GPU adds up in any order, and Adam enlarges the difference.
 RUN_TOLERANCE = 0.05 if torch.cuda.is_available() else 0
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")

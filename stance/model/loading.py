@@ -35,7 +35,7 @@ warnings.filterwarnings(
     "ignore", category=FutureWarning, module="transformers"
 )  # addressed to the libraries' authors
 DEMO_FILE = "demo_model.json"  # in the folder of a model that is there to try the scripts; tools/demo_model.py writes it
-MEMORY_REMEDY = "end other programs on the GPU (nvidia-smi lists them), or see with planner.py which GPU it takes"
+MEMORY_REMEDY = "end other programs on the GPU (nvidia-smi lists them), or take a larger GPU (docs/performance.md has measured sizes)"
 ACCESS_STEPS = (
     "1. accept the licence on the model's page at huggingface.co, 2. run `hf auth login`, 3. start again "
     "(or pass the folder of a downloaded copy)"
@@ -64,7 +64,7 @@ def load_tokenizer(base):
     except ValueError as problem:
         reason = str(problem).strip().partition("\n")[0]
         records.stop(
-            f"{base} cannot be used ({reason}): choose an instruction-tuned model (README, Other base models)"
+            f"{base} cannot be used ({reason}): choose an instruction-tuned model (docs/bases.md)"
         )
     if tokenizer.pad_token_id is None:  # nothing sees padding, so any token will do
         tokenizer.pad_token = tokenizer.eos_token

@@ -107,6 +107,7 @@ def test_other_processes_print_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_a_training_into_a_file_prints_one_line_a_log_step(train, tmp_path, capfd):
     """No bars, no dicts, no library's chatter: every line is this project's."""
     train(tmp_path / "run", "--epochs", "2", LOG_STEPS=3)

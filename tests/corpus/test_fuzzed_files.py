@@ -60,6 +60,7 @@ def test_texts_go_into_the_prompt_as_they_are(topic, sentence):
     assert prompts.build_prompt(topic, sentence) == before + topic + between + sentence + after
 
 
+@pytest.mark.slow
 @settings(SLOW, max_examples=100)
 @given(
     topic=TEXT,

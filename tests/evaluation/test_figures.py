@@ -472,6 +472,7 @@ PICTURES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", PICTURES)
 def test_a_note_is_in_the_picture(tmp_path, drawn, draw):
     draw(tmp_path / "plain.png")

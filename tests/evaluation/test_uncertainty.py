@@ -223,6 +223,7 @@ def test_with_five_topics_neither_interval_covers_new_topics_in_95_percent(few_r
     assert 0.78 <= covered["topics"] <= 0.90
 
 
+@pytest.mark.slow
 def test_with_forty_topics_the_interval_over_topics_covers(few_resamples):
     assert 0.92 <= cover(topics=40, rows=12, spread=0.15)["topics"] <= 0.98
 

@@ -304,6 +304,7 @@ def test_another_number_of_processes_may_go_on(table, label, scored, tmp_path, m
     assert label(table, tmp_path / "out.csv") == expected and len(scored) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("blocks", [0, 1, 4, 5])
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".xlsx"])
 def test_ctrl_c_at_any_block(table, label, quick, tmp_path, monkeypatch, capsys, blocks, suffix):
@@ -464,6 +465,7 @@ def test_a_batch_size_that_fits_is_kept(table, label, quick, tmp_path, monkeypat
     assert asked == [None, 4, 4, 4, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_reading_and_writing_take_no_memory_by_the_row(tmp_path, suffix):
     """8 MB pass through; a block of Python's own buffers stays far below 1 MB."""

@@ -126,6 +126,7 @@ def compile_with(monkeypatch, backend):
     )
 
 
+@pytest.mark.slow
 def test_dense_and_checkpointed_layers_change_no_gradient(tmp_path, monkeypatch, measure_step):
     """Without compiling, which takes a minute on a CPU: the plain functions that are compiled on a GPU."""
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)

@@ -107,6 +107,7 @@ def test_scores_are_probabilities(exact_scores):
     assert ((exact_scores.label_mass > 0) & (exact_scores.label_mass < 1)).all()
 
 
+@pytest.mark.slow
 def test_4_bit_scores_are_those_of_a_plain_forward_within_rounding(
     tuned_model, tokenizer, tuned_prompts, tuned_flat
 ):

@@ -116,6 +116,7 @@ def test_records_are_the_test_rows_in_their_order(scored, test_rows):
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["base", "fine-tuned"])
 def test_probabilities_are_those_of_plain_peft(scored, flat, name):
     """And the same label but for ties."""
@@ -270,6 +271,7 @@ def test_evaluation_tells_what_was_run(scored, tiny_model, trained_run, data_dir
     assert result["seconds"] > 0 and result["answers_per_second"] > 0
 
 
+@pytest.mark.slow
 def test_the_printed_tables_show_the_numbers(run_evaluate, tmp_path, capsys):
     _, result = run_evaluate(tmp_path)
     output = capsys.readouterr().out
@@ -329,6 +331,7 @@ def test_rescoring_writes_what_it_says(scored, tmp_path, capsys):
         assert (name in last.replace(",", " ").split()) == (tmp_path / name).is_file(), name
 
 
+@pytest.mark.slow
 def test_rescoring_in_place_keeps_the_record_of_the_run(run_evaluate, tmp_path, capsys):
     """Numbers of the tiny model must stay marked, and numbers must not lose the model that they come from."""
     _, before = run_evaluate(tmp_path)
@@ -362,6 +365,7 @@ def test_other_files_are_no_predictions(tmp_path, capsys, content, expected):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, change", [
     ("validation", lambda path: path.unlink()),
     ("robustness", lambda path: path.write_bytes(path.read_bytes().replace(b'"neu"', b'"pro"', 1))),
@@ -440,6 +444,7 @@ def test_floors_are_in_the_records(scored, data_dir):
     assert list(scored[2]["analysis"]["intervals"]) == ["majority", "tf-idf", "base", "fine-tuned"]
 
 
+@pytest.mark.slow
 def test_validation_records_are_those_of_the_validation_split(
     run_evaluate, scored, data_dir, tmp_path
 ):
@@ -659,6 +664,7 @@ def home(trained_run, scored, tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_a_card_is_written_beside_the_adapter_alone(home, tmp_path, capsys):
     evaluate.main(
         ["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
@@ -729,6 +735,7 @@ def test_results_go_to_the_adapter_folder(trained_run, data_dir, tmp_path):
         assert len(rows) == result["metrics"]["base"]["n"] == 24 and result["mode"] == mode
 
 
+@pytest.mark.slow
 def test_other_splits_than_the_adapters_are_noted(run_evaluate, scored, data_dir, tmp_path, capsys):
     """The adapter may have been trained on sentences of another test split."""
     assert scored[2]["splits_of_adapter"] is True
@@ -751,6 +758,7 @@ def test_other_splits_than_the_adapters_are_noted(run_evaluate, scored, data_dir
     assert list(result["analysis"]["calibration"]["base"]) == ["test"]
 
 
+@pytest.mark.slow
 def test_the_base_may_be_named_again(run_evaluate, scored, tiny_model, tmp_path):
     assert run_evaluate(tmp_path, "--base-model", tiny_model)[0] == scored[1]
 

@@ -429,6 +429,7 @@ def test_main_takes_the_words_of_a_command(name):
 # ---------------------------------------------------------------- imports and commands
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_importing_a_script_does_nothing(outcome, name):
     code, text = outcome[name]["import"]

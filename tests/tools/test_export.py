@@ -33,6 +33,7 @@ def load_merged(folder):
     return model.eval(), transformers.AutoTokenizer.from_pretrained(folder)
 
 
+@pytest.mark.slow
 def test_merged_model_answers_as_base_and_adapter(
     merged, trained_run, tiny_model, data_dir, load_plain, flat_labels
 ):
@@ -71,6 +72,7 @@ def test_merging_into_original_weights_adds_the_adapter_to_them(merged, trained_
         assert torch.equal(rounded[other], start[other])
 
 
+@pytest.mark.slow
 def test_the_record_says_how_far_answers_agree(
     merged, trained_run, tiny_model, data_dir, load_plain, flat_labels
 ):

@@ -315,6 +315,7 @@ def test_a_script_that_fails_stops_the_study(tmp_path, capfd):
     )
 
 
+@pytest.mark.slow
 def test_what_scripts_print_is_kept(tmp_path, capfd):
     for _ in range(2):
         study.call_script("prepare_data.py", "--help", log=tmp_path / "log.txt")

@@ -50,6 +50,7 @@ def compare(trainer, tiny_model, load_plain, in_float32, allow_rounding):
     return run
 
 
+@pytest.mark.slow
 def test_a_trainer_agrees_with_the_flat_batch(compare):
     errors, (loss_tolerance, logits_tolerance, gradient_tolerance) = compare()
     assert set(errors) == {"flat, two halves", "accelerated tree"}
@@ -59,6 +60,7 @@ def test_a_trainer_agrees_with_the_flat_batch(compare):
         assert error["gradient_error"] <= gradient_tolerance
 
 
+@pytest.mark.slow
 def test_a_wrong_tree_is_noticed(compare, monkeypatch):
     merge = tree_trainer.prefix_tree.merge_prefixes
     wrong = lambda sequences, pad_id: merge([ids[1:] + ids[:1] for ids in sequences], pad_id)  # noqa: E731

@@ -9,6 +9,11 @@ import torch
 from stance.tree import attention, prefix_tree
 
 
+def slow(value):
+    """Return a parameter's value that only the whole suite takes."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, params=[True, False], ids=["few shapes", "little padding"])
 def layout(request, monkeypatch):
     """Each test of this file has trees as a GPU wants them, and as a CPU does."""
@@ -97,8 +102,8 @@ def dense_visibility(tree):
     return seen
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("count", [1, 9, 60])
+@pytest.mark.parametrize("seed", [0, slow(1), slow(2)])
+@pytest.mark.parametrize("count", [1, 9, slow(60)])
 def test_fp32_logits_and_gradients_equal_the_flat_batch(seed, count):
     model, rows = small_models.build_model(), small_models.random_rows(seed, count)
     expected, expected_logits = small_models.flat_loss(model, rows)
@@ -120,6 +125,7 @@ def test_whole_sequence_loss_equals_the_flat_batch():
     assert small_models.relative(small_models.gradients(model, loss), expected_gradients) <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_nf4_bf16_is_within_rounding_of_the_flat_batch(
     tmp_path, monkeypatch, in_float32, allow_rounding, seed

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 import prompts
-from stance.common import distributed, records
+from stance.common import distributed, environment, errors, files
 from stance.corpus import corpus
 from stance.evaluation import (
     analysis,
@@ -84,9 +84,9 @@ def parse_args(argv):
     )
     args = parser.parse_args(argv)
     if args.robustness_rows < 0:
-        records.stop(f"--robustness-rows {args.robustness_rows} is impossible: give 0 or more")
+        errors.fail(f"--robustness-rows {args.robustness_rows} is impossible: give 0 or more")
     if distributed.get_rank()[1] > 1 and (args.runs or args.predictions):
-        records.stop("torchrun is for answering: without a model, start evaluate.py with python")
+        errors.fail("torchrun is for answering: without a model, start evaluate.py with python")
     return args
 
 
@@ -95,7 +95,7 @@ def compare_runs(args):
     found, run = predictions.read_runs(args.runs)
     note = run.get("note")
     output_dir = Path(args.output_dir or RUNS_RESULTS)
-    records.make_folder(output_dir)
+    files.make_folder(output_dir)
     result = analysis.compare_runs(found)
     table = metrics.format_table(*result_tables.tabulate_runs(result))
     print(f"\n{table}\n\n{result_tables.describe_runs(result)}")
@@ -111,7 +111,7 @@ def resolve_base(args):
     record = loading.check_adapter(args.adapter)
     if args.base_model not in (None, record["base_model"]):
         problem = f"{args.adapter} was trained on {record['base_model']}, not on {args.base_model}"
-        records.stop(f"{problem}: leave out --base-model")
+        errors.fail(f"{problem}: leave out --base-model")
     return record["base_model"], args.adapter
 
 
@@ -149,9 +149,7 @@ def share_answers(model, tokenizer, encoded, mode, size):
         if mode == "score"
         else range(len(encoded))
     )
-    own = sorted(
-        distributed.take_share(order, size)
-    )  # score_prompts puts them into that order again
+    own = sorted(distributed.shard(order, size))  # score_prompts puts them into that order again
     answers = (
         answer_rows(model, tokenizer, [encoded[row] for row in own], mode, size) if own else []
     )
@@ -162,7 +160,7 @@ def share_answers(model, tokenizer, encoded, mode, size):
 def load_splits(data_dir):
     """Return {split: rows} of the test split and, where they are, the others; stop if a sentence is in two of them."""
     splits = {"test": corpus.load_split(Path(data_dir) / "test.jsonl")}
-    for name, loss in (("train", "no floors"), ("val", "no floors and no temperature")):
+    for name, loss in (("train", "no baselines"), ("val", "no baselines and no temperature")):
         path = Path(data_dir) / f"{name}.jsonl"
         if path.is_file():
             splits[name] = corpus.load_split(path)
@@ -213,8 +211,8 @@ def run_models(args, base, adapter, splits):
             part: chat.encode_examples(tokenizer, variant.pairs, template=variant.template)
             for part, (_, variant) in questions.items()
         }
-    floors = (
-        baselines.answer_floors(splits["train"], splits["val"], splits["test"])
+    baseline_labels = (
+        baselines.predict_baselines(splits["train"], splits["val"], splits["test"])
         if len(splits) == 3
         else {}
     )
@@ -244,16 +242,16 @@ def run_models(args, base, adapter, splits):
         "prompt_version": prompts.PROMPT_VERSION,
         "shortened_sentences": chat.report_long(tokenizer, questions["evaluation"][1].pairs),
         **compared,
-        "test_sha256": records.hash_file(Path(args.data_dir) / "test.jsonl"),
+        "test_sha256": files.hash_file(Path(args.data_dir) / "test.jsonl"),
         "seconds": round(seconds, 2),
         "answers_per_second": round(count * len(answers["evaluation"]) / seconds, 1),
         "device": loading.device_name(),
         "processes": distributed.get_rank()[1],
         "batch_size": size,
         "peak_gpu_gib": loading.peak_gpu_gib(),
-        "environment": records.describe_environment(),
+        "environment": environment.describe_environment(),
     }
-    return predictions.collect_parts(questions, answers, floors), run
+    return predictions.collect_parts(questions, answers, baseline_labels), run
 
 
 def print_report(result):
@@ -273,7 +271,7 @@ def main(argv=None):
         parts, run = predictions.read_parts(args.predictions)
         run["rescored"] = Path(args.predictions).name
         output_dir = Path(args.output_dir or Path(args.predictions).parent)
-        records.make_folder(output_dir)
+        files.make_folder(output_dir)
         written = []
     else:
         distributed.join_ranks()
@@ -284,7 +282,7 @@ def main(argv=None):
             output_dir = Path(
                 args.output_dir or (home if args.mode == "score" else home / args.mode)
             )
-            records.make_folder(output_dir)
+            files.make_folder(output_dir)
         parts, run = run_models(args, base, adapter, splits)
         written = predictions.write_parts(output_dir, parts, run)
     table = parts["evaluation"]
@@ -300,4 +298,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    records.run_script(main)
+    errors.run_script(main)

@@ -23,7 +23,7 @@ import torch
 import transformers
 
 import prompts
-from stance.common import distributed, records
+from stance.common import distributed, environment, errors, files
 from stance.corpus import corpus
 from stance.evaluation import figures
 from stance.model import chat, compilation, loading, memory
@@ -106,7 +106,7 @@ def parse_args(argv):
     }
     for flag, value in numbers.items():
         if not 0 < value < float("inf"):
-            records.stop(f"{flag} {value} is impossible: give a number above 0")
+            errors.fail(f"{flag} {value} is impossible: give a number above 0")
     return args
 
 
@@ -120,11 +120,11 @@ def check_settings(effective):
     count, micro = distributed.get_rank()[1], find_micro_batch_size(effective)
     if effective % (micro * count):
         product = f"MICRO_BATCH_SIZE {micro}" + (f" x {count} processes" if count > 1 else "")
-        records.stop(
+        errors.fail(
             f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {effective}: edit finetune.py"
         )
     if SELECT_BY not in ("eval_accuracy", "eval_loss", "last"):
-        records.stop(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
+        errors.fail(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
 
 
 def load_rows(data_dir):
@@ -179,7 +179,7 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
     if not sharded:  # whose layers are not compiled
         compilation.start_compilers()
     columns = tree_trainer.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS) | {
-        "place": list(range(len(train_rows)))
+        "row_index": list(range(len(train_rows)))
     }
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
     trainer = tree_trainer.StanceTrainer(
@@ -206,7 +206,7 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
 
 def collect_settings():
     """Return the settings that make the experiment: the constants but for places, which may move."""
-    settings = records.collect_settings(sys.modules[__name__])
+    settings = environment.collect_settings(sys.modules[__name__])
     return {name: value for name, value in settings.items() if name not in PLACES}
 
 
@@ -226,11 +226,11 @@ def describe_run(args, tokenizer, train_rows, val_rows):
         "data": {
             name: {
                 "rows": len(rows),
-                "sha256": records.hash_file(Path(args.data_dir) / f"{name}.jsonl"),
+                "sha256": files.hash_file(Path(args.data_dir) / f"{name}.jsonl"),
             }
             for name, rows in (("train", train_rows), ("val", val_rows))
         },
-        "environment": records.describe_environment(),
+        "environment": environment.describe_environment(),
         "device": loading.device_name(),
         "processes": distributed.get_rank()[1],
         "demo": loading.read_demo_note(args.base_model) is not None,
@@ -252,7 +252,7 @@ def print_start(trainer, run_dir, record):
     print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
 
 
-def word_remedy(argv, sharded=False):
+def word_hint(argv, sharded=False):
     """Return the words that name the command which continues this run."""
     words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
     count = distributed.get_rank()[1]
@@ -268,8 +268,8 @@ def word_remedy(argv, sharded=False):
 def train(trainer, checkpoint):
     """Train to the end; stop with one line if the GPU memory does not suffice."""
     size = max(trainer.args.per_device_train_batch_size // 2, 1)
-    remedy = f"set MICRO_BATCH_SIZE to {size} and GRADIENT_CHECKPOINTING to True in finetune.py and start a new run"
-    with memory.explain_memory("train", remedy):
+    hint = f"set MICRO_BATCH_SIZE to {size} and GRADIENT_CHECKPOINTING to True in finetune.py and start a new run"
+    with memory.explain_memory("train", hint):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
@@ -299,7 +299,7 @@ def main(argv=None):
     if distributed.get_rank()[0] == 0:
         print_start(trainer, run_dir, record)
 
-    interruption, started = callbacks.Interruption(word_remedy(argv, sharded)), time.time()
+    interruption, started = callbacks.Interruption(word_hint(argv, sharded)), time.time()
     trainer.add_callback(interruption)
     note = loading.read_demo_note(args.base_model)
     with checkpoints.explain_full_disk(run_dir):
@@ -309,9 +309,7 @@ def main(argv=None):
         record["result"] = checkpoints.describe_result(trainer, checkpoint, time.time() - started)
         checkpoints.save_adapter(trainer.model, run_dir, train_rows)
         figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
-        records.write_json(
-            run_dir / "run.json", record
-        )  # last: with it, the run counts as finished
+        files.write_json(run_dir / "run.json", record)  # last: with it, the run counts as finished
     kept = record["result"]["kept_validation"]
     quality = f"validation accuracy {kept['eval_accuracy']:.3f}, loss {kept['eval_loss']:.3f}"
     print(f"kept epoch {kept['epoch']:g}: {quality}")
@@ -323,4 +321,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    records.run_script(main)
+    errors.run_script(main)

@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from stance.common import distributed, records
+from stance.common import distributed, errors
 from stance.corpus import tables
 from stance.labelling import table, terminal
 from stance.model import chat, compilation, cuda_graphs, loading, memory, scoring
@@ -66,36 +66,34 @@ def parse_args(argv):
     )
     args = parser.parse_args(argv)
     if args.text is not None and (args.topic is None or args.input or args.output):
-        records.stop("--text goes with --topic, and without --input and --output")
+        errors.fail("--text goes with --topic, and without --input and --output")
     if bool(args.input) != bool(args.output):
-        records.stop("--input and --output go together")
+        errors.fail("--input and --output go together")
     if args.topics_file and (args.topic is not None or not args.input):
-        records.stop("--topics-file goes with --input, and without --topic")
+        errors.fail("--topics-file goes with --input, and without --topic")
     if args.input == "-" and args.topic is None and not args.topics_file:
-        records.stop("sentences on stdin have no topic: give --topic or --topics-file")
+        errors.fail("sentences on stdin have no topic: give --topic or --topics-file")
     if args.explain < 0 or args.explain and args.input:
-        records.stop("--explain takes a number of words, and goes without --input")
+        errors.fail("--explain takes a number of words, and goes without --input")
     if args.output:
         tables.check_suffix(args.output)
         if (
             Path(args.input).resolve() == Path(args.output).resolve()
         ):  # other sheets and formats would be lost
-            records.stop(
+            errors.fail(
                 f"--output {args.output} would replace the table to label: give it another name"
             )
     if args.topic is not None and not tables.clean_text(args.topic):
-        records.stop("--topic must not be empty")
+        errors.fail("--topic must not be empty")
     return args
 
 
 def check_mode(args):
     """Stop if there is nothing to read, or no one process to read it."""
     if args.text is None and not args.input and not sys.stdin.isatty():
-        records.stop(
-            "give --topic and --text for one sentence, or --input and --output for a table"
-        )
+        errors.fail("give --topic and --text for one sentence, or --input and --output for a table")
     if distributed.get_rank()[1] > 1 and args.input in (None, "-"):
-        records.stop(
+        errors.fail(
             "torchrun is for tables: give --input and --output, or start predict.py with python"
         )
 
@@ -105,8 +103,8 @@ def load_scorer(adapter, base, tokenizer, rows):
     model = loading.load_adapter(loading.load_base(base), adapter)
     size = compilation.prepare_scoring(model, rows)
     if rows == 1:
-        remedy = "end other programs on the GPU (nvidia-smi lists them), or set CUDA_GRAPHS in stance/model/compilation.py to False"
-        with memory.explain_memory("record how one sentence is answered", remedy):
+        hint = "end other programs on the GPU (nvidia-smi lists them), or set CUDA_GRAPHS in stance/model/compilation.py to False"
+        with memory.explain_memory("record how one sentence is answered", hint):
             cuda_graphs.record_answers(model)
 
     def score(pairs, batch_size=None, bar=None):
@@ -158,7 +156,7 @@ def main(argv=None):
     elif args.text is not None:
         text = tables.clean_text(args.text)
         if not text:
-            records.stop("--text must not be empty")
+            errors.fail("--text must not be empty")
         terminal.print_answer(load(1), topic, text, args.explain, bar=False)
     else:
         terminal.answer_lines(lambda: load(1), topic, args.explain)
@@ -168,4 +166,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    records.run_script(main)
+    errors.run_script(main)

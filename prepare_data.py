@@ -21,7 +21,7 @@ from collections import Counter
 from pathlib import Path
 
 import prompts
-from stance.common import records
+from stance.common import environment, errors, files, formatting
 from stance.corpus import corpus, marked_copy, near_duplicates, tables
 from stance.evaluation import metrics
 
@@ -69,8 +69,8 @@ def parse_args(argv):
         args.columns
         and len({tables.clean_text(header).casefold() for header in args.columns} - {""}) < 3
     ):
-        records.stop(
-            f"--columns {' '.join(map(records.quote, args.columns))}: give three different headers"
+        errors.fail(
+            f"--columns {' '.join(map(formatting.quote, args.columns))}: give three different headers"
         )
     return args
 
@@ -85,7 +85,7 @@ def check_corpus(path, *options):
     findings += marked_copy.find_clashes(duplicates, conflicts)
     problems = sum(finding.serious for finding in findings)
     print(
-        f"{table.place}: {len(kept)} usable rows, {problems} problems, {len(findings) - problems} notes"
+        f"{table.location}: {len(kept)} usable rows, {problems} problems, {len(findings) - problems} notes"
     )
     if findings:
         print(marked_copy.format_findings(findings))
@@ -98,12 +98,12 @@ def check_corpus(path, *options):
 def make_splits(path, rows, seed, topic=None):
     """Return {split: lines of its file}, sorted by id; stop if there are too few rows to split, or none of a topic."""
     if len(rows) < MIN_ROWS:
-        records.stop(f"{path}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
+        errors.fail(f"{path}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
     drawn = corpus.split_rows(rows, seed) if topic is None else draw_topic(path, rows, seed, topic)
     splits = {name: [make_line(row) for row in part] for name, part in drawn.items()}
     for name, lines in splits.items():
         if not lines:
-            records.stop(
+            errors.fail(
                 f"{path}: the {name} split is empty, there are too few different sentences: annotate more"
             )
         lines.sort(key=lambda line: line["id"])  # so that the order of the corpus does not matter
@@ -115,13 +115,13 @@ def draw_topic(path, rows, seed, topic):
     """Return {split: rows} with one topic as test split; stop if no row has it."""
     held_out = corpus.hold_out_topic(rows, topic, seed)
     if held_out is None:
-        known = records.list_first(sorted({records.quote(row["topic"]) for row in rows}))
-        records.stop(
-            f"{path}: no row has the topic {records.quote(topic)}: hold out one of {known}"
+        known = formatting.list_first(sorted({formatting.quote(row["topic"]) for row in rows}))
+        errors.fail(
+            f"{path}: no row has the topic {formatting.quote(topic)}: hold out one of {known}"
         )
     splits, left_out = held_out
     if left_out:
-        numbers = records.count_rows([row["row"] for row in left_out])
+        numbers = formatting.count_rows([row["row"] for row in left_out])
         print(f"left out: sentences of other topics that also occur in the test topic, {numbers}")
     return splits
 
@@ -151,7 +151,7 @@ def format_counts(counts):
     for topic in counts[corpus.SPLITS[0]]:
         for label in prompts.LABELS:
             numbers = [counts[name][topic][label] for name in corpus.SPLITS]
-            lines.append([records.cut(topic), label, *numbers, sum(numbers)])
+            lines.append([formatting.cut(topic), label, *numbers, sum(numbers)])
     totals = [sum(column) for column in zip(*(line[2:] for line in lines))]
     cells = [list(map(str, line)) for line in [*lines, ["All topics", "all", *totals]]]
     return metrics.format_table(["Topic", "Label", *corpus.SPLITS, "total"], cells)
@@ -167,11 +167,11 @@ def format_findings(duplicates, conflicts):
     lines = [
         f"duplicates: {len(merged)} (rows that repeat an earlier one with the same stance; merged)"
     ]
-    lines += [f"  Excel rows {records.list_first(merged)}"] if merged else []
+    lines += [f"  Excel rows {formatting.list_first(merged)}"] if merged else []
     lines += [
         f"conflicts: {len(conflicts)} (sentences with different stances on a topic; {left_out} rows left out)"
     ]
-    lines += [f"  Excel rows {records.list_first(clashes)}"] if clashes else []
+    lines += [f"  Excel rows {formatting.list_first(clashes)}"] if clashes else []
     return "\n".join(lines)
 
 
@@ -184,7 +184,7 @@ def format_near(found):
         f"{entry['row']} {entry['split']} ~ {entry['like']} {entry['like_split']}"
         for entry in found
     ]
-    return "\n".join(lines + ([f"  Excel rows {records.list_first(pairs)}"] if pairs else []))
+    return "\n".join(lines + ([f"  Excel rows {formatting.list_first(pairs)}"] if pairs else []))
 
 
 def write_splits(output_dir, splits, report):
@@ -192,11 +192,11 @@ def write_splits(output_dir, splits, report):
     paths = {name: output_dir / f"{name}.jsonl" for name in splits}
     try:
         for name, path in paths.items():
-            records.write_jsonl(path, splits[name])
-        hashes = {path.name: records.hash_file(path) for path in paths.values()}
-        records.write_json(output_dir / REPORT, {**report, "outputs": hashes})
+            files.write_jsonl(path, splits[name])
+        hashes = {path.name: files.hash_file(path) for path in paths.values()}
+        files.write_json(output_dir / REPORT, {**report, "outputs": hashes})
     except OSError as problem:
-        records.stop(
+        errors.fail(
             f"cannot write to {output_dir} ({problem.strerror}): choose another --output-dir"
         )
     return [*paths.values(), output_dir / REPORT]
@@ -208,11 +208,11 @@ def main(argv=None):
     if args.check:
         raise SystemExit(check_corpus(*reading))
     table, rows, findings = corpus.scan_corpus(*reading)
-    corpus.check_rows(table.place, rows, findings)
+    corpus.check_rows(table.location, rows, findings)
     tables.note_unused(table)
     kept, duplicates, conflicts = corpus.merge_duplicates(rows)
     if args.strict:
-        corpus.check_rows(table.place, kept, marked_copy.find_clashes([], conflicts))
+        corpus.check_rows(table.location, kept, marked_copy.find_clashes([], conflicts))
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_findings(duplicates, conflicts))
     splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)
@@ -222,7 +222,7 @@ def main(argv=None):
     report = {
         "corpus": {
             "file": Path(args.corpus).name,
-            "sha256": records.hash_file(args.corpus),
+            "sha256": files.hash_file(args.corpus),
             "rows": len(rows),
         },
         "seed": args.seed,
@@ -232,7 +232,7 @@ def main(argv=None):
         "duplicates": duplicates,
         "conflicts": conflicts,
         "near_duplicates": near,
-        "environment": records.describe_environment(),
+        "environment": environment.describe_environment(),
     }
     paths = write_splits(Path(args.output_dir), splits, report)
     print(f"\n{format_counts(counts)}\n")
@@ -242,4 +242,4 @@ def main(argv=None):
 
 if __name__ == "__main__":
     gc.disable()  # a million rows are no garbage, and looking through them again and again takes a fifth of the time
-    records.run_script(main)
+    errors.run_script(main)

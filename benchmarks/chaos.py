@@ -1,8 +1,8 @@
-"""Stop and kill training runs at random places, resume them, and compare them with a run that was left alone.
+"""Stop and kill training runs at random positions, resume them, and compare them with a run that was left alone.
 
-Works on a CPU with the tiny model of tests/tiny_model.py and splits of prepare_data.py. A place is the n-th time that
+Works on a CPU with the tiny model of tests/tiny_model.py and splits of prepare_data.py. A position is the n-th time that
 the process opens, renames or deletes a file below the run folder, which happens at every log line and dozens of times
-while a checkpoint is saved. There the run gets SIGKILL, or SIGTERM and SIGKILL a few places on, most often while it
+while a checkpoint is saved. There the run gets SIGKILL, or SIGTERM and SIGKILL a few positions on, most often while it
 saves. Writes what was found to --output and prints it.
 
     PYTHONPATH=.:tests python benchmarks/chaos.py
@@ -23,7 +23,7 @@ import tiny_model
 import torch
 
 import finetune
-from stance.common import records
+from stance.common import environment, errors, files
 from stance.model import loading
 
 # ---------------------------------------------------------------- settings
@@ -33,7 +33,7 @@ OUTPUT = "benchmarks/results/chaos.json"  # of this run
 KILLS = 100  # in all, spread over as many runs as that takes
 EPOCHS = 2.0  # of each run
 ROWS = 72  # that each run is trained on
-SEED = 0  # of the places
+SEED = 0  # of the positions
 CONSTANTS = {
     "EFFECTIVE_BATCH_SIZE": 8,
     "MICRO_BATCH_SIZE": 4,
@@ -51,7 +51,7 @@ SURVIVED = (
     STOPPED,
 )  # SIGTERM ends a process that is not training yet or any more
 MOST_STARTS = 12  # of a run, before it is left alone
-SAVING = 40  # places of a checkpoint, about
+SAVING = 40  # positions of a checkpoint, about
 WHOLE = "whole"  # name of the run that is left alone
 
 
@@ -71,39 +71,39 @@ def parse_args(argv):
     parser.add_argument(
         "--rows", type=int, default=ROWS, help="that each run is trained on (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=SEED, help="of the places (%(default)s)")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the positions (%(default)s)")
     return parser.parse_args(argv)
 
 
 def take_rows(data_dir, folder, rows):
     """Write small splits: rows of the train split, a third as many of the other."""
     for name, count in (("train", rows), ("val", rows // 3)):
-        taken = records.read_jsonl(f"{data_dir}/{name}.jsonl", (), "run prepare_data.py")[:count]
-        records.write_jsonl(folder / f"{name}.jsonl", taken)
+        taken = files.read_jsonl(f"{data_dir}/{name}.jsonl", (), "run prepare_data.py")[:count]
+        files.write_jsonl(folder / f"{name}.jsonl", taken)
 
 
 def run_process(words, run_dir, signals=None):
-    """Run finetune.py in a process of its own that sends itself signals at places: {place: signal}.
+    """Run finetune.py in a process of its own that sends itself signals at positions: {position: signal}.
 
-    Returns (exit code, or minus the signal that ended it; how many places it had).
+    Returns (exit code, or minus the signal that ended it; how many positions it had).
     """
     counted, count = os.pipe()
     child = os.fork()  # libraries stay loaded, so that a run takes seconds
     if child == 0:
-        places, code = 0, 1
+        positions, code = 0, 1
 
         def note(event, details):
-            nonlocal places
+            nonlocal positions
             if event in EVENTS and str(details[0]).startswith(f"{run_dir}/"):
-                places += 1
-                if signals and places in signals:
-                    os.kill(os.getpid(), signals[places])
+                positions += 1
+                if signals and positions in signals:
+                    os.kill(os.getpid(), signals[positions])
 
         try:
             log = os.open(f"{run_dir}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(log, 1)
             os.dup2(log, 2)
-            sys.stdout, sys.stderr = (os.fdopen(place, "w", buffering=1) for place in (1, 2))
+            sys.stdout, sys.stderr = (os.fdopen(position, "w", buffering=1) for position in (1, 2))
             sys.addaudithook(note)
             finetune.main(words)
             code = 0
@@ -112,17 +112,17 @@ def run_process(words, run_dir, signals=None):
         except BaseException:
             traceback.print_exc()
         finally:  # whatever happened, the child must not go on as its parent
-            os.write(count, str(places).encode())
+            os.write(count, str(positions).encode())
             os._exit(code)
     os.close(count)
     with os.fdopen(counted) as pipe:
-        places = int(pipe.read() or 0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), places
+        positions = int(pipe.read() or 0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), positions
 
 
-def draw_signals(rng, places):
-    """Return {place: signal}: SIGKILL, or SIGTERM and SIGKILL a few places on."""
-    first = rng.randint(1, places)
+def draw_signals(rng, positions):
+    """Return {position: signal}: SIGKILL, or SIGTERM and SIGKILL a few positions on."""
+    first = rng.randint(1, positions)
     if rng.random() < 0.5:
         return {first: signal.SIGKILL}
     return {first: signal.SIGTERM, first + rng.randint(1, SAVING): signal.SIGKILL}
@@ -133,7 +133,7 @@ def compare_runs(run_dir, whole):
     weights, logs, lost = [], [], 0
     for folder in (run_dir, whole):
         weights.append((folder / "adapter_model.safetensors").read_bytes())
-        entries = records.read_jsonl(folder / "log.jsonl", ("step",), "look into the log")
+        entries = files.read_jsonl(folder / "log.jsonl", ("step",), "look into the log")
         logs.append(
             [entry for entry in entries if "train_runtime" not in entry]
         )  # that line has times
@@ -144,20 +144,24 @@ def compare_runs(run_dir, whole):
 def kill_runs(words, folder, kills, seed):
     """Return one entry a run: the signals that it survived, and whether it equals the run that was left alone."""
     rng, runs = random.Random(seed), []
-    code, places = run_process([*words, "--run-dir", str(folder / WHOLE)], folder / WHOLE)
+    code, positions = run_process([*words, "--run-dir", str(folder / WHOLE)], folder / WHOLE)
     if code:
-        records.stop(f"the run that was left alone failed: {(folder / f'{WHOLE}.txt').read_text()}")
+        errors.fail(f"the run that was left alone failed: {(folder / f'{WHOLE}.txt').read_text()}")
     while (missing := kills - sum(run["kills"] for run in runs)) > 0:
         run_dir, codes, drawn = folder / f"run-{len(runs)}", [], []
         while not codes or codes[-1] in SURVIVED:
             killed = sum(code < 0 for code in codes)
             signals = (
-                draw_signals(rng, places) if killed < missing and len(codes) < MOST_STARTS else None
+                draw_signals(rng, positions)
+                if killed < missing and len(codes) < MOST_STARTS
+                else None
             )
             if not (run_dir / "plan.json").exists():
                 shutil.rmtree(run_dir, ignore_errors=True)  # the run had not begun
             resume = ["--resume"] if run_dir.exists() else []
-            drawn.append(signals and {place: int(number) for place, number in signals.items()})
+            drawn.append(
+                signals and {position: int(number) for position, number in signals.items()}
+            )
             codes.append(
                 run_process([*words, "--run-dir", str(run_dir), *resume], run_dir, signals)[0]
             )
@@ -213,8 +217,9 @@ def main(argv=None):
         ]
         runs = kill_runs([*words, "--learning-rate", "4e-3"], Path(folder), args.kills, args.seed)
     result = summarise(runs)
-    records.write_json(
-        args.output, {"flags": vars(args), "environment": records.describe_environment(), **result}
+    files.write_json(
+        args.output,
+        {"flags": vars(args), "environment": environment.describe_environment(), **result},
     )
     print(
         {key: value for key, value in result.items() if key != "details"},

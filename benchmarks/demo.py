@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from stance.common import records
+from stance.common import environment, errors, files
 from stance.evaluation import metrics
 
 # ---------------------------------------------------------------- settings
@@ -79,23 +79,23 @@ def main(argv=None):
     for folder in (RUN_DIR, DATA_DIR):
         shutil.rmtree(folder, ignore_errors=True)
     steps = [run_command(words) for words in list_commands()]
-    run = records.read_json(RUN_DIR / "run.json", "run it again")
-    evaluation = records.read_json(RUN_DIR / "evaluation.json", "run it again")
+    run = files.read_json(RUN_DIR / "run.json", "run it again")
+    evaluation = files.read_json(RUN_DIR / "evaluation.json", "run it again")
     result = {
         "seconds": round(sum(step["seconds"] for step in steps), 1),
         "steps": steps,
         "cpu": describe_cpu(),
         "precision": run["precision"],
-        "test_rows": len(records.read_jsonl(RUN_DIR / "evaluation.jsonl", (), "run it again")),
+        "test_rows": len(files.read_jsonl(RUN_DIR / "evaluation.jsonl", (), "run it again")),
         "training": run["result"],
         "settings": run["settings"],
         "metrics": evaluation["metrics"],
         "intervals": evaluation["analysis"]["intervals"],
         "comparisons": evaluation["analysis"]["comparisons"],
         "note": evaluation["note"],
-        "environment": records.describe_environment(),
+        "environment": environment.describe_environment(),
     }
-    records.write_json(args.output, result)
+    files.write_json(args.output, result)
     print(
         "\n"
         + metrics.format_table(
@@ -108,4 +108,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    records.run_script(main)
+    errors.run_script(main)

@@ -19,7 +19,7 @@ from pathlib import Path
 import workload
 
 import prepare_data
-from stance.common import records
+from stance.common import files
 from stance.evaluation import metrics
 
 # ---------------------------------------------------------------- settings
@@ -49,7 +49,7 @@ def write_splits(folder, tokenizer):
     rows = workload.make_rows(tokenizer, sum(ROWS.values()), SEED)
     lines = (prepare_data.make_line({**row, "stance": row["label"]}) for row in rows)
     for name, count in ROWS.items():
-        records.write_jsonl(folder / f"{name}.jsonl", itertools.islice(lines, count))
+        files.write_jsonl(folder / f"{name}.jsonl", itertools.islice(lines, count))
 
 
 def measure(model, data_dir):
@@ -57,20 +57,20 @@ def measure(model, data_dir):
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
         flags = ["--base-model", model, "--data-dir", str(data_dir), "--run-dir", str(run_dir)]
-        started, environment = time.time(), {**os.environ, **workload.empty_caches(folder)}
-        subprocess.run([sys.executable, "finetune.py", *flags], check=True, env=environment)
+        started, variables = time.time(), {**os.environ, **workload.empty_caches(folder)}
+        subprocess.run([sys.executable, "finetune.py", *flags], check=True, env=variables)
         seconds = time.time() - started
         return {
             "seconds": seconds,
-            **records.read_json(run_dir / "run.json", "run the benchmark again"),
+            **files.read_json(run_dir / "run.json", "run the benchmark again"),
         }
 
 
 def list_cells(results):
     """Return the cells of the table, a row for each run."""
     return [
-        [str(place), *(f"{run[name]:.1f}" for name in COLUMNS)]
-        for place, run in enumerate(results, 1)
+        [str(position), *(f"{run[name]:.1f}" for name in COLUMNS)]
+        for position, run in enumerate(results, 1)
     ]
 
 
@@ -99,7 +99,7 @@ def main(argv=None):
             record.update(
                 {key: run[key] for key in ("settings", "parameters", "device", "environment")}
             )
-            records.write_json(args.output, record)  # at once: the next run may fail
+            files.write_json(args.output, record)  # at once: the next run may fail
     print(metrics.format_table(["Run", *COLUMNS], list_cells(results)))
     print(f"\nwrote {args.output}")
 

@@ -92,9 +92,11 @@ def tree_step(trainer, rows):
     tree = prefix_tree.merge_prefixes(
         [row["input_ids"][:-1] for row in rows], trainer.data_collator.pad_id
     )
-    keep = torch.tensor([node for nodes in tree.nodes for node in nodes[-2:]], device=model.device)
+    logits_to_keep = torch.tensor(
+        [node for nodes in tree.nodes for node in nodes[-2:]], device=model.device
+    )
     with torch.no_grad(), prefix_tree.compute_precision(model):
-        logits = prefix_tree.forward_tree(model, model.config, inputs, keep)
+        logits = prefix_tree.forward_tree(model, model.config, inputs, logits_to_keep)
     return loss.item(), logits.float().unflatten(0, (len(rows), 2)).cpu(), gradients
 
 

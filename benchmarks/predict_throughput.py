@@ -25,7 +25,7 @@ import workload
 
 import finetune
 import prompts
-from stance.common import records
+from stance.common import environment, errors, files
 from stance.corpus import corpus
 from stance.evaluation import metrics
 from stance.labelling import labeller
@@ -82,7 +82,7 @@ def build_adapter(folder, base):
         "data": {},
         "demo": True,
     }
-    records.write_json(folder / "run.json", record)
+    files.write_json(folder / "run.json", record)
 
 
 def write_rows(path, count):
@@ -124,7 +124,7 @@ def measure(adapter, source):
         peak = int(found[1]) if found else peak  # a process that has ended has no memory
         time.sleep(0.1)
     if process.returncode:
-        records.stop(f"predict.py ended with status {process.returncode}")
+        errors.fail(f"predict.py ended with status {process.returncode}")
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
         "seconds": round(time.time() - started, 1),
@@ -152,14 +152,14 @@ def main(argv=None):
         "niceness": os.nice(0),
         "seed": SEED,
         "device": loading.device_name(),
-        "environment": records.describe_environment(),
+        "environment": environment.describe_environment(),
     }
     for rows in [1, *args.rows]:  # one row: what starting takes
         source = folder / f"{rows}.csv"
         write_rows(source, rows)
         result = {"input_mib": round(source.stat().st_size / 2**20, 1), **measure(folder, source)}
         record["rows"][rows] = {**result, "rows_per_second": round(rows / result["seconds"], 1)}
-        records.write_json(args.output, record)  # at once: the next may take long
+        files.write_json(args.output, record)  # at once: the next may take long
     results = record["rows"]
     columns = ("seconds", "rows_per_second", "peak_memory_mib", "input_mib", "output_mib")
     lines = [[f"{rows:,}", *(f"{results[rows][name]:,}" for name in columns)] for rows in results]

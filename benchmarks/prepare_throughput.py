@@ -29,7 +29,7 @@ import openpyxl
 from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 
 import prepare_data
-from stance.common import records
+from stance.common import environment, files
 from stance.corpus import corpus, near_duplicates
 from stance.evaluation import metrics
 
@@ -80,7 +80,7 @@ def make_corpus(folder, count):
 
 def write_workbook(path, rows):
     """Write rows of texts as Excel would: openpyxl puts them into the cells, which is faster to read."""
-    frame, places = io.BytesIO(), {}
+    frame, positions = io.BytesIO(), {}
     openpyxl.Workbook().save(frame)
     with zipfile.ZipFile(frame) as empty, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
         for name in set(empty.namelist()) - {"xl/worksheets/sheet1.xml", "[Content_Types].xml"}:
@@ -96,16 +96,17 @@ def write_workbook(path, rows):
             part.write(f'<worksheet xmlns="{SHEET_MAIN_NS}"><sheetData>'.encode())
             for number, row in enumerate(rows, start=1):
                 cells = zip(
-                    "ABC", (places.setdefault(text, len(places)) for text in row), strict=True
+                    "ABC", (positions.setdefault(text, len(positions)) for text in row), strict=True
                 )
                 line = "".join(
-                    f'<c r="{column}{number}" t="s"><v>{place}</v></c>' for column, place in cells
+                    f'<c r="{column}{number}" t="s"><v>{position}</v></c>'
+                    for column, position in cells
                 )
                 part.write(f'<row r="{number}">{line}</row>'.encode())
             part.write(b"</sheetData></worksheet>")
         with book.open("xl/sharedStrings.xml", "w") as part:
             part.write(f'<sst xmlns="{SHEET_MAIN_NS}">'.encode())
-            for text in places:
+            for text in positions:
                 part.write(f'<si><t xml:space="preserve">{escape(text)}</t></si>'.encode())
             part.write(b"</sst>")
 
@@ -158,8 +159,8 @@ def main(argv=None):
                 results.append({"rows": count, "file": suffix, **figures})
                 cells = [*seconds.values(), total, busy, peak]
                 table.append([f"{count:,}", suffix, *(f"{value:.2f}" for value in cells)])
-    record = {"results": results, "seed": SEED, "environment": records.describe_environment()}
-    records.write_json(args.output, record)
+    record = {"results": results, "seed": SEED, "environment": environment.describe_environment()}
+    files.write_json(args.output, record)
     print(metrics.format_table(["Rows", "file", *STAGES, "total", "processor", "peak GiB"], table))
     print(f"wrote {args.output}")
 

@@ -18,7 +18,7 @@ import torch
 import workload
 
 import finetune
-from stance.common import records
+from stance.common import environment, files
 from stance.evaluation import metrics
 from stance.model import chat, compilation, cuda_graphs, loading, lora_linear, scoring
 
@@ -101,9 +101,9 @@ def run(args):
         "peak_gib": loading.peak_gpu_gib(),
         "seed": SEED,
         "device": loading.device_name(),
-        "environment": records.describe_environment(),
+        "environment": environment.describe_environment(),
     }
-    records.write_json(args.output, record)
+    files.write_json(args.output, record)
     baseline = results["generate, batch 8"]
     table = [[name, f"{rate:.1f}", f"{rate / baseline:.1f}x"] for name, rate in results.items()]
     print(metrics.format_table(["Setting", "rows/s", "ratio"], table))

@@ -28,7 +28,7 @@ import workload
 
 import finetune
 import prompts
-from stance.common import records
+from stance.common import environment, files
 from stance.evaluation import metrics
 from stance.model import loading
 from stance.training import memory_probe, tree_trainer
@@ -227,7 +227,7 @@ def describe():
         "seed": SEED,
         "prompt_version": prompts.PROMPT_VERSION,
         "device": loading.device_name(),
-        "environment": records.describe_environment(),
+        "environment": environment.describe_environment(),
     }
 
 
@@ -254,13 +254,13 @@ def measure_apart(args):
         with tempfile.TemporaryDirectory() as folder:
             part = f"{folder}/part.json"
             words = ["--model", args.model, "--output", part, "--only", name, "--here"]
-            environment = {**os.environ, **workload.empty_caches(folder)}
+            variables = {**os.environ, **workload.empty_caches(folder)}
             if "limit_gib" in SETTINGS[name][2]:
-                environment.update(SMALL_CARD)
-            subprocess.run([sys.executable, __file__, *words], check=True, env=environment)
-            record = records.read_json(part, "run the benchmark again")
+                variables.update(SMALL_CARD)
+            subprocess.run([sys.executable, __file__, *words], check=True, env=variables)
+            record = files.read_json(part, "run the benchmark again")
         record["results"] = results = {**results, **record["results"]}
-        records.write_json(args.output, record)
+        files.write_json(args.output, record)
     return results
 
 
@@ -268,12 +268,10 @@ def main(argv=None):
     args = parse_args(argv)
     tokenizer = workload.prepare_model(args)
     if args.check:
-        records.write_json(
-            args.output, {**describe(), "parity": check_parity(args.model, tokenizer)}
-        )
+        files.write_json(args.output, {**describe(), "parity": check_parity(args.model, tokenizer)})
     elif args.here:
         results = {args.only[0]: measure(args.only[0], args.model, tokenizer)}
-        records.write_json(args.output, {**describe(), "results": results})
+        files.write_json(args.output, {**describe(), "results": results})
         return
     else:
         print(f"\n{format_results(measure_apart(args))}")

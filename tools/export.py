@@ -21,7 +21,7 @@ import torch
 import transformers
 
 import prompts
-from stance.common import records
+from stance.common import environment, errors, files
 from stance.corpus import corpus
 from stance.model import chat, compilation, loading, lora_linear, scoring
 from stance.tree import prefix_tree
@@ -58,14 +58,14 @@ def parse_args(argv):
 def check_place(output_dir, base):
     """Stop if the merged model would overwrite something, or the disk has no room for it."""
     if output_dir.exists():
-        records.stop(f"{output_dir} is there already: delete it or choose another --output-dir")
-    records.make_folder(output_dir.parent)
+        errors.fail(f"{output_dir} is there already: delete it or choose another --output-dir")
+    files.make_folder(output_dir.parent)
     config = loading.load_pretrained(transformers.AutoConfig.from_pretrained, base)
     need = 2 * loading.count_weights(config)  # bytes of bfloat16
     free = shutil.disk_usage(output_dir.parent).free
     if free < need:
         size = f"{free / 1e9:.1f} GB free, the model takes {need / 1e9:.1f} GB"
-        records.stop(f"{output_dir.parent} has {size}: make room or choose another --output-dir")
+        errors.fail(f"{output_dir.parent} has {size}: make room or choose another --output-dir")
 
 
 @torch.no_grad()
@@ -141,9 +141,9 @@ def write_model(output_dir, merged, tokenizer, base, record):
     try:
         merged.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
-        records.write_text(unfinished / "Modelfile", [format_modelfile(tokenizer)])
-        records.write_text(unfinished / "prompt.txt", [prompts.PROMPT_TEMPLATE])
-        records.write_json(unfinished / "export.json", record)
+        files.write_text(unfinished / "Modelfile", [format_modelfile(tokenizer)])
+        files.write_text(unfinished / "prompt.txt", [prompts.PROMPT_TEMPLATE])
+        files.write_json(unfinished / "export.json", record)
         if record["demo"]:
             shutil.copy(Path(base) / loading.DEMO_FILE, unfinished)
         os.replace(unfinished, output_dir)
@@ -179,10 +179,10 @@ def main(argv=None):
         )
     record = {
         **{key: run[key] for key in ("base_model", "prompt_version", "labels", "demo")},
-        "adapter_sha256": records.hash_file(Path(args.adapter) / "adapter_model.safetensors"),
+        "adapter_sha256": files.hash_file(Path(args.adapter) / "adapter_model.safetensors"),
         "merged_into": args.merge_into,
         "agreement": agreement,
-        "environment": records.describe_environment(),
+        "environment": environment.describe_environment(),
     }
     write_model(output_dir, merged, tokenizer, base, record)
     note = loading.read_demo_note(base)
@@ -190,4 +190,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    records.run_script(main)
+    errors.run_script(main)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import prompts
-from stance.common import records
+from stance.common import errors, files
 from stance.corpus import corpus
 from stance.evaluation import figures, predictions, study_tables
 from stance.model import loading
@@ -96,7 +96,7 @@ def list_runs(args, topics):
     runs = [Run("all", seed) for seed in args.seeds]
     if "topics" in args.studies:
         if len(topics) < 2:
-            records.stop(
+            errors.fail(
                 f"{args.corpus} has one topic, holding it out leaves nothing: use --studies curve"
             )
         runs += [
@@ -133,15 +133,15 @@ def check_plan(folder, plan):
     """Write what all runs of a study have in common to plan.json; stop if the folder holds a study of other things."""
     path = folder / "plan.json"
     if path.exists():
-        started = records.read_json(path, "choose another --study-dir")
+        started = files.read_json(path, "choose another --study-dir")
         for key, value in plan.items():
             if started.get(key) != value:
                 was = started.get(key)
-                records.stop(
+                errors.fail(
                     f"{folder} holds a study with {key} {was}, now it is {value}: choose another --study-dir"
                 )
-    records.make_folder(folder)
-    records.write_json(path, plan)
+    files.make_folder(folder)
+    files.write_json(path, plan)
 
 
 def call_script(script, *flags, log):
@@ -158,7 +158,7 @@ def call_script(script, *flags, log):
             running.wait()  # finetune.py saves a checkpoint
             raise
     if running.returncode:
-        records.stop(
+        errors.fail(
             f"{script} {' '.join(map(str, flags))} failed: see above and {log}, then start again"
         )
 
@@ -169,7 +169,7 @@ def prepare_splits(args, folder, run):
     if run.fraction < 1:
         whole = folder / "data" / "all"
         rows = corpus.load_split(whole / "train.jsonl")
-        records.write_jsonl(target / "train.jsonl", take_fraction(rows, run.fraction, run.seed))
+        files.write_jsonl(target / "train.jsonl", take_fraction(rows, run.fraction, run.seed))
         for name in ("val.jsonl", "test.jsonl"):
             shutil.copyfile(whole / name, target / name)
         return
@@ -184,12 +184,12 @@ def take_fraction(rows, fraction, seed):
     """Return a part of rows in their order, with the same shares of topics and labels; smaller parts lie in larger."""
     strata, line = {}, []
     for row in rows:
-        place = hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest()
-        strata.setdefault((row["topic"], row["label"]), []).append((place, row["id"]))
+        digest = hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest()
+        strata.setdefault((row["topic"], row["label"]), []).append((digest, row["id"]))
     for stratum in strata.values():  # spread evenly along one line, of which a part takes the start
         line += [
-            ((i + 0.5) / len(stratum), place, name)
-            for i, (place, name) in enumerate(sorted(stratum))
+            ((i + 0.5) / len(stratum), digest, name)
+            for i, (digest, name) in enumerate(sorted(stratum))
         ]
     taken = {name for _, _, name in sorted(line)[: max(round(fraction * len(rows)), 1)]}
     return [row for row in rows if row["id"] in taken]
@@ -234,16 +234,16 @@ def finish_run(args, folder, run, plan):
 
 def check_run(home, data, run, plan):
     """Stop unless a trained run has the settings and data of the study."""
-    record = records.read_json(home / "run.json", "delete its folder and start again")
+    record = files.read_json(home / "run.json", "delete its folder and start again")
     found = {**record, **{f"setting {name}": value for name, value in record["settings"].items()}}
     found |= {name: part["sha256"] for name, part in record["data"].items()}
     wanted = {key: value for key, value in plan.items() if key.startswith("setting ")}
     wanted |= {key: plan[key] for key in ("base_model", "prompt_version")}
-    wanted |= {name: records.hash_file(data / f"{name}.jsonl") for name in ("train", "val")}
+    wanted |= {name: files.hash_file(data / f"{name}.jsonl") for name in ("train", "val")}
     wanted["setting SEED"] = run.seed
     for key, value in wanted.items():
         if found.get(key) != value:
-            records.stop(
+            errors.fail(
                 f"{home} was trained with {key} {found.get(key)}, the study has {value}: delete the folder"
             )
 
@@ -252,8 +252,8 @@ def is_evaluated(home, data):
     """Whether a run has been evaluated on the test split of its data."""
     if not (home / "evaluation.json").is_file():
         return False
-    evaluation = records.read_json(home / "evaluation.json", "delete it")
-    return evaluation["test_sha256"] == records.hash_file(data / "test.jsonl") and evaluation[
+    evaluation = files.read_json(home / "evaluation.json", "delete it")
+    return evaluation["test_sha256"] == files.hash_file(data / "test.jsonl") and evaluation[
         "adapter"
     ] == str(home)
 
@@ -263,7 +263,7 @@ def main(argv=None):
     folder, topics = Path(args.study_dir), read_topics(args.corpus)
     runs = list_runs(args, topics)
     plan = {
-        "corpus": records.hash_file(args.corpus),
+        "corpus": files.hash_file(args.corpus),
         "SPLIT_SEED": corpus.SPLIT_SEED,
         "base_model": args.base_model,
         "prompt_version": prompts.PROMPT_VERSION,
@@ -295,12 +295,12 @@ def main(argv=None):
         figures.plot_learning(
             *study_tables.pick_points(result["curve"]), folder / "learning_curve.png", note
         )
-    records.write_json(folder / "study.json", result)
-    records.write_text(folder / "study.md", [study_tables.build_page(texts, args.studies, note)])
-    records.write_text(folder / "study.tex", study_tables.list_latex(texts, note))
+    files.write_json(folder / "study.json", result)
+    files.write_text(folder / "study.md", [study_tables.build_page(texts, args.studies, note)])
+    files.write_text(folder / "study.tex", study_tables.list_latex(texts, note))
     print("\n" + study_tables.format_screen(texts) + (f"\n\n{note}" if note else ""))
     print(f"wrote study.json, study.md, study.tex and pictures to {folder}")
 
 
 if __name__ == "__main__":
-    records.run_script(main)
+    errors.run_script(main)

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from stance.common import records
+from stance.common import errors
 
 TIMEOUT = datetime.timedelta(
     days=7
@@ -32,17 +32,17 @@ def join_ranks(even_alone=False):
     even_alone: with a single process too, which then needs torchrun all the same.
     """
     if os.environ.get(SHARD_VARIABLE) == "true":
-        records.stop(
+        errors.fail(
             "FSDP is for finetune.py: start other scripts with python or torchrun, or on a larger GPU"
         )
     if get_rank()[1] == 1 and not even_alone:
         return
     if torch.cuda.is_available():
-        place = int(os.environ["LOCAL_RANK"])
-        if place >= torch.cuda.device_count():
-            remedy = f"give torchrun --nproc-per-node {torch.cuda.device_count()}"
-            records.stop(f"process {place + 1} has no GPU of its own: {remedy}")
-        torch.cuda.set_device(place)
+        local_rank = int(os.environ["LOCAL_RANK"])
+        if local_rank >= torch.cuda.device_count():
+            hint = f"give torchrun --nproc-per-node {torch.cuda.device_count()}"
+            errors.fail(f"process {local_rank + 1} has no GPU of its own: {hint}")
+        torch.cuda.set_device(local_rank)
     torch.distributed.init_process_group(
         "nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT
     )
@@ -74,7 +74,7 @@ def first_rank_first():
         wait_for_ranks()
 
 
-def take_share(items, size):
+def shard(items, size):
     """Return the items of this process: every n-th block of so many items, so that blocks are the same for any n."""
     rank, count = get_rank()
     return [

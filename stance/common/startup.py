@@ -31,7 +31,7 @@ def end_loading(number, frame):
 ROOT = Path(__file__).resolve().parents[2]
 script = getattr(sys.modules["__main__"], "__file__", None)  # or <stdin>, or none at all
 if script and Path(script).is_file() and Path(script).resolve().parent in (ROOT, ROOT / "tools"):
-    gc.disable()  # until records.run_script: a fifth of the loading time goes into looking for garbage, which is little
+    gc.disable()  # until errors.run_script: a fifth of the loading time goes into looking for garbage, which is little
     # A shell lets what runs in the background ignore SIGINT; then another handler stands here.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, end_loading)  # until records.run_script
+        signal.signal(signal.SIGINT, end_loading)  # until errors.run_script

@@ -11,7 +11,7 @@ import unicodedata
 from typing import NamedTuple
 
 import prompts
-from stance.common import records
+from stance.common import errors, files, formatting
 from stance.corpus import tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
@@ -43,7 +43,7 @@ BROKEN = {
     "#NUM!",
     "#NULL!",
 }  # empty, and Excel's error values
-REMEDY = "run prepare_data.py again"
+HINT = "run prepare_data.py again"
 RENAME = "name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in stance/corpus/corpus.py"
 CHECK_TYPE = "check it and type it into a cell of the format Text"
 
@@ -73,7 +73,7 @@ class Finding(NamedTuple):
     row: int  # as Excel shows it
     column: str  # topic, text or stance
     what: str
-    remedy: str
+    hint: str
     serious: bool = True  # the row cannot be used as it is
 
 
@@ -83,7 +83,7 @@ def read_corpus(path, sheet=None, headers=None, strict=False):
     Texts are cleaned; rows without topic, text and stance are skipped; other columns are ignored. See scan_corpus.
     """
     table, rows, findings = scan_corpus(path, sheet, headers, strict)
-    check_rows(table.place, rows, findings)
+    check_rows(table.location, rows, findings)
     tables.note_unused(table)
     return rows
 
@@ -98,7 +98,7 @@ def scan_corpus(path, sheet=None, headers=None, strict=False):
     table = tables.open_table(path, needed, sheet, "name one with --sheet", RENAME)
     rows, findings = [], []
     for number, cells in table.rows:
-        cells = [cells[place] for place in table.columns.values()]
+        cells = [cells[index] for index in table.columns.values()]
         topic, text, stance = values = [tables.clean_text(cell) for cell in cells]
         label = prompts.parse_stance(stance)
         if label and topic not in BROKEN and text not in BROKEN:
@@ -124,7 +124,7 @@ def scan_corpus(path, sheet=None, headers=None, strict=False):
 
 
 def find_fault(name, cell, value):
-    """Return (column, what, remedy) if a cell cannot be used, else None. value: its cleaned text."""
+    """Return (column, what, hint) if a cell cannot be used, else None. value: its cleaned text."""
     if cell is workbook_reader.UNSTORED:
         return (
             name,
@@ -136,34 +136,36 @@ def find_fault(name, cell, value):
     if value in BROKEN:
         return name, f"{name} is {value}", "mend its formula or write the value"
     if name == "stance" and prompts.parse_stance(value) is None:
-        remedy = f"write {', '.join(prompts.LABELS)}, or add the spelling to STANCE_SPELLINGS in prompts.py"
-        return name, f"unknown stance {records.quote(value)}", remedy
+        hint = f"write {', '.join(prompts.LABELS)}, or add the spelling to STANCE_SPELLINGS in prompts.py"
+        return name, f"unknown stance {formatting.quote(value)}", hint
     return None
 
 
 def group_findings(findings):
-    """Return {remedy: {what: row numbers}}."""
+    """Return {hint: {what: row numbers}}."""
     groups = {}
     for finding in findings:
-        groups.setdefault(finding.remedy, {}).setdefault(finding.what, []).append(finding.row)
+        groups.setdefault(finding.hint, {}).setdefault(finding.what, []).append(finding.row)
     return groups
 
 
-def check_rows(place, rows, findings):
+def check_rows(location, rows, findings):
     """Stop in one line if a file has cells that cannot be used, or no rows; print a note on doubtful ones."""
     parts, notes = [], []
     for serious, lines in ((True, parts), (False, notes)):
-        for remedy, whats in group_findings(
+        for hint, whats in group_findings(
             finding for finding in findings if finding.serious == serious
         ).items():
-            found = [f"{what} in {records.count_rows(numbers)}" for what, numbers in whats.items()]
-            lines.append(f"{records.list_first(found)}: {remedy}")
+            found = [
+                f"{what} in {formatting.count_rows(numbers)}" for what, numbers in whats.items()
+            ]
+            lines.append(f"{formatting.list_first(found)}: {hint}")
     if not rows and not parts:
         parts.append("no rows below the header: fill in the table")
     if parts:
-        records.stop(f"{place}: {'; '.join(parts)}")
+        errors.fail(f"{location}: {'; '.join(parts)}")
     if notes:
-        print(f"note: {place}: {'; '.join(notes)}")
+        print(f"note: {location}: {'; '.join(notes)}")
 
 
 def merge_duplicates(rows):
@@ -267,15 +269,15 @@ def make_id(topic, text):
 
 def load_split(path):
     """Read a split file back; stop if it is missing, damaged, or made with another prompt or other labels."""
-    rows = records.read_jsonl(path, SPLIT_KEYS, "run prepare_data.py first")
+    rows = files.read_jsonl(path, SPLIT_KEYS, "run prepare_data.py first")
     for number, row in enumerate(rows, start=1):
         if row["label"] not in prompts.LABELS:
-            records.stop(
-                f"{path}, line {number}: label {row['label']!r} is not in {prompts.LABELS}: {REMEDY}"
+            errors.fail(
+                f"{path}, line {number}: label {row['label']!r} is not in {prompts.LABELS}: {HINT}"
             )
         if row["prompt"] != prompts.build_prompt(str(row["topic"]), str(row["text"])):
-            records.stop(
-                f"{path}, line {number}: not the prompt of prompts.py, the file is stale or edited: {REMEDY}"
+            errors.fail(
+                f"{path}, line {number}: not the prompt of prompts.py, the file is stale or edited: {HINT}"
             )
     return rows
 
@@ -287,8 +289,8 @@ def check_splits_disjoint(splits):
         for row in rows:
             home = homes.setdefault(normalise_key(row["text"]), name)
             if home != name:
-                leaks.append(f"{records.quote(row['text'])} in {home} and {name}")
+                leaks.append(f"{formatting.quote(row['text'])} in {home} and {name}")
     if leaks:
-        records.stop(
-            f"{len(leaks)} rows have their sentence in two splits: {records.list_first(leaks)}: {REMEDY}"
+        errors.fail(
+            f"{len(leaks)} rows have their sentence in two splits: {formatting.list_first(leaks)}: {HINT}"
         )

@@ -1,4 +1,4 @@
-"""What prepare_data.py --check shows: all findings in a corpus, and a copy of it with the cells and remedies marked."""
+"""What prepare_data.py --check shows: all findings in a corpus, and a copy of it with the cells and hints marked."""
 
 from pathlib import Path
 
@@ -6,13 +6,13 @@ import openpyxl
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.styles import Alignment, PatternFill
 
-from stance.common import records
+from stance.common import errors, formatting
 from stance.corpus import corpus, tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
 SERIOUS_COLOUR, DOUBTFUL_COLOUR = "FF9999", "FFF2B3"  # RGB of marked cells
-REMEDY_HEADER = "remedy"  # of the column that the copy has more
-REMEDY_WIDTH = 80  # characters
+HINT_HEADER = "hint"  # of the column that the copy has more
+HINT_WIDTH = 80  # characters
 # --------------------------------------------------------------------------
 
 
@@ -27,11 +27,11 @@ def find_clashes(duplicates, conflicts):
             )
     for entry in conflicts:
         stances = ", ".join(
-            f"row {row['row']} {records.quote(row['stance'])}" for row in entry["rows"]
+            f"row {row['row']} {formatting.quote(row['stance'])}" for row in entry["rows"]
         )
         what = f"stances of one topic and text differ ({stances})"
-        remedy = "decide on one stance, as all of them are left out"
-        findings += [corpus.Finding(row["row"], "stance", what, remedy) for row in entry["rows"]]
+        hint = "decide on one stance, as all of them are left out"
+        findings += [corpus.Finding(row["row"], "stance", what, hint) for row in entry["rows"]]
     return findings
 
 
@@ -40,9 +40,9 @@ def format_findings(findings):
     lines = []
     for serious, kind in ((True, "problem"), (False, "note")):
         chosen = [finding for finding in findings if finding.serious == serious]
-        for remedy, whats in corpus.group_findings(chosen).items():
+        for hint, whats in corpus.group_findings(chosen).items():
             lines += [
-                f"{kind}: {what} in {format_rows(numbers)}: {remedy}"
+                f"{kind}: {what} in {format_rows(numbers)}: {hint}"
                 for what, numbers in whats.items()
             ]
     return "\n".join(lines)
@@ -61,14 +61,14 @@ def format_rows(numbers):
 
 
 def write_checked(path, table, findings):
-    """Write <name>.checked.xlsx beside the corpus, with its bad cells coloured and their remedies; return its path."""
+    """Write <name>.checked.xlsx beside the corpus, with its bad cells coloured and their hints; return its path."""
     copy = Path(path).with_name(Path(path).stem + ".checked.xlsx")
     if Path(path).suffix.lower() == ".xlsx":
         book = openpyxl.load_workbook(path, rich_text=True)
         [sheet] = [
             sheet
             for sheet in book.worksheets
-            if workbook_reader.name_place(path, sheet.title) == table.place
+            if workbook_reader.name_location(path, sheet.title) == table.location
         ]
         offset = 0
     else:
@@ -82,7 +82,7 @@ def write_checked(path, table, findings):
     try:
         book.save(copy)
     except OSError as problem:
-        records.stop(
+        errors.fail(
             f"cannot write {copy} ({problem.strerror}): close it in Excel, or copy the corpus elsewhere"
         )
     return copy
@@ -100,22 +100,22 @@ def fill_sheet(sheet, path, offset):
 
 
 def mark_cells(sheet, table, findings, offset):
-    """Colour the cells of the findings and write the remedies of each row into the first column that is free."""
+    """Colour the cells of the findings and write the hints of each row into the first column that is free."""
     # Not max_column + 1: a stray cell in the last column would leave no room.
     taken, width = {column for _, column in sheet._cells}, max(table.columns.values()) + 1
     free = next(
         column for column in range(width + 1, width + len(taken) + 2) if column not in taken
     )
-    sheet.cell(max(table.header_row, 1), free, REMEDY_HEADER)
-    sheet.column_dimensions[openpyxl.utils.get_column_letter(free)].width = REMEDY_WIDTH
-    remedies = {}
+    sheet.cell(max(table.header_row, 1), free, HINT_HEADER)
+    sheet.column_dimensions[openpyxl.utils.get_column_letter(free)].width = HINT_WIDTH
+    hints = {}
     for finding in sorted(
         findings, key=lambda finding: finding.serious
     ):  # the serious colour comes last and stays
         colour = SERIOUS_COLOUR if finding.serious else DOUBTFUL_COLOUR
         cell = sheet.cell(finding.row + offset, table.columns[finding.column] + 1)
         cell.fill = PatternFill("solid", start_color=colour)
-        remedies.setdefault(finding.row, []).append(f"{finding.what}: {finding.remedy}")
-    for row, parts in remedies.items():
+        hints.setdefault(finding.row, []).append(f"{finding.what}: {finding.hint}")
+    for row, parts in hints.items():
         cell = sheet.cell(row + offset, free, "; ".join(dict.fromkeys(reversed(parts))))
         cell.alignment = Alignment(wrap_text=True, vertical="top")

@@ -31,29 +31,32 @@ def find_near_duplicates(splits, rows):
     )
     firsts = {}  # (mark, split): the first line of the split that has the mark
     shared = list(zip(*find_shared(*mark_sentences(text for _, _, text in lines)), strict=True))
-    for mark, place in shared:
-        firsts[mark, lines[place][1]] = min(place, firsts.get((mark, lines[place][1]), place))
+    for mark, position in shared:
+        firsts[mark, lines[position][1]] = min(
+            position, firsts.get((mark, lines[position][1]), position)
+        )
     likes = {}
-    for mark, place in shared:
-        for name in AGAINST[lines[place][1]]:
+    for mark, position in shared:
+        for name in AGAINST[lines[position][1]]:
             if (like := firsts.get((mark, name))) is not None:
-                likes[place, name] = min(like, likes.get((place, name), like))
-    pairs = sorted((place, like) for (place, _), like in likes.items())
+                likes[position, name] = min(like, likes.get((position, name), like))
+    pairs = sorted((position, like) for (position, _), like in likes.items())
     keys = ("row", "split", "like", "like_split")
     return [
-        dict(zip(keys, (*lines[place][:2], *lines[like][:2]), strict=True)) for place, like in pairs
+        dict(zip(keys, (*lines[position][:2], *lines[like][:2]), strict=True))
+        for position, like in pairs
     ]
 
 
 def mark_sentences(texts):
-    """Return two int64 arrays: numbers that mark sentences, and for each the place of its sentence in texts.
+    """Return two int64 arrays: numbers that mark sentences, and for each the position of its sentence in texts.
 
     Two sentences share a mark if they have the same words but for one, in any order: marks are the sum of the words'
     hashes, and that sum without each of the words (one word changed, added or left out).
     """
     keys = {
-        place: key
-        for place, key in enumerate(map(corpus.normalise_key, texts))
+        position: key
+        for position, key in enumerate(map(corpus.normalise_key, texts))
         if key.count(" ") + 1 >= MIN_WORDS
     }
     sizes = np.array([key.count(" ") + 1 for key in keys.values()], np.int64)
@@ -61,15 +64,15 @@ def mark_sentences(texts):
         (hash(word) for key in keys.values() for word in key.split()), np.int64, sizes.sum()
     )
     totals = np.add.reduceat(hashes, np.cumsum(sizes) - sizes) if len(sizes) else hashes
-    places = np.fromiter(keys, np.int64, len(keys))
+    positions = np.fromiter(keys, np.int64, len(keys))
     marks = np.concatenate([totals, np.repeat(totals, sizes) - hashes])
-    return marks, np.concatenate([places, np.repeat(places, sizes)])
+    return marks, np.concatenate([positions, np.repeat(positions, sizes)])
 
 
-def find_shared(marks, places):
-    """Return (marks, places) of those marks that occur more than once, as lists."""
+def find_shared(marks, positions):
+    """Return (marks, positions) of those marks that occur more than once, as lists."""
     order = np.argsort(marks)
-    marks, places = marks[order], places[order]
+    marks, positions = marks[order], positions[order]
     again = marks[1:] == marks[:-1]
     shared = np.append(again, False) | np.append(False, again) if len(marks) else np.zeros(0, bool)
-    return marks[shared].tolist(), places[shared].tolist()
+    return marks[shared].tolist(), positions[shared].tolist()

@@ -14,7 +14,7 @@ from openpyxl.worksheet import _reader
 from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 from openpyxl.xml.functions import iterparse
 
-from stance.common import records
+from stance.common import errors, files, formatting
 
 # ---------------------------------------------------------------- settings
 MAX_UNPACKED = (
@@ -45,9 +45,9 @@ class Unstored(str):
 UNSTORED = Unstored()
 
 
-def name_place(path, title):
+def name_location(path, title):
     """Return how messages name a sheet."""
-    return f"{path}, sheet {records.quote(title)}"
+    return f"{path}, sheet {formatting.quote(title)}"
 
 
 def count_units(value):
@@ -72,17 +72,17 @@ def is_workbook(path):
 
 
 def open_xlsx(path):
-    """Yield (place, lines) for each sheet of a workbook; stop if it cannot be read.
+    """Yield (location, lines) for each sheet of a workbook; stop if it cannot be read.
 
     Lines are (row number, list of cells); rows without any cell are left out.
     """
-    content = records.read_file(path)
+    content = files.read_file(path)
     check_kind(path, content)
     warnings.filterwarnings(
         "ignore", category=UserWarning, module="openpyxl"
     )  # about styles and menus, not about data
-    for place, lines in records.guard(load_sheets(path, content), path):
-        yield place, records.guard(lines, path)
+    for location, lines in files.guard(load_sheets(path, content), path):
+        yield location, files.guard(lines, path)
 
 
 def check_kind(path, content):
@@ -90,37 +90,35 @@ def check_kind(path, content):
     start = content[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if content.startswith(OLD_EXCEL):
         if ENCRYPTED in content:
-            records.stop(f"{path} has a password: save it in Excel as .xlsx without a password")
-        records.stop(f"{path} is an old .xls file: save it in Excel as .xlsx")
+            errors.fail(f"{path} has a password: save it in Excel as .xlsx without a password")
+        errors.fail(f"{path} is an old .xls file: save it in Excel as .xlsx")
     if not content:
-        records.stop(f"{path} is empty: save it in Excel once more")
+        errors.fail(f"{path} is empty: save it in Excel once more")
     if start.startswith((b"<html", b"<!doctype", b"<table", b"<?xml", b"<meta")):
-        records.stop(
-            f"{path} is a web page despite its name: open it in Excel and save it as .xlsx"
-        )
+        errors.fail(f"{path} is a web page despite its name: open it in Excel and save it as .xlsx")
     if not content.startswith(b"PK"):
-        records.stop(
+        errors.fail(
             f"{path} is no workbook despite its name: if it holds plain text, rename it to .csv"
         )
 
 
 def load_sheets(path, content):
-    """Yield (place, lines) for each sheet of a workbook's bytes."""
+    """Yield (location, lines) for each sheet of a workbook's bytes."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         merged = scan_parts(path, archive, len(content))
     reader = SheetReader(io.BytesIO(content), read_only=True, data_only=True)
     reader.read()
     for title, part in reader.sheets:
-        place = name_place(path, title)
+        location = name_location(path, title)
         lines = read_lines(reader, part)
-        yield place, fill_merged(place, lines, merged[part]) if merged[part] else lines
+        yield location, fill_merged(location, lines, merged[part]) if merged[part] else lines
 
 
 def scan_parts(path, archive, packed):
     """Return {part: merged ranges, as text} of a workbook; stop if it is another kind of file, or made to do harm."""
     names = archive.namelist()
     if not any(name.startswith("xl/") for name in names) or "xl/workbook.bin" in names:
-        records.stop(
+        errors.fail(
             f"{path} is no .xlsx workbook (but perhaps .xlsb, .ods or .docx): save it in Excel as .xlsx"
         )
     size = sum(
@@ -128,7 +126,7 @@ def scan_parts(path, archive, packed):
     )  # reading stops there, whatever the part really holds
     if size > MAX_UNPACKED or size > max(MAX_RATIO * packed, 100 << 20):
         sizes = f"{size / 1e6:,.0f} MB from {packed / 1e6:,.1f} MB"
-        records.stop(f"{path} unpacks to {sizes}: copy its table into a new workbook")
+        errors.fail(f"{path} unpacks to {sizes}: copy its table into a new workbook")
     merged = {}
     for name in names:
         found, chunk = [], b""
@@ -139,11 +137,11 @@ def scan_parts(path, archive, packed):
                 if name.endswith((".xml", ".rels", ".vml")) and any(
                     doctype in chunk for doctype in DOCTYPES
                 ):
-                    records.stop(
+                    errors.fail(
                         f"{path}, part {name}, declares XML entities, as Excel never does: distrust the file"
                     )
                 if name == "xl/workbook.xml" and STRICT in chunk:
-                    records.stop(
+                    errors.fail(
                         f"{path} is a 'Strict Open XML' workbook: save it in Excel as 'Excel Workbook'"
                     )
                 if b"mergeCell" in chunk:
@@ -223,15 +221,15 @@ def read_lines(reader, part):
             yield number, cells
 
 
-def fill_merged(place, lines, ranges):
+def fill_merged(location, lines, ranges):
     """Yield the lines, with the value of a merged cell in each of its rows that holds something else; note the rows."""
     spans, values, filled = {}, {}, []
     for column, first, _, last in sorted(map(range_boundaries, ranges)):
         spans.setdefault(column - 1, []).append((first, last))
     for number, cells in lines:
         holds_more = any(cell is not None and str(cell).strip() for cell in cells)
-        for column, places in spans.items():
-            first, last = places[max(bisect.bisect(places, (number, math.inf)) - 1, 0)]
+        for column, parts in spans.items():
+            first, last = parts[max(bisect.bisect(parts, (number, math.inf)) - 1, 0)]
             cells += [None] * (column + 1 - len(cells))
             if number == first:
                 values[column] = cells[column]
@@ -240,5 +238,5 @@ def fill_merged(place, lines, ranges):
                 filled.append(number)
         yield number, cells
     if filled:
-        rows = records.count_rows(sorted(set(filled)))
-        print(f"note: {place}: merged cells read as if their value stood in each row, {rows}")
+        rows = formatting.count_rows(sorted(set(filled)))
+        print(f"note: {location}: merged cells read as if their value stood in each row, {rows}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import xlsxwriter
 import xlsxwriter.exceptions
 
-from stance.common import records
+from stance.common import errors
 
 # ---------------------------------------------------------------- settings
 MIN_WIDTH, MAX_WIDTH = 10, 60  # characters of a column
@@ -99,7 +99,7 @@ def write_cell(sheet, row, column, value, formats):
     if (
         code != 0
     ):  # -1: outside of what a sheet holds; -2: longer than a cell. Both were looked for before.
-        records.stop(
+        errors.fail(
             f"row {row + 1}, column {column + 1} does not fit into a workbook: write .csv instead"
         )
 

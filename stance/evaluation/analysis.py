@@ -1,7 +1,7 @@
 """From the records of an evaluation to all numbers of its report: records in, dicts for JSON out. No torch, no files.
 
 A record is a line of evaluation.jsonl: id, topic, text, label, models {name: {prediction, probabilities}} and, if the
-train split was at hand, floors {name: label}. Without probabilities (--mode generate) there is no calibration.
+train split was at hand, baselines {name: label}. Without probabilities (--mode generate) there is no calibration.
 """
 
 import statistics
@@ -48,16 +48,16 @@ def analyse(table, validation=(), variants=()):
 
 
 def list_answers(table):
-    """Return {name: answers as indices} of the floors and models of records, floors first."""
-    floors = {
-        name: encode_labels(row["floors"][name] for row in table)
-        for name in table[0].get("floors", ())
+    """Return {name: answers as indices} of the baselines and models of records, baselines first."""
+    baselines = {
+        name: encode_labels(row["baselines"][name] for row in table)
+        for name in table[0].get("baselines", ())
     }
     models = {
         name: encode_labels(row["models"][name]["prediction"] for row in table)
         for name in table[0]["models"]
     }
-    return {**floors, **models}
+    return {**baselines, **models}
 
 
 def encode_labels(labels):
@@ -127,12 +127,12 @@ def trace_models(table):
 
 
 def compare_variants(table, variants):
-    """Return {variant: {model: {"n", "changed", "expected", "interval", "accuracy", "accuracy_before", "swapped"}}}.
+    """Return {variant: {model: {"n", "changed", "expected", "interval", "accuracy", "accuracy_before", "flipped"}}}.
 
     changed: share of answers unlike those to the usual prompt. expected: share of answers that are as they should be if
-    the model understands: the same, or for a negated topic pro and con swapped; interval: Wilson's, of expected.
-    swapped (for a negated topic): share of the answers pro and con that became the other; None without any. accuracy:
-    with gold labels swapped likewise.
+    the model understands: the same, or for a negated topic pro and con flipped; interval: Wilson's, of expected.
+    flipped (for a negated topic): share of the answers pro and con that became the other; None without any. accuracy:
+    with gold labels flipped likewise.
     """
     usual, result = {row["id"]: row for row in table}, {}
     for variant in dict.fromkeys(row["variant"] for row in variants):
@@ -156,7 +156,7 @@ def compare_variants(table, variants):
                 ),
                 "accuracy": share(turn[g] == a for g, a in zip(gold, after)),
                 "accuracy_before": share(g == b for g, b in zip(gold, before)),
-                "swapped": share(firm) if swaps else None,
+                "flipped": share(firm) if swaps else None,
             }
     return result
 

@@ -19,8 +19,8 @@ PENALTIES = (
 # --------------------------------------------------------------------------
 
 
-def answer_floors(train, val, test):
-    """Return {floor: one label for each test row}, fitted to rows with topic, text and label; val only chooses C."""
+def predict_baselines(train, val, test):
+    """Return {baseline: one label for each test row}, fitted to rows with topic, text and label; val only chooses C."""
     return {"majority": answer_majority(train, test), "tf-idf": answer_tfidf(train, val, test)}
 
 

@@ -160,7 +160,7 @@ def plot_topics(statistics_of_model, path, note=None):
     size = (COLUMN, 1.1 + len(topics) * max(0.45, 0.17 * len(statistics_of_model)))
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     for i, (name, parts) in enumerate(statistics_of_model.items()):
-        places = [topics.index(topic) + 0.4 - height * (i + 0.5) for topic in parts]
+        positions = [topics.index(topic) + 0.4 - height * (i + 0.5) for topic in parts]
         values = [part["macro_f1"]["value"] for part in parts.values()]
         ends = [part["macro_f1"]["rows"] for part in parts.values()]
         below = [max(value - low, 0) for value, (low, _) in zip(values, ends)]
@@ -172,7 +172,7 @@ def plot_topics(statistics_of_model, path, note=None):
             "edgecolor": "white",
             "linewidth": 0,
         }  # white: of the hatches
-        axis.barh(places, values, height, label=name, **look, **whiskers)
+        axis.barh(positions, values, height, label=name, **look, **whiskers)
     names = []
     for topic in topics:
         sizes = dict.fromkeys(
@@ -238,10 +238,10 @@ def plot_coverage(curve_of_model, path, note=None):
     _save(figure, path, note)
 
 
-def plot_learning(points, floors, path, note=None):
+def plot_learning(points, baselines, path, note=None):
     """Draw macro-F1 against training rows: a dot a run, their mean as a line, intervals over rows of the first run.
 
-    points: {training rows: [{"value", "rows": [low, high]}, ...]}; floors: {name: {training rows: value}}.
+    points: {training rows: [{"value", "rows": [low, high]}, ...]}; baselines: {name: {training rows: value}}.
     """
     figure, axis = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")
     sizes = sorted(points)
@@ -263,7 +263,7 @@ def plot_learning(points, floors, path, note=None):
             color=COLORS[1],
         )
     for (name, values), color, marker in zip(
-        floors.items(), (COLORS[0], *COLORS[2:]), (MARKERS[0], *MARKERS[2:])
+        baselines.items(), (COLORS[0], *COLORS[2:]), (MARKERS[0], *MARKERS[2:])
     ):
         heights = [values[size] for size in sorted(values)]
         axis.plot(sorted(values), heights, marker, ls="--", lw=0.9, color=color, label=name)

@@ -6,7 +6,7 @@ import huggingface_hub
 import huggingface_hub.errors
 
 import prompts
-from stance.common import records
+from stance.common import errors, files
 from stance.evaluation import result_tables
 from stance.model import fingerprints, loading
 
@@ -42,7 +42,7 @@ in two splits. The sentences are not part of this repository.
 {results}
 
 Brackets: {level} bootstrap intervals over the test sentences. {mode} Majority (the most frequent label) and tf-idf (a
-logistic regression over TF-IDF weights) are floors, learnt from the training sentences. {splits}
+logistic regression over TF-IDF weights) are baselines, learnt from the training sentences. {splits}
 
 ## Use
 
@@ -97,10 +97,10 @@ def publish(folder, run, table, numbers, repository=None, private=True):
 
 def write_card(folder, run, table, numbers):
     """Write README.md, the model card, into an adapter folder; run, table and numbers as in report.build_report."""
-    record = records.read_json(
+    record = files.read_json(
         Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)"
     )
-    records.write_text(Path(folder) / "README.md", [str(build_card(record, run, table, numbers))])
+    files.write_text(Path(folder) / "README.md", [str(build_card(record, run, table, numbers))])
 
 
 def build_card(record, run, table, numbers):
@@ -144,20 +144,20 @@ def build_card(record, run, table, numbers):
 
 def push_adapter(folder, repository, private):
     """Push PUSHED_FILES of an adapter folder to a repository "user/name" of the Hub; stop on anything doubtful."""
-    base = records.read_json(Path(folder) / "adapter_config.json", "train again")[
+    base = files.read_json(Path(folder) / "adapter_config.json", "train again")[
         "base_model_name_or_path"
     ]
     if loading.read_demo_note(base):
-        records.stop(
+        errors.fail(
             f"{folder} is an adapter of the demo model, of no use to anybody: set PUSH_TO_HUB = None"
         )
     if Path(base).is_dir() or Path(base).is_absolute():
-        records.stop(
+        errors.fail(
             f"{folder}/adapter_config.json names the folder {base}: write the base's name on the Hub there"
         )
     missing = [name for name in PUSHED_FILES if not (Path(folder) / name).is_file()]
     if missing:
-        records.stop(
+        errors.fail(
             f"{folder} holds no {', '.join(missing)}: evaluate the adapter beside its files (no --output-dir)"
         )
     hub = huggingface_hub.HfApi()
@@ -166,7 +166,7 @@ def push_adapter(folder, repository, private):
         if (
             private and not hub.model_info(repository).private
         ):  # create_repo leaves one that exists as it is
-            records.stop(
+            errors.fail(
                 f"{repository} exists and is public: choose another name, or set PUSH_PRIVATE = False"
             )
         hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(PUSHED_FILES))
@@ -176,6 +176,6 @@ def push_adapter(folder, repository, private):
         *huggingface_hub.errors.HfHubHTTPError.__bases__,
     ) as problem:  # bases: the network's
         reason = str(problem).strip().partition("\n")[0]
-        records.stop(
+        errors.fail(
             f"cannot push to {repository} ({reason}): check the name and the network, and run `hf auth login`"
         )

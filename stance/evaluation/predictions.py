@@ -6,7 +6,7 @@ Files: evaluation.jsonl (test split), validation.jsonl (validation split), robus
 from pathlib import Path
 
 import prompts
-from stance.common import records
+from stance.common import errors, files
 
 RECORD_KEYS = (
     "id",
@@ -35,11 +35,11 @@ def make_records(rows, answers, **more):
     ]
 
 
-def collect_parts(questions, answers, floors):
+def collect_parts(questions, answers, baselines):
     """Return {"evaluation", "validation", "robustness": records}; robustness holds the texts as they were asked.
 
     questions: {part: (rows, variant)}, where a part is one of these or the name of a variant; answers: {part: {model:
-    one answer a row}}; floors: {floor: one label a test row}.
+    one answer a row}}; baselines: {baseline: one label a test row}.
     """
     parts = {"evaluation": [], "validation": [], "robustness": []}
     for part, (rows, variant) in questions.items():
@@ -51,8 +51,8 @@ def collect_parts(questions, answers, floors):
             parts["robustness"] += make_records(
                 asked, answers[part], variant=part, swaps=variant.swaps
             )
-    for i, row in enumerate(parts["evaluation"] if floors else []):
-        row["floors"] = {name: labels[i] for name, labels in floors.items()}
+    for i, row in enumerate(parts["evaluation"] if baselines else []):
+        row["baselines"] = {name: labels[i] for name, labels in baselines.items()}
     return parts
 
 
@@ -60,24 +60,24 @@ def write_parts(folder, parts, run):
     """Write the records, put the checksums of side records into run, and return the names of the files."""
     names = {name: f"{name}.jsonl" for name, rows in parts.items() if rows}
     for name, file in names.items():
-        records.write_jsonl(folder / file, parts[name])
+        files.write_jsonl(folder / file, parts[name])
     run["records"] = {
-        names[name]: records.hash_file(folder / names[name])
-        for name in SIDE_RECORDS
-        if name in names
+        names[name]: files.hash_file(folder / names[name]) for name in SIDE_RECORDS if name in names
     }
     return list(names.values())
 
 
 def read_records(path):
     """Return the records of a file; stop if it is no file of evaluate.py."""
-    table = records.read_jsonl(path, RECORD_KEYS, "give an evaluation.jsonl that evaluate.py wrote")
+    table = files.read_jsonl(path, RECORD_KEYS, "give an evaluation.jsonl that evaluate.py wrote")
     for number, row in enumerate(table, start=1):
+        if "floors" in row:  # the name in files of earlier versions
+            row["baselines"] = row.pop("floors")
         models = row["models"] if isinstance(row["models"], dict) else {}
         if not models or models.keys() != dict(table[0]["models"]).keys():
-            records.stop(f"{path}, line {number}: not the models of line 1: evaluate again")
+            errors.fail(f"{path}, line {number}: not the models of line 1: evaluate again")
         if row["label"] not in prompts.LABELS or not all(map(is_answer, models.values())):
-            records.stop(
+            errors.fail(
                 f"{path}, line {number}: labels must be {', '.join(prompts.LABELS)}: evaluate again"
             )
     return table
@@ -97,25 +97,25 @@ def read_parts(path):
     """
     path = Path(path)
     if path.stem in SIDE_RECORDS:
-        records.stop(
+        errors.fail(
             f"{path} does not hold the answers of the test split: give {path.with_name('evaluation.jsonl')}"
         )
     parts, run = {"evaluation": read_records(path)}, {}
     described = path.with_name("evaluation.json")
     if described.is_file():
-        run = records.read_json(described, "delete it")
+        run = files.read_json(described, "delete it")
     else:
         print(
             f"note: {described} not found: the report cannot say what answered, nor whether it was the demo model"
         )
     if not isinstance(run, dict):
-        records.stop(f"{described} is no record of evaluate.py: delete it")
+        errors.fail(f"{described} is no record of evaluate.py: delete it")
     for name in SIDE_RECORDS:
         side, expected = (
             path.with_name(f"{name}.jsonl"),
             run.get("records", {}).get(f"{name}.jsonl"),
         )
-        fits = expected and side.is_file() and records.hash_file(side) == expected
+        fits = expected and side.is_file() and files.hash_file(side) == expected
         if expected and not fits:
             print(f"note: {side} is missing or was changed: its tables are left out")
         parts[name] = read_records(side) if fits else []
@@ -131,14 +131,14 @@ def read_runs(folders):
     found, first = {}, None
     for folder in folders:
         if folder in found:
-            records.stop(f"--runs: {folder} is named twice")
-        run = records.read_json(
+            errors.fail(f"--runs: {folder} is named twice")
+        run = files.read_json(
             Path(folder) / "evaluation.json", "give folders that evaluate.py wrote"
         )
         first = first or run
         for key, name in SAME_IN_RUNS.items():
             if not isinstance(run, dict) or run.get(key) is None or run[key] != first[key]:
-                records.stop(
+                errors.fail(
                     f"--runs: {folders[0]} and {folder} differ in {name}: evaluate both again with the same"
                 )
         found[folder] = read_records(Path(folder) / "evaluation.jsonl")
@@ -146,5 +146,5 @@ def read_runs(folders):
             [(row["id"], row["label"]) for row in found[name]] for name in (folder, folders[0])
         )
         if rows != others:
-            records.stop(f"--runs: {folders[0]} and {folder} hold other rows: evaluate both again")
+            errors.fail(f"--runs: {folders[0]} and {folder} hold other rows: evaluate both again")
     return found, first

@@ -71,15 +71,17 @@ def reorder_labels(template):
 
 def add_typos(text, seed):
     """Return a text with two neighbouring inner letters swapped in some words, the same for the same seed."""
-    words, chance = text.split(" "), random.Random(seed)
-    places = [(i, j) for i, word in enumerate(words) if (j := find_swap(word, chance)) is not None]
-    for i, j in chance.sample(places, min(len(places), max(1, round(TYPO_SHARE * len(places))))):
+    words, rng = text.split(" "), random.Random(seed)
+    positions = [(i, j) for i, word in enumerate(words) if (j := find_swap(word, rng)) is not None]
+    for i, j in rng.sample(
+        positions, min(len(positions), max(1, round(TYPO_SHARE * len(positions))))
+    ):
         words[i] = words[i][:j] + words[i][j + 1] + words[i][j] + words[i][j + 2 :]
     return " ".join(words)
 
 
-def find_swap(word, chance):
-    """Return a place in a word of four or more characters where two different inner letters are neighbours, or None."""
+def find_swap(word, rng):
+    """Return an index in a word of four or more characters where two different inner letters are neighbours, or None."""
     inner = range(1, len(word) - 2)
-    places = [j for j in inner if word[j : j + 2].isalpha() and word[j] != word[j + 1]]
-    return chance.choice(places) if places else None
+    positions = [j for j in inner if word[j : j + 2].isalpha() and word[j] != word[j + 1]]
+    return rng.choice(positions) if positions else None

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from stance.common import records
+from stance.common import files
 from stance.corpus import tables
 from stance.evaluation import (
     analysis,
@@ -69,9 +69,9 @@ def write_results(folder, run, table, result, numbers):
     pictures = draw_pictures(folder, table, result, numbers, run["note"])
     header, rows = result_tables.tabulate_results(numbers["intervals"])
     caption = describe_caption(run, table)
-    records.write_json(folder / "evaluation.json", {**run, "metrics": result, "analysis": numbers})
-    records.write_text(folder / "report.md", [build_report(run, table, result, numbers, pictures)])
-    records.write_text(
+    files.write_json(folder / "evaluation.json", {**run, "metrics": result, "analysis": numbers})
+    files.write_text(folder / "report.md", [build_report(run, table, result, numbers, pictures)])
+    files.write_text(
         folder / "results.tex", [result_tables.format_latex(header, rows, caption, "tab:results")]
     )
     tables.write_table(folder / "errors.xlsx", *analysis.list_errors(table))
@@ -82,8 +82,8 @@ def write_runs(folder, result, note):
     """Write the tables of analysis.compare_runs; return the names of the files."""
     header, rows = result_tables.tabulate_runs(result)
     caption = f"{note or ''} {result_tables.describe_runs(result)}".strip()
-    records.write_json(folder / "runs.json", {"note": note, **result})
-    records.write_text(
+    files.write_json(folder / "runs.json", {"note": note, **result})
+    files.write_text(
         folder / "runs.tex", [result_tables.format_latex(header, rows, caption, "tab:runs")]
     )
     return ["runs.json", "runs.tex"]
@@ -157,7 +157,7 @@ def list_results(numbers, topics):
     blocks += [
         f"Brackets: {result_tables.LEVEL_TEXT} bootstrap intervals over rows. Majority (the most frequent label of the "
         "train split) and tf-idf (a logistic regression over TF-IDF weights, trained on the train split, its "
-        "regularisation chosen on the validation split) are floors."
+        "regularisation chosen on the validation split) are baselines."
     ]
     blocks += list_widthless(numbers["intervals"])
     if topics > 1:
@@ -188,7 +188,7 @@ def list_parts(result, numbers):
 
 
 def list_calibration(numbers):
-    """Return the blocks on calibration and abstaining; none without probabilities."""
+    """Return the blocks on calibration and selective prediction; none without probabilities."""
     if not numbers["calibration"]:
         return []
     text = (
@@ -203,7 +203,7 @@ def list_calibration(numbers):
             "nothing could be fitted."
         )
     return [
-        "## Calibration and abstaining",
+        "## Calibration and selective prediction",
         text,
         markdown(result_tables.tabulate_calibration(numbers["calibration"])),
         "Accuracy if only the most confident rows are answered (answered: their share, n: their number; brackets: "
@@ -219,8 +219,8 @@ def list_robustness(robustness):
     return [
         "## Robustness",
         "The same rows asked in another way. Changed: answers unlike those to the usual prompt. As expected: the same "
-        "answer; for a negated topic, with pro and con swapped. Swapped: of the answers pro and con, those that became "
-        "the other. Accuracy: against the gold labels, for a negated topic with pro and con swapped in them too; "
+        "answer; for a negated topic, with pro and con flipped. Flipped: of the answers pro and con, those that became "
+        "the other. Accuracy: against the gold labels, for a negated topic with pro and con flipped in them too; "
         f"before: of the same rows with the usual prompt. Brackets: {result_tables.LEVEL_TEXT} Wilson intervals. A "
         "model that always answers neu is perfectly robust: read the accuracy too.",
         f"Negated topic: `{prompt_variants.NEGATION.replace('{topic}', '...')}` Typing errors: two neighbouring "
@@ -270,17 +270,17 @@ def describe_environment(run):
     bootstrap = (
         f"Bootstrap: {uncertainty.RESAMPLES:,} resamples, seed {uncertainty.BOOTSTRAP_SEED}."
     )
-    environment = run.get("environment")
-    if not environment:  # records without their evaluation.json
+    described = run.get("environment")
+    if not described:  # records without their evaluation.json
         return f"{bootstrap} All numbers: `evaluation.json`."
     versions = [
-        f"{name} {version}" for name, version in environment.get("versions", {}).items() if version
+        f"{name} {version}" for name, version in described.get("versions", {}).items() if version
     ]
-    git = environment.get("git") or {}
+    git = described.get("git") or {}
     changes = ", whose files were changed" if git.get("changed") else ""
     commit = f", commit `{git['commit']}`{changes}" if git else ""
     return (
         f"Test split SHA-256 `{run.get('test_sha256')}`, prompt version `{run.get('prompt_version')}`{commit}; "
-        f"{run.get('device')}, Python {environment.get('python')}, {', '.join(versions)}. {bootstrap} "
+        f"{run.get('device')}, Python {described.get('python')}, {', '.join(versions)}. {bootstrap} "
         "All numbers: `evaluation.json`."
     )

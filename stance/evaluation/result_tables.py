@@ -111,7 +111,7 @@ def tabulate_robustness(robustness):
         [
             variant,
             name,
-            *(format_value(part[key]) for key in ("changed", "swapped")),
+            *(format_value(part[key]) for key in ("changed", "flipped")),
             f"{format_value(part['expected'])} {format_interval(part['interval'])}",
             *(format_value(part[key]) for key in ("accuracy_before", "accuracy")),
             str(part["n"]),
@@ -123,7 +123,7 @@ def tabulate_robustness(robustness):
         "Variant",
         "Model",
         "changed",
-        "swapped",
+        "flipped",
         "as expected",
         "accuracy before",
         "accuracy",

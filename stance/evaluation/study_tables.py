@@ -175,13 +175,13 @@ def trace_curve(tables, sizes):
 
 
 def pick_points(curve):
-    """Return (points, floors) as figures.plot_learning draws them."""
+    """Return (points, baselines) as figures.plot_learning draws them."""
     points = {point["rows"]: [run[TUNED]["macro_f1"] for run in point["runs"]] for point in curve}
-    floors = {
+    baselines = {
         name: {point["rows"]: average_runs(point, name, "macro_f1") for point in curve}
         for name in ("base", "tf-idf")
     }
-    return points, floors
+    return points, baselines
 
 
 def average_runs(point, name, key):
@@ -241,8 +241,8 @@ def list_curve(curve):
             spread = f" sd {statistics.stdev(values):.3f}" if len(values) > 1 else ""
             first = result_tables.format_interval(point["runs"][0][TUNED][key]["rows"])
             cells.append(f"{result_tables.format_value(statistics.fmean(values))}{spread} {first}")
-        floors = [average_runs(point, name, "macro_f1") for name in ("base", "tf-idf")]
-        rows.append([*cells, *map(result_tables.format_value, floors)])
+        baselines = [average_runs(point, name, "macro_f1") for name in ("base", "tf-idf")]
+        rows.append([*cells, *map(result_tables.format_value, baselines)])
     measured = [f"{name}, {result_tables.LEVEL_TEXT} of first seed" for name in MEASURES.values()]
     header = ["Share", "training rows", *measured, "Macro-F1 of base", "of tf-idf"]
     return [(f"Learning curve on {curve[-1]['n']} test rows", header, rows, CURVE_GUIDE)]

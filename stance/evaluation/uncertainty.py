@@ -1,4 +1,4 @@
-"""How sure numbers are: bootstrap intervals, McNemar's test, kappa, calibration, abstaining. Numbers in, numbers out.
+"""How sure numbers are: bootstrap intervals, McNemar's test, kappa, calibration, selective prediction. Numbers in, numbers out.
 
 gold holds n labels as indices 0, 1, 2 of prompts.LABELS; answers the same and 3 for an invalid answer. All statistics
 of answers are functions of counts [..., 3, 4]: rows gold labels, columns answers.
@@ -27,7 +27,14 @@ TEMPERATURES = (
     0.05,
     20.0,
 )  # searched; a fit at an end means that the validation split is too small or too easy
-COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # shares of rows answered, of the table about abstaining
+COVERAGES = (
+    1.0,
+    0.9,
+    0.8,
+    0.7,
+    0.6,
+    0.5,
+)  # shares of rows answered, of the table of selective prediction
 # --------------------------------------------------------------------------
 
 ANSWERS = 4  # three labels and invalid
@@ -61,9 +68,11 @@ def macro_f1(counts):
 def kappa(counts):
     """Return Cohen's kappa with the gold labels [...]; 0 where all gold labels and answers are one label."""
     n = counts.sum((-2, -1))
-    chance = (counts.sum(-1) * counts.sum(-2)[..., :3]).sum(-1) / n**2
+    by_chance = (counts.sum(-1) * counts.sum(-2)[..., :3]).sum(-1) / n**2
     return np.where(
-        chance < 1, (accuracy(counts) - chance) / np.where(chance < 1, 1 - chance, 1), 0.0
+        by_chance < 1,
+        (accuracy(counts) - by_chance) / np.where(by_chance < 1, 1 - by_chance, 1),
+        0.0,
     )
 
 
@@ -81,8 +90,8 @@ def resample_rows(counts):
     flat = counts.ravel()
     filled = np.flatnonzero(flat)
     samples = np.zeros((RESAMPLES, flat.size), int)
-    chance = np.random.default_rng(BOOTSTRAP_SEED)
-    samples[:, filled] = chance.multinomial(flat.sum(), flat[filled] / flat.sum(), RESAMPLES)
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    samples[:, filled] = rng.multinomial(flat.sum(), flat[filled] / flat.sum(), RESAMPLES)
     return samples.reshape(RESAMPLES, *counts.shape)
 
 
@@ -177,7 +186,7 @@ def find_wilson(hits, n):
     return [float(interval.low), float(interval.high)]
 
 
-# ---------------------------------------------------------------- calibration and abstaining
+# ---------------------------------------------------------------- calibration and selective prediction
 
 
 def scale_probabilities(probabilities, temperature):
@@ -215,14 +224,14 @@ def measure_calibration(probabilities, gold):
     holds rows. ece: their mean distance, weighted by rows; of few rows it is above 0 also for a perfect model.
     """
     confidence, right = probabilities.max(1), probabilities.argmax(1) == np.asarray(gold)
-    place = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)
+    index = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)
     bins = [
         {
-            "n": int((place == i).sum()),
-            "confidence": float(confidence[place == i].mean()),
-            "accuracy": float(right[place == i].mean()),
+            "n": int((index == i).sum()),
+            "confidence": float(confidence[index == i].mean()),
+            "accuracy": float(right[index == i].mean()),
         }
-        for i in np.unique(place)
+        for i in np.unique(index)
     ]
     ece = sum(part["n"] * abs(part["accuracy"] - part["confidence"]) for part in bins) / len(right)
     return {"ece": float(ece), "nll": mean_nll(probabilities, gold), "bins": bins}

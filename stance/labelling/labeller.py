@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 import prompts
-from stance.common import distributed, progress, records
+from stance.common import distributed, errors, files, progress
 from stance.corpus import tables
 from stance.model import fingerprints, loading, scoring
 
@@ -36,7 +36,7 @@ def read_rows(table, topics):
     for number, cells in table.rows:
         if any(map(tables.clean_text, cells)):
             values = {
-                name: tables.clean_text(cells[place]) for name, place in table.columns.items()
+                name: tables.clean_text(cells[index]) for name, index in table.columns.items()
             }
             yield number, cells, [(topic, values["text"]) for topic in topics or [values["topic"]]]
 
@@ -62,8 +62,8 @@ class PairStore:
         try:
             self.database.executemany(insert, self._make_rows(pairs))
         except sqlite3.OperationalError as problem:
-            place = "let TMPDIR name a folder on a disk with as much room as the input takes"
-            records.stop(f"the temporary file of sentences cannot be written ({problem}): {place}")
+            hint = "let TMPDIR name a folder on a disk with as much room as the input takes"
+            errors.fail(f"the temporary file of sentences cannot be written ({problem}): {hint}")
         [(self.size,)] = self.database.execute("SELECT count(*) FROM pairs")
 
     def _make_rows(self, pairs):
@@ -124,7 +124,7 @@ def describe_run(adapter, base, store):
         "sentences or topics": store.hash_pairs(),
         "compute precision": loading.describe_precision()["compute"],
         "base model": [base, fingerprints.fingerprint_base(base)],
-        "adapter": [records.hash_file(path) for path in adapter_files],
+        "adapter": [files.hash_file(path) for path in adapter_files],
         "prompt": prompts.PROMPT_VERSION,
         "batch size": [scoring.SCORE_BATCH_SIZE, BLOCK_SIZE],
     }
@@ -142,8 +142,8 @@ def read_parts(output, run, store):
     """
     done = {}
     for path in find_parts(output):
-        remedy = f"delete {path} to label all rows again"
-        with records.open_file(path) as file:
+        hint = f"delete {path} to label all rows again"
+        with files.open_file(path) as file:
             lines = (line for line in file if line.endswith(b"\n"))
             try:
                 started = json.loads(next(lines, b"{}")) or run
@@ -157,10 +157,10 @@ def read_parts(output, run, store):
                     store.add_answers(entry["block"], entry["answers"])
                     done[entry["block"]] = entry["batch_size"]
             except (ValueError, KeyError, TypeError, sqlite3.Error):
-                records.stop(f"{path} is damaged: {remedy}")
+                errors.fail(f"{path} is damaged: {hint}")
         if changed:
-            records.stop(
-                f"{path} is of a run that differs in {' and '.join(changed)}: restore that, or {remedy}"
+            errors.fail(
+                f"{path} is of a run that differs in {' and '.join(changed)}: restore that, or {hint}"
             )
     return done
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import prompts
-from stance.common import distributed, records
+from stance.common import distributed, errors, formatting
 from stance.corpus import corpus, tables
 from stance.evaluation import figures
 from stance.labelling import labeller, terminal
@@ -90,8 +90,8 @@ def name_columns(table, output):
         added.insert(0, OTHER_GIVEN_TOPIC if GIVEN_TOPIC in known else GIVEN_TOPIC)
     taken = [name for name in table.header if name.casefold() in added]
     if taken:
-        records.stop(
-            f"{table.place} already has the column {taken[0]}, which predict.py adds: rename it"
+        errors.fail(
+            f"{table.location} already has the column {taken[0]}, which predict.py adds: rename it"
         )
     tables.check_output(output, [*table.header, *added])
     return [*table.header, *added]
@@ -106,7 +106,7 @@ def note_unused_topics(source, table, header):
     )
     for name in table.header:
         if name.casefold() in accepted:
-            column = f"the column {records.quote(name)} of {table.place}"
+            column = f"the column {formatting.quote(name)} of {table.location}"
             given = header[len(table.header)]
             print(
                 f"note: {column} is not used: stances are towards the topic in the column {given} of the output"
@@ -123,20 +123,20 @@ def check_rows(table, topics, output):
             empty.append(number)
         elif values & corpus.BROKEN:
             broken.append(number)
-        tables.check_fit(output, table.place, number, table.header, cells)
+        tables.check_fit(output, table.location, number, table.header, cells)
         count += len(pairs)
         yield from pairs
     faults = []
     if empty:
-        faults.append(f"empty {' or '.join(table.columns)} in {records.count_rows(empty)}")
+        faults.append(f"empty {' or '.join(table.columns)} in {formatting.count_rows(empty)}")
     if broken:
         faults.append(
-            f"an Excel error such as #N/A instead of a text in {records.count_rows(broken)}"
+            f"an Excel error such as #N/A instead of a text in {formatting.count_rows(broken)}"
         )
     if faults:
-        records.stop(f"{table.place}: {'; '.join(faults)}: fill or delete them")
+        errors.fail(f"{table.location}: {'; '.join(faults)}: fill or delete them")
     if not count:
-        records.stop(f"{table.place}: no rows to label: fill in the table")
+        errors.fail(f"{table.location}: no rows to label: fill in the table")
     tables.check_length(output, count)
 
 
@@ -173,7 +173,7 @@ def label_rows(table, topics, store, review_below, counts):
             shares = [round(value, TABLE_DIGITS) for value in probabilities]
             yield [*cells, *given, label, *shares, confidence, review]
     if rows != store.rows:
-        records.stop(f"{table.place} changed while it was labelled: start again")
+        errors.fail(f"{table.location} changed while it was labelled: start again")
 
 
 def report_labelled(counts, store, output, note, review_below, summary_topics):

@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 
 import prompts
-from stance.common import records
+from stance.common import formatting
 from stance.corpus import tables
 from stance.evaluation import metrics
 from stance.model import scoring
@@ -79,15 +79,15 @@ def measure_words(probabilities, without):
 
 def format_words(text, words, weights, count, label, colors):
     """Return the count words of most weight as a table, and above it the sentence, if there are colors to show them."""
-    top = sorted(range(len(words)), key=lambda place: -abs(weights[place]))[:count]
-    rows = [[text[slice(*words[place])], str(place + 1), f"{weights[place]:+.3f}"] for place in top]
-    table = metrics.format_table(["Word", "place", f"weight for {label}"], rows)
+    top = sorted(range(len(words)), key=lambda index: -abs(weights[index]))[:count]
+    rows = [[text[slice(*words[index])], str(index + 1), f"{weights[index]:+.3f}"] for index in top]
+    table = metrics.format_table(["Word", "position", f"weight for {label}"], rows)
     if not colors:
         return table
     parts, done = [], 0
-    for place in sorted(top):
-        start, end = words[place]
-        color = FOR_COLOR if weights[place] > 0 else AGAINST_COLOR
+    for index in sorted(top):
+        start, end = words[index]
+        color = FOR_COLOR if weights[index] > 0 else AGAINST_COLOR
         parts += [text[done:start], paint(text[start:end], color, colors)]
         done = end
     return f"{''.join(parts)}{text[done:]}\n{table}"
@@ -157,5 +157,5 @@ def format_summary(summary):
     lines = []
     for topic, count in summary.items():
         shares = [f"{count.labels[name] / count.rows:.1%}" for name in prompts.LABELS]
-        lines.append([records.cut(topic), f"{count.rows:,}", *shares, f"{count.review:,}"])
+        lines.append([formatting.cut(topic), f"{count.rows:,}", *shares, f"{count.review:,}"])
     return metrics.format_table(["Topic", "rows", *prompts.LABELS, "review"], lines)

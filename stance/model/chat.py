@@ -8,7 +8,7 @@ import re
 import unicodedata
 
 import prompts
-from stance.common import records
+from stance.common import errors, formatting
 
 # ---------------------------------------------------------------- settings
 # What chat templates ask for beside the messages; Gemma's asks for nothing.
@@ -82,8 +82,8 @@ def _shorten(tokenizer, topic, sentence, limit):
     if _count_tokens(tokenizer, topic, sentence) <= limit:
         return sentence
     if _count_tokens(tokenizer, topic, "") > limit - MIN_SENTENCE_TOKENS:
-        records.stop(
-            f"the topic {records.quote(topic)} is too long for a prompt of {limit} tokens: shorten it"
+        errors.fail(
+            f"the topic {formatting.quote(topic)} is too long for a prompt of {limit} tokens: shorten it"
         )
     low, high = 0, len(sentence)  # the first low characters fit, the first high ones do not
     while high - low > 1:
@@ -187,8 +187,8 @@ def chat_frame(tokenizer):
     pieces = [piece for piece in splitter.split(asked) if piece]
     slot = next(i for i, piece in enumerate(pieces) if USER_SLOT in piece)
     ending = [piece for piece in splitter.split(rest) if piece]
-    stop = next(i for i, piece in enumerate(ending) if piece in control)
-    return tuple(pieces[: slot + 1]), tuple(pieces[slot + 1 :]), tuple(ending[: stop + 1])
+    fail = next(i for i, piece in enumerate(ending) if piece in control)
+    return tuple(pieces[: slot + 1]), tuple(pieces[slot + 1 :]), tuple(ending[: fail + 1])
 
 
 def control_tokens(tokenizer):

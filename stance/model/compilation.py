@@ -78,7 +78,7 @@ def count_logits_bytes(config, count):
 def count_step_bytes(config, inputs):
     """Return the bytes that a training step needs beside what is there before it, and a reserve."""
     kept = count_activation_bytes(config, inputs["input_ids"].numel())
-    return kept + count_logits_bytes(config, len(inputs["keep"])) + RESERVE_GB * 1e9
+    return kept + count_logits_bytes(config, len(inputs["loss_positions"])) + RESERVE_GB * 1e9
 
 
 def count_validation_bytes(config, args):

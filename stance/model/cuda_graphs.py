@@ -4,7 +4,7 @@ import contextlib
 
 import torch
 
-from stance.common import records
+from stance.common import errors
 from stance.model import compilation
 from stance.tree import prefix_tree
 
@@ -26,17 +26,22 @@ class AnswerGraph:
     def __init__(self, model):
         tree = prefix_tree.tree_inputs(prefix_tree.merge_prefixes([[0]], 0, ANSWER_NODES))
         inputs = {name: tensor.to(model.device) for name, tensor in tree.items()}
-        inputs["keep"] = torch.zeros(1, dtype=torch.long, device=model.device)
-        run = lambda places: prefix_tree.forward_tree(model, model.config, places, places["keep"])  # noqa: E731
+        inputs["logits_to_keep"] = torch.zeros(1, dtype=torch.long, device=model.device)
+
+        def run(buffers):
+            return prefix_tree.forward_tree(model, model.config, buffers, buffers["logits_to_keep"])
+
         stream = torch.cuda.Stream()
         with prefix_tree.compute_precision(model):
             run_aside(run, inputs, stream)  # a recording finds its kernels loaded
-            self.graph, self.places, self.logits = record_graph(run, inputs, None, stream)
+            self.graph, self.buffers, self.logits = record_graph(run, inputs, None, stream)
         self.graph.replay()  # the first time takes twice as long
 
-    def __call__(self, inputs, keep):
+    def __call__(self, inputs, logits_to_keep):
         """Return forward_tree's logits [1, vocabulary]."""
-        return replay_graph(self.graph, self.places, {**inputs, "keep": keep}, self.logits)
+        return replay_graph(
+            self.graph, self.buffers, {**inputs, "logits_to_keep": logits_to_keep}, self.logits
+        )
 
 
 def run_aside(run, inputs, stream):
@@ -50,11 +55,11 @@ def run_aside(run, inputs, stream):
 
 def record_graph(run, inputs, pool, stream):
     """Return (graph, input tensors, result) of run(inputs) on a stream that has run it before; it computes nothing."""
-    places = {name: tensor.clone() for name, tensor in inputs.items()}
+    buffers = {name: tensor.clone() for name, tensor in inputs.items()}
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool, stream=stream):
-        result = run(places)
-    return graph, places, result
+        result = run(buffers)
+    return graph, buffers, result
 
 
 @contextlib.contextmanager
@@ -70,14 +75,14 @@ def explain_recording():
         if isinstance(cause, torch.OutOfMemoryError):
             raise cause from None
         reason = str(cause).strip().partition("\n")[0]
-        remedy = "set CUDA_GRAPHS in stance/model/compilation.py to False and start again"
-        records.stop(f"a training step cannot be recorded as a CUDA graph ({reason}): {remedy}")
+        hint = "set CUDA_GRAPHS in stance/model/compilation.py to False and start again"
+        errors.fail(f"a training step cannot be recorded as a CUDA graph ({reason}): {hint}")
 
 
-def replay_graph(graph, places, inputs, result):
+def replay_graph(graph, buffers, inputs, result):
     """Return the result of a recorded function of other inputs of the same shapes."""
     for name, tensor in inputs.items():
-        places[name].copy_(tensor)
+        buffers[name].copy_(tensor)
     graph.replay()
     return result.clone()
 
@@ -128,7 +133,7 @@ class StepGraphs:
             torch._foreach_zero_(self.gradients)
             for weight, gradient in zip(self.weights, self.gradients, strict=True):
                 weight.grad = gradient
-        rows, length = inputs["chain"].shape
+        rows, length = inputs["suffix"].shape
         kind = (
             rows == 1,
             length,
@@ -140,8 +145,8 @@ class StepGraphs:
         shape = measure(inputs)
         if shape not in self.graphs:
             self.record(inputs)
-        graph, places, loss = self.graphs[shape]
-        return replay_graph(graph, places, inputs, loss)
+        graph, buffers, loss = self.graphs[shape]
+        return replay_graph(graph, buffers, inputs, loss)
 
     def record(self, inputs):
         """Record the step of these inputs, which computes nothing; the largest step first: others fit in its memory."""

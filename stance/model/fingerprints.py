@@ -10,7 +10,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from stance.common import records
+from stance.common import errors, files, formatting
 from stance.corpus import corpus
 
 # ---------------------------------------------------------------- settings
@@ -42,8 +42,8 @@ def fingerprint_base(base):
         size = path.stat().st_size
         digest.update(f"{path.name} {size}\n".encode())
         with open(path, "rb") as file:
-            for place in range(0, size, max(BLOCK_BYTES, size // SAMPLED_BLOCKS)):
-                file.seek(place)
+            for offset in range(0, size, max(BLOCK_BYTES, size // SAMPLED_BLOCKS)):
+                file.seek(offset)
                 digest.update(file.read(BLOCK_BYTES))
     return f"files {digest.hexdigest()[:40]}"
 
@@ -62,20 +62,20 @@ def hash_sentence(row):
 def write_sentences(folder, rows):
     """Write the hashes of the rows' sentences beside an adapter, sorted, one a line."""
     hashes = sorted({hash_sentence(row) for row in rows})
-    records.write_text(Path(folder) / SENTENCES_FILE, (f"{value}\n" for value in hashes))
+    files.write_text(Path(folder) / SENTENCES_FILE, (f"{value}\n" for value in hashes))
 
 
-def check_unseen(folder, rows, place):
+def check_unseen(folder, rows, source):
     """Stop if an adapter was trained on a sentence of the rows; return whether that could be checked."""
     path = Path(folder) / SENTENCES_FILE
     if not path.is_file():
         return False
-    seen = set(records.read_file(path).decode("ascii", "replace").split())
-    known = [records.quote(row["text"]) for row in rows if hash_sentence(row) in seen]
+    seen = set(files.read_file(path).decode("ascii", "replace").split())
+    known = [formatting.quote(row["text"]) for row in rows if hash_sentence(row) in seen]
     if known:
-        records.stop(
-            f"{len(known)} of {len(rows)} sentences of {place} are among those that {folder} was trained on "
-            f"({records.list_first(known)}): evaluate it on its own splits (--data-dir), or remove them"
+        errors.fail(
+            f"{len(known)} of {len(rows)} sentences of {source} are among those that {folder} was trained on "
+            f"({formatting.list_first(known)}): evaluate it on its own splits (--data-dir), or remove them"
         )
     return True
 
@@ -87,7 +87,7 @@ def compare_splits(data_dir, adapter, train_hash, test_rows):
     the adapter has seen test sentences; its own splits have been checked against each other.
     """
     train = Path(data_dir) / "train.jsonl"
-    same = train.is_file() and records.hash_file(train) == train_hash
+    same = train.is_file() and files.hash_file(train) == train_hash
     unseen = same or check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
     if not same:
         finding = (

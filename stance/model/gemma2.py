@@ -16,9 +16,9 @@ from stance.tree import attention as tree_attention
 def split_layers(model, compile_part):
     """Return the forward of each decoder layer of a Gemma-2 model as two functions that compile_part has seen.
 
-    The last takes kept_nodes, the nodes [K] whose output is wanted: prefix_tree.forward_tree hands them over.
+    The last takes logit_positions, the nodes [K] whose output is wanted: prefix_tree.forward_tree hands them over.
     """
-    model.keeps_nodes = True
+    model.takes_logit_positions = True
     layers = model.get_decoder().layers
     parts = [
         [compile_part(types.MethodType(part, layer)) for part in (mix_nodes, finish_nodes)]
@@ -43,7 +43,7 @@ def run_layer(
     hidden,
     attention_mask,
     position_embeddings,
-    kept_nodes=None,
+    logit_positions=None,
     **options,
 ):
     """Forward of a decoder layer; hidden [1, N, X]. Without a TreeMask, as in generation, that of transformers."""
@@ -51,8 +51,8 @@ def run_layer(
         inputs = {"attention_mask": attention_mask, "position_embeddings": position_embeddings}
         return type(layer).forward(layer, hidden, **inputs, **options)
     heads = mix(hidden, position_embeddings, attention_mask)
-    if last and kept_nodes is not None:
-        hidden, heads = hidden[:, kept_nodes], heads[kept_nodes]
+    if last and logit_positions is not None:
+        hidden, heads = hidden[:, logit_positions], heads[logit_positions]
     return finish(hidden, heads)
 
 

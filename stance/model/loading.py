@@ -13,7 +13,7 @@ import torch
 import transformers
 
 import prompts
-from stance.common import distributed, records
+from stance.common import distributed, errors, files
 from stance.model import chat, fingerprints, lora_linear, memory
 from stance.tree import prefix_tree
 
@@ -35,7 +35,7 @@ warnings.filterwarnings(
     "ignore", category=FutureWarning, module="transformers"
 )  # addressed to the libraries' authors
 DEMO_FILE = "demo_model.json"  # in the folder of a model that is there to try the scripts; tools/demo_model.py writes it
-MEMORY_REMEDY = "end other programs on the GPU (nvidia-smi lists them), or take a larger GPU (docs/performance.md has measured sizes)"
+MEMORY_HINT = "end other programs on the GPU (nvidia-smi lists them), or take a larger GPU (docs/performance.md has measured sizes)"
 ACCESS_STEPS = (
     "1. accept the licence on the model's page at huggingface.co, 2. run `hf auth login`, 3. start again "
     "(or pass the folder of a downloaded copy)"
@@ -50,7 +50,7 @@ def read_demo_note(base):
     file = Path(base) / DEMO_FILE
     if not file.is_file():
         return None
-    described = records.read_json(file, f"make {base} again")
+    described = files.read_json(file, f"make {base} again")
     return described.get(
         "note", "DEMO: a model to try the scripts with: do not report these numbers."
     )
@@ -63,7 +63,7 @@ def load_tokenizer(base):
         chat.check_chat(tokenizer)
     except ValueError as problem:
         reason = str(problem).strip().partition("\n")[0]
-        records.stop(
+        errors.fail(
             f"{base} cannot be used ({reason}): choose an instruction-tuned model (docs/bases.md)"
         )
     if tokenizer.pad_token_id is None:  # nothing sees padding, so any token will do
@@ -86,18 +86,18 @@ def check_base(base):
     config = load_pretrained(transformers.AutoConfig.from_pretrained, base)
     known = (*prefix_tree.MASK_BY_LAYER, *prefix_tree.ONE_MASK)
     if config.model_type not in known:
-        records.stop(
+        errors.fail(
             f"{base} is a {config.model_type} model: choose one of the architectures {', '.join(known)}"
         )
     if torch.cuda.is_available():
         if not torch.cuda.is_bf16_supported(including_emulation=False):
-            records.stop(
+            errors.fail(
                 f"{torch.cuda.get_device_name()} has no bfloat16: use a GPU of the Ampere generation or newer"
             )
         return
     size = count_weights(config)
     if size > CPU_PARAMETER_LIMIT:
-        records.stop(
+        errors.fail(
             f"no CUDA GPU found and {base} has {size:,} parameters: run on a GPU (16 GB for gemma-2-9b), or try the "
             "scripts on a small model with `make demo`"
         )
@@ -109,11 +109,11 @@ def check_same_base(folder, base, tokenizer):
     Another compute precision, as that of a GPU is on many CPUs, is only a note.
     """
     found = describe_base(base, tokenizer)
-    record = records.read_json(
+    record = files.read_json(
         Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)"
     )
     for key in ("base_revision", "tokenizer"):
-        was, now, remedy = record.get(key), found[key], "restore it or train again"
+        was, now, hint = record.get(key), found[key], "restore it or train again"
         if was == now:
             continue
         if (
@@ -123,8 +123,8 @@ def check_same_base(folder, base, tokenizer):
             and not Path(base).is_dir()
         ):
             pinned = f"{base.partition('@')[0]}@{record['base_revision']}"
-            remedy = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'
-        records.stop(f"{folder} was trained with {key} {was} of {base}, here it is {now}: {remedy}")
+            hint = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'
+        errors.fail(f"{folder} was trained with {key} {was} of {base}, here it is {now}: {hint}")
     was, now = record.get("precision", {}).get("compute"), describe_precision()["compute"]
     if was != now and distributed.get_rank()[0] == 0:
         print(
@@ -149,7 +149,7 @@ def compute_dtype():
     if CPU_DTYPE is None:
         return torch.bfloat16 if multiplies_bfloat16() else torch.float32
     if CPU_DTYPE not in dtypes:
-        records.stop(
+        errors.fail(
             f'CPU_DTYPE {CPU_DTYPE!r} is unknown: write "float32", "bfloat16" or None in stance/model/loading.py'
         )
     return dtypes[CPU_DTYPE]
@@ -180,7 +180,7 @@ def load_base(base, shard=None):
         bnb_4bit_use_double_quant=DOUBLE_QUANT,
         bnb_4bit_compute_dtype=compute_dtype(),
     )
-    with memory.explain_memory(f"load {base}", MEMORY_REMEDY):
+    with memory.explain_memory(f"load {base}", MEMORY_HINT):
         model = load_pretrained(
             transformers.AutoModelForCausalLM.from_pretrained,
             base,
@@ -218,9 +218,9 @@ def unpack_weights(model):
 @torch.no_grad()
 def check_tree(model, base):
     """Give a loaded base the attention of prefix trees; stop if two prompts then get other logits than before."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     ids = [
-        [chance.randrange(model.config.vocab_size) for _ in range(CHECKED_TOKENS)] for _ in range(2)
+        [rng.randrange(model.config.vocab_size) for _ in range(CHECKED_TOKENS)] for _ in range(2)
     ]
     ids[1][: CHECKED_TOKENS // 2] = ids[0][: CHECKED_TOKENS // 2]
     tree = prefix_tree.merge_prefixes(ids, pad_id=0)
@@ -239,7 +239,7 @@ def check_tree(model, base):
     )
     difference = ((logits - flat).norm() / flat.norm()).item()
     if not difference <= TREE_TOLERANCE:  # NaN neither
-        records.stop(
+        errors.fail(
             f"{base}: prefix trees give logits {difference:.0%} away from the model's own, so this version of "
             "transformers computes another attention: install the versions of requirements.txt, or choose another base"
         )
@@ -253,28 +253,26 @@ def describe_precision():
 
 def check_adapter(folder):
     """Return the run record of an adapter folder; stop if it is no finished adapter of this prompt and precision."""
-    remedy = "give the folder that finetune.py wrote (--adapter)"
-    record = records.read_json(Path(folder) / "run.json", remedy)
+    hint = "give the folder that finetune.py wrote (--adapter)"
+    record = files.read_json(Path(folder) / "run.json", hint)
     missing = {"base_model", "prompt_version", "labels", "precision", "data", "demo"} - set(record)
     if missing:
-        records.stop(
-            f"{folder}/run.json is no run record, it lacks {', '.join(sorted(missing))}: {remedy}"
+        errors.fail(
+            f"{folder}/run.json is no run record, it lacks {', '.join(sorted(missing))}: {hint}"
         )
     if (Path(folder) / "adapter_model.bin").exists():
-        records.stop(
+        errors.fail(
             f"{folder} holds adapter_model.bin, a pickle, which can run code when it is loaded: delete it"
         )
     if not (Path(folder) / "adapter_model.safetensors").is_file():
-        records.stop(
-            f"{folder} holds no adapter_model.safetensors: the training run did not finish"
-        )
+        errors.fail(f"{folder} holds no adapter_model.safetensors: the training run did not finish")
     config = Path(folder) / "adapter_config.json"
     if config.is_file():  # fields with which peft would import or build something else
-        fields = records.read_json(config, "copy it again from where the adapter was trained")
+        fields = files.read_json(config, "copy it again from where the adapter was trained")
         if fields.get("peft_type") != "LORA" or fields.get("megatron_config"):
-            records.stop(f"{config} describes no plain LoRA adapter: {remedy}")
+            errors.fail(f"{config} describes no plain LoRA adapter: {hint}")
     if record["prompt_version"] != prompts.PROMPT_VERSION:
-        records.stop(
+        errors.fail(
             f"{folder} was trained with prompt version {record['prompt_version']}, prompts.py now builds "
             f"{prompts.PROMPT_VERSION}: restore prompts.py or train again"
         )
@@ -288,7 +286,7 @@ def check_adapter(folder):
         ("precision", same_compute, here),
     ):
         if was != now:
-            records.stop(
+            errors.fail(
                 f"{folder} was trained with {key} {was}, now they are {now}: restore them or train again"
             )
     return record
@@ -306,11 +304,11 @@ def save_adapter(model, folder, train_rows):
 def load_adapter(model, folder):
     """Put a trained adapter on a loaded base; its weights stay float32."""
     try:
-        with memory.explain_memory(f"load {folder}", MEMORY_REMEDY):
+        with memory.explain_memory(f"load {folder}", MEMORY_HINT):
             model = peft.PeftModel.from_pretrained(model, folder)
     except (OSError, ValueError, safetensors.SafetensorError) as problem:
         reason = str(problem).strip().partition("\n")[0]
-        records.stop(f"cannot load the adapter {folder} ({reason}): copy it again, or train again")
+        errors.fail(f"cannot load the adapter {folder} ({reason}): copy it again, or train again")
     lora_linear.fuse_adapters(model)
     return model
 
@@ -330,7 +328,7 @@ def peak_gpu_gib():
 def load_pretrained(loader, base, **options):
     """Call a transformers loader; turn a model that is missing, gated or out of reach into one clear line."""
     if os.sep in base and base.startswith((".", os.sep)) and not Path(base).is_dir():
-        records.stop(f"base model folder {base} not found")
+        errors.fail(f"base model folder {base} not found")
     name, revision = fingerprints.split_revision(base)
     if revision:
         options["revision"] = revision
@@ -341,9 +339,9 @@ def load_pretrained(loader, base, **options):
     except (OSError, ValueError, safetensors.SafetensorError) as problem:
         reason = str(problem).strip().splitlines()[0]
         if not Path(base).is_dir():
-            remedy = f"check its name and the network; to get a gated model, {ACCESS_STEPS}"
+            hint = f"check its name and the network; to get a gated model, {ACCESS_STEPS}"
         elif "use_safetensors" in options and not any(Path(base).glob("*.safetensors")):
-            remedy = "download its .safetensors files: pickles (.bin, .pt) can run code and are not loaded"
+            hint = "download its .safetensors files: pickles (.bin, .pt) can run code and are not loaded"
         else:
-            remedy = "download it again"
-        records.stop(f"cannot load {base} ({reason}): {remedy}")
+            hint = "download it again"
+        errors.fail(f"cannot load {base} ({reason}): {hint}")

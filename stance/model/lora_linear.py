@@ -10,7 +10,7 @@ import bitsandbytes
 import peft
 import torch
 
-from stance.common import records
+from stance.common import errors
 
 dequantise_4bit = torch.ops.bitsandbytes.dequantize_4bit.default
 dequantise_blockwise = torch.ops.bitsandbytes.dequantize_blockwise.default
@@ -58,7 +58,7 @@ def check_quantisation(state):
     blocks = [state.blocksize, state.state2.blocksize if state.nested else SCALE_BLOCK]
     if state.quant_type != "nf4" or blocks != [WEIGHT_BLOCK, SCALE_BLOCK]:
         found = f"{state.quant_type} in blocks of {blocks[0]}"
-        records.stop(
+        errors.fail(
             f"weights in {found} are not supported: quantise to nf4 (QUANT_TYPE in stance/model/loading.py)"
         )
 

@@ -5,11 +5,11 @@ import logging
 
 import torch
 
-from stance.common import records
+from stance.common import errors
 
 
 @contextlib.contextmanager
-def explain_memory(action, remedy):
+def explain_memory(action, hint):
     """Stop in one line if the GPU memory does not suffice for an action.
 
     While weights load, transformers raises another error and logs this one for each weight: that report is held back.
@@ -31,6 +31,6 @@ def explain_memory(action, remedy):
         )
         if not reports and not short:
             raise
-        records.stop_below_bar(f"not enough GPU memory to {action}: {remedy}")
+        errors.fail_below_bar(f"not enough GPU memory to {action}: {hint}")
     finally:
         log.removeFilter(pass_other)

@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 import prompts
-from stance.common import progress, records
+from stance.common import errors, progress
 from stance.model import chat, cuda_graphs
 from stance.tree import prefix_tree
 
@@ -80,7 +80,7 @@ def _halve_batch(sequences):
     rows = len(sequences)
     if rows == 1:
         length = len(sequences[0])
-        records.stop(
+        errors.fail(
             f"a prompt of {length:,} tokens does not fit into the memory: shorten or split its sentence"
         )
     torch.cuda.empty_cache()
@@ -97,7 +97,7 @@ def _score_batch(model, tokenizer, sequences, label_ids):
     label_ids: a list of token ids for each label. What comes before a label's last token goes into the tree too; for
     labels of one token that is nothing.
     """
-    contexts = sorted({tuple(ids[:place]) for ids in label_ids for place in range(len(ids))})
+    contexts = sorted({tuple(ids[:position]) for ids in label_ids for position in range(len(ids))})
     endings = [
         one for one in contexts if not any(other[: len(one)] == one != other for other in contexts)
     ]
@@ -113,24 +113,24 @@ def _score_batch(model, tokenizer, sequences, label_ids):
     inputs = {
         name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()
     }
-    places = [
+    logits_to_keep = [
         tree.nodes[row * len(endings) + home][len(ids) - 1 + len(context)]
         for row, ids in enumerate(sequences)
         for home, context in zip(homes, contexts, strict=True)
     ]
     steps = [
-        (contexts.index(tuple(ids[:place])), token)
+        (contexts.index(tuple(ids[:position])), token)
         for ids in label_ids
-        for place, token in enumerate(ids)
+        for position, token in enumerate(ids)
     ]
-    keep, (before, tokens) = (
-        torch.tensor(item, device=model.device) for item in (places, list(zip(*steps)))
+    logits_to_keep, (before, tokens) = (
+        torch.tensor(item, device=model.device) for item in (logits_to_keep, list(zip(*steps)))
     )
     with prefix_tree.compute_precision(model):
         logits = (
-            graph(inputs, keep)
+            graph(inputs, logits_to_keep)
             if graph
-            else prefix_tree.forward_tree(model, model.config, inputs, keep)
+            else prefix_tree.forward_tree(model, model.config, inputs, logits_to_keep)
         )
     scores = (
         logits.float()

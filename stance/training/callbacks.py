@@ -12,7 +12,7 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from stance.common import distributed, records
+from stance.common import distributed, errors, files
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and how clusters announce that time is up
 
@@ -20,11 +20,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and how clusters announce t
 class Interruption(transformers.TrainerCallback):
     """While it is entered, SIGINT and SIGTERM end the training after this step with a checkpoint; a 2nd SIGINT at once.
 
-    remedy: the words that tell how to go on. The exit code is 128 and the number of the signal, as shells count.
+    hint: the words that tell how to go on. The exit code is 128 and the number of the signal, as shells count.
     """
 
-    def __init__(self, remedy):
-        self.remedy, self.number = remedy, 0
+    def __init__(self, hint):
+        self.hint, self.number = hint, 0
 
     def __enter__(self):
         self.before = {number: signal.signal(number, self.receive) for number in SIGNALS}
@@ -63,7 +63,7 @@ class Interruption(transformers.TrainerCallback):
             return
         if state.is_world_process_zero:
             print(
-                f"\ninterrupted: checkpoint-{state.global_step} is saved; {self.remedy}", flush=True
+                f"\ninterrupted: checkpoint-{state.global_step} is saved; {self.hint}", flush=True
             )
         raise SystemExit(128 + self.number)
 
@@ -78,9 +78,9 @@ class StepWatch:
     def __init__(self, path, rows):
         self.path, self.rows, self.steps = path, rows, []
 
-    def begin_step(self, places):
-        """Note which rows (places in the training data) the next step has."""
-        self.steps.append({"places": places, "losses": [], "norm": None})
+    def begin_step(self, indices):
+        """Note which rows (indices in the training data) the next step has."""
+        self.steps.append({"row_indices": indices, "losses": [], "norm": None})
 
     def add_loss(self, loss):
         self.steps[-1]["losses"].append(loss.detach())
@@ -94,29 +94,29 @@ class StepWatch:
         losses = [sum(step["losses"], torch.zeros_like(step["norm"])) for step in self.steps]
         pairs = list(map(torch.stack, zip(losses, norms, strict=True)))
         pairs = torch.stack(pairs).tolist() if pairs else []  # waits for the GPU once
-        for place, (loss, norm) in enumerate(pairs):
+        for index, (loss, norm) in enumerate(pairs):
             if not math.isfinite(loss) or not math.isfinite(norm):
-                number = last - len(pairs) + 1 + place
+                number = last - len(pairs) + 1 + index
                 self.save_rows(
                     {"step": number, "loss": str(loss), "grad_norm": str(norm)},
-                    self.steps[place]["places"],
+                    self.steps[index]["row_indices"],
                 )
                 what = f"loss {loss:g} and gradient norm {norm:g} at step {number}"
-                remedy = f"look at its rows in {self.path}, lower LEARNING_RATE, start a new run"
-                records.stop_below_bar(f"training stopped, {what}: {remedy}")
+                hint = f"look at its rows in {self.path}, lower LEARNING_RATE, start a new run"
+                errors.fail_below_bar(f"training stopped, {what}: {hint}")
         if not all(map(math.isfinite, values)):
-            remedy = "lower LEARNING_RATE and start a new run"
-            records.stop_below_bar(
-                f"training stopped, the validation loss is no number at step {last}: {remedy}"
+            hint = "lower LEARNING_RATE and start a new run"
+            errors.fail_below_bar(
+                f"training stopped, the validation loss is no number at step {last}: {hint}"
             )
         self.steps.clear()
 
-    def save_rows(self, head, places):
+    def save_rows(self, head, indices):
         """Write the rows of a step, which every process knows, each with what is in head (text: JSON has no NaN)."""
         keys = ("id", "topic", "text", "label")
         if distributed.get_rank()[0] == 0:
-            rows = ({**head, **{key: self.rows[place][key] for key in keys}} for place in places)
-            records.write_jsonl(self.path, rows)
+            rows = ({**head, **{key: self.rows[index][key] for key in keys}} for index in indices)
+            files.write_jsonl(self.path, rows)
 
 
 class JsonlLog(transformers.TrainerCallback):
@@ -133,7 +133,7 @@ class JsonlLog(transformers.TrainerCallback):
             entries = [
                 json.loads(line) for line in lines if line.endswith("\n")
             ]  # a kill may cut the last one off
-            records.write_jsonl(
+            files.write_jsonl(
                 self.path, (entry for entry in entries if entry["step"] <= state.global_step)
             )
         if state.best_global_step:  # the run folder may have moved since the checkpoint was saved

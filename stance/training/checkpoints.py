@@ -14,7 +14,7 @@ from pathlib import Path
 
 import safetensors
 
-from stance.common import records
+from stance.common import errors, files
 from stance.model import loading
 
 # ---------------------------------------------------------------- settings
@@ -44,23 +44,23 @@ def count_steps(folder):
 
 def flush(path):
     """Return once a file, or the entries of a folder, are on disk."""
-    place = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(place)
+        os.fsync(descriptor)
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 def mark_complete(folder):
     """Declare a checkpoint whole, after all its files are on disk."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
-    for path in files:
+    listed = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    for path in listed:
         flush(path)
     listed = {
-        str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": records.hash_file(p)}
-        for p in files
+        str(p.relative_to(folder)): {"bytes": p.stat().st_size, "sha256": files.hash_file(p)}
+        for p in listed
     }
-    records.write_json(folder / MARKER, {"files": listed})
+    files.write_json(folder / MARKER, {"files": listed})
     flush(folder)
     flush(folder.parent)
 
@@ -68,11 +68,11 @@ def mark_complete(folder):
 def is_complete(folder):
     """Return whether a checkpoint has all the files that were there when it was marked, to the byte."""
     try:
-        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
+        listed = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
         return all(
             (folder / name).stat().st_size == file["bytes"]
-            and records.hash_file(folder / name) == file["sha256"]
-            for name, file in files.items()
+            and files.hash_file(folder / name) == file["sha256"]
+            for name, file in listed.items()
         )
     except (OSError, ValueError, KeyError, TypeError):  # missing, cut off or overwritten
         return False
@@ -80,7 +80,7 @@ def is_complete(folder):
 
 def find_best(folder):
     """Return the best checkpoint so far by the validation of a complete checkpoint, or None before any validation."""
-    state = records.read_json(folder / "trainer_state.json", "start a new run")
+    state = files.read_json(folder / "trainer_state.json", "start a new run")
     step = state["best_global_step"]
     return folder.with_name(f"checkpoint-{step}") if step else None
 
@@ -96,13 +96,13 @@ def is_usable(folder):
 def find_checkpoint(run_dir, resume):
     """Return the newest usable checkpoint, or None to start from the first step; stop rather than mix two runs."""
     if run_dir.exists() and not run_dir.is_dir():
-        records.stop(f"{run_dir} is a file: choose another --run-dir")
+        errors.fail(f"{run_dir} is a file: choose another --run-dir")
     started = (run_dir / "plan.json").is_file()
     if not resume and run_dir.is_dir() and any(run_dir.iterdir()):
-        remedy = "add --resume to continue it" if started else "delete it"
-        records.stop(f"{run_dir} is not empty: {remedy}, or choose another --run-dir")
+        hint = "add --resume to continue it" if started else "delete it"
+        errors.fail(f"{run_dir} is not empty: {hint}, or choose another --run-dir")
     if resume and not started:
-        records.stop(f"--resume: {run_dir} holds no run to continue: start without --resume")
+        errors.fail(f"--resume: {run_dir} holds no run to continue: start without --resume")
     return next(filter(is_usable, reversed(list_checkpoints(run_dir))), None) if resume else None
 
 
@@ -113,11 +113,11 @@ def set_aside(run_dir, checkpoint):
         later = checkpoint is None or count_steps(folder) > count_steps(checkpoint)
         if folder in kept or not (later or not is_complete(folder)):
             continue
-        place, number = folder.with_name(f"incomplete-{folder.name}"), 2
-        while place.exists():
-            place, number = folder.with_name(f"incomplete-{folder.name}-{number}"), number + 1
-        folder.rename(place)
-        print(f"note: {folder.name} is incomplete: set aside as {place}, you may delete it")
+        aside, number = folder.with_name(f"incomplete-{folder.name}"), 2
+        while aside.exists():
+            aside, number = folder.with_name(f"incomplete-{folder.name}-{number}"), number + 1
+        folder.rename(aside)
+        print(f"note: {folder.name} is incomplete: set aside as {aside}, you may delete it")
 
 
 def remove_old(run_dir, best):
@@ -158,9 +158,9 @@ def list_differences(before, now):
 
 def open_run(run_dir, record, resume, checkpoint):
     """Make the run folder and its plan.json; to resume, tidy checkpoints. Called by one process alone."""
-    records.make_folder(run_dir)
+    files.make_folder(run_dir)
     if not resume:
-        records.write_json(run_dir / "plan.json", record)
+        files.write_json(run_dir / "plan.json", record)
         return
     set_aside(run_dir, checkpoint)
     print(f"resuming from {checkpoint or 'the first step: there is no complete checkpoint yet'}")
@@ -168,7 +168,7 @@ def open_run(run_dir, record, resume, checkpoint):
 
 def check_same_run(run_dir, record):
     """Stop if a run to resume was started with other settings, data or base, or is finished; note other versions."""
-    started = records.read_json(run_dir / "plan.json", "start a new run")
+    started = files.read_json(run_dir / "plan.json", "start a new run")
     keys = ("base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data")
     parts = [
         ({key: run.get(key) for key in keys}, run.get("settings", {})) for run in (started, record)
@@ -177,9 +177,9 @@ def check_same_run(run_dir, record):
         filter(None, (list_differences(*pair) for pair in zip(*parts, strict=True)))
     )
     if differences:
-        records.stop(f"--resume: {differences}: restore it or start a new run")
+        errors.fail(f"--resume: {differences}: restore it or start a new run")
     if (run_dir / "run.json").is_file():
-        records.stop(f"--resume: {run_dir} is finished: nothing is left to do")
+        errors.fail(f"--resume: {run_dir} is finished: nothing is left to do")
     keys = ("environment", "device")
     other = list_differences(*({key: run.get(key) for key in keys} for run in (started, record)))
     if other:
@@ -200,7 +200,7 @@ def check_disk_space(run_dir, parameters):
     free = shutil.disk_usage(run_dir).free + there
     if free < needed:
         found = f"{run_dir} has {free / 1e9:.2f} GB of disk space left, checkpoints need {needed / 1e9:.2f}"
-        records.stop(f"{found}: free some, or choose a --run-dir on another disk")
+        errors.fail(f"{found}: free some, or choose a --run-dir on another disk")
 
 
 @contextlib.contextmanager
@@ -216,7 +216,7 @@ def explain_full_disk(run_dir):
             raise
         left = shutil.disk_usage(run_dir).free / 1e9
         message = f"cannot write to {run_dir}, the disk is full ({left:.2f} GB left)"
-        records.stop_below_bar(f"{message}: free some, then add --resume")
+        errors.fail_below_bar(f"{message}: free some, then add --resume")
 
 
 def save_adapter(model, run_dir, train_rows):

@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from stance.common import distributed, records
+from stance.common import distributed, errors
 from stance.model import compilation, loading, lora_linear
 
 STORAGE = (
@@ -50,11 +50,11 @@ def check_options():
         found = os.environ.get(name, value).lower()
         if found != value:
             key = name.lower()
-            records.stop(
+            errors.fail(
                 f"{key} {found} is not supported: write {key}: {value}, or take the file tools/fsdp.yaml as it is"
             )
     if compilation.DENSE_WEIGHTS:
-        records.stop(
+        errors.fail(
             "16-bit copies of weights do not go with FSDP: set DENSE_WEIGHTS in stance/model/compilation.py to None"
         )
 

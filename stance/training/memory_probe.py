@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from stance.common import distributed, records
+from stance.common import distributed, errors
 from stance.tree import prefix_tree
 
 COUNTED_BATCHES = (
@@ -13,7 +13,7 @@ COUNTED_BATCHES = (
 
 
 def list_batches(trainer):
-    """Return all micro-batches of a training in their order, each as the places of its rows in the training data."""
+    """Return all micro-batches of a training in their order, each as the indices of its rows in the training data."""
     loader, epochs, batches = trainer.get_train_dataloader(), trainer.args.num_train_epochs, []
     for epoch in range(math.ceil(epochs)):
         loader.set_epoch(epoch)  # which alone, with the seed, decides about the order
@@ -26,7 +26,7 @@ def list_batches(trainer):
 
 
 def find_largest_batches(trainer):
-    """Return the micro-batch with the longest row and, last, the one with most nodes, as places in the training data.
+    """Return the micro-batch with the longest row and, last, the one with most nodes, as indices in the training data.
 
     Of many micro-batches only those with most tokens are merged into trees to count their nodes.
     """
@@ -34,14 +34,16 @@ def find_largest_batches(trainer):
         [len(ids) for ids in trainer.train_dataset["input_ids"]],
         list_batches(trainer),
     )
-    longest = max(batches, key=lambda places: max(lengths[place] for place in places))
-    batches.sort(key=lambda places: sum(lengths[place] for place in places), reverse=True)
-    return longest, max(batches[:COUNTED_BATCHES], key=lambda places: count_nodes(trainer, places))
+    longest = max(batches, key=lambda indices: max(lengths[index] for index in indices))
+    batches.sort(key=lambda indices: sum(lengths[index] for index in indices), reverse=True)
+    return longest, max(
+        batches[:COUNTED_BATCHES], key=lambda indices: count_nodes(trainer, indices)
+    )
 
 
-def count_nodes(trainer, places):
+def count_nodes(trainer, indices):
     """Return the nodes of the tree of these training rows."""
-    return trainer.data_collator(list(trainer.train_dataset.select(places)))["input_ids"].numel()
+    return trainer.data_collator(list(trainer.train_dataset.select(indices)))["input_ids"].numel()
 
 
 def probe_memory(trainer):
@@ -53,10 +55,10 @@ def probe_memory(trainer):
     if not torch.cuda.is_available() or trainer.sharded:
         return None
     args, too_large = trainer.args, []
-    while not all(fits_memory(trainer, places) for places in find_largest_batches(trainer)):
+    while not all(fits_memory(trainer, indices) for indices in find_largest_batches(trainer)):
         size = args.per_device_train_batch_size
         if size == 1:
-            records.stop(
+            errors.fail(
                 "not enough GPU memory for a single row: set GRADIENT_CHECKPOINTING to True in finetune.py"
             )
         too_large.append(size)
@@ -72,11 +74,11 @@ def probe_memory(trainer):
     return {"micro_batch_size": args.per_device_train_batch_size, "too_large": too_large}
 
 
-def fits_memory(trainer, places):
+def fits_memory(trainer, indices):
     """Return whether these training rows fit into the memory as one micro-batch; of several processes, in all."""
     rows = [
-        {key: trainer.train_dataset[place][key] for key in ("input_ids", "labels")}
-        for place in places
+        {key: trainer.train_dataset[index][key] for key in ("input_ids", "labels")}
+        for index in indices
     ]
     inputs = trainer._prepare_inputs(
         {**trainer.data_collator(rows), "items": torch.tensor(float(len(rows)))}

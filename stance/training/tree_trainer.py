@@ -16,7 +16,7 @@ import accelerate
 import torch
 import trl
 
-from stance.common import distributed, records
+from stance.common import distributed, files
 from stance.model import chat, compilation, cuda_graphs, lora_linear, scoring
 from stance.training import callbacks, checkpoints, memory_probe
 from stance.tree import prefix_tree
@@ -41,8 +41,8 @@ def encode_rows(tokenizer, rows, whole_sequence=False):
 class TreeCollator:
     """Merge a batch of rows into one prefix tree with the targets of its loss.
 
-    Adds to prefix_tree.tree_inputs: keep [K] the nodes whose next token is predicted, target_ids [K] that token,
-    target_weights [K] how many rows share the prediction. Rows with a place (in their file) give the list places.
+    Adds to prefix_tree.tree_inputs: loss_positions [K] the nodes whose next token is predicted, target_ids [K] that token,
+    target_weights [K] how many rows share the prediction. Rows with a row_index (in their file) give the list row_indices.
     """
 
     def __init__(self, pad_id):
@@ -58,11 +58,11 @@ class TreeCollator:
             if label != IGNORED
         )
         inputs = prefix_tree.tree_inputs(tree)
-        inputs["keep"] = torch.tensor([node for node, _ in shared])
+        inputs["loss_positions"] = torch.tensor([node for node, _ in shared])
         inputs["target_ids"] = torch.tensor([label for _, label in shared])
         inputs["target_weights"] = torch.tensor(list(shared.values()), dtype=torch.float32)
-        if "place" in rows[0]:
-            inputs["places"] = [row["place"] for row in rows]
+        if "row_index" in rows[0]:
+            inputs["row_indices"] = [row["row_index"] for row in rows]
         return inputs
 
 
@@ -186,7 +186,7 @@ class StanceTrainer(trl.SFTTrainer):
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """Return the micro-batches of one step, None for those of other processes, and the target tokens of all."""
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.watch.begin_step([place for batch in batches for place in batch.pop("places")])
+        self.watch.begin_step([index for batch in batches for index in batch.pop("row_indices")])
         target_tokens = sum(batch["target_weights"].sum() for batch in batches)
         return self.leave_own(batches), target_tokens
 
@@ -196,7 +196,7 @@ class StanceTrainer(trl.SFTTrainer):
         With a base in parts, a process that has fewer than others gets one without weight: all gather each layer.
         """
         rank, count = distributed.get_rank()
-        own = set(distributed.take_share(range(len(batches)), 1))
+        own = set(distributed.shard(range(len(batches)), 1))
         left = [batch if number in own else None for number, batch in enumerate(batches)]
         if self.sharded and 0 < len(batches) % count <= rank:
             left[-1] = {
@@ -290,19 +290,19 @@ class StanceTrainer(trl.SFTTrainer):
             compilation.run_uncompiled(len(self.eval_dataset)),
             prefix_tree.compute_precision(self.model),
         ):
-            places, size = (
+            indices, size = (
                 self.share_rows(range(len(self.eval_dataset))),
                 self.args.per_device_eval_batch_size,
             )
-            for start in range(0, len(places), size):
-                columns = self.eval_dataset[places[start : start + size]]
+            for start in range(0, len(indices), size):
+                columns = self.eval_dataset[indices[start : start + size]]
                 rows = [
                     dict(zip(columns, values, strict=True))
                     for values in zip(*columns.values(), strict=True)
                 ]
                 inputs = self._prepare_inputs(self.data_collator(rows))
                 logits = prefix_tree.forward_tree(
-                    self.model, self.model.config, inputs, inputs["keep"]
+                    self.model, self.model.config, inputs, inputs["loss_positions"]
                 )
                 weights, best = inputs["target_weights"], label_ids[logits[:, label_ids].argmax(1)]
                 loss += weigh_losses(logits, inputs).sum()
@@ -316,7 +316,7 @@ class StanceTrainer(trl.SFTTrainer):
         ):  # a label's first token does not say which label it is
             right = torch.tensor(float(self.count_right(answers)), device=self.args.device)
         sums = torch.stack(
-            [loss, tokens, right, torch.tensor(float(len(places)), device=self.args.device)]
+            [loss, tokens, right, torch.tensor(float(len(indices)), device=self.args.device)]
         )
         distributed.sum_tensors([sums])
         loss, tokens, right, rows = sums.tolist()
@@ -330,12 +330,12 @@ class StanceTrainer(trl.SFTTrainer):
         )
         return metrics
 
-    def share_rows(self, places):
+    def share_rows(self, indices):
         """Return which of these validation rows this process answers, in whole batches; with a base in parts, all."""
         return (
-            list(places)
+            list(indices)
             if self.sharded
-            else distributed.take_share(places, self.args.per_device_eval_batch_size)
+            else distributed.shard(indices, self.args.per_device_eval_batch_size)
         )
 
     def count_right(self, answers):
@@ -362,7 +362,7 @@ class StanceTrainer(trl.SFTTrainer):
     def train(self, resume_from_checkpoint=None, **kwargs):
         """Train from the first step, or on from a checkpoint, as if there had been no interruption."""
         if resume_from_checkpoint:
-            self.loss_window = records.read_json(
+            self.loss_window = files.read_json(
                 Path(resume_from_checkpoint) / LOSS_WINDOW, "start a new run"
             )
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -384,7 +384,7 @@ class StanceTrainer(trl.SFTTrainer):
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             window = {"loss": self._tr_loss.item(), "logged_step": self._globalstep_last_logged}
             super()._save_checkpoint(model, trial)
-            records.write_json(folder / LOSS_WINDOW, window)
+            files.write_json(folder / LOSS_WINDOW, window)
             checkpoints.mark_complete(folder)
             checkpoints.remove_old(folder.parent.parent, self.state.best_model_checkpoint)
         self.state.best_model_checkpoint = distributed.take_from_first(
@@ -397,7 +397,9 @@ class StanceTrainer(trl.SFTTrainer):
 
 def target_losses(model, config, inputs):
     """Return the cross-entropy [K] of each target token, weighted by the rows that share it."""
-    return weigh_losses(prefix_tree.forward_tree(model, config, inputs, inputs["keep"]), inputs)
+    return weigh_losses(
+        prefix_tree.forward_tree(model, config, inputs, inputs["loss_positions"]), inputs
+    )
 
 
 def weigh_losses(logits, inputs):

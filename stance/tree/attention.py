@@ -1,6 +1,6 @@
-"""Attention of a prefix tree: every node to the trunk, and each row of chains to itself.
+"""Attention of a prefix tree: every node to the prefix, and each row of suffixes to itself.
 
-Registered with transformers by stance/tree/prefix_tree.py, which says what trunk, chains and rows are.
+Registered with transformers by stance/tree/prefix_tree.py, which says what prefix, suffixes and rows are.
 """
 
 import functools
@@ -15,14 +15,14 @@ except ImportError:  # no Triton, as in PyTorch for CPUs
     attention_gpu = None
 
 # ---------------------------------------------------------------- settings
-ROW_LENGTH = 128  # nodes; rows are as long as the longest chain, in multiples of this
+ROW_LENGTH = 128  # nodes; rows are as long as the longest suffix, in multiples of this
 # --------------------------------------------------------------------------
 
 
 class TreeMask(NamedTuple):
     """Which nodes a node sees; bool, True for visible."""
 
-    trunk: torch.Tensor  # [N, T]
+    prefix: torch.Tensor  # [N, T]
     row: torch.Tensor  # [R, L, L]
 
 
@@ -76,20 +76,22 @@ def attend_by_library(query, key, value, mask, scaling):
     attend_masked = functools.partial(
         torch.nn.functional.scaled_dot_product_attention, scale=scaling, enable_gqa=True
     )
-    trunk, (rows, length) = mask.trunk.shape[1], mask.row.shape[:2]
-    trunk_query, trunk_key, trunk_value = (
-        tensor[None, :trunk].transpose(1, 2) for tensor in (query, key, value)
+    prefix, (rows, length) = mask.prefix.shape[1], mask.row.shape[:2]
+    prefix_query, prefix_key, prefix_value = (
+        tensor[None, :prefix].transpose(1, 2) for tensor in (query, key, value)
     )
     row_query, row_key, row_value = (
-        tensor[trunk:].unflatten(0, (rows, length)).transpose(1, 2)
+        tensor[prefix:].unflatten(0, (rows, length)).transpose(1, 2)
         for tensor in (query, key, value)
     )
-    seen_key = torch.cat([trunk_key.expand(rows, -1, -1, -1), row_key], 2)  # [R, G, T + L, D]
-    seen_value = torch.cat([trunk_value.expand(rows, -1, -1, -1), row_value], 2)
-    seen = torch.cat([mask.trunk[trunk:].unflatten(0, (rows, length)), mask.row], 2)
-    of_trunk = attend_masked(trunk_query, trunk_key, trunk_value, mask.trunk[None, None, :trunk])
+    seen_key = torch.cat([prefix_key.expand(rows, -1, -1, -1), row_key], 2)  # [R, G, T + L, D]
+    seen_value = torch.cat([prefix_value.expand(rows, -1, -1, -1), row_value], 2)
+    seen = torch.cat([mask.prefix[prefix:].unflatten(0, (rows, length)), mask.row], 2)
+    of_prefix = attend_masked(
+        prefix_query, prefix_key, prefix_value, mask.prefix[None, None, :prefix]
+    )
     of_rows = attend_masked(row_query, seen_key, seen_value, seen[:, None])
-    return torch.cat([of_trunk[0].transpose(0, 1), of_rows.transpose(1, 2).flatten(0, 1)]).flatten(
+    return torch.cat([of_prefix[0].transpose(0, 1), of_rows.transpose(1, 2).flatten(0, 1)]).flatten(
         1
     )
 
@@ -97,24 +99,24 @@ def attend_by_library(query, key, value, mask, scaling):
 # Nodes come before heads wherever it is possible: with the only dimension that varies first, indices are cheap.
 def attend_plainly(query, key, value, mask, scaling, softcap):
     """Return what attend_nodes does, by tensor operations."""
-    trunk, length = mask.trunk.shape[1], mask.row.shape[1]
+    prefix, length = mask.prefix.shape[1], mask.row.shape[1]
     length = (
         ROW_LENGTH if length == ROW_LENGTH else length
     )  # for the compiler a constant: its indices are faster
     groups = key.shape[1]
-    trunk_query, trunk_key, trunk_value = (
-        split_rows(tensor[:trunk], trunk, groups) for tensor in (query, key, value)
+    prefix_query, prefix_key, prefix_value = (
+        split_rows(tensor[:prefix], prefix, groups) for tensor in (query, key, value)
     )
     row_query, row_key, row_value = (
-        split_rows(tensor[trunk:], length, groups) for tensor in (query, key, value)
+        split_rows(tensor[prefix:], length, groups) for tensor in (query, key, value)
     )
-    in_trunk = (trunk_key, trunk_value, mask.trunk[None, :trunk])
-    row_to_trunk = (trunk_key, trunk_value, mask.trunk[trunk:].unflatten(0, (-1, length)))
+    in_prefix = (prefix_key, prefix_value, mask.prefix[None, :prefix])
+    row_to_prefix = (prefix_key, prefix_value, mask.prefix[prefix:].unflatten(0, (-1, length)))
     in_row = (row_key, row_value, mask.row)
     output = [
-        join_rows(weigh_values(trunk_query, [in_trunk], scaling, softcap), trunk, groups),
+        join_rows(weigh_values(prefix_query, [in_prefix], scaling, softcap), prefix, groups),
         join_rows(
-            weigh_values(row_query, [row_to_trunk, in_row], scaling, softcap), length, groups
+            weigh_values(row_query, [row_to_prefix, in_row], scaling, softcap), length, groups
         ),
     ]
     return torch.cat(output).to(value.dtype)

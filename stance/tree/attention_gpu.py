@@ -17,24 +17,24 @@ def attend(query, key, value, angles, mask, scaling, softcap):
     """
     cosine, sine = angles or (None, None)
     return KernelAttention.apply(
-        query, key, value, cosine, sine, mask.trunk, mask.row, scaling, softcap
+        query, key, value, cosine, sine, mask.prefix, mask.row, scaling, softcap
     )
 
 
 class KernelAttention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap):
+    def forward(ctx, query, key, value, cosine, sine, prefix_mask, row_mask, scaling, softcap):
         tensors = attend_forward(
-            query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap
+            query, key, value, cosine, sine, prefix_mask, row_mask, scaling, softcap
         )
-        ctx.save_for_backward(cosine, sine, trunk_mask, row_mask, *tensors)
+        ctx.save_for_backward(cosine, sine, prefix_mask, row_mask, *tensors)
         ctx.constants = scaling, softcap
         return tensors[0]
 
     @staticmethod
     def backward(ctx, grad):
-        cosine, sine, trunk_mask, row_mask, *tensors = ctx.saved_tensors
-        grads = attend_backward(grad, tensors, cosine, sine, trunk_mask, row_mask, *ctx.constants)
+        cosine, sine, prefix_mask, row_mask, *tensors = ctx.saved_tensors
+        grads = attend_backward(grad, tensors, cosine, sine, prefix_mask, row_mask, *ctx.constants)
         return *grads, None, None, None, None, None, None
 
 
@@ -45,20 +45,20 @@ def attend_forward(
     value: torch.Tensor,
     cosine: torch.Tensor | None,
     sine: torch.Tensor | None,
-    trunk_mask: torch.Tensor,
+    prefix_mask: torch.Tensor,
     row_mask: torch.Tensor,
     scaling: float,
     softcap: float,
 ) -> list[torch.Tensor]:
     """Return the output and what the backward pass needs, as allocate lists it."""
     output, *parts = tensors = allocate(
-        query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap
+        query, key, value, cosine, sine, prefix_mask, row_mask, scaling, softcap
     )
-    queries, keys, values, (trunk_scores, to_trunk, to_row), weights, sums = group(parts)
+    queries, keys, values, (prefix_scores, to_prefix, to_row), weights, sums = group(parts)
     sizes, groups, masks = (
-        measure(trunk_mask, row_mask),
+        measure(prefix_mask, row_mask),
         key.shape[1],
-        list_masks(trunk_mask, row_mask),
+        list_masks(prefix_mask, row_mask),
     )
     for nodes, pair, angles in (
         (query, queries, cosine),
@@ -67,11 +67,11 @@ def attend_forward(
     ):
         tensors_of_nodes, rotate = (nodes.contiguous(), cosine, sine, *pair), angles is not None
         kernels.launch_nodes(kernels.split_forward, tensors_of_nodes, nodes, sizes, groups, rotate)
-    torch.bmm(queries[0], keys[0].mT, out=trunk_scores)
-    torch.bmm(by_group(queries[1], groups), keys[0].mT, out=by_group(to_trunk, groups))
+    torch.bmm(queries[0], keys[0].mT, out=prefix_scores)
+    torch.bmm(by_group(queries[1], groups), keys[0].mT, out=by_group(to_prefix, groups))
     torch.bmm(queries[1], keys[1].mT, out=to_row)
     for scores, mask, weight, total in zip(
-        (trunk_scores, to_trunk, to_row), masks, weights, sums, strict=True
+        (prefix_scores, to_prefix, to_row), masks, weights, sums, strict=True
     ):
         tensors_of_scores = scores, mask, weight, total
         kernels.launch_scores(kernels.exponentiate_forward, tensors_of_scores, scaling, softcap)
@@ -84,14 +84,14 @@ def attend_forward(
 
 
 @attend_forward.register_fake
-def allocate(query, key, value, cosine, sine, trunk_mask, row_mask, scaling, softcap):
+def allocate(query, key, value, cosine, sine, prefix_mask, row_mask, scaling, softcap):
     """Return tensors for the output [N, H * D], then queries, keys and values, then scores, weights and sums.
 
-    Queries, keys and values are parted into those of trunk and rows. Scores, weights (softmax numerators) and sums are
-    three each: trunk to trunk, row to trunk, row to row.
+    Queries, keys and values are parted into those of prefix and rows. Scores, weights (softmax numerators) and sums are
+    three each: prefix to prefix, row to prefix, row to row.
     """
-    (trunk, rows, length), (count, heads, size), groups = (
-        measure(trunk_mask, row_mask),
+    (prefix, rows, length), (count, heads, size), groups = (
+        measure(prefix_mask, row_mask),
         query.shape,
         key.shape[1],
     )
@@ -99,11 +99,11 @@ def allocate(query, key, value, cosine, sine, trunk_mask, row_mask, scaling, sof
     tensors = [query.new_empty(count, heads * size)]
     for many in (members, 1, 1):
         tensors += [
-            query.new_empty(groups, many * trunk, size),
+            query.new_empty(groups, many * prefix, size),
             query.new_empty(groups * rows, many * length, size),
         ]
-    lines = [(groups, members * trunk), *[(groups * rows, members * length)] * 2]
-    shapes = [(*line, width) for line, width in zip(lines, (trunk, trunk, length), strict=True)]
+    lines = [(groups, members * prefix), *[(groups * rows, members * length)] * 2]
+    shapes = [(*line, width) for line, width in zip(lines, (prefix, prefix, length), strict=True)]
     tensors += [query.new_empty(shape) for shape in 2 * shapes]
     return tensors + [query.new_empty(line, dtype=torch.float32) for line in lines]
 
@@ -113,15 +113,15 @@ def group(parts):
     return parts[:2], parts[2:4], parts[4:6], parts[6:9], parts[9:12], parts[12:]
 
 
-def measure(trunk_mask, row_mask):
+def measure(prefix_mask, row_mask):
     """Return T, R and L."""
-    return trunk_mask.shape[1], row_mask.shape[0], row_mask.shape[1]
+    return prefix_mask.shape[1], row_mask.shape[0], row_mask.shape[1]
 
 
-def list_masks(trunk_mask, row_mask):
+def list_masks(prefix_mask, row_mask):
     """Return the masks of the three kinds of scores."""
-    trunk, rows, length = measure(trunk_mask, row_mask)
-    return trunk_mask[None, :trunk], trunk_mask[trunk:].view(rows, length, trunk), row_mask
+    prefix, rows, length = measure(prefix_mask, row_mask)
+    return prefix_mask[None, :prefix], prefix_mask[prefix:].view(rows, length, prefix), row_mask
 
 
 def by_group(tensor, groups):
@@ -135,7 +135,7 @@ def attend_backward(
     tensors: list[torch.Tensor],
     cosine: torch.Tensor | None,
     sine: torch.Tensor | None,
-    trunk_mask: torch.Tensor,
+    prefix_mask: torch.Tensor,
     row_mask: torch.Tensor,
     scaling: float,
     softcap: float,
@@ -144,26 +144,26 @@ def attend_backward(
     output, *parts = tensors
     queries, keys, values, scores, weights, sums = group(parts)
     sizes, groups, masks = (
-        measure(trunk_mask, row_mask),
+        measure(prefix_mask, row_mask),
         keys[0].shape[0],
-        list_masks(trunk_mask, row_mask),
+        list_masks(prefix_mask, row_mask),
     )
     grad_query, grad_key, grad_value = grads = allocate_grads(
-        grad, tensors, cosine, sine, trunk_mask, row_mask, 0, 0
+        grad, tensors, cosine, sine, prefix_mask, row_mask, 0, 0
     )
 
     grad_parts = torch.empty_like(queries[0]), torch.empty_like(queries[1])
     grad_sums = torch.empty_like(sums[0]), torch.empty_like(sums[1])
     tensors_of_nodes = grad.contiguous(), output, *sums, *grad_parts, *grad_sums
     kernels.launch_nodes(kernels.join_backward, tensors_of_nodes, grad_query, sizes, groups)
-    grad_trunk, grad_row, grad_all = *grad_parts, by_group(grad_parts[1], groups)
-    grad_values = torch.bmm(weights[0].mT, grad_trunk), torch.bmm(weights[2].mT, grad_row)
+    grad_prefix, grad_row, grad_all = *grad_parts, by_group(grad_parts[1], groups)
+    grad_values = torch.bmm(weights[0].mT, grad_prefix), torch.bmm(weights[2].mT, grad_row)
     grad_values[0].baddbmm_(by_group(weights[1], groups).mT, grad_all)
 
     grad_scores = [
         torch.empty_like(weight) for weight in weights
     ]  # at first, the gradients of the weights
-    torch.bmm(grad_trunk, values[0].mT, out=grad_scores[0])
+    torch.bmm(grad_prefix, values[0].mT, out=grad_scores[0])
     torch.bmm(grad_all, values[0].mT, out=by_group(grad_scores[1], groups))
     torch.bmm(grad_row, values[1].mT, out=grad_scores[2])
     for score, mask, one, total in zip(
@@ -172,11 +172,11 @@ def attend_backward(
         tensors_of_scores = score, mask, one, total
         kernels.launch_scores(kernels.exponentiate_backward, tensors_of_scores, scaling, softcap)
 
-    to_trunk = by_group(grad_scores[1], groups)
+    to_prefix = by_group(grad_scores[1], groups)
     grad_queries = torch.bmm(grad_scores[0], keys[0]), torch.bmm(grad_scores[2], keys[1])
-    by_group(grad_queries[1], groups).baddbmm_(to_trunk, keys[0])
+    by_group(grad_queries[1], groups).baddbmm_(to_prefix, keys[0])
     grad_keys = torch.bmm(grad_scores[0].mT, queries[0]), torch.bmm(grad_scores[2].mT, queries[1])
-    grad_keys[0].baddbmm_(to_trunk.mT, by_group(queries[1], groups))
+    grad_keys[0].baddbmm_(to_prefix.mT, by_group(queries[1], groups))
     pairs = (
         (grad_query, grad_queries, cosine),
         (grad_key, grad_keys, cosine),
@@ -189,7 +189,7 @@ def attend_backward(
 
 
 @attend_backward.register_fake
-def allocate_grads(grad, tensors, cosine, sine, trunk_mask, row_mask, scaling, softcap):
+def allocate_grads(grad, tensors, cosine, sine, prefix_mask, row_mask, scaling, softcap):
     """Return tensors for the gradients of query [N, H, D], key and value [N, G, D]."""
     size, groups = tensors[1].shape[2], tensors[3].shape[0]
     heads = [grad.shape[1] // size, groups, groups]

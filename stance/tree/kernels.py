@@ -8,27 +8,27 @@ import triton
 import triton.language as tl
 
 BLOCK_ROWS, BLOCK_COLUMNS = 16, 128  # of the scores that a program holds at a time
-BLOCK_NODES = 16  # that a program moves: all of the trunk, or all of one row
+BLOCK_NODES = 16  # that a program moves: all of the prefix, or all of one row
 # Triton compiles a kernel anew for sizes that are 1 or multiples of 16, which may not happen while a step is recorded.
 SCORE_SIZES = ["rows", "columns_16", "mask_matrices", "mask_rows"]
-TREE_SIZES = ["trunk", "rows", "length"]
+TREE_SIZES = ["prefix", "rows", "length"]
 
 
 @triton.jit
 def load_tile(
     scores, mask, rows, columns, mask_matrices, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS
 ):
-    """Return the place of a tile, which of it lies inside, its scores in float32 and what of it is visible."""
+    """Return the offset of a tile, which of it lies inside, its scores in float32 and what of it is visible."""
     matrix = tl.program_id(1)
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = start + tl.arange(0, BLOCK_COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
-    place = (matrix * rows + row).to(tl.int64)[:, None] * columns + column[None, :]
+    offset = (matrix * rows + row).to(tl.int64)[:, None] * columns + column[None, :]
     seen = (matrix % mask_matrices * mask_rows + row % mask_rows).to(tl.int64)[
         :, None
     ] * columns + column[None, :]
-    score = tl.load(scores + place, mask=inside, other=0.0).to(tl.float32)
-    return place, inside, score, tl.load(mask + seen, mask=inside, other=0) != 0
+    score = tl.load(scores + offset, mask=inside, other=0.0).to(tl.float32)
+    return offset, inside, score, tl.load(mask + seen, mask=inside, other=0) != 0
 
 
 @triton.jit
@@ -45,12 +45,12 @@ def exponentiate_forward(
     columns = columns_16 * 16  # tells the compiler that lines of scores are aligned
     total = tl.zeros([BLOCK_ROWS], tl.float32)
     for start in range(0, columns, BLOCK_COLUMNS):
-        place, inside, score, visible = load_tile(
+        offset, inside, score, visible = load_tile(
             scores, mask, rows, columns, mask_matrices, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS
         )
         weight = tl.where(visible, tl.exp(SOFTCAP * cap(score, RATE)), 0.0)
         total += tl.sum(weight, 1)
-        tl.store(weights + place, weight.to(weights.dtype.element_ty), mask=inside)
+        tl.store(weights + offset, weight.to(weights.dtype.element_ty), mask=inside)
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     tl.store(sums + tl.program_id(1) * rows + row, total, mask=row < rows)
 
@@ -64,46 +64,46 @@ def exponentiate_backward(
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     grad_sum = tl.load(grad_sums + tl.program_id(1) * rows + row, mask=row < rows, other=0.0)
     for start in range(0, columns, BLOCK_COLUMNS):
-        place, inside, score, visible = load_tile(
+        offset, inside, score, visible = load_tile(
             scores, mask, rows, columns, mask_matrices, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS
         )
         capped = cap(score, RATE)
-        grad = tl.load(grads + place, mask=inside, other=0.0).to(tl.float32) + grad_sum[:, None]
+        grad = tl.load(grads + offset, mask=inside, other=0.0).to(tl.float32) + grad_sum[:, None]
         grad *= tl.exp(SOFTCAP * capped) * (1.0 - capped * capped) * (SOFTCAP * RATE)
         tl.store(
-            grads + place, tl.where(visible, grad, 0.0).to(grads.dtype.element_ty), mask=inside
+            grads + offset, tl.where(visible, grad, 0.0).to(grads.dtype.element_ty), mask=inside
         )
 
 
 @triton.jit
 def place_block(
-    trunk, rows, length, HEADS: tl.constexpr, GROUPS: tl.constexpr, BLOCK_NODES: tl.constexpr
+    prefix, rows, length, HEADS: tl.constexpr, GROUPS: tl.constexpr, BLOCK_NODES: tl.constexpr
 ):
-    """Return a program's place in [N, H], whether its nodes are of the trunk, and their lines there or in the rows."""
+    """Return a program's offset in [N, H], whether its nodes are of the prefix, and their lines there or in the rows."""
     first, head = tl.program_id(0) * BLOCK_NODES, tl.program_id(1)
     number = tl.arange(0, BLOCK_NODES)
     members: tl.constexpr = HEADS // GROUPS
     group, member = head // members, head % members
-    row, start = (first - trunk) // length, (first - trunk) % length
-    in_trunk = first < trunk
-    of_trunk = head * trunk + first
+    row, start = (first - prefix) // length, (first - prefix) % length
+    in_prefix = first < prefix
+    of_prefix = head * prefix + first
     of_rows = ((group * rows + row) * members + member) * length + start
-    line = tl.where(in_trunk, of_trunk, of_rows) + number
-    return ((first + number) * HEADS + head).to(tl.int64), in_trunk, line.to(tl.int64)
+    line = tl.where(in_prefix, of_prefix, of_rows) + number
+    return ((first + number) * HEADS + head).to(tl.int64), in_prefix, line.to(tl.int64)
 
 
 @triton.jit
 def swap_halves(column, SIZE: tl.constexpr):
-    """Return the place of the other element of the pair that rotary embeddings turn together."""
+    """Return the offset of the other element of the pair that rotary embeddings turn together."""
     return (column + SIZE // 2) % SIZE
 
 
 @triton.jit(do_not_specialize=TREE_SIZES)
 def split_forward(
-    nodes, cosine, sine, trunk_part, row_part, trunk, rows, length,
+    nodes, cosine, sine, prefix_part, row_part, prefix, rows, length,
     ROTATE: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK_NODES: tl.constexpr,
 ):  # fmt: skip
-    node, in_trunk, line = place_block(trunk, rows, length, HEADS, GROUPS, BLOCK_NODES)
+    node, in_prefix, line = place_block(prefix, rows, length, HEADS, GROUPS, BLOCK_NODES)
     column = tl.arange(0, SIZE)[None, :]
     value = tl.load(nodes + node[:, None] * SIZE + column).to(tl.float32)
     if ROTATE:
@@ -113,25 +113,28 @@ def split_forward(
         value = value * tl.load(cosine + angle).to(tl.float32) + other * tl.load(sine + angle).to(
             tl.float32
         )
-    place = line[:, None] * SIZE + column
-    if in_trunk:
-        tl.store(trunk_part + place, value.to(trunk_part.dtype.element_ty))
+    offset = line[:, None] * SIZE + column
+    if in_prefix:
+        tl.store(prefix_part + offset, value.to(prefix_part.dtype.element_ty))
     else:
-        tl.store(row_part + place, value.to(row_part.dtype.element_ty))
+        tl.store(row_part + offset, value.to(row_part.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=TREE_SIZES)
 def split_backward(
-    grad_nodes, cosine, sine, grad_trunk, grad_row, trunk, rows, length,
+    grad_nodes, cosine, sine, grad_prefix, grad_row, prefix, rows, length,
     ROTATE: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK_NODES: tl.constexpr,
 ):  # fmt: skip
-    node, in_trunk, line = place_block(trunk, rows, length, HEADS, GROUPS, BLOCK_NODES)
+    node, in_prefix, line = place_block(prefix, rows, length, HEADS, GROUPS, BLOCK_NODES)
     column = tl.arange(0, SIZE)[None, :]
-    place, swapped = line[:, None] * SIZE + column, line[:, None] * SIZE + swap_halves(column, SIZE)
-    if in_trunk:
-        grad, other = tl.load(grad_trunk + place), tl.load(grad_trunk + swapped)
+    offset, swapped = (
+        line[:, None] * SIZE + column,
+        line[:, None] * SIZE + swap_halves(column, SIZE),
+    )
+    if in_prefix:
+        grad, other = tl.load(grad_prefix + offset), tl.load(grad_prefix + swapped)
     else:
-        grad, other = tl.load(grad_row + place), tl.load(grad_row + swapped)
+        grad, other = tl.load(grad_row + offset), tl.load(grad_row + swapped)
     grad, other = grad.to(tl.float32), other.to(tl.float32)
     if ROTATE:
         angle = (node // HEADS)[:, None] * SIZE
@@ -143,10 +146,10 @@ def split_backward(
 
 
 @triton.jit
-def load_sums(in_trunk, line, trunk_sum, row_sum, other_sum):
+def load_sums(in_prefix, line, prefix_sum, row_sum, other_sum):
     """Return the softmax denominators of a block of nodes; those of rows are two sums."""
-    if in_trunk:
-        total = tl.load(trunk_sum + line)
+    if in_prefix:
+        total = tl.load(prefix_sum + line)
     else:
         total = tl.load(row_sum + line) + tl.load(other_sum + line)
     return total
@@ -154,38 +157,38 @@ def load_sums(in_trunk, line, trunk_sum, row_sum, other_sum):
 
 @triton.jit(do_not_specialize=TREE_SIZES)
 def join_forward(
-    trunk_part, row_part, trunk_sum, row_sum, other_sum, nodes, trunk, rows, length,
+    prefix_part, row_part, prefix_sum, row_sum, other_sum, nodes, prefix, rows, length,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK_NODES: tl.constexpr,
 ):  # fmt: skip
-    node, in_trunk, line = place_block(trunk, rows, length, HEADS, GROUPS, BLOCK_NODES)
+    node, in_prefix, line = place_block(prefix, rows, length, HEADS, GROUPS, BLOCK_NODES)
     column = tl.arange(0, SIZE)[None, :]
-    if in_trunk:
-        value = tl.load(trunk_part + line[:, None] * SIZE + column).to(tl.float32)
+    if in_prefix:
+        value = tl.load(prefix_part + line[:, None] * SIZE + column).to(tl.float32)
     else:
         value = tl.load(row_part + line[:, None] * SIZE + column).to(tl.float32)
-    value /= load_sums(in_trunk, line, trunk_sum, row_sum, other_sum)[:, None]
+    value /= load_sums(in_prefix, line, prefix_sum, row_sum, other_sum)[:, None]
     tl.store(nodes + node[:, None] * SIZE + column, value.to(nodes.dtype.element_ty))
 
 
 @triton.jit(do_not_specialize=TREE_SIZES)
 def join_backward(
-    grad_nodes, nodes, trunk_sum, row_sum, other_sum, grad_trunk, grad_row, grad_trunk_sum, grad_row_sum,
-    trunk, rows, length,
+    grad_nodes, nodes, prefix_sum, row_sum, other_sum, grad_prefix, grad_row, grad_prefix_sum, grad_row_sum,
+    prefix, rows, length,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK_NODES: tl.constexpr,
 ):  # fmt: skip
-    node, in_trunk, line = place_block(trunk, rows, length, HEADS, GROUPS, BLOCK_NODES)
+    node, in_prefix, line = place_block(prefix, rows, length, HEADS, GROUPS, BLOCK_NODES)
     column = tl.arange(0, SIZE)[None, :]
     grad = tl.load(grad_nodes + node[:, None] * SIZE + column).to(tl.float32)
     value = tl.load(nodes + node[:, None] * SIZE + column).to(tl.float32)
-    total = load_sums(in_trunk, line, trunk_sum, row_sum, other_sum)
+    total = load_sums(in_prefix, line, prefix_sum, row_sum, other_sum)
     grad_sum = -tl.sum(grad * value, 1) / total
     grad /= total[:, None]
-    place = line[:, None] * SIZE + column
-    if in_trunk:
-        tl.store(grad_trunk + place, grad.to(grad_trunk.dtype.element_ty))
-        tl.store(grad_trunk_sum + line, grad_sum)
+    offset = line[:, None] * SIZE + column
+    if in_prefix:
+        tl.store(grad_prefix + offset, grad.to(grad_prefix.dtype.element_ty))
+        tl.store(grad_prefix_sum + line, grad_sum)
     else:
-        tl.store(grad_row + place, grad.to(grad_row.dtype.element_ty))
+        tl.store(grad_row + offset, grad.to(grad_row.dtype.element_ty))
         tl.store(grad_row_sum + line, grad_sum)
 
 

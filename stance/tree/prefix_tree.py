@@ -1,8 +1,8 @@
 """One prefix tree for training, scoring and predicting: text that prompts share is computed once per batch.
 
-A batch's token sequences are merged by common prefix and laid out as one row of N nodes: first the trunk (T nodes that
-many sequences share: the instruction, the topics), then the chains (what each sequence has alone), packed into
-R rows of L nodes. A node's position id is its depth. It attends to the trunk nodes on its path and to its own chain,
+A batch's token sequences are merged by common prefix and laid out as one row of N nodes: first the prefix (T nodes that
+many sequences share: the instruction, the topics), then the suffixes (what each sequence has alone), packed into
+R rows of L nodes. A node's position id is its depth. It attends to the prefix nodes on its path and to its own suffix,
 so attention needs N x T and R x L x L scores instead of N x N.
 
 Causal hidden states of a shared prefix are equal in every sequence, so outputs and gradients are those of the flat
@@ -19,10 +19,10 @@ from stance.tree import attention
 
 # ---------------------------------------------------------------- settings
 FEW_SHAPES = None  # pad trees to sizes that come again, as a GPU wants, which compiles and records; None: on a GPU
-TRUNK_MULTIPLE = 32  # nodes; few distinct shapes, and aligned matrix products
-SMALL_MULTIPLE = 16  # nodes; row length if all chains fit into one row
-SMALL_TREE = 896  # nodes of chains, up to which other row lengths are tried: a row half full counts for more there
-EVEN_ROWS = 64  # rows of chains, from which their number is made even: half as many shapes to record in CUDA graphs
+PREFIX_MULTIPLE = 32  # nodes; few distinct shapes, and aligned matrix products
+SMALL_MULTIPLE = 16  # nodes; row length if all suffixes fit into one row
+SMALL_TREE = 896  # nodes of suffixes, up to which other row lengths are tried: a row half full counts for more there
+EVEN_ROWS = 64  # rows of suffixes, from which their number is made even: half as many shapes to record in CUDA graphs
 MIN_SHARED = (
     4  # sequences; a prefix that fewer share is cheaper to repeat than to score against every node
 )
@@ -32,7 +32,7 @@ MIN_SHARED = (
 MASK_BY_LAYER = ("gemma2", "qwen2", "qwen3")  # one for each type of layer
 ONE_MASK = ("llama", "mistral")  # one for all layers
 ATTENTION = "prefix_tree"  # name of attention.attend among transformers' attention implementations
-NO_TRUNK = -1  # anchor of a node without any trunk node on its path
+NO_PREFIX = -1  # anchor of a node without any prefix node on its path
 
 
 class PrefixTree(NamedTuple):
@@ -40,9 +40,9 @@ class PrefixTree(NamedTuple):
 
     ids: list  # N token ids
     depth: list  # N depths, the position ids; the first token of a sequence has depth 0
-    anchor: list  # N trunk indices: the deepest trunk node on the node's path; its own index for a trunk node
-    end: list  # T subtree ends: trunk node i's descendants in the trunk are i+1 .. end[i]-1
-    chain: list  # R lists of L chain numbers; nodes with equal numbers are one chain, a padding node's is unique
+    anchor: list  # N prefix indices: the deepest prefix node on the node's path; its own index for a prefix node
+    end: list  # T subtree ends: prefix node i's descendants in the prefix are i+1 .. end[i]-1
+    suffix: list  # R lists of L suffix numbers; nodes with equal numbers are one suffix, a padding node's is unique
     nodes: list  # for each sequence, in the order given, the node of each of its tokens
 
 
@@ -57,10 +57,10 @@ class MaskCarrier(NamedTuple):
 def merge_prefixes(sequences, pad_id, multiple=None):
     """Merge token sequences (non-empty lists of int) into a PrefixTree.
 
-    multiple: the trunk is padded to a multiple of so many nodes (None: TRUNK_MULTIPLE, or 1 without few shapes).
+    multiple: the prefix is padded to a multiple of so many nodes (None: PREFIX_MULTIPLE, or 1 without few shapes).
     """
     few_shapes = torch.cuda.is_available() if FEW_SHAPES is None else FEW_SHAPES
-    multiple = multiple or (TRUNK_MULTIPLE if few_shapes else 1)
+    multiple = multiple or (PREFIX_MULTIPLE if few_shapes else 1)
     order = sorted(
         range(len(sequences)), key=sequences.__getitem__
     )  # equal prefixes become neighbours
@@ -70,10 +70,10 @@ def merge_prefixes(sequences, pad_id, multiple=None):
     paths = {}
     for index, length in zip(order, shared):
         sequence = sequences[index]
-        keep = count_common([ids[node] for node in path], sequence[:length])
-        close_nodes(end, path[keep:], len(ids))
-        del path[keep:]
-        for token in sequence[keep:length]:
+        common = count_common([ids[node] for node in path], sequence[:length])
+        close_nodes(end, path[common:], len(ids))
+        del path[common:]
+        for token in sequence[common:length]:
             path.append(len(ids))
             depth.append(len(path) - 1)
             ids.append(token)
@@ -85,14 +85,14 @@ def merge_prefixes(sequences, pad_id, multiple=None):
         len(ids) + 1, len(ids) + pad + 1
     )  # a padding node sees itself: a row that sees nothing would be NaN
     ids, depth = ids + [pad_id] * pad, depth + [0] * pad
-    trunk = PrefixTree(ids, depth, list(range(len(ids))), end, [], [])
-    return add_chains(sequences, paths, trunk, pad_id, few_shapes)
+    prefix = PrefixTree(ids, depth, list(range(len(ids))), end, [], [])
+    return add_suffixes(sequences, paths, prefix, pad_id, few_shapes)
 
 
 def count_shared(ordered):
     """Return for each of the sorted sequences how many of its leading tokens at least MIN_SHARED sequences share."""
     if len(ordered) == 1:
-        return [len(ordered[0]) - 1]  # one sequence shares nothing, but is cheapest as trunk
+        return [len(ordered[0]) - 1]  # one sequence shares nothing, but is cheapest as prefix
     width = min(MIN_SHARED, len(ordered))
     common = [count_common(first, second) for first, second in zip(ordered, ordered[1:])]
     shared = [0] * len(ordered)
@@ -126,34 +126,34 @@ def count_common(first, second):
 
 
 def close_nodes(end, nodes, size):
-    """Set the subtree end of trunk nodes whose last descendant has been added."""
+    """Set the subtree end of prefix nodes whose last descendant has been added."""
     for node in nodes:
         end[node] = size
 
 
-def add_chains(sequences, paths, trunk, pad_id, few_shapes):
-    """Return the tree of a padded trunk and the sequences' remaining tokens, packed into rows."""
-    chains = {index: sequence[len(paths[index]) :] for index, sequence in enumerate(sequences)}
-    rows, length = pack_rows({index: len(chain) for index, chain in chains.items()}, few_shapes)
-    ids, depth, anchor, numbers = list(trunk.ids), list(trunk.depth), list(trunk.anchor), []
+def add_suffixes(sequences, paths, prefix, pad_id, few_shapes):
+    """Return the tree of a padded prefix and the sequences' remaining tokens, packed into rows."""
+    suffixes = {index: sequence[len(paths[index]) :] for index, sequence in enumerate(sequences)}
+    rows, length = pack_rows({index: len(suffix) for index, suffix in suffixes.items()}, few_shapes)
+    ids, depth, anchor, numbers = list(prefix.ids), list(prefix.depth), list(prefix.anchor), []
     nodes = [list(paths[index]) for index in range(len(sequences))]
     for row in rows:
         numbers.append([])
         for index in row:
-            path, chain = paths[index], chains[index]
-            nodes[index] += range(len(ids), len(ids) + len(chain))
-            ids += chain
-            depth += range(len(path), len(path) + len(chain))
-            anchor += [path[-1] if path else NO_TRUNK] * len(chain)
-            numbers[-1] += [index] * len(chain)
+            path, suffix = paths[index], suffixes[index]
+            nodes[index] += range(len(ids), len(ids) + len(suffix))
+            ids += suffix
+            depth += range(len(path), len(path) + len(suffix))
+            anchor += [path[-1] if path else NO_PREFIX] * len(suffix)
+            numbers[-1] += [index] * len(suffix)
         pad = length - len(numbers[-1])
-        ids, depth, anchor = ids + [pad_id] * pad, depth + [0] * pad, anchor + [NO_TRUNK] * pad
+        ids, depth, anchor = ids + [pad_id] * pad, depth + [0] * pad, anchor + [NO_PREFIX] * pad
         numbers[-1] += range(-1, -pad - 1, -1)
-    return PrefixTree(ids, depth, anchor, trunk.end, numbers, nodes)
+    return PrefixTree(ids, depth, anchor, prefix.end, numbers, nodes)
 
 
 def pack_rows(sizes, few_shapes):
-    """Pack chains, a dict of number to size, into rows of one length. Returns (rows, row length)."""
+    """Pack suffixes, a dict of number to size, into rows of one length. Returns (rows, row length)."""
     longest, total, step = max(sizes.values()), sum(sizes.values()), attention.ROW_LENGTH
     if not few_shapes:
         lengths = range(max(longest, 1), max(longest, step) + 1)
@@ -175,41 +175,43 @@ def pack_rows(sizes, few_shapes):
 
 
 def fill_rows(sizes, length):
-    """Return rows of chain numbers, no row's chains longer than length together: first fit, longest chain first."""
+    """Return rows of suffix numbers, no row's suffixes longer than length together: first fit, longest suffix first."""
     rows, room = [[]], [length]
     for index in sorted(sizes, key=lambda index: (-sizes[index], index)):
-        place = next((i for i, free in enumerate(room) if free >= sizes[index]), len(rows))
-        if place == len(rows):
+        chosen = next((i for i, free in enumerate(room) if free >= sizes[index]), len(rows))
+        if chosen == len(rows):
             rows.append([])
             room.append(length)
-        rows[place].append(index)
-        room[place] -= sizes[index]
+        rows[chosen].append(index)
+        room[chosen] -= sizes[index]
     return rows
 
 
 def tree_inputs(tree):
-    """Return a tree as tensors: input_ids and position_ids [1, N], anchor [N], trunk_end [T], chain [R, L]."""
+    """Return a tree as tensors: input_ids and position_ids [1, N], anchor [N], prefix_end [T], suffix [R, L]."""
     return {
         "input_ids": torch.tensor([tree.ids]),
         "position_ids": torch.tensor([tree.depth]),
         "anchor": torch.tensor(tree.anchor),
-        "trunk_end": torch.tensor(tree.end),
-        "chain": torch.tensor(tree.chain),
+        "prefix_end": torch.tensor(tree.end),
+        "suffix": torch.tensor(tree.suffix),
     }
 
 
 def tree_mask(inputs, window=None):
     """Return the TreeMask of tree inputs; with a window, a node sees only the window - 1 tokens before it."""
-    depth, end, chain = inputs["position_ids"][0], inputs["trunk_end"], inputs["chain"]
-    anchor, trunk = inputs["anchor"][:, None], torch.arange(len(end), device=end.device)
-    on_path = (trunk <= anchor) & (anchor < end)
-    place = torch.arange(chain.shape[1], device=end.device)
-    in_chain = (chain[:, :, None] == chain[:, None, :]) & (place[None, :] <= place[:, None])
+    depth, end, suffix = inputs["position_ids"][0], inputs["prefix_end"], inputs["suffix"]
+    anchor, prefix = inputs["anchor"][:, None], torch.arange(len(end), device=end.device)
+    on_path = (prefix <= anchor) & (anchor < end)
+    position = torch.arange(suffix.shape[1], device=end.device)
+    in_suffix = (suffix[:, :, None] == suffix[:, None, :]) & (
+        position[None, :] <= position[:, None]
+    )
     if window is not None:
-        row_depth = depth[len(end) :].view(chain.shape)
+        row_depth = depth[len(end) :].view(suffix.shape)
         on_path &= depth[:, None] - depth[: len(end)] < window
-        in_chain &= row_depth[:, :, None] - row_depth[:, None, :] < window
-    return attention.TreeMask(on_path, in_chain)
+        in_suffix &= row_depth[:, :, None] - row_depth[:, None, :] < window
+    return attention.TreeMask(on_path, in_suffix)
 
 
 def pass_mask(*args, attention_mask=None, **kwargs):
@@ -233,17 +235,21 @@ def make_masks(config, inputs):
     return {"full_attention": tree_mask(inputs), "sliding_attention": tree_mask(inputs, window)}
 
 
-def forward_tree(model, config, inputs, keep):
-    """Run a causal language model over tree inputs; return its logits [K, vocabulary] at the K nodes of keep."""
+def forward_tree(model, config, inputs, logits_to_keep):
+    """Run a causal language model over tree inputs; return its logits [K, vocabulary] at the K nodes of logits_to_keep."""
     early = getattr(
-        model, "keeps_nodes", False
+        model, "takes_logit_positions", False
     )  # stance/model/gemma2.py: its last layer leaves the other nodes out
     output = model(
         input_ids=inputs["input_ids"],
         position_ids=inputs["position_ids"],
         attention_mask=make_masks(config, inputs),
         use_cache=False,
-        **({"kept_nodes": keep, "logits_to_keep": 0} if early else {"logits_to_keep": keep}),
+        **(
+            {"logit_positions": logits_to_keep, "logits_to_keep": 0}
+            if early
+            else {"logits_to_keep": logits_to_keep}
+        ),
     )
     return output.logits[0]
 

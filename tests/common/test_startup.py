@@ -65,7 +65,7 @@ def start(tmp_path):
 
     def run(main, **options):
         (tmp_path / "script.py").write_text(
-            f"from stance.common import startup\nimport os, signal, time\nfrom stance.common import records\n{main}"
+            f"from stance.common import startup\nimport os, signal, time\nfrom stance.common import errors\n{main}"
         )
         return run_script(tmp_path / "script.py", tmp_path, **options)
 
@@ -80,7 +80,7 @@ def main():
     finally:
         print("closed")
 
-records.run_script(main)
+errors.run_script(main)
 """
 
 
@@ -100,7 +100,7 @@ def test_what_ignores_ctrl_c_goes_on_ignoring_it(start):
 
 def test_garbage_is_collected_again_once_a_script_runs(start):
     done = start(
-        "import gc\nprint(gc.isenabled())\nrecords.run_script(lambda: print(gc.isenabled()))\n"
+        "import gc\nprint(gc.isenabled())\nerrors.run_script(lambda: print(gc.isenabled()))\n"
     )
     assert (done.returncode, done.stdout) == (0, "False\nTrue\n")
 

@@ -13,7 +13,7 @@ import pytest
 from stopping import stop_message
 
 import prompts
-from stance.common import records
+from stance.common import files
 from stance.corpus import corpus, tables, workbook_reader
 
 GUNS = "There should be more gun control."
@@ -690,9 +690,9 @@ def test_key_different(one, other):
 
 def test_plain_text_has_the_key_that_it_has_beside_other_text():
     """Of ASCII text the key is worked out on a shorter way."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     for _ in range(2000):
-        text = "".join(chance.choices([chr(code) for code in range(128)], k=12)) + "x"
+        text = "".join(rng.choices([chr(code) for code in range(128)], k=12)) + "x"
         assert corpus.normalise_key(text + " é") == corpus.normalise_key(text) + " é"
 
 
@@ -834,7 +834,7 @@ def write_split(path, **changes):
         "stance": "Pro",
     }
     line |= {"prompt": prompts.build_prompt(GUNS, AMENDMENT), "label": "pro", **changes}
-    records.write_jsonl(path, [line])
+    files.write_jsonl(path, [line])
     return path
 
 

@@ -271,10 +271,12 @@ def test_any_tree_gives_the_logits_of_the_flat_batch(model, flat_logits, parts):
     for sequence, nodes in zip(sequences, tree.nodes, strict=True):
         assert [tree.ids[node] for node in nodes] == sequence
         assert [tree.depth[node] for node in nodes] == list(range(len(sequence)))
-    keep = torch.tensor([node for nodes in tree.nodes for node in nodes])
+    logits_to_keep = torch.tensor([node for nodes in tree.nodes for node in nodes])
     model.set_attn_implementation(prefix_tree.ATTENTION)
     with torch.no_grad():
-        found = prefix_tree.forward_tree(model, model.config, prefix_tree.tree_inputs(tree), keep)
+        found = prefix_tree.forward_tree(
+            model, model.config, prefix_tree.tree_inputs(tree), logits_to_keep
+        )
     model.set_attn_implementation("eager")
     expected = torch.cat([flat_logits(model, sequence) for sequence in sequences])
     assert (found - expected).abs().max() <= 1e-4

@@ -63,7 +63,7 @@ def write_corpus(path, rows):
 
 
 def read_marks(path, offset=0):
-    """Return ({cell that is coloured: colour}, {row: remedy}) of the first sheet of a copy, by rows of the corpus."""
+    """Return ({cell that is coloured: colour}, {row: hint}) of the first sheet of a copy, by rows of the corpus."""
     sheet = openpyxl.load_workbook(path).worksheets[0]
     colours = {
         (cell.row - offset, cell.column): cell.fill.start_color.rgb[2:]
@@ -71,9 +71,9 @@ def read_marks(path, offset=0):
         for cell in row
         if cell.fill.fill_type == "solid"
     }
-    assert sheet.cell(1, 5).value == "remedy"
-    remedies = {row - offset: sheet.cell(row, 5).value for row in range(2, sheet.max_row + 1)}
-    return colours, {row: remedy for row, remedy in remedies.items() if remedy}
+    assert sheet.cell(1, 5).value == "hint"
+    hints = {row - offset: sheet.cell(row, 5).value for row in range(2, sheet.max_row + 1)}
+    return colours, {row: hint for row, hint in hints.items() if hint}
 
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".csv", ".jsonl"])
@@ -100,13 +100,13 @@ def test_everything_is_found_and_marked(tmp_path, capsys, suffix):
         f"note: topic and text repeat those of row {row[20]}, with the same stance in row {row[42]}: {ONCE}",
     ]
     assert any("34 usable rows, 7 problems, 2 notes" in line for line in lines)
-    colours, remedies = read_marks(tmp_path / "c.checked.xlsx", offset)
+    colours, hints = read_marks(tmp_path / "c.checked.xlsx", offset)
     assert colours == {
         (row[3], 3): RED, (row[4], 2): RED, (row[5], 4): RED, (row[7], 3): RED, (row[8], 3): YELLOW, (row[9], 4): RED,
         (row[21], 4): RED, (row[43], 4): RED, (row[42], 3): YELLOW,
     }  # fmt: skip
-    assert set(remedies) == {place for place, _ in colours}
-    assert remedies[row[3]] == f"text is empty: {FILL}" and remedies[row[43]].endswith(DECIDE)
+    assert set(hints) == {place for place, _ in colours}
+    assert hints[row[3]] == f"text is empty: {FILL}" and hints[row[43]].endswith(DECIDE)
 
 
 def test_a_clean_corpus_passes_without_a_copy(tmp_path, capsys):
@@ -126,11 +126,11 @@ def test_a_cell_with_a_problem_and_a_note_is_red(tmp_path):
     rows = make_rows()
     rows[5][3] = 12
     assert run_check(write_corpus(tmp_path / "c.xlsx", rows)) == 2
-    colours, remedies = read_marks(tmp_path / "c.checked.xlsx")
+    colours, hints = read_marks(tmp_path / "c.checked.xlsx")
     assert colours == {(6, 4): RED}
     assert (
-        remedies[6].startswith('unknown stance "12": ')
-        and "; stance is a number, date or truth" in remedies[6]
+        hints[6].startswith('unknown stance "12": ')
+        and "; stance is a number, date or truth" in hints[6]
     )
 
 
@@ -166,7 +166,7 @@ def test_the_copy_keeps_the_workbook(tmp_path):
         "=A1",
         "beside",
         "far",
-        "remedy",
+        "hint",
     ]
     assert (
         sheet["E4"].value
@@ -193,7 +193,7 @@ def test_other_headers_are_checked_too(tmp_path, capsys, suffix):
     assert run_check(path, "--columns", "claim", "FULL text ", "Code") == 2
     assert "34 usable rows, 7 problems, 2 notes" in capsys.readouterr().out
     sheet = openpyxl.load_workbook(tmp_path / "c.checked.xlsx").worksheets[0]
-    assert [sheet.cell(1, place).value for place in range(1, 6)] == [*rows[0], "remedy"]
+    assert [sheet.cell(1, place).value for place in range(1, 6)] == [*rows[0], "hint"]
     assert sheet.cell(3, 5).value == f"text is empty: {FILL}"
 
 

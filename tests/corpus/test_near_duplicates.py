@@ -81,9 +81,9 @@ def test_rows_and_splits_are_named():
 
 def test_found_are_those_that_a_comparison_of_all_pairs_finds():
     """On random sentences of few words, so that many are near; words counted, not hashed."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     texts = list(
-        dict.fromkeys(" ".join(chance.choices("abc", k=chance.randint(4, 9))) for _ in range(130))
+        dict.fromkeys(" ".join(rng.choices("abc", k=rng.randint(4, 9))) for _ in range(130))
     )[:120]
 
     def compare(one, other):

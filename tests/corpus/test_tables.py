@@ -266,7 +266,7 @@ def test_lines_of_stdin_are_read_twice(monkeypatch):
     file = tables.keep_stdin()
     for _ in range(2):
         table = tables.open_lines(file)
-        assert (table.place, table.header, table.columns) == ("stdin", ["text"], {"text": 0})
+        assert (table.location, table.header, table.columns) == ("stdin", ["text"], {"text": 0})
         assert list(table.rows) == [(1, ["one"]), (2, [""]), (3, ["two"])]
 
 

@@ -22,7 +22,7 @@ def spread(label, top):
     return {name: top if name == label else (1 - top) / 2 for name in ("pro", "con", "neu")}
 
 
-def make_table(scored=True, floors=True):
+def make_table(scored=True, baselines=True):
     table = []
     for place, (name, topic, gold, base, tuned, majority, tfidf) in enumerate(ROWS):
         models = {"base": {"prediction": base}, "fine-tuned": {"prediction": tuned}}
@@ -36,7 +36,9 @@ def make_table(scored=True, floors=True):
             "label": gold,
             "models": models,
         }
-        table.append({**row, "floors": {"majority": majority, "tf-idf": tfidf}} if floors else row)
+        table.append(
+            {**row, "baselines": {"majority": majority, "tf-idf": tfidf}} if baselines else row
+        )
     return table
 
 
@@ -55,10 +57,10 @@ def make_variants(variant, answers):
 
 @pytest.fixture(scope="module")
 def numbers():
-    return analysis.analyse(make_table(), validation=make_table(floors=False))
+    return analysis.analyse(make_table(), validation=make_table(baselines=False))
 
 
-def test_intervals_of_floors_and_models(numbers):
+def test_intervals_of_baselines_and_models(numbers):
     values = {name: part["accuracy"]["value"] for name, part in numbers["intervals"].items()}
     assert values == pytest.approx(
         {"majority": 2 / 6, "tf-idf": 4 / 6, "base": 3 / 6, "fine-tuned": 4 / 6}
@@ -120,7 +122,7 @@ def test_the_temperature_comes_from_validation_records_alone(numbers):
     }  # no validation records, no temperature
 
 
-def test_abstaining(numbers):
+def test_selective_prediction(numbers):
     # Confidence of fine-tuned rises from row 1 to 6; right are 1, 2, 5, 6.
     curve = analysis.trace_models(make_table())["fine-tuned"]
     assert [point["accuracy"] for point in curve] == pytest.approx(
@@ -131,8 +133,8 @@ def test_abstaining(numbers):
     assert len(analysis.trace_models(make_table())["base"]) == 1  # equally sure of all
 
 
-def test_without_probabilities_or_floors():
-    numbers = analysis.analyse(make_table(scored=False, floors=False))
+def test_without_probabilities_or_baselines():
+    numbers = analysis.analyse(make_table(scored=False, baselines=False))
     assert numbers["calibration"] == numbers["coverage"] == numbers["robustness"] == {}
     assert list(numbers["intervals"]) == ["base", "fine-tuned"]
 
@@ -153,7 +155,7 @@ def test_robustness_of_a_variant_that_should_change_nothing():
     # base 1 pro, 2 con stay, 4 pro becomes neu, which is right; fine-tuned 1 pro becomes con, which is wrong.
     base, tuned = result["lower case"]["base"], result["lower case"]["fine-tuned"]
     assert base == {
-        "n": 3, "changed": pytest.approx(1 / 3), "expected": pytest.approx(2 / 3), "swapped": None,
+        "n": 3, "changed": pytest.approx(1 / 3), "expected": pytest.approx(2 / 3), "flipped": None,
         "interval": uncertainty.find_wilson(2, 3),
         "accuracy": pytest.approx(2 / 3), "accuracy_before": pytest.approx(1 / 3),
     }  # fmt: skip
@@ -168,12 +170,12 @@ def test_robustness_of_a_negated_topic():
     )
     base, tuned = analysis.compare_variants(make_table(), variants)["negated topic"].values()
     # base: 1 pro to con as it should, 3 con stays con, 6 neu stays. Gold is now con, pro, neu.
-    assert (base["changed"], base["expected"], base["swapped"]) == pytest.approx(
+    assert (base["changed"], base["expected"], base["flipped"]) == pytest.approx(
         (1 / 3, 2 / 3, 1 / 2)
     )
     assert (base["accuracy_before"], base["accuracy"]) == pytest.approx((1, 2 / 3))
     # fine-tuned: 1 pro stays pro, 3 neu stays, 6 neu becomes pro.
-    assert (tuned["changed"], tuned["expected"], tuned["swapped"]) == pytest.approx(
+    assert (tuned["changed"], tuned["expected"], tuned["flipped"]) == pytest.approx(
         (1 / 3, 1 / 3, 0)
     )
     assert tuned["accuracy"] == 0
@@ -182,7 +184,7 @@ def test_robustness_of_a_negated_topic():
 def test_nothing_to_swap():
     variants = make_variants("negated topic", {"6": ("neu", "neu")})
     assert (
-        analysis.compare_variants(make_table(), variants)["negated topic"]["base"]["swapped"]
+        analysis.compare_variants(make_table(), variants)["negated topic"]["base"]["flipped"]
         is None
     )
 

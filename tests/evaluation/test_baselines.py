@@ -1,4 +1,4 @@
-"""stance/evaluation/baselines.py: floors that learn from the train split alone."""
+"""stance/evaluation/baselines.py: baselines that learn from the train split alone."""
 
 import pytest
 
@@ -27,8 +27,8 @@ def test_of_equally_frequent_labels_the_first_in_order():
 
 
 def test_tfidf_learns_words():
-    floors = baselines.answer_floors(TRAIN, TRAIN, TEST)
-    assert list(floors) == ["majority", "tf-idf"] and floors["tf-idf"] == [
+    predicted = baselines.predict_baselines(TRAIN, TRAIN, TEST)
+    assert list(predicted) == ["majority", "tf-idf"] and predicted["tf-idf"] == [
         "con",
         "pro",
         "neu",
@@ -51,4 +51,4 @@ def test_the_validation_split_chooses_the_regularisation(monkeypatch):
 
 @pytest.mark.filterwarnings("error")
 def test_train_rows_of_one_label():
-    assert baselines.answer_floors(TRAIN[:2], TRAIN, TEST)["tf-idf"] == ["pro"] * 4
+    assert baselines.predict_baselines(TRAIN[:2], TRAIN, TEST)["tf-idf"] == ["pro"] * 4

@@ -398,8 +398,8 @@ POINTS = {
 
 
 def test_learning_picture(tmp_path, drawn):
-    floors = {"base": {100: 0.2, 400: 0.2}, "tf-idf": {100: 0.3, 400: 0.5}}
-    figures.plot_learning(POINTS, floors, tmp_path / "x.png", NOTE)
+    baselines = {"base": {100: 0.2, 400: 0.2}, "tf-idf": {100: 0.3, 400: 0.5}}
+    figures.plot_learning(POINTS, baselines, tmp_path / "x.png", NOTE)
     [axis] = drawn[0].axes
     named = [line for line in axis.lines if not line.get_label().startswith("_")]
     assert {line.get_label(): line.get_xydata().tolist() for line in named} == {

@@ -9,7 +9,7 @@ from test_analysis import make_table
 from test_report import RUN
 
 import prompts
-from stance.common import records
+from stance.common import files
 from stance.evaluation import analysis, model_card
 
 RECORD = {
@@ -41,7 +41,7 @@ def adapter(tmp_path):
     """A folder with an adapter, its card, and much that must not leave it."""
     for name in (*model_card.PUSHED_FILES, *SECRETS):
         (tmp_path / name).write_text("secret")
-    records.write_json(
+    files.write_json(
         tmp_path / "adapter_config.json", {"base_model_name_or_path": "google/gemma-2-9b-it"}
     )
     return tmp_path
@@ -140,7 +140,7 @@ def test_the_tiny_model_and_foreign_splits_are_marked():
 
 
 def test_the_card_replaces_the_readme_of_an_adapter(adapter):
-    records.write_json(adapter / "run.json", RECORD)
+    files.write_json(adapter / "run.json", RECORD)
     table = make_table()
     model_card.write_card(adapter, RUN, table, analysis.analyse(table))
     assert (adapter / "README.md").read_text(encoding="utf-8").rstrip("\n") == str(
@@ -168,15 +168,15 @@ def test_a_public_repository_is_not_pushed_to_by_mistake(adapter, monkeypatch, c
 
 def test_paths_of_this_machine_are_not_pushed(adapter, monkeypatch, capsys):
     for base in (str(adapter), "/no/such/folder"):
-        records.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": base})
+        files.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": base})
         hub = Hub()
         assert base in stop_message(capsys, push, hub, monkeypatch, adapter) and hub.calls == []
 
 
 def test_the_tiny_model_is_not_pushed(adapter, monkeypatch, capsys):
     (adapter / "tiny").mkdir()
-    records.write_json(adapter / "tiny" / "demo_model.json", {"note": "DEMO"})
-    records.write_json(
+    files.write_json(adapter / "tiny" / "demo_model.json", {"note": "DEMO"})
+    files.write_json(
         adapter / "adapter_config.json", {"base_model_name_or_path": str(adapter / "tiny")}
     )
     assert "demo model" in stop_message(capsys, push, Hub(), monkeypatch, adapter)

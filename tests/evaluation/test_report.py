@@ -59,7 +59,7 @@ def test_the_report_has_every_section_and_picture(written):
     titles = (
         "Results",
         "By label and topic",
-        "Calibration and abstaining",
+        "Calibration and selective prediction",
         "Robustness",
         "Errors",
         "Pictures",
@@ -227,7 +227,7 @@ def test_errors_are_a_workbook(written):
 
 
 def test_a_report_of_generated_answers_has_no_calibration(tmp_path):
-    table = make_table(scored=False, floors=False)
+    table = make_table(scored=False, baselines=False)
     names = report.write_results(
         tmp_path, RUN, table, analysis.summarise(table), analysis.analyse(table)
     )

@@ -19,13 +19,13 @@ TOPICS = ["a", "b", "a", "b", "a", "b", "a", "b", "a", "b"]
 
 def draw(n, seed, invalid=True):
     """Random (gold, answers of two models, topics)."""
-    chance = np.random.default_rng(seed)
-    gold = chance.choice(3, n, p=[0.5, 0.3, 0.2])
-    wrong = [chance.integers(0, 4 if invalid else 3, n) for _ in range(2)]
+    rng = np.random.default_rng(seed)
+    gold = rng.choice(3, n, p=[0.5, 0.3, 0.2])
+    wrong = [rng.integers(0, 4 if invalid else 3, n) for _ in range(2)]
     first, second = (
-        np.where(chance.random(n) < share, gold, other) for share, other in zip((0.4, 0.7), wrong)
+        np.where(rng.random(n) < share, gold, other) for share, other in zip((0.4, 0.7), wrong)
     )
-    return gold, first, second, chance.integers(0, 4, n)
+    return gold, first, second, rng.integers(0, 4, n)
 
 
 # ---------------------------------------------------------------- statistics of counts
@@ -73,7 +73,7 @@ def test_statistics_of_many_samples_at_once():
 
 def brute_force(gold, answers, topics, over, n=4000):
     """Bootstrap intervals {statistic: [low, high]} by drawing row numbers one sample at a time, with sklearn."""
-    chance, gold, answers, topics = (
+    rng, gold, answers, topics = (
         np.random.default_rng(7),
         *map(np.asarray, (gold, answers, topics)),
     )
@@ -81,9 +81,9 @@ def brute_force(gold, answers, topics, over, n=4000):
     drawn = {"accuracy": [], "macro_f1": []}
     for _ in range(n):
         if over == "rows":
-            rows = chance.integers(0, len(gold), len(gold))
+            rows = rng.integers(0, len(gold), len(gold))
         else:
-            rows = np.concatenate([parts[i] for i in chance.integers(0, len(parts), len(parts))])
+            rows = np.concatenate([parts[i] for i in rng.integers(0, len(parts), len(parts))])
         table = sklearn.metrics.confusion_matrix(gold[rows], answers[rows], labels=[0, 1, 2, 3])
         right = table.diagonal()[:3]
         drawn["accuracy"].append(right.sum() / len(rows))
@@ -173,9 +173,9 @@ def test_differences_are_paired():
 def test_differences_are_second_minus_first_with_brute_force_intervals():
     gold, first, second, topics = draw(120, 5)
     compared = uncertainty.compare_answers(gold, first, second, topics)
-    chance, drawn = np.random.default_rng(11), []
+    rng, drawn = np.random.default_rng(11), []
     for _ in range(4000):
-        rows = chance.integers(0, 120, 120)
+        rows = rng.integers(0, 120, 120)
         drawn.append((second[rows] == gold[rows]).mean() - (first[rows] == gold[rows]).mean())
     assert compared["accuracy"]["difference"] == pytest.approx(
         (second == gold).mean() - (first == gold).mean()
@@ -195,12 +195,12 @@ def test_differences_are_second_minus_first_with_brute_force_intervals():
 
 def cover(topics, rows, spread, trials=300):
     """Shares of 95 % intervals for accuracy that hold the true mean over topics, 0.75 +- spread from topic to topic."""
-    chance, names = np.random.default_rng(0), np.repeat(np.arange(topics), rows)
+    rng, names = np.random.default_rng(0), np.repeat(np.arange(topics), rows)
     held = {"rows": 0, "topics": 0}
     for _ in range(trials):
-        level = (0.75 + spread * chance.uniform(-1, 1, topics))[names]
-        gold = chance.integers(0, 3, len(names))
-        answers = np.where(chance.random(len(names)) < level, gold, (gold + 1) % 3)
+        level = (0.75 + spread * rng.uniform(-1, 1, topics))[names]
+        gold = rng.integers(0, 3, len(names))
+        answers = np.where(rng.random(len(names)) < level, gold, (gold + 1) % 3)
         described = uncertainty.describe_answers(gold, answers, names)["accuracy"]
         for over in held:
             held[over] += described[over][0] <= 0.75 <= described[over][1]
@@ -247,8 +247,8 @@ def test_calibration_by_hand():
 
 
 def test_bins_are_those_of_sklearn():
-    chance = np.random.default_rng(0)
-    probabilities, gold = chance.dirichlet([0.5] * 3, 300), chance.integers(0, 3, 300)
+    rng = np.random.default_rng(0)
+    probabilities, gold = rng.dirichlet([0.5] * 3, 300), rng.integers(0, 3, 300)
     measured = uncertainty.measure_calibration(probabilities, gold)
     right = probabilities.argmax(1) == gold
     shares, means = sklearn.calibration.calibration_curve(
@@ -263,9 +263,9 @@ def test_bins_are_those_of_sklearn():
 
 def test_the_temperature_of_overconfident_probabilities_is_found():
     """Labels drawn from calibrated probabilities, which are then made surer by a known temperature."""
-    chance = np.random.default_rng(0)
-    honest = chance.dirichlet([1.0] * 3, 20_000)
-    gold = (honest.cumsum(1) < chance.random((20_000, 1))).sum(1)
+    rng = np.random.default_rng(0)
+    honest = rng.dirichlet([1.0] * 3, 20_000)
+    gold = (honest.cumsum(1) < rng.random((20_000, 1))).sum(1)
     sure = uncertainty.scale_probabilities(honest, 0.4)
     assert uncertainty.fit_temperature(sure, gold) == pytest.approx(1 / 0.4, rel=0.03)
     scaled = uncertainty.scale_probabilities(sure, 1 / 0.4)
@@ -275,8 +275,8 @@ def test_the_temperature_of_overconfident_probabilities_is_found():
 
 
 def test_a_temperature_is_the_best_of_a_grid():
-    chance = np.random.default_rng(1)
-    probabilities, gold = chance.dirichlet([0.7] * 3, 200), chance.integers(0, 3, 200)
+    rng = np.random.default_rng(1)
+    probabilities, gold = rng.dirichlet([0.7] * 3, 200), rng.integers(0, 3, 200)
     grid = np.geomspace(*uncertainty.TEMPERATURES, 2000)
     losses = [
         uncertainty.mean_nll(uncertainty.scale_probabilities(probabilities, t), gold) for t in grid
@@ -303,7 +303,7 @@ def test_perfect_validation_ends_at_the_lowest_temperature():
     )
 
 
-# ---------------------------------------------------------------- abstaining
+# ---------------------------------------------------------------- selective prediction
 
 
 def test_coverage_by_hand():
@@ -322,8 +322,8 @@ def test_coverage_by_hand():
 
 
 def test_every_threshold_of_a_curve_gives_its_point():
-    chance = np.random.default_rng(0)
-    confidence, right = chance.integers(34, 60, 100) / 100, chance.random(100) < 0.6
+    rng = np.random.default_rng(0)
+    confidence, right = rng.integers(34, 60, 100) / 100, rng.random(100) < 0.6
     curve = uncertainty.trace_coverage(confidence, right)
     assert len(curve) == len(set(confidence)) and curve[-1]["coverage"] == 1
     for point in curve:

@@ -92,10 +92,10 @@ def test_the_heaviest_words_are_shown(capsys):
     terminal.print_answer(score_words, TOPIC, "well no but yes and yes", 2, bar=False)
     assert capsys.readouterr().out.splitlines() == [
         "pro  p_pro 0.600  p_con 0.200  p_neu 0.100",
-        "Word  place  weight for pro",
-        "---------------------------",
-        "no        2          -0.200",
-        "well      1          +0.000",  # either yes makes up for the other
+        "Word  position  weight for pro",
+        "------------------------------",
+        "no           2          -0.200",
+        "well         1          +0.000",  # either yes makes up for the other
     ]
 
 

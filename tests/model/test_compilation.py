@@ -420,10 +420,13 @@ def test_a_recorded_answer_equals_a_plain_one(tiny_model, load_plain, flat_ways,
     for sequence in sequences:
         tree = prefix_tree.merge_prefixes([sequence], 0, cuda_graphs.ANSWER_NODES)
         inputs = {name: tensor.cuda() for name, tensor in prefix_tree.tree_inputs(tree).items()}
-        keep = torch.tensor([tree.nodes[0][-1]], device="cuda")
+        logits_to_keep = torch.tensor([tree.nodes[0][-1]], device="cuda")
         with torch.no_grad(), prefix_tree.compute_precision(model):
-            expected = prefix_tree.forward_tree(model, model.config, inputs, keep)
-            assert small_models.relative(model.answer_graph(inputs, keep), expected) <= tolerance
+            expected = prefix_tree.forward_tree(model, model.config, inputs, logits_to_keep)
+            assert (
+                small_models.relative(model.answer_graph(inputs, logits_to_keep), expected)
+                <= tolerance
+            )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
@@ -440,7 +443,7 @@ def test_recorded_steps_equal_plain_steps():
         if step == 4:
             graphs.release()
         x = torch.randn(rows, 8, device="cuda")
-        inputs = {"x": x, "input_ids": torch.zeros(1, rows), "chain": torch.zeros(rows, 8)}
+        inputs = {"x": x, "input_ids": torch.zeros(1, rows), "suffix": torch.zeros(rows, 8)}
         weight.grad = None
         loss = graphs({name: tensor.to("cuda") for name, tensor in inputs.items()})
         expected = torch.autograd.grad((x @ weight).square().sum(), weight)[0]
@@ -471,7 +474,7 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
     graphs = cuda_graphs.StepGraphs(count, [weight], count)
 
     def step(rows):
-        return graphs({"input_ids": torch.zeros(1, 8 * rows), "chain": torch.zeros(rows, 8)})
+        return graphs({"input_ids": torch.zeros(1, 8 * rows), "suffix": torch.zeros(rows, 8)})
 
     assert step(3) == 24 and recorded == []  # compiles
     for rows in (3, 2, 2, 3):
@@ -487,10 +490,10 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
     step(2)
     assert recorded == [24, 16, 40, 16, 40, 16]
     graphs(
-        {"input_ids": torch.zeros(1, 7), "chain": torch.zeros(1, 7)}
+        {"input_ids": torch.zeros(1, 7), "suffix": torch.zeros(1, 7)}
     )  # another kind, which fits beside them
     assert len(graphs.graphs) == 2
-    graphs({"input_ids": torch.zeros(1, 9), "chain": torch.zeros(1, 9)})
+    graphs({"input_ids": torch.zeros(1, 9), "suffix": torch.zeros(1, 9)})
     assert graphs.graphs == {}
     graphs.forget()
     assert step(2) == 16 and len(recorded) == 6  # runs as it is, as if for the first time
@@ -502,7 +505,7 @@ def test_a_step_of_another_kind_needs_its_activations_its_logits_and_a_reserve()
     config = transformers.Gemma2Config(
         vocab_size=100, hidden_size=8, intermediate_size=16, num_hidden_layers=2
     )
-    inputs = {"input_ids": torch.zeros(1, 5), "keep": torch.zeros(3)}
+    inputs = {"input_ids": torch.zeros(1, 5), "loss_positions": torch.zeros(3)}
     size = compilation.count_step_bytes(config, inputs) - compilation.RESERVE_GB * 1e9
     assert (
         size == compilation.count_activation_bytes(config, 5) + 4 * 3 * 100 * torch.float32.itemsize

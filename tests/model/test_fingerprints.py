@@ -13,7 +13,7 @@ from stopping import stop_message
 
 import evaluate
 import predict
-from stance.common import records
+from stance.common import files
 from stance.model import fingerprints, loading
 from tools import export
 
@@ -195,7 +195,7 @@ def test_a_base_on_the_hub_is_known_by_its_commit(hub):
     assert current["tokenizer"] != pinned["tokenizer"]
 
 
-def test_another_commit_is_refused_and_the_remedy_works(hub, adapter, capsys):
+def test_another_commit_is_refused_and_the_hint_works(hub, adapter, capsys):
     change_record(adapter, base_model=hub, base_revision=COMMITS[0])
     message = stop_message(capsys, check_same_base, adapter, hub)
     assert COMMITS[0] in message and COMMITS[1] in message
@@ -221,7 +221,7 @@ def test_an_adapter_of_a_pinned_commit_is_merged_into_that_commit(
         str(tmp_path / "merged"),
     ]
     export.main(words)
-    assert records.read_json(tmp_path / "merged" / "export.json", "")["base_model"] == pinned
+    assert files.read_json(tmp_path / "merged" / "export.json", "")["base_model"] == pinned
 
 
 # ---------------------------------------------------------------- models out of reach
@@ -251,14 +251,14 @@ def copy_splits(data_dir, folder, test_rows):
     """Write splits that are not the adapter's: its validation split as train split, and other test rows."""
     folder.mkdir()
     shutil.copy(Path(data_dir, "val.jsonl"), folder / "train.jsonl")
-    records.write_jsonl(folder / "test.jsonl", test_rows)
+    files.write_jsonl(folder / "test.jsonl", test_rows)
     return str(folder)
 
 
 def test_sentences_of_the_training_are_no_test(adapter, data_dir, tmp_path, capsys, no_weights):
     """Even with other case and punctuation, which hide nothing from a model."""
-    rows = records.read_jsonl(Path(data_dir, "test.jsonl"), (), "fix the test")
-    known = records.read_jsonl(Path(data_dir, "train.jsonl"), (), "fix the test")[0]
+    rows = files.read_jsonl(Path(data_dir, "test.jsonl"), (), "fix the test")
+    known = files.read_jsonl(Path(data_dir, "train.jsonl"), (), "fix the test")[0]
     text = known["text"].upper() + "!!"
     known = {**known, "text": text, "prompt": evaluate.prompts.build_prompt(known["topic"], text)}
     splits = copy_splits(data_dir, tmp_path / "data", [*rows, known])
@@ -267,7 +267,7 @@ def test_sentences_of_the_training_are_no_test(adapter, data_dir, tmp_path, caps
 
 
 def test_unseen_sentences_are_said_to_be_so(adapter, data_dir, tmp_path, capsys):
-    rows = list(records.read_jsonl(Path(data_dir, "test.jsonl"), (), "fix the test"))
+    rows = list(files.read_jsonl(Path(data_dir, "test.jsonl"), (), "fix the test"))
     splits = copy_splits(data_dir, tmp_path / "data", rows)
     found = fingerprints.compare_splits(splits, adapter, "another hash", rows)
     assert found == {"splits_of_adapter": False, "unseen_test": True}
@@ -280,6 +280,6 @@ def test_unseen_sentences_are_said_to_be_so(adapter, data_dir, tmp_path, capsys)
 
 def test_hashes_hold_every_sentence_and_no_text(trained_run, data_dir):
     lines = (trained_run / fingerprints.SENTENCES_FILE).read_text().splitlines()
-    rows = records.read_jsonl(Path(data_dir, "train.jsonl"), (), "fix the test")
+    rows = files.read_jsonl(Path(data_dir, "train.jsonl"), (), "fix the test")
     assert lines == sorted({fingerprints.hash_sentence(row) for row in rows}) and len(lines) > 60
     assert all(len(line) == 16 and set(line) <= set("0123456789abcdef") for line in lines)

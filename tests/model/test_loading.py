@@ -60,7 +60,7 @@ def test_other_architecture_stops(tmp_path, capsys):
     assert "is a gpt2 model: choose one of the architectures gemma2" in capsys.readouterr().err
 
 
-def test_missing_base_names_the_remedy(monkeypatch, tmp_path, capsys):
+def test_missing_base_names_the_hint(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         loading.load_tokenizer(str(tmp_path / "nothing-here"))
     assert stopped.value.code == 2

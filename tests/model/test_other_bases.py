@@ -288,7 +288,7 @@ def test_logits_and_gradients_equal_the_flat_batch(family, window):
 
 
 def test_large_scores_do_not_overflow_without_a_soft_cap():
-    """exp(1000) is infinite; the highest score is subtracted over trunk and row together."""
+    """exp(1000) is infinite; the highest score is subtracted over prefix and row together."""
     tokenizer = train_tokenizer("llama", True)
     model = build_model("llama", len(tokenizer))
     for name, weight in model.named_parameters():

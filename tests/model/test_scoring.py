@@ -315,9 +315,9 @@ def test_a_recorded_forward_pass_serves_single_short_prompts(
     """The recording itself needs a GPU; here the plain function stands in for it."""
     sizes = []
 
-    def answer(inputs, keep):
-        sizes.append(len(inputs["trunk_end"]))
-        return prefix_tree.forward_tree(exact_model, exact_model.config, inputs, keep)
+    def answer(inputs, logits_to_keep):
+        sizes.append(len(inputs["prefix_end"]))
+        return prefix_tree.forward_tree(exact_model, exact_model.config, inputs, logits_to_keep)
 
     monkeypatch.setattr(exact_model, "answer_graph", answer, raising=False)
     found = torch.cat(

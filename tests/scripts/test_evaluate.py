@@ -11,7 +11,7 @@ from tiny_model import NOTE
 import evaluate
 import finetune
 import prompts
-from stance.common import records
+from stance.common import files
 from stance.evaluation import baselines, metrics, model_card, prompt_variants, report
 from stance.model import loading, scoring
 from stance.training import checkpoints
@@ -60,7 +60,7 @@ def generated(run_evaluate, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def test_rows(data_dir):
-    return records.read_jsonl(f"{data_dir}/test.jsonl", (), "fix the test")
+    return files.read_jsonl(f"{data_dir}/test.jsonl", (), "fix the test")
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def tie(flat):
 
 
 def read_results(folder):
-    rows = records.read_jsonl(Path(folder) / "evaluation.jsonl", (), "fix the test")
-    return rows, records.read_json(Path(folder) / "evaluation.json", "fix the test")
+    rows = files.read_jsonl(Path(folder) / "evaluation.jsonl", (), "fix the test")
+    return rows, files.read_json(Path(folder) / "evaluation.json", "fix the test")
 
 
 def main(*flags):
@@ -110,7 +110,7 @@ def test_records_are_the_test_rows_in_their_order(scored, test_rows):
         [row[key] for key in shared] for row in test_rows
     ]
     for row in rows:
-        assert list(row) == [*shared, "models", "floors"] and list(row["models"]) == [
+        assert list(row) == [*shared, "models", "baselines"] and list(row["models"]) == [
             "base",
             "fine-tuned",
         ]
@@ -260,10 +260,10 @@ def test_evaluation_tells_what_was_run(scored, tiny_model, trained_run, data_dir
     folder, rows, result = scored
     assert {path.name for path in folder.iterdir()} == FILES
     assert result["records"] == {
-        name: records.hash_file(folder / name) for name in ("validation.jsonl", "robustness.jsonl")
+        name: files.hash_file(folder / name) for name in ("validation.jsonl", "robustness.jsonl")
     }
     assert (result["base_model"], result["adapter"]) == (tiny_model, str(trained_run))
-    assert result["test_sha256"] == records.hash_file(f"{data_dir}/test.jsonl")
+    assert result["test_sha256"] == files.hash_file(f"{data_dir}/test.jsonl")
     assert result["prompt_version"] == prompts.PROMPT_VERSION
     assert result["shortened_sentences"] == 0
     assert result["demo"] is True and result["note"] == NOTE
@@ -311,7 +311,7 @@ def test_rescoring_gives_the_same_tables_without_a_model(
     )
     output = capsys.readouterr().out
     assert tables in output
-    again = records.read_json(tmp_path / "evaluation.json", "fix the test")
+    again = files.read_json(tmp_path / "evaluation.json", "fix the test")
     assert again["metrics"] == result["metrics"] and again["analysis"] == result["analysis"]
     for name in ("report.md", "results.tex", "confusion.png"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
@@ -378,7 +378,7 @@ def test_side_records_of_another_evaluation_are_left_out(scored, tmp_path, capsy
         ["--predictions", str(tmp_path / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
     )
     assert f"note: {tmp_path / name}.jsonl is missing or was changed" in capsys.readouterr().out
-    found = records.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"]
+    found = files.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"]
     assert (found["robustness"] == {}) == (name == "robustness")
     assert ("temperature" in found["calibration"]["base"]) == (name != "validation")
 
@@ -396,8 +396,8 @@ def test_side_records_are_no_predictions(home, capsys, name):
 
 
 def test_variants_of_rows_that_were_taken_out_are_left_out(home, tmp_path, capsys):
-    rows = records.read_jsonl(home / "evaluation.jsonl", (), "fix the test")
-    records.write_jsonl(home / "evaluation.jsonl", rows[1:])
+    rows = files.read_jsonl(home / "evaluation.jsonl", (), "fix the test")
+    files.write_jsonl(home / "evaluation.jsonl", rows[1:])
     evaluate.main(
         ["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
     )
@@ -406,7 +406,7 @@ def test_variants_of_rows_that_were_taken_out_are_left_out(home, tmp_path, capsy
         in capsys.readouterr().out
     )
     assert (
-        records.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"][
+        files.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"][
             "robustness"
         ]
         == {}
@@ -419,7 +419,7 @@ def test_side_records_that_nothing_names_are_not_used(scored, tmp_path, capsys):
         (tmp_path / file).write_bytes((scored[0] / file).read_bytes())
     evaluate.main(["--predictions", str(tmp_path / "evaluation.jsonl")])
     assert (
-        records.read_json(tmp_path / "evaluation.json", "fix the test")["analysis"]["robustness"]
+        files.read_json(tmp_path / "evaluation.json", "fix the test")["analysis"]["robustness"]
         == {}
     )
     assert f"note: {tmp_path / 'evaluation.json'} not found" in capsys.readouterr().out
@@ -427,20 +427,20 @@ def test_side_records_that_nothing_names_are_not_used(scored, tmp_path, capsys):
     assert "None" not in text and "base and adapter unknown" in text
 
 
-# ---------------------------------------------------------------- validation, floors and robustness
+# ---------------------------------------------------------------- validation, baselines and robustness
 
 
 def read_side(scored, name):
-    return records.read_jsonl(scored[0] / f"{name}.jsonl", (), "fix the test")
+    return files.read_jsonl(scored[0] / f"{name}.jsonl", (), "fix the test")
 
 
-def test_floors_are_in_the_records(scored, data_dir):
+def test_baselines_are_in_the_records(scored, data_dir):
     splits = [
-        records.read_jsonl(f"{data_dir}/{name}.jsonl", (), "fix the test")
+        files.read_jsonl(f"{data_dir}/{name}.jsonl", (), "fix the test")
         for name in ("train", "val", "test")
     ]
-    for name, labels in baselines.answer_floors(*splits).items():
-        assert [row["floors"][name] for row in scored[1]] == labels
+    for name, labels in baselines.predict_baselines(*splits).items():
+        assert [row["baselines"][name] for row in scored[1]] == labels
     assert list(scored[2]["analysis"]["intervals"]) == ["majority", "tf-idf", "base", "fine-tuned"]
 
 
@@ -498,7 +498,7 @@ def test_every_part_is_asked_with_its_own_prompt(
 
     monkeypatch.setattr(scoring, "score_prompts", score)
     run_evaluate(tmp_path, "--robustness-rows", "4")
-    val = records.read_jsonl(f"{data_dir}/val.jsonl", (), "fix the test")
+    val = files.read_jsonl(f"{data_dir}/val.jsonl", (), "fix the test")
     wanted = [[prompts.build_prompt(row["topic"], row["text"]) for row in val]]
     for template, pairs, _ in prompt_variants.build_variants(test_rows[:4]).values():
         wanted.append([prompts.build_prompt(*pair, template) for pair in pairs])
@@ -518,7 +518,7 @@ def test_robustness_rows(run_evaluate, tmp_path, capsys, test_rows):
     assert {part["n"] for models in numbers.values() for part in models.values()} == {5} and len(
         numbers
     ) == 5
-    asked = records.read_jsonl(tmp_path / "five" / "robustness.jsonl", (), "fix the test")
+    asked = files.read_jsonl(tmp_path / "five" / "robustness.jsonl", (), "fix the test")
     assert [row["id"] for row in asked] == [row["id"] for row in test_rows[:5]] * 5
     _, result = run_evaluate(tmp_path / "none", "--robustness-rows", "0")
     assert (
@@ -532,7 +532,7 @@ def test_generated_answers_have_no_side_records(generated):
     folder, rows, result = generated
     absent = {"validation.jsonl", "robustness.jsonl", "reliability.png", "coverage.png"}
     assert {path.name for path in folder.iterdir()} == FILES - absent and result["records"] == {}
-    assert result["analysis"]["calibration"] == {} and "floors" in rows[0]
+    assert result["analysis"]["calibration"] == {} and "baselines" in rows[0]
 
 
 def test_tiny_probabilities_keep_their_size():
@@ -583,8 +583,8 @@ def copied(scored, tmp_path):
         rows = json.loads(json.dumps(scored[1]))
         if change_rows:
             change_rows(rows)
-        records.write_jsonl(folder / "evaluation.jsonl", rows)
-        records.write_json(folder / "evaluation.json", {**scored[2], **changes})
+        files.write_jsonl(folder / "evaluation.jsonl", rows)
+        files.write_json(folder / "evaluation.json", {**scored[2], **changes})
         return str(folder)
 
     return copy
@@ -600,7 +600,7 @@ def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(loading, "load_base", None)
     one, two, out = copied("one"), copied("two", spoil), tmp_path / "out"
     evaluate.main(["--runs", one, two, "--output-dir", str(out)])
-    result = records.read_json(out / "runs.json", "fix the test")
+    result = files.read_json(out / "runs.json", "fix the test")
     values = [result["runs"][run]["fine-tuned"]["accuracy"] for run in (one, two)]
     assert values[0] == scored[2]["metrics"]["fine-tuned"]["accuracy"] > values[1]
     assert result["mean"]["accuracy"] == pytest.approx(sum(values) / 2)
@@ -660,7 +660,7 @@ def home(trained_run, scored, tmp_path):
         (folder / name).write_bytes((trained_run / name).read_bytes())
     for name in ("evaluation.jsonl", "validation.jsonl", "robustness.jsonl"):
         (folder / name).write_bytes((scored[0] / name).read_bytes())
-    records.write_json(folder / "evaluation.json", {**scored[2], "adapter": str(folder)})
+    files.write_json(folder / "evaluation.json", {**scored[2], "adapter": str(folder)})
     return folder
 
 
@@ -672,7 +672,7 @@ def test_a_card_is_written_beside_the_adapter_alone(home, tmp_path, capsys):
     assert not (tmp_path / "out" / "README.md").exists()
     evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
     text = (home / "README.md").read_text(encoding="utf-8")
-    rows = records.read_jsonl(home / "evaluation.jsonl", (), "fix the test")
+    rows = files.read_jsonl(home / "evaluation.jsonl", (), "fix the test")
     assert NOTE in text and "library_name: peft" in text
     assert not any(row["text"] in text or row["topic"] in text for row in rows)
     assert "README.md" in capsys.readouterr().out.splitlines()[-1]
@@ -752,9 +752,10 @@ def test_other_splits_than_the_adapters_are_noted(run_evaluate, scored, data_dir
     assert f"note: {tmp_path / 'data'} does not hold the train.jsonl" in output
     # Without a validation split
     assert (
-        f"note: {tmp_path / 'data' / 'val.jsonl'} not found: no floors and no temperature" in output
+        f"note: {tmp_path / 'data' / 'val.jsonl'} not found: no baselines and no temperature"
+        in output
     )
-    assert "floors" not in rows[0] and not (tmp_path / "out" / "validation.jsonl").exists()
+    assert "baselines" not in rows[0] and not (tmp_path / "out" / "validation.jsonl").exists()
     assert list(result["analysis"]["calibration"]["base"]) == ["test"]
 
 

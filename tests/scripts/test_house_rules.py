@@ -306,7 +306,7 @@ def test_the_scripts_are_found():
     assert set(SCRIPTS) == {
         "prepare_data", "finetune", "evaluate", "predict", "tools.study", "tools.export", "tools.demo_model"
     }  # fmt: skip
-    assert {"prompts", "stance.common.records", "stance.model.loading"} <= set(MODULES)
+    assert {"prompts", "stance.common.files", "stance.model.loading"} <= set(MODULES)
     assert {find_room(name) for name in TREES} == {room for rooms in FLOORS for room in rooms}
     assert "EPOCHS" in find_constants("finetune") and "REPLY_WORDS" in find_constants("prompts")
 

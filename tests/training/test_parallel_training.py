@@ -16,7 +16,7 @@ from stopping import stop_message
 
 import evaluate
 import finetune
-from stance.common import distributed, records
+from stance.common import distributed, files
 from stance.model import compilation, scoring
 from stance.training import fsdp, tree_trainer
 
@@ -121,8 +121,8 @@ def small_data(data_dir, tmp_path_factory):
     """Folder of the splits with ROWS rows to train on, as text."""
     folder = tmp_path_factory.mktemp("small") / "data"
     shutil.copytree(data_dir, folder)
-    rows = records.read_jsonl(folder / "train.jsonl", (), "")
-    records.write_jsonl(folder / "train.jsonl", rows[:ROWS])
+    rows = files.read_jsonl(folder / "train.jsonl", (), "")
+    files.write_jsonl(folder / "train.jsonl", rows[:ROWS])
     return str(folder)
 
 
@@ -159,7 +159,7 @@ def read_weights(path):
 
 
 def read_curve(run, key):
-    entries = records.read_jsonl(run / "log.jsonl", (), "")
+    entries = files.read_jsonl(run / "log.jsonl", (), "")
     return [(entry["step"], entry[key]) for entry in entries if key in entry]
 
 
@@ -182,7 +182,7 @@ def test_two_processes_train_as_one(two_processes, one_process):
         len(losses) == 18 and max(losses) - min(losses) > 1
     )  # something is learnt: a wrong gradient would show
     check_equal_runs(two_processes / "run", one_process)
-    record = records.read_json(two_processes / "run" / "run.json", "")
+    record = files.read_json(two_processes / "run" / "run.json", "")
     assert record["processes"] == 2 and record["result"]["steps"] == 18
 
 
@@ -225,7 +225,7 @@ def test_accelerate_starts_processes_too(tiny_model, flags, one_process, tmp_pat
     done = run_worker(tmp_path, PLAIN, *words, launcher=ACCELERATE)
     assert done.returncode == 0, done.stderr
     check_equal_runs(tmp_path / "run", one_process)
-    assert records.read_json(tmp_path / "run" / "run.json", "")["processes"] == 2
+    assert files.read_json(tmp_path / "run" / "run.json", "")["processes"] == 2
 
 
 # ---------------------------------------------------------------- a base in parts (FSDP)
@@ -245,7 +245,7 @@ def two_parts(tiny_model, flags, tmp_path_factory):
 def test_two_halves_of_a_base_train_as_the_whole(two_parts, one_process):
     check_equal_runs(two_parts / "run", one_process)
     record, expected = (
-        records.read_json(run / "run.json", "") for run in (two_parts / "run", one_process)
+        files.read_json(run / "run.json", "") for run in (two_parts / "run", one_process)
     )
     assert record["processes"] == 2 and record["sharded"] and not expected["sharded"]
     assert record["parameters"] == expected["parameters"]
@@ -275,9 +275,9 @@ def test_one_process_with_the_whole_base_goes_on_where_two_halves_stopped(
 def test_an_adapter_of_a_base_in_parts_is_evaluated(two_parts, small_data, tmp_path):
     words = ["--data-dir", small_data, "--robustness-rows", "0", "--output-dir", str(tmp_path)]
     evaluate.main(["--adapter", str(two_parts / "run"), *words])
-    rows = records.read_jsonl(tmp_path / "validation.jsonl", (), "")
+    rows = files.read_jsonl(tmp_path / "validation.jsonl", (), "")
     right = sum(row["models"]["fine-tuned"]["prediction"] == row["label"] for row in rows)
-    kept = records.read_json(two_parts / "run" / "run.json", "")["result"]["kept_validation"]
+    kept = files.read_json(two_parts / "run" / "run.json", "")["result"]["kept_validation"]
     assert len(rows) == 24 and right / 24 == pytest.approx(kept["eval_accuracy"])
 
 
@@ -306,7 +306,7 @@ def test_other_options_stop(monkeypatch, capsys):
 
 def test_the_command_to_continue_shards_too(monkeypatch):
     monkeypatch.setattr(distributed, "get_rank", lambda: (0, 2))
-    assert finetune.word_remedy(["--epochs", "2"], sharded=True) == (
+    assert finetune.word_hint(["--epochs", "2"], sharded=True) == (
         "continue with: accelerate launch --config_file tools/fsdp.yaml --num_processes 2 finetune.py --epochs 2 --resume"
     )
 
@@ -420,14 +420,14 @@ def test_two_processes_evaluate_as_one(one_process, small_data, tmp_path, monkey
     done = run_worker(tmp_path, EVALUATION, str(tmp_path / "two-"), *words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote evaluation.jsonl") == 2
-    for mode, files in (("score", 3), ("generate", 1)):
+    for mode, count in (("score", 3), ("generate", 1)):
         one, two = tmp_path / f"one-{mode}", tmp_path / f"two-{mode}"
         evaluate.main([*words, "--mode", mode, "--output-dir", str(one)])
         names = [path.name for path in one.glob("*.jsonl")]
-        assert len(names) == files
+        assert len(names) == count
         for name in names:
             assert (two / name).read_bytes() == (one / name).read_bytes()
-        runs = [records.read_json(folder / "evaluation.json", "") for folder in (one, two)]
+        runs = [files.read_json(folder / "evaluation.json", "") for folder in (one, two)]
         assert [(run["processes"], run["batch_size"]) for run in runs] == [(1, 10), (2, 10)]
 
 

@@ -6,7 +6,7 @@ import pytest
 import small_models
 
 import finetune
-from stance.common import records
+from stance.common import files
 from stance.model import loading
 from stance.training import tree_trainer
 
@@ -16,7 +16,7 @@ def trainer(tiny_model, data_dir, tmp_path, monkeypatch):
     """The trainer of finetune.py on the tiny model."""
     monkeypatch.setattr(finetune, "EFFECTIVE_BATCH_SIZE", 16)
     monkeypatch.setattr(finetune, "MICRO_BATCH_SIZE", 16)
-    rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
+    rows = files.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
     args = finetune.parse_args(["--base-model", tiny_model])
     return finetune.build_trainer(
         args, tmp_path, loading.load_tokenizer(tiny_model), rows, rows[:6]

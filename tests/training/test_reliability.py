@@ -18,11 +18,11 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from stopping import stop_below_bar
+from stopping import fail_below_bar
 
 import evaluate
 import finetune
-from stance.common import distributed, records
+from stance.common import distributed, environment, errors, files
 from stance.corpus import tables
 from stance.model import compilation, fingerprints, loading, lora_linear
 from stance.training import callbacks, checkpoints, memory_probe, tree_trainer
@@ -65,7 +65,7 @@ def build(tiny_model, data_dir, tmp_path, monkeypatch):
     def run(**constants):
         for name, value in {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 8, **constants}.items():
             monkeypatch.setattr(finetune, name, value)
-        rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
+        rows = files.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
         args = finetune.parse_args(["--base-model", tiny_model, "--epochs", "0.5"])
         return finetune.build_trainer(
             args, tmp_path, loading.load_tokenizer(tiny_model), rows, rows[:6]
@@ -78,7 +78,7 @@ def read_log(run_dir):
     """The entries of log.jsonl, without the line that has times."""
     return [
         entry
-        for entry in records.read_jsonl(run_dir / "log.jsonl", (), "")
+        for entry in files.read_jsonl(run_dir / "log.jsonl", (), "")
         if "train_runtime" not in entry
     ]
 
@@ -128,7 +128,7 @@ def test_killed_runs_go_on_as_if_nothing_had_happened(tiny_model, data_dir, tmp_
         command, cwd=ROOT, env={**os.environ, **settings}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    result = records.read_json(tmp_path / "chaos.json", "fix the test")
+    result = files.read_json(tmp_path / "chaos.json", "fix the test")
     assert result["failed"] == []
     assert result["kills"] >= 3 and result["stops"] >= 1
     assert result["bit_equal_adapters"] == result["equal_loss_curves"] == result["runs"]
@@ -188,7 +188,7 @@ def test_a_run_killed_after_its_last_checkpoint_is_only_finished(
     run = (tmp_path / "killed").rename(tmp_path / "moved")
     train(run, "--epochs", epochs, "--resume")
     assert_equal_runs(run, whole)
-    results = [records.read_json(folder / "run.json", "")["result"] for folder in (run, whole)]
+    results = [files.read_json(folder / "run.json", "")["result"] for folder in (run, whole)]
     for key in ("steps", "kept", "kept_validation", "validation"):
         assert results[0][key] == results[1][key]
 
@@ -207,7 +207,7 @@ def disk_events(monkeypatch):
 
 
 def test_a_file_is_on_disk_before_it_takes_its_name(tmp_path, disk_events):
-    records.write_json(tmp_path / "a.json", {})
+    files.write_json(tmp_path / "a.json", {})
     assert disk_events == [(tmp_path / "a.json").stat().st_ino, str(tmp_path / "a.json")]
 
 
@@ -247,7 +247,7 @@ def make_checkpoints(run_dir, *steps, best=None):
     for step in steps:
         folder = run_dir / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        records.write_json(
+        files.write_json(
             folder / "trainer_state.json",
             {"best_global_step": best if best and best <= step else None},
         )
@@ -287,7 +287,7 @@ def test_old_checkpoints_stay_until_the_new_one_is_complete(train, tmp_path, mon
 
 def test_a_run_does_not_go_on_from_a_checkpoint_whose_best_is_lost(tmp_path):
     folder = make_checkpoints(tmp_path, 9, 18, 27, best=18)
-    records.write_json(tmp_path / "plan.json", {})
+    files.write_json(tmp_path / "plan.json", {})
     assert checkpoints.find_checkpoint(tmp_path, resume=True).name == "checkpoint-27"
     (folder / "checkpoint-18" / "trainer_state.json").write_text("{}")
     found = checkpoints.find_checkpoint(tmp_path, resume=True)
@@ -304,11 +304,11 @@ def test_a_run_does_not_go_on_from_a_checkpoint_whose_best_is_lost(tmp_path):
 
 
 def test_a_finished_run_is_not_resumed(whole, resume, capsys):
-    assert "is finished" in stop_below_bar(capsys, resume, whole)
+    assert "is finished" in fail_below_bar(capsys, resume, whole)
 
 
 def test_all_that_differs_is_named(whole, resume, capsys):
-    message = stop_below_bar(capsys, resume, whole, "--seed", "1", LORA_R=8)
+    message = fail_below_bar(capsys, resume, whole, "--seed", "1", LORA_R=8)
     assert "SEED was 0, now it is 1" in message and "LORA_R was 16, now it is 8" in message
 
 
@@ -316,7 +316,7 @@ def test_other_data_are_refused(copy, resume, data_dir, tmp_path, capsys):
     shutil.copytree(data_dir, tmp_path / "data")
     lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "data" / "train.jsonl").write_text("".join(lines[1:]))
-    message = stop_below_bar(capsys, resume, copy, "--data-dir", str(tmp_path / "data"))
+    message = fail_below_bar(capsys, resume, copy, "--data-dir", str(tmp_path / "data"))
     assert "data train rows was 72, now it is 71" in message and "data train sha256 was" in message
 
 
@@ -334,24 +334,24 @@ def test_another_base_of_the_same_name_is_refused(
     )
     changed = fingerprints.fingerprint_base(str(tmp_path / "base"))
     monkeypatch.setattr(fingerprints, "fingerprint_base", lambda base: changed)
-    assert "base_revision was" in stop_below_bar(capsys, resume, copy)
+    assert "base_revision was" in fail_below_bar(capsys, resume, copy)
 
 
 @pytest.mark.parametrize(
     "key", ["base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data"]
 )
 def test_a_run_with_another_of_these_is_refused(copy, resume, capsys, key):
-    plan = records.read_json(copy / "plan.json", "")
-    records.write_json(copy / "plan.json", {**plan, key: "another"})
-    assert f"{key} was another, now it is" in stop_below_bar(capsys, resume, copy)
+    plan = files.read_json(copy / "plan.json", "")
+    files.write_json(copy / "plan.json", {**plan, key: "another"})
+    assert f"{key} was another, now it is" in fail_below_bar(capsys, resume, copy)
 
 
 def test_other_versions_are_noted(whole, copy, resume, capsys):
-    plan = records.read_json(copy / "plan.json", "")
+    plan = files.read_json(copy / "plan.json", "")
     plan["environment"]["versions"]["peft"] = "0.1.0"
-    records.write_json(copy / "plan.json", plan)
+    files.write_json(copy / "plan.json", plan)
     resume(copy)
-    now = records.describe_environment()["versions"]["peft"]
+    now = environment.describe_environment()["versions"]["peft"]
     assert f"note: environment versions peft was 0.1.0, now it is {now};" in capsys.readouterr().out
     assert_equal_runs(copy, whole)
 
@@ -374,7 +374,7 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(
 
     def spoil(self, *words, **options):
         loss = compute_loss(self, *words, **options)
-        places[steps[-1]] = list(self.watch.steps[-1]["places"])
+        places[steps[-1]] = list(self.watch.steps[-1]["row_indices"])
         if steps[-1] == 3 and where == "loss":
             return loss * float("nan")
         if steps[-1] == 3:
@@ -383,13 +383,13 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(
 
     monkeypatch.setattr(callbacks, "JsonlLog", Noting)
     monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", spoil)
-    message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
+    message = fail_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
     assert (
         "at step 3" in message and "non_finite_rows.jsonl" in message and "LEARNING_RATE" in message
     )
     assert steps == [1, 2, 3, 4, 5]
-    rows = records.read_jsonl(f"{data_dir}/train.jsonl", (), "")
-    saved = records.read_jsonl(tmp_path / "run" / "non_finite_rows.jsonl", (), "")
+    rows = files.read_jsonl(f"{data_dir}/train.jsonl", (), "")
+    saved = files.read_jsonl(tmp_path / "run" / "non_finite_rows.jsonl", (), "")
     assert len(saved) == 8
     assert [row["id"] for row in saved] == [rows[place]["id"] for place in places[3]]
     assert all(row["step"] == 3 and row["text"] and row["topic"] and row["label"] for row in saved)
@@ -405,8 +405,8 @@ def test_a_bad_step_is_noticed_before_a_checkpoint_between_two_log_lines(tmp_pat
         watch.add_loss(torch.tensor(loss) / 2)
         watch.add_loss(torch.tensor(loss) / 2)
         watch.add_norm(torch.tensor(1.0))
-    assert "at step 7" in stop_below_bar(capsys, watch.check, 7)
-    assert [row["id"] for row in records.read_jsonl(tmp_path / "rows.jsonl", (), "")] == [3, 2]
+    assert "at step 7" in fail_below_bar(capsys, watch.check, 7)
+    assert [row["id"] for row in files.read_jsonl(tmp_path / "rows.jsonl", (), "")] == [3, 2]
     json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
 
 
@@ -427,7 +427,7 @@ def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(
 
     monkeypatch.setattr(callbacks, "JsonlLog", Stopping)
     monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", spoil)
-    assert "at step 3" in stop_below_bar(
+    assert "at step 3" in fail_below_bar(
         capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5
     )
     assert list_names(tmp_path / "run") == []
@@ -450,7 +450,7 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(train, tmp_path, caps
         return forward(model, *words) * (float("nan") if validating else 1)
 
     monkeypatch.setattr(prefix_tree, "forward_tree", spoil)
-    message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "1")
+    message = fail_below_bar(capsys, train, tmp_path / "run", "--epochs", "1")
     assert "validation loss" in message and "step 9" in message
     assert list_names(tmp_path / "run") == []
 
@@ -541,7 +541,7 @@ def test_the_largest_batches_are_found_among_those_of_the_training(
         inputs = trained(self, rows)
         seen.append(
             (
-                inputs.get("places"),
+                inputs.get("row_indices"),
                 inputs["input_ids"].numel(),
                 max(len(row["input_ids"]) for row in rows),
             )
@@ -598,7 +598,7 @@ def test_the_probe_leaves_weights_gradients_and_random_state_alone(limited, buil
 
 
 def test_a_single_row_that_does_not_fit_stops_the_run(limited, capsys):
-    assert "GRADIENT_CHECKPOINTING" in stop_below_bar(capsys, limited, 0)
+    assert "GRADIENT_CHECKPOINTING" in fail_below_bar(capsys, limited, 0)
 
 
 def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monkeypatch):
@@ -634,7 +634,7 @@ def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monk
         *first[1:],
         *second[1:],
     ]
-    assert "items" in broken[1] and "places" not in broken[1]
+    assert "items" in broken[1] and "row_indices" not in broken[1]
 
 
 def run_out(*words, **options):
@@ -651,7 +651,7 @@ def reports():
     log.removeHandler(handler)
 
 
-@pytest.mark.parametrize("place", ["weights", "first forward pass"])
+@pytest.mark.parametrize("row_index", ["weights", "first forward pass"])
 def test_a_base_that_does_not_fit_is_one_line(tiny_model, capsys, monkeypatch, reports, place):
     """transformers turns the error into a report of all weights and another error."""
     target = (
@@ -660,17 +660,15 @@ def test_a_base_that_does_not_fit_is_one_line(tiny_model, capsys, monkeypatch, r
         else (loading, "check_tree")
     )
     monkeypatch.setattr(*target, run_out)
-    message = stop_below_bar(capsys, loading.load_base, tiny_model)
-    assert (
-        message == f"error: not enough GPU memory to load {tiny_model}: {loading.MEMORY_REMEDY}\n"
-    )
+    message = fail_below_bar(capsys, loading.load_base, tiny_model)
+    assert message == f"error: not enough GPU memory to load {tiny_model}: {loading.MEMORY_HINT}\n"
     assert reports == []
 
 
 def test_an_adapter_that_does_not_fit_is_one_line(tiny_model, trained_run, capsys, monkeypatch):
     model = loading.load_base(tiny_model)
     monkeypatch.setattr(loading.peft.PeftModel, "from_pretrained", run_out)
-    message = stop_below_bar(capsys, loading.load_adapter, model, trained_run)
+    message = fail_below_bar(capsys, loading.load_adapter, model, trained_run)
     assert f"not enough GPU memory to load {trained_run}: " in message
 
 
@@ -686,7 +684,7 @@ def test_other_errors_while_weights_load_are_no_lack_of_memory(tiny_model, monke
 
 def test_training_that_does_not_fit_is_one_line(train, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", run_out)
-    message = stop_below_bar(capsys, train, tmp_path / "run")
+    message = fail_below_bar(capsys, train, tmp_path / "run")
     assert (
         "not enough GPU memory to train: set MICRO_BATCH_SIZE to 4 and GRADIENT_CHECKPOINTING"
         in message
@@ -708,7 +706,7 @@ def test_generating_that_does_not_fit_is_one_line(
         "--mode",
         "generate",
     ]
-    message = stop_below_bar(capsys, evaluate.main, [*words, "--output-dir", str(tmp_path)])
+    message = fail_below_bar(capsys, evaluate.main, [*words, "--output-dir", str(tmp_path)])
     assert (
         "not enough GPU memory to generate: lower GENERATE_BATCH_SIZE in stance/model/scoring.py"
         in message
@@ -754,7 +752,7 @@ class Steps:
 
 
 def test_there_is_no_probe_without_a_gpu(whole):
-    assert records.read_json(whole / "run.json", "")["memory_probe"] is None
+    assert files.read_json(whole / "run.json", "")["memory_probe"] is None
 
 
 # ---------------------------------------------------------------- disk
@@ -765,7 +763,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_before_training(
 ):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=120_000_000))
-    message = stop_below_bar(capsys, train, tmp_path / "run")
+    message = fail_below_bar(capsys, train, tmp_path / "run")
     assert "0.12 GB of disk space left" in message and "--run-dir" in message
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
@@ -777,7 +775,7 @@ def test_space_that_a_resumed_run_already_has_counts(tmp_path, monkeypatch, caps
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000_000))
     checkpoints.check_disk_space(tmp_path, 1000)
     (folder / "checkpoint-9" / "optimizer.pt").unlink()
-    assert "checkpoints need 0.15" in stop_below_bar(
+    assert "checkpoints need 0.15" in fail_below_bar(
         capsys, checkpoints.check_disk_space, tmp_path, 1000
     )
 
@@ -792,7 +790,7 @@ def test_a_disk_that_fills_up_while_saving_ends_in_one_line(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        message = stop_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
+        message = fail_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "the disk is full" in message and "--resume" in message
@@ -819,7 +817,7 @@ def test_a_full_disk_is_told_from_other_problems(tmp_path, capsys, problem):
         with checkpoints.explain_full_disk(tmp_path):
             raise error
 
-    assert "the disk is full" in stop_below_bar(capsys, write, problem)
+    assert "the disk is full" in fail_below_bar(capsys, write, problem)
     with pytest.raises(type(problem), match="something else"):
         write(type(problem)("something else"))
 
@@ -842,7 +840,7 @@ def test_a_final_adapter_that_is_broken_off_does_not_count(
         patch.setattr(os, "replace", replace_one)
         resume(copy)
     assert len(moved) == 1
-    assert "run.json" in stop_below_bar(capsys, loading.check_adapter, copy)
+    assert "run.json" in fail_below_bar(capsys, loading.check_adapter, copy)
     resume(copy)
     assert loading.check_adapter(copy)["result"]["kept"]
     assert_equal_runs(copy, whole)
@@ -959,15 +957,15 @@ def test_a_process_that_waits_for_the_first_ends_at_once(run_script, monkeypatch
     """A handler would only run after the waiting: torchrun would kill the process half a minute later."""
     monkeypatch.setenv("RANK", rank) if rank else monkeypatch.delenv("RANK", raising=False)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    records.run_script(lambda: None)
-    assert signal.getsignal(signal.SIGTERM) == (records.interrupt if handled else signal.SIG_DFL)
+    errors.run_script(lambda: None)
+    assert signal.getsignal(signal.SIGTERM) == (errors.interrupt if handled else signal.SIG_DFL)
 
 
 def test_a_signal_while_a_file_is_written_leaves_the_old_one_alone(tmp_path):
     """And no other: neither JSON nor tables."""
-    records.write_json(tmp_path / "a.json", ["old"])
+    files.write_json(tmp_path / "a.json", ["old"])
     for write, path in (
-        (records.write_jsonl, "a.json"),
+        (files.write_jsonl, "a.json"),
         *((tables.write_table, f"a{end}") for end in tables.SUFFIXES),
     ):
 
@@ -979,7 +977,7 @@ def test_a_signal_while_a_file_is_written_leaves_the_old_one_alone(tmp_path):
             write(tmp_path / path, *([["a"]] if path != "a.json" else []), rows())
         assert stopped.value.code == 143
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-    assert records.read_json(tmp_path / "a.json", "") == ["old"]
+    assert files.read_json(tmp_path / "a.json", "") == ["old"]
 
 
 @pytest.mark.parametrize(
@@ -997,7 +995,7 @@ def test_a_study_waits_for_the_script_that_it_interrupts(
         "os.kill(os.getppid(), int(sys.argv[1]))\n"
         "end() if int(sys.argv[1]) == signal.SIGINT else time.sleep(60)\n"
     )
-    signal.signal(signal.SIGTERM, records.interrupt)
+    signal.signal(signal.SIGTERM, errors.interrupt)
     with pytest.raises(ending):
         study.call_script("slow.py", int(number), log=tmp_path / "log.txt")
     assert (tmp_path / "log.txt").read_text() == "saved\n"
@@ -1006,7 +1004,7 @@ def test_a_study_waits_for_the_script_that_it_interrupts(
 def test_the_command_to_continue_is_the_one_that_was_started():
     words = ["--run-dir", "my runs/one", "--epochs", "2", "--resume"]
     command = "python finetune.py --run-dir 'my runs/one' --epochs 2 --resume"
-    assert finetune.word_remedy(words) == f"continue with: {command}"
+    assert finetune.word_hint(words) == f"continue with: {command}"
 
 
 # ---------------------------------------------------------------- secrets

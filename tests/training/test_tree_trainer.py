@@ -17,7 +17,7 @@ from stopping import stop_message
 
 import finetune
 import prompts
-from stance.common import records
+from stance.common import files
 from stance.model import chat, compilation, loading
 from stance.training import callbacks, tree_trainer
 from stance.tree import prefix_tree
@@ -35,7 +35,7 @@ def tokenizer(tiny_model):
 
 @pytest.fixture
 def rows(data_dir):
-    return records.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
+    return files.read_jsonl(f"{data_dir}/train.jsonl", (), "fix the test")
 
 
 @pytest.fixture
@@ -87,14 +87,14 @@ def relative_gap(values, reference):
 
 
 def read_run(folder):
-    return records.read_json(folder / "run.json", "fix the test")
+    return files.read_json(folder / "run.json", "fix the test")
 
 
 def read_log(folder, key):
     """{step: value} of a key in log.jsonl."""
     return {
         entry["step"]: entry[key]
-        for entry in records.read_jsonl(folder / "log.jsonl", (), "")
+        for entry in files.read_jsonl(folder / "log.jsonl", (), "")
         if key in entry
     }
 
@@ -131,10 +131,10 @@ def test_an_epoch_has_every_row_once_and_uncut(build, rows, tokenizer):
     trainer = build(rows)
     seen = []
     for batch in trainer.get_train_dataloader():
-        depth, chains = batch["position_ids"][0], batch["chain"].shape
-        assert depth.shape == (len(batch["trunk_end"]) + chains[0] * chains[1],)
+        depth, suffixes = batch["position_ids"][0], batch["suffix"].shape
+        assert depth.shape == (len(batch["prefix_end"]) + suffixes[0] * suffixes[1],)
         for node, target, weight in zip(
-            batch["keep"], batch["target_ids"], batch["target_weights"]
+            batch["loss_positions"], batch["target_ids"], batch["target_weights"]
         ):
             seen += [(depth[node].item(), target.item())] * int(weight)
     expected = []
@@ -264,7 +264,7 @@ def test_validation_is_that_of_a_plain_forward_of_the_kept_adapter(
     trained_run, tiny_model, data_dir, tokenizer, load_plain, flat_ways, allow_rounding, count_ties
 ):
     """The accuracy but for ties, which rounding decides."""
-    rows = records.read_jsonl(f"{data_dir}/val.jsonl", (), "")
+    rows = files.read_jsonl(f"{data_dir}/val.jsonl", (), "")
     label_ids = tokenizer.convert_tokens_to_ids(list(prompts.LABELS))
     sequences = [
         chat.encode_example(tokenizer, row["topic"], row["text"], row["label"]) for row in rows
@@ -360,10 +360,8 @@ def test_the_epoch_best_in_validation_is_kept(train, data_dir, tmp_path, select_
     folder.mkdir()
     shutil.copy(f"{data_dir}/train.jsonl", folder)
     wrong = {"pro": "con", "con": "neu", "neu": "pro"}
-    rows = records.read_jsonl(f"{data_dir}/val.jsonl", (), "")
-    records.write_jsonl(
-        folder / "val.jsonl", [{**row, "label": wrong[row["label"]]} for row in rows]
-    )
+    rows = files.read_jsonl(f"{data_dir}/val.jsonl", (), "")
+    files.write_jsonl(folder / "val.jsonl", [{**row, "label": wrong[row["label"]]} for row in rows])
     run = train(tmp_path / "run", "--data-dir", str(folder), SELECT_BY=select_by)
 
     result = read_run(run)["result"]
@@ -436,7 +434,7 @@ def test_the_log_of_a_resumed_run_has_each_step_once(resumed):
     steps = [
         [
             entry["step"]
-            for entry in records.read_jsonl(resumed / name / "log.jsonl", (), "")
+            for entry in files.read_jsonl(resumed / name / "log.jsonl", (), "")
             if "loss" in entry
         ]
         for name in ("whole", "resumed")
@@ -554,8 +552,8 @@ def test_leaky_splits_are_refused(train, data_dir, rows, tmp_path, capsys):
     shutil.copy(f"{data_dir}/train.jsonl", tmp_path / "data")
     text = rows[5]["text"].upper() + "!"
     leak = {**rows[5], "text": text, "prompt": prompts.build_prompt(rows[5]["topic"], text)}
-    validation = records.read_jsonl(f"{data_dir}/val.jsonl", (), "")
-    records.write_jsonl(tmp_path / "data" / "val.jsonl", [*validation, leak])
+    validation = files.read_jsonl(f"{data_dir}/val.jsonl", (), "")
+    files.write_jsonl(tmp_path / "data" / "val.jsonl", [*validation, leak])
     message = stop_message(capsys, train, tmp_path / "run", "--data-dir", str(tmp_path / "data"))
     assert "1 rows have their sentence in two splits" in message and "train and val" in message
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from transformers.models.gemma2.modeling_gemma2 import apply_rotary_pos_emb
 from stance.tree import attention, prefix_tree
 
 SCALING, SOFTCAP = 32**-0.5, 20.0
-SIZES = ("trunk", "rows", "length", "columns_16", "mask_matrices", "mask_rows")
+SIZES = ("prefix", "rows", "length", "columns_16", "mask_matrices", "mask_rows")
 on_gpu = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="to run, Triton kernels need a GPU"
 )
@@ -68,7 +68,7 @@ def test_torch_accepts_the_operators(rotated):
     query, key, value, angles, mask = make_case(9, 4, 2, rotated, torch.float32)
     operators, angles = attention.attention_gpu, angles or (None, None)
     nodes = [tensor.detach() for tensor in (query, key, value)]
-    constants = (*angles, mask.trunk, mask.row, SCALING, SOFTCAP)
+    constants = (*angles, mask.prefix, mask.row, SCALING, SOFTCAP)
     torch.library.opcheck(operators.attend_forward, (*nodes, *constants))
     tensors = operators.attend_forward(*nodes, *constants)
     torch.library.opcheck(

@@ -33,21 +33,21 @@ def spoil_mask(monkeypatch, wrong):
         if wrong == "window":
             return right(inputs)
         mask = right(inputs, window)
-        return mask._replace(trunk=torch.ones_like(mask.trunk))
+        return mask._replace(prefix=torch.ones_like(mask.prefix))
 
     monkeypatch.setattr(prefix_tree, "tree_mask", wrong_mask)
 
 
 def test_tree_structure_by_hand(monkeypatch, few_shapes):
     monkeypatch.setattr(prefix_tree, "MIN_SHARED", 2)
-    monkeypatch.setattr(prefix_tree, "TRUNK_MULTIPLE", 4)
+    monkeypatch.setattr(prefix_tree, "PREFIX_MULTIPLE", 4)
     monkeypatch.setattr(prefix_tree, "SMALL_MULTIPLE", 4)
     tree = prefix_tree.merge_prefixes([[1, 2, 3, 3], [1, 2, 4, 5], [1, 6]], pad_id=0)
     assert tree.ids == [1, 2, 0, 0, 3, 3, 4, 5, 6, 0, 0, 0]
     assert tree.depth == [0, 1, 0, 0, 2, 3, 2, 3, 1, 0, 0, 0]
     assert tree.anchor == [0, 1, 2, 3, 1, 1, 1, 1, 0, -1, -1, -1]
     assert tree.end == [2, 2, 3, 4]
-    assert tree.chain == [[0, 0, 1, 1, 2, -1, -2, -3]]
+    assert tree.suffix == [[0, 0, 1, 1, 2, -1, -2, -3]]
     assert tree.nodes == [[0, 1, 4, 5], [0, 1, 6, 7], [0, 8]]
 
 
@@ -59,13 +59,13 @@ def test_equal_sequences_are_all_trunk(monkeypatch):
 
 def test_many_long_chains_make_long_rows(few_shapes):
     tree = prefix_tree.merge_prefixes([[1] * 300, [2] * 300, [3] * 300, [4] * 90], pad_id=0)
-    assert [len(row) for row in tree.chain] == [384, 384, 384, 384]
+    assert [len(row) for row in tree.suffix] == [384, 384, 384, 384]
     assert tree.nodes[0][0] >= len(tree.end)
 
 
 def test_the_head_of_one_long_chain_goes_into_the_trunk(few_shapes):
     tree = prefix_tree.merge_prefixes([[1] * 200, [2] * 100, [3] * 100, [4] * 90], pad_id=0)
-    assert [len(row) for row in tree.chain] == [128] * 4
+    assert [len(row) for row in tree.suffix] == [128] * 4
     assert [node < len(tree.end) for node in tree.nodes[0]] == [True] * 72 + [False] * 128
 
 
@@ -93,11 +93,11 @@ def test_every_node_sees_exactly_its_own_path(seed, monkeypatch):
 def dense_visibility(tree):
     """Return the [N, N] visibility that a tree's masks stand for."""
     mask = prefix_tree.tree_mask(prefix_tree.tree_inputs(tree))
-    size, trunk = mask.trunk.shape
+    size, prefix = mask.prefix.shape
     seen = torch.zeros(size, size, dtype=torch.bool)
-    seen[:, :trunk] = mask.trunk
+    seen[:, :prefix] = mask.prefix
     for row, block in enumerate(mask.row):
-        start = trunk + row * len(block)
+        start = prefix + row * len(block)
         seen[start : start + len(block), start : start + len(block)] = block
     return seen
 
@@ -188,7 +188,7 @@ def test_without_few_shapes_padding_is_the_least(monkeypatch):
     monkeypatch.setattr(prefix_tree, "MIN_SHARED", 2)
     tree = prefix_tree.merge_prefixes([[1, 2, 3, 3], [1, 2, 4, 5], [1, 6]], pad_id=0)
     assert tree.ids == [1, 2, 3, 3, 4, 5, 6]
-    assert tree.end == [2, 2] and tree.chain == [[0, 0, 1, 1, 2]]
+    assert tree.end == [2, 2] and tree.suffix == [[0, 0, 1, 1, 2]]
     assert prefix_tree.pack_rows({0: 50, 1: 40, 2: 30, 3: 60}, few_shapes=False) == (
         [[3, 2], [0, 1]],
         90,
@@ -204,7 +204,7 @@ def test_attention_of_the_library_is_that_of_the_project(sharp):
     mask = prefix_tree.tree_mask(
         prefix_tree.tree_inputs(prefix_tree.merge_prefixes(rows, pad_id=0))
     )
-    generator, count = torch.Generator().manual_seed(0), len(mask.trunk)
+    generator, count = torch.Generator().manual_seed(0), len(mask.prefix)
     tensors = [sharp * torch.randn(count, heads, 16, generator=generator) for heads in (6, 2, 2)]
     results = []
     for attend in (attention.attend_plainly, attention.attend_by_library):
@@ -231,7 +231,7 @@ def test_rows_of_few_chains_get_the_length_that_leaves_least_empty():
 
 def test_of_many_rows_the_number_is_even():
     """Each number of rows is a shape of batch, which costs time to record."""
-    for chains in (1, 3, 63, 64, 65, 101):
-        rows, length = prefix_tree.pack_rows(dict.fromkeys(range(chains), 120), few_shapes=True)
-        assert len(rows) == chains + (chains in (65, 101)) and length == 128
-        assert sum(rows, []) == list(range(chains))
+    for suffixes in (1, 3, 63, 64, 65, 101):
+        rows, length = prefix_tree.pack_rows(dict.fromkeys(range(suffixes), 120), few_shapes=True)
+        assert len(rows) == suffixes + (suffixes in (65, 101)) and length == 128
+        assert sum(rows, []) == list(range(suffixes))

@@ -20,19 +20,18 @@ import time
 from pathlib import Path
 
 import prompts
-from stance.common import distributed, environment, errors, files
-from stance.corpus import corpus
+from stance.common import distributed, environment, errors, files, formatting
+from stance.corpus import splitting
 from stance.evaluation import (
     analysis,
     baselines,
-    metrics,
     model_card,
     predictions,
     prompt_variants,
     report,
     result_tables,
 )
-from stance.model import chat, compilation, fingerprints, loading, memory, scoring
+from stance.model import adapters, chat, compilation, fingerprints, loading, memory, scoring
 
 # ---------------------------------------------------------------- settings
 ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote; none: the base alone
@@ -97,7 +96,7 @@ def compare_runs(args):
     output_dir = Path(args.output_dir or RUNS_RESULTS)
     files.make_folder(output_dir)
     result = analysis.compare_runs(found)
-    table = metrics.format_table(*result_tables.tabulate_runs(result))
+    table = formatting.format_table(*result_tables.tabulate_runs(result))
     print(f"\n{table}\n\n{result_tables.describe_runs(result)}")
     written = report.write_runs(output_dir, result, note)
     print(f"{note}\n" if note else "", end="")
@@ -108,7 +107,7 @@ def resolve_base(args):
     """Return (base model, adapter folder or None), checked against each other before any weights load."""
     if args.adapter == "none":
         return args.base_model or BASE_MODEL, None
-    record = loading.check_adapter(args.adapter)
+    record = adapters.check_adapter(args.adapter)
     if args.base_model not in (None, record["base_model"]):
         problem = f"{args.adapter} was trained on {record['base_model']}, not on {args.base_model}"
         errors.fail(f"{problem}: leave out --base-model")
@@ -159,14 +158,14 @@ def share_answers(model, tokenizer, encoded, mode, size):
 
 def load_splits(data_dir):
     """Return {split: rows} of the test split and, where they are, the others; stop if a sentence is in two of them."""
-    splits = {"test": corpus.load_split(Path(data_dir) / "test.jsonl")}
+    splits = {"test": splitting.load_split(Path(data_dir) / "test.jsonl")}
     for name, loss in (("train", "no baselines"), ("val", "no baselines and no temperature")):
         path = Path(data_dir) / f"{name}.jsonl"
         if path.is_file():
-            splits[name] = corpus.load_split(path)
+            splits[name] = splitting.load_split(path)
         else:
             print(f"note: {path} not found: {loss}")
-    corpus.check_splits_disjoint(splits)
+    splitting.check_splits_disjoint(splits)
     return splits
 
 
@@ -201,8 +200,8 @@ def run_models(args, base, adapter, splits):
         tokenizer = loading.load_tokenizer(base)
         compared = {"splits_of_adapter": None}
         if adapter is not None:
-            loading.check_same_base(adapter, base, tokenizer)
-            train_hash = loading.check_adapter(adapter)["data"]["train"]["sha256"]
+            adapters.check_same_base(adapter, base, tokenizer)
+            train_hash = adapters.check_adapter(adapter)["data"]["train"]["sha256"]
             compared = fingerprints.compare_splits(
                 args.data_dir, adapter, train_hash, splits["test"]
             )
@@ -228,7 +227,7 @@ def run_models(args, base, adapter, splits):
     )  # or shares would not fit, on GPUs of unequal memory
     answers, started = {part: {} for part in questions}, time.time()
     for name in ("base",) if adapter is None else ("base", "fine-tuned"):
-        model = model if name == "base" else loading.load_adapter(model, adapter)
+        model = model if name == "base" else adapters.load_adapter(model, adapter)
         for part, sequences in encoded.items():
             answers[part][name] = share_answers(model, tokenizer, sequences, args.mode, size)
     distributed.go_on_alone()
@@ -256,10 +255,10 @@ def run_models(args, base, adapter, splits):
 
 def print_report(result):
     """Print the summary table, then labels and topics of each model."""
-    print(f"\n{metrics.format_summary(result)}")
+    print(f"\n{result_tables.format_summary(result)}")
     for name, numbers in result.items():
-        print(f"\n{name}, by label\n{metrics.format_labels(numbers)}")
-        print(f"\n{name}, by topic\n{metrics.format_topics(numbers['topics'])}")
+        print(f"\n{name}, by label\n{result_tables.format_labels(numbers)}")
+        print(f"\n{name}, by topic\n{result_tables.format_topics(numbers['topics'])}")
 
 
 def main(argv=None):

@@ -24,10 +24,10 @@ import transformers
 
 import prompts
 from stance.common import distributed, environment, errors, files
-from stance.corpus import corpus
+from stance.corpus import splitting
 from stance.evaluation import figures
-from stance.model import chat, compilation, loading, memory
-from stance.training import callbacks, checkpoints, fsdp, memory_probe, tree_trainer
+from stance.model import chat, compilation, loading, memory, precision
+from stance.training import callbacks, checkpoints, fsdp, memory_probe, run_folder, tree_trainer
 
 # ---------------------------------------------------------------- settings
 # what is trained, on what, and where results go
@@ -130,9 +130,9 @@ def check_settings(effective):
 def load_rows(data_dir):
     """Return the checked rows of train.jsonl and val.jsonl."""
     splits = {
-        name: corpus.load_split(Path(data_dir) / f"{name}.jsonl") for name in ("train", "val")
+        name: splitting.load_split(Path(data_dir) / f"{name}.jsonl") for name in ("train", "val")
     }
-    corpus.check_splits_disjoint(splits)
+    splitting.check_splits_disjoint(splits)
     return splits["train"], splits["val"]
 
 
@@ -151,7 +151,7 @@ def make_config(args, run_dir):
         max_grad_norm=MAX_GRAD_NORM,
         gradient_checkpointing=bool(GRADIENT_CHECKPOINTING)
         and not on_gpu,  # on a GPU, trainer.accelerate does it
-        bf16=loading.compute_dtype() == torch.bfloat16,
+        bf16=precision.compute_dtype() == torch.bfloat16,
         use_cpu=not on_gpu,
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
         seed=args.seed,
@@ -220,7 +220,7 @@ def describe_run(args, tokenizer, train_rows, val_rows):
         **loading.describe_base(args.base_model, tokenizer),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
-        "precision": loading.describe_precision(),
+        "precision": precision.describe_precision(),
         "flags": vars(args),
         "settings": settings,
         "data": {
@@ -241,7 +241,7 @@ def print_start(trainer, run_dir, record):
     """Print what is trained; add its size and how long the start took to the run record; stop if the disk is full."""
     trainable = trainer.model.get_nb_trainable_parameters()[0]
     total = trainable + loading.count_weights(trainer.model.config)
-    checkpoints.check_disk_space(run_dir, trainable)
+    run_folder.check_disk_space(run_dir, trainable)
     record["parameters"] = {"trainable": trainable, "total": total}
     record["start_seconds"] = round(time.time() - startup.BEGAN, 1)  # imports, loading, compiling
     training_rows, validation_rows = (record["data"][name]["rows"] for name in ("train", "val"))
@@ -288,10 +288,10 @@ def main(argv=None):
         pairs = [(row["topic"], row["text"]) for row in train_rows + val_rows]
         record.update(sharded=sharded, shortened_sentences=chat.report_long(tokenizer, pairs))
         if args.resume:
-            checkpoints.check_same_run(run_dir, record)
+            run_folder.check_same_run(run_dir, record)
     distributed.wait_for_ranks()  # until all have looked into the run folder: only then may one write to it
     if distributed.get_rank()[0] == 0:
-        checkpoints.open_run(run_dir, record, args.resume, checkpoint)
+        run_folder.open_run(run_dir, record, args.resume, checkpoint)
 
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded)
     record["acceleration"] = trainer.accelerate(GRADIENT_CHECKPOINTING, dropout=LORA_DROPOUT > 0)
@@ -302,11 +302,11 @@ def main(argv=None):
     interruption, started = callbacks.Interruption(word_hint(argv, sharded)), time.time()
     trainer.add_callback(interruption)
     note = loading.read_demo_note(args.base_model)
-    with checkpoints.explain_full_disk(run_dir):
+    with run_folder.explain_full_disk(run_dir):
         with interruption:
             train(trainer, checkpoint)
         distributed.go_on_alone()
-        record["result"] = checkpoints.describe_result(trainer, checkpoint, time.time() - started)
+        record["result"] = run_folder.describe_result(trainer, checkpoint, time.time() - started)
         checkpoints.save_adapter(trainer.model, run_dir, train_rows)
         figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
         files.write_json(run_dir / "run.json", record)  # last: with it, the run counts as finished

@@ -20,14 +20,14 @@ import sys
 from pathlib import Path
 
 from stance.common import distributed, errors
-from stance.corpus import tables
+from stance.corpus import cleaning, tables
 from stance.labelling import table, terminal
-from stance.model import chat, compilation, cuda_graphs, loading, memory, scoring
+from stance.model import adapters, chat, compilation, cuda_graphs, loading, memory, scoring
 
 # ---------------------------------------------------------------- settings
 ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote
-TEXT_COLUMN = None  # header of the sentences; None: any of corpus.COLUMN_NAMES
-TOPIC_COLUMN = None  # header of the topics; None: any of corpus.COLUMN_NAMES
+TEXT_COLUMN = None  # header of the sentences; None: any of annotations.COLUMN_NAMES
+TOPIC_COLUMN = None  # header of the topics; None: any of annotations.COLUMN_NAMES
 SHEET = None  # name of the sheet to label; None: the only one with these headers
 RESUME = (
     True  # go on from what an interrupted run left beside --output; False: label all of it again
@@ -83,7 +83,7 @@ def parse_args(argv):
             errors.fail(
                 f"--output {args.output} would replace the table to label: give it another name"
             )
-    if args.topic is not None and not tables.clean_text(args.topic):
+    if args.topic is not None and not cleaning.clean_text(args.topic):
         errors.fail("--topic must not be empty")
     return args
 
@@ -100,7 +100,7 @@ def check_mode(args):
 
 def load_scorer(adapter, base, tokenizer, rows):
     """Load base and adapter for so many rows; return score(pairs) -> scoring.Scores."""
-    model = loading.load_adapter(loading.load_base(base), adapter)
+    model = adapters.load_adapter(loading.load_base(base), adapter)
     size = compilation.prepare_scoring(model, rows)
     if rows == 1:
         hint = "end other programs on the GPU (nvidia-smi lists them), or set CUDA_GRAPHS in stance/model/compilation.py to False"
@@ -120,17 +120,17 @@ def read_topics(args):
     """Return the cleaned topics that flags give for all rows; None if each row has its own."""
     if args.topics_file:
         return tables.read_topics(args.topics_file)
-    return [tables.clean_text(args.topic)] if args.topic else None
+    return [cleaning.clean_text(args.topic)] if args.topic else None
 
 
 def main(argv=None):
     args = parse_args(argv)
     check_mode(args)
-    record = loading.check_adapter(args.adapter)
-    base, topic = record["base_model"], tables.clean_text(args.topic)
+    record = adapters.check_adapter(args.adapter)
+    base, topic = record["base_model"], cleaning.clean_text(args.topic)
     loading.check_base(base)
     tokenizer = loading.load_tokenizer(base)
-    loading.check_same_base(args.adapter, base, tokenizer)
+    adapters.check_same_base(args.adapter, base, tokenizer)
 
     def load(rows):
         return load_scorer(args.adapter, base, tokenizer, rows)
@@ -154,7 +154,7 @@ def main(argv=None):
         )
         distributed.leave_ranks()
     elif args.text is not None:
-        text = tables.clean_text(args.text)
+        text = cleaning.clean_text(args.text)
         if not text:
             errors.fail("--text must not be empty")
         terminal.print_answer(load(1), topic, text, args.explain, bar=False)

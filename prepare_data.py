@@ -22,8 +22,7 @@ from pathlib import Path
 
 import prompts
 from stance.common import environment, errors, files, formatting
-from stance.corpus import corpus, marked_copy, near_duplicates, tables
-from stance.evaluation import metrics
+from stance.corpus import annotations, cleaning, marked_copy, near_duplicates, splitting, tables
 
 # ---------------------------------------------------------------- settings
 CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv or .jsonl
@@ -45,7 +44,7 @@ def parse_args(argv):
     parser.add_argument(
         "--seed",
         type=int,
-        default=corpus.SPLIT_SEED,
+        default=splitting.SPLIT_SEED,
         help="random seed of the splits (%(default)s)",
     )
     parser.add_argument("--sheet", help="sheet of the workbook (default: the one with the columns)")
@@ -53,7 +52,7 @@ def parse_args(argv):
         "--columns",
         nargs=3,
         metavar=("TOPIC", "TEXT", "STANCE"),
-        help="their headers (default: those of stance/corpus/corpus.py)",
+        help="their headers (default: those of stance/corpus/annotations.py)",
     )
     parser.add_argument(
         "--strict", action="store_true", help="doubtful cells and differing stances are errors"
@@ -67,7 +66,7 @@ def parse_args(argv):
     args = parser.parse_args(argv)
     if (
         args.columns
-        and len({tables.clean_text(header).casefold() for header in args.columns} - {""}) < 3
+        and len({cleaning.clean_text(header).casefold() for header in args.columns} - {""}) < 3
     ):
         errors.fail(
             f"--columns {' '.join(map(formatting.quote, args.columns))}: give three different headers"
@@ -78,10 +77,10 @@ def parse_args(argv):
 def check_corpus(path, *options):
     """Show all that is wrong with a corpus and mark it in a copy; return the exit code: 2 if there are problems.
 
-    options: see corpus.scan_corpus.
+    options: see annotations.scan_corpus.
     """
-    table, rows, findings = corpus.scan_corpus(path, *options)
-    kept, duplicates, conflicts = corpus.merge_duplicates(rows)
+    table, rows, findings = annotations.scan_corpus(path, *options)
+    kept, duplicates, conflicts = annotations.merge_duplicates(rows)
     findings += marked_copy.find_clashes(duplicates, conflicts)
     problems = sum(finding.serious for finding in findings)
     print(
@@ -99,7 +98,9 @@ def make_splits(path, rows, seed, topic=None):
     """Return {split: lines of its file}, sorted by id; stop if there are too few rows to split, or none of a topic."""
     if len(rows) < MIN_ROWS:
         errors.fail(f"{path}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
-    drawn = corpus.split_rows(rows, seed) if topic is None else draw_topic(path, rows, seed, topic)
+    drawn = (
+        splitting.split_rows(rows, seed) if topic is None else draw_topic(path, rows, seed, topic)
+    )
     splits = {name: [make_line(row) for row in part] for name, part in drawn.items()}
     for name, lines in splits.items():
         if not lines:
@@ -107,13 +108,13 @@ def make_splits(path, rows, seed, topic=None):
                 f"{path}: the {name} split is empty, there are too few different sentences: annotate more"
             )
         lines.sort(key=lambda line: line["id"])  # so that the order of the corpus does not matter
-    corpus.check_splits_disjoint(splits)
+    splitting.check_splits_disjoint(splits)
     return splits
 
 
 def draw_topic(path, rows, seed, topic):
     """Return {split: rows} with one topic as test split; stop if no row has it."""
-    held_out = corpus.hold_out_topic(rows, topic, seed)
+    held_out = splitting.hold_out_topic(rows, topic, seed)
     if held_out is None:
         known = formatting.list_first(sorted({formatting.quote(row["topic"]) for row in rows}))
         errors.fail(
@@ -127,10 +128,14 @@ def draw_topic(path, rows, seed, topic):
 
 
 def make_line(row):
-    """Return a line of a split file: the keys of corpus.SPLIT_KEYS in their order."""
+    """Return a line of a split file: the keys of splitting.SPLIT_KEYS in their order."""
     topic, text = row["topic"], row["text"]
-    line = {**row, "id": corpus.make_id(topic, text), "prompt": prompts.build_prompt(topic, text)}
-    return {key: line[key] for key in corpus.SPLIT_KEYS}
+    line = {
+        **row,
+        "id": splitting.make_id(topic, text),
+        "prompt": prompts.build_prompt(topic, text),
+    }
+    return {key: line[key] for key in splitting.SPLIT_KEYS}
 
 
 def count_labels(splits):
@@ -148,13 +153,13 @@ def count_labels(splits):
 def format_counts(counts):
     """Return the table of counts: a line a topic and label, a column a split, and totals."""
     lines = []
-    for topic in counts[corpus.SPLITS[0]]:
+    for topic in counts[splitting.SPLITS[0]]:
         for label in prompts.LABELS:
-            numbers = [counts[name][topic][label] for name in corpus.SPLITS]
+            numbers = [counts[name][topic][label] for name in splitting.SPLITS]
             lines.append([formatting.cut(topic), label, *numbers, sum(numbers)])
     totals = [sum(column) for column in zip(*(line[2:] for line in lines))]
     cells = [list(map(str, line)) for line in [*lines, ["All topics", "all", *totals]]]
-    return metrics.format_table(["Topic", "Label", *corpus.SPLITS, "total"], cells)
+    return formatting.format_table(["Topic", "Label", *splitting.SPLITS, "total"], cells)
 
 
 def format_findings(duplicates, conflicts):
@@ -207,12 +212,12 @@ def main(argv=None):
     reading = (args.corpus, args.sheet, args.columns, args.strict)
     if args.check:
         raise SystemExit(check_corpus(*reading))
-    table, rows, findings = corpus.scan_corpus(*reading)
-    corpus.check_rows(table.location, rows, findings)
+    table, rows, findings = annotations.scan_corpus(*reading)
+    annotations.check_rows(table.location, rows, findings)
     tables.note_unused(table)
-    kept, duplicates, conflicts = corpus.merge_duplicates(rows)
+    kept, duplicates, conflicts = annotations.merge_duplicates(rows)
     if args.strict:
-        corpus.check_rows(table.location, kept, marked_copy.find_clashes([], conflicts))
+        annotations.check_rows(table.location, kept, marked_copy.find_clashes([], conflicts))
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_findings(duplicates, conflicts))
     splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)

@@ -17,8 +17,7 @@ from pathlib import Path
 
 import torch
 
-from stance.common import environment, errors, files
-from stance.evaluation import metrics
+from stance.common import environment, errors, files, formatting
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/demo.json"  # of this run
@@ -98,7 +97,7 @@ def main(argv=None):
     files.write_json(args.output, result)
     print(
         "\n"
-        + metrics.format_table(
+        + formatting.format_table(
             ["Command", "seconds"], [[s["command"], f"{s['seconds']:.1f}"] for s in steps]
         )
     )

@@ -19,8 +19,7 @@ from pathlib import Path
 import workload
 
 import prepare_data
-from stance.common import files
-from stance.evaluation import metrics
+from stance.common import files, formatting
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/job_throughput.json"  # of this run
@@ -100,7 +99,7 @@ def main(argv=None):
                 {key: run[key] for key in ("settings", "parameters", "device", "environment")}
             )
             files.write_json(args.output, record)  # at once: the next run may fail
-    print(metrics.format_table(["Run", *COLUMNS], list_cells(results)))
+    print(formatting.format_table(["Run", *COLUMNS], list_cells(results)))
     print(f"\nwrote {args.output}")
 
 

@@ -25,11 +25,10 @@ import workload
 
 import finetune
 import prompts
-from stance.common import environment, errors, files
-from stance.corpus import corpus
-from stance.evaluation import metrics
+from stance.common import environment, errors, files, formatting
+from stance.corpus import annotations
 from stance.labelling import labeller
-from stance.model import loading, scoring
+from stance.model import loading, precision, scoring
 
 # ---------------------------------------------------------------- settings
 ROWS = [10_000, 100_000, 1_000_000]  # of the tables
@@ -78,7 +77,7 @@ def build_adapter(folder, base):
         **loading.describe_base(str(base), loading.load_tokenizer(str(base))),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
-        "precision": loading.describe_precision(),
+        "precision": precision.describe_precision(),
         "data": {},
         "demo": True,
     }
@@ -88,7 +87,7 @@ def build_adapter(folder, base):
 def write_rows(path, count):
     """Write a table of so many rows: words of the sample corpus at random, 4 to 36 in a sentence."""
     rng = random.Random(SEED)
-    sample = corpus.read_corpus(workload.SAMPLE)
+    sample = annotations.read_corpus(workload.SAMPLE)
     words = [word for row in sample for word in row["text"].split()]
     topics, first = sorted({row["topic"] for row in sample}), []
     with open(path, "w", encoding="utf-8", newline="") as file:
@@ -164,7 +163,9 @@ def main(argv=None):
     columns = ("seconds", "rows_per_second", "peak_memory_mib", "input_mib", "output_mib")
     lines = [[f"{rows:,}", *(f"{results[rows][name]:,}" for name in columns)] for rows in results]
     print(
-        metrics.format_table(["Rows", "s", "rows/s", "peak MiB", "input MiB", "output MiB"], lines)
+        formatting.format_table(
+            ["Rows", "s", "rows/s", "peak MiB", "input MiB", "output MiB"], lines
+        )
     )
     print(f"wrote {args.output}")
 

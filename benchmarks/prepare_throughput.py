@@ -29,9 +29,8 @@ import openpyxl
 from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 
 import prepare_data
-from stance.common import environment, files
-from stance.corpus import corpus, near_duplicates
-from stance.evaluation import metrics
+from stance.common import environment, files, formatting
+from stance.corpus import annotations, near_duplicates
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/prepare.json"  # of this run
@@ -64,7 +63,7 @@ def run_fresh(function, *words):
 
 def make_corpus(folder, count):
     """Write a corpus of count rows as .csv and as .xlsx."""
-    rng, sample = random.Random(SEED), corpus.read_corpus(SAMPLE)
+    rng, sample = random.Random(SEED), annotations.read_corpus(SAMPLE)
     words = [word for row in sample for word in row["text"].split()]
     topics, stances = (sorted({row[name] for row in sample}) for name in ("topic", "stance"))
     rows = [("topic", "text", "stance")]
@@ -115,9 +114,9 @@ def measure(path, folder):
     """Return {stage: seconds}, the processor time of all and the peak memory in GiB of preparing a corpus."""
     gc.disable()  # as prepare_data.py does
     busy, times = time.process_time(), [time.perf_counter()]
-    rows = corpus.read_corpus(path)
+    rows = annotations.read_corpus(path)
     times.append(time.perf_counter())
-    kept, duplicates, conflicts = corpus.merge_duplicates(rows)
+    kept, duplicates, conflicts = annotations.merge_duplicates(rows)
     times.append(time.perf_counter())
     splits = prepare_data.make_splits(path, kept, SEED)
     counts = prepare_data.count_labels(splits)
@@ -161,7 +160,9 @@ def main(argv=None):
                 table.append([f"{count:,}", suffix, *(f"{value:.2f}" for value in cells)])
     record = {"results": results, "seed": SEED, "environment": environment.describe_environment()}
     files.write_json(args.output, record)
-    print(metrics.format_table(["Rows", "file", *STAGES, "total", "processor", "peak GiB"], table))
+    print(
+        formatting.format_table(["Rows", "file", *STAGES, "total", "processor", "peak GiB"], table)
+    )
     print(f"wrote {args.output}")
 
 

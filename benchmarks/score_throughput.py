@@ -18,8 +18,7 @@ import torch
 import workload
 
 import finetune
-from stance.common import environment, files
-from stance.evaluation import metrics
+from stance.common import environment, files, formatting
 from stance.model import chat, compilation, cuda_graphs, loading, lora_linear, scoring
 
 # ---------------------------------------------------------------- settings
@@ -92,7 +91,7 @@ def run(args):
         r=finetune.LORA_R, lora_alpha=finetune.LORA_ALPHA, target_modules=finetune.LORA_TARGETS
     )
     model = peft.get_peft_model(loading.load_base(args.model), lora)
-    lora_linear.fuse_adapters(model)  # as loading.load_adapter does
+    lora_linear.fuse_adapters(model)  # as adapters.load_adapter does
     results, single, compile_seconds = measure(model, tokenizer, encoded)
     record = {
         "rows_per_second": results,
@@ -106,7 +105,7 @@ def run(args):
     files.write_json(args.output, record)
     baseline = results["generate, batch 8"]
     table = [[name, f"{rate:.1f}", f"{rate / baseline:.1f}x"] for name, rate in results.items()]
-    print(metrics.format_table(["Setting", "rows/s", "ratio"], table))
+    print(formatting.format_table(["Setting", "rows/s", "ratio"], table))
     print(
         f"\none answer: {single['median'] * 1e3:.1f} ms, the first {single['first'] * 1e3:.1f} ms"
     )

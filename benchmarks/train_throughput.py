@@ -28,8 +28,7 @@ import workload
 
 import finetune
 import prompts
-from stance.common import environment, files
-from stance.evaluation import metrics
+from stance.common import environment, files, formatting
 from stance.model import loading
 from stance.training import memory_probe, tree_trainer
 
@@ -217,7 +216,7 @@ def format_results(results):
         ]
         for name, r in results.items()
     ]
-    return metrics.format_table(HEADERS, rows)
+    return formatting.format_table(HEADERS, rows)
 
 
 def describe():
@@ -240,7 +239,7 @@ def check_parity(model_dir, tokenizer):
         [name, *(f"{value:.5g}" for value in numbers.values())] for name, numbers in errors.items()
     ]
     print(
-        metrics.format_table(
+        formatting.format_table(
             ["Against the flat batch", "loss", "flat loss", "logits", "gradients"], cells
         )
     )

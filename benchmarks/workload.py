@@ -14,7 +14,7 @@ import transformers
 
 import prompts
 from stance.common import errors
-from stance.corpus import corpus
+from stance.corpus import annotations
 from stance.model import loading
 
 # ---------------------------------------------------------------- settings
@@ -29,7 +29,7 @@ SAMPLE = Path(__file__).parent.parent / "data" / "stance_corpus_sample.xlsx"
 def make_rows(tokenizer, count, seed):
     """Return rows (topic, text, label), five topics, with sentences of the stated lengths."""
     rng = random.Random(seed)
-    sample = corpus.read_corpus(SAMPLE)
+    sample = annotations.read_corpus(SAMPLE)
     words = [word for row in sample for word in row["text"].split()]
     topics = sorted({row["topic"] for row in sample})
     sigma = math.sqrt(2 * math.log(SENTENCE_MEAN / SENTENCE_MEDIAN))

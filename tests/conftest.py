@@ -64,7 +64,7 @@ def tiny_model(tmp_path_factory):
 def data_dir(tmp_path_factory):
     """Folder of small splits that prepare_data.py made, as text: 72 rows to train on, 24 each to validate and test."""
     import prepare_data
-    from stance.corpus import corpus
+    from stance.corpus import splitting
 
     folder, rng, rows = (
         tmp_path_factory.mktemp("data"),
@@ -78,7 +78,7 @@ def data_dir(tmp_path_factory):
     with open(folder / "corpus.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "HELD_OUT_SHARES", {"val": 0.2, "test": 0.2})
+        patch.setattr(splitting, "HELD_OUT_SHARES", {"val": 0.2, "test": 0.2})
         prepare_data.main(["--corpus", str(folder / "corpus.csv"), "--output-dir", str(folder)])
     return str(folder)
 
@@ -132,10 +132,10 @@ def load_plain():
     import torch
     import transformers
 
-    from stance.model import loading, lora_linear
+    from stance.model import lora_linear, precision
 
     def load(base, adapter=None, dtype=None):
-        dtype = dtype or loading.compute_dtype()
+        dtype = dtype or precision.compute_dtype()
         model = transformers.AutoModelForCausalLM.from_pretrained(
             base,
             dtype=dtype,

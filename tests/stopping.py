@@ -19,7 +19,7 @@ def stop_message(capsys, action, *words, **options):
     return message
 
 
-def fail_below_bar(capsys, action, *words, **options):
+def line_below_bar(capsys, action, *words, **options):
     """The one error line with which an action stops, below its progress bar."""
     [message] = [
         line for line in stop_lines(capsys, action, *words, **options) if "error: " in line

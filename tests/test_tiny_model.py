@@ -10,7 +10,7 @@ import transformers
 
 import prepare_data
 import prompts
-from stance.corpus import corpus
+from stance.corpus import annotations, cleaning, splitting
 from stance.model import chat, loading
 from stance.tree import prefix_tree
 
@@ -77,8 +77,8 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def splits():
-    rows, _, _ = corpus.merge_duplicates(corpus.read_corpus(ROOT / prepare_data.CORPUS))
-    return corpus.split_rows(rows, prepare_data.parse_args([]).seed)
+    rows, _, _ = annotations.merge_duplicates(annotations.read_corpus(ROOT / prepare_data.CORPUS))
+    return splitting.split_rows(rows, prepare_data.parse_args([]).seed)
 
 
 @pytest.mark.slow
@@ -213,10 +213,10 @@ def test_only_train_sentences_without_their_stance_are_read(splits):
     pairs = tiny_model.read_train_pairs(tiny_model.CORPUS)
     assert pairs == [(row["topic"], row["text"]) for row in splits["train"]]
     held_out = {
-        corpus.normalise_key(row["text"]) for name in ("val", "test") for row in splits[name]
+        cleaning.normalise_key(row["text"]) for name in ("val", "test") for row in splits[name]
     }
     assert len(held_out) > 100
-    assert held_out.isdisjoint(corpus.normalise_key(text) for _, text in pairs)
+    assert held_out.isdisjoint(cleaning.normalise_key(text) for _, text in pairs)
 
 
 def test_batch_asks_for_random_labels_and_sentence_tokens(tokenizer):

@@ -16,7 +16,7 @@ import transformers
 
 import prompts
 from stance.common import environment, files
-from stance.corpus import corpus
+from stance.corpus import annotations, splitting
 from stance.model import chat, loading
 from stance.tree import prefix_tree
 
@@ -81,9 +81,10 @@ def read_train_pairs(path):
 
     The stances only serve to draw the splits.
     """
-    rows, _, _ = corpus.merge_duplicates(corpus.read_corpus(path))
+    rows, _, _ = annotations.merge_duplicates(annotations.read_corpus(path))
     return [
-        (row["topic"], row["text"]) for row in corpus.split_rows(rows, corpus.SPLIT_SEED)["train"]
+        (row["topic"], row["text"])
+        for row in splitting.split_rows(rows, splitting.SPLIT_SEED)["train"]
     ]
 
 

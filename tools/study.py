@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import prompts
 from stance.common import errors, files
-from stance.corpus import corpus
+from stance.corpus import annotations, cleaning, splitting
 from stance.evaluation import figures, predictions, study_tables
 from stance.model import loading
 
@@ -84,10 +84,10 @@ def parse_args(argv):
 
 def read_topics(path):
     """Return the topics of a corpus, each once."""
-    rows, _, _ = corpus.merge_duplicates(corpus.read_corpus(path))
+    rows, _, _ = annotations.merge_duplicates(annotations.read_corpus(path))
     topics = {}
     for row in rows:
-        topics.setdefault(corpus.normalise_key(row["topic"]), row["topic"])
+        topics.setdefault(cleaning.normalise_key(row["topic"]), row["topic"])
     return sorted(topics.values())
 
 
@@ -168,7 +168,7 @@ def prepare_splits(args, folder, run):
     target = folder / "data" / run.data
     if run.fraction < 1:
         whole = folder / "data" / "all"
-        rows = corpus.load_split(whole / "train.jsonl")
+        rows = splitting.load_split(whole / "train.jsonl")
         files.write_jsonl(target / "train.jsonl", take_fraction(rows, run.fraction, run.seed))
         for name in ("val.jsonl", "test.jsonl"):
             shutil.copyfile(whole / name, target / name)
@@ -264,7 +264,7 @@ def main(argv=None):
     runs = list_runs(args, topics)
     plan = {
         "corpus": files.hash_file(args.corpus),
-        "SPLIT_SEED": corpus.SPLIT_SEED,
+        "SPLIT_SEED": splitting.SPLIT_SEED,
         "base_model": args.base_model,
         "prompt_version": prompts.PROMPT_VERSION,
         **read_settings(args),
@@ -282,7 +282,7 @@ def main(argv=None):
         for run in runs
     }
     sizes = {
-        run: len(corpus.load_split(folder / "data" / run.data / "train.jsonl")) for run in runs
+        run: len(splitting.load_split(folder / "data" / run.data / "train.jsonl")) for run in runs
     }
     result, texts = {"note": note, "plan": plan}, []
     if "topics" in args.studies:

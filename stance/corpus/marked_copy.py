@@ -7,7 +7,7 @@ from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.styles import Alignment, PatternFill
 
 from stance.common import errors, formatting
-from stance.corpus import corpus, tables, workbook_reader
+from stance.corpus import annotations, cleaning, tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
 SERIOUS_COLOUR, DOUBTFUL_COLOUR = "FF9999", "FFF2B3"  # RGB of marked cells
@@ -17,13 +17,15 @@ HINT_WIDTH = 80  # characters
 
 
 def find_clashes(duplicates, conflicts):
-    """Return Findings about sentences that occur twice, from what corpus.merge_duplicates returns."""
+    """Return Findings about sentences that occur twice, from what annotations.merge_duplicates returns."""
     findings = []
     for entry in duplicates:
         for row in entry["merged"]:
             what = f"topic and text repeat those of row {entry['kept']}, with the same stance"
             findings.append(
-                corpus.Finding(row, "text", what, "nothing need be done, they count once", False)
+                annotations.Finding(
+                    row, "text", what, "nothing need be done, they count once", False
+                )
             )
     for entry in conflicts:
         stances = ", ".join(
@@ -31,7 +33,7 @@ def find_clashes(duplicates, conflicts):
         )
         what = f"stances of one topic and text differ ({stances})"
         hint = "decide on one stance, as all of them are left out"
-        findings += [corpus.Finding(row["row"], "stance", what, hint) for row in entry["rows"]]
+        findings += [annotations.Finding(row["row"], "stance", what, hint) for row in entry["rows"]]
     return findings
 
 
@@ -40,7 +42,7 @@ def format_findings(findings):
     lines = []
     for serious, kind in ((True, "problem"), (False, "note")):
         chosen = [finding for finding in findings if finding.serious == serious]
-        for hint, whats in corpus.group_findings(chosen).items():
+        for hint, whats in annotations.group_findings(chosen).items():
             lines += [
                 f"{kind}: {what} in {format_rows(numbers)}: {hint}"
                 for what, numbers in whats.items()
@@ -94,7 +96,7 @@ def fill_sheet(sheet, path, offset):
     for number, cells in [(table.header_row, table.header), *table.rows]:
         for column, value in enumerate(cells, start=1):
             if value is not None:
-                text = ILLEGAL_CHARACTERS_RE.sub("", tables.HALF_CHARACTER.sub("", str(value)))
+                text = ILLEGAL_CHARACTERS_RE.sub("", cleaning.HALF_CHARACTER.sub("", str(value)))
                 cell = sheet.cell(number + offset, column, text)
                 cell.data_type = "s"  # openpyxl takes '=...' for a formula
 

@@ -1,12 +1,12 @@
 """Sentences of two splits that are the same but for a word: a model that learnt one has an easy time with the other.
 
-Equal sentences never get into two splits (corpus.split_rows). Whether one word more or less changes what is said, only
+Equal sentences never get into two splits (splitting.split_rows). Whether one word more or less changes what is said, only
 a person can tell, so these are reported and stay where they are.
 """
 
 import numpy as np
 
-from stance.corpus import corpus
+from stance.corpus import cleaning, splitting
 
 # ---------------------------------------------------------------- settings
 MIN_WORDS = 6  # of the sentences compared; of shorter ones, a word is most of what is said
@@ -25,7 +25,7 @@ def find_near_duplicates(splits, rows):
     splits: {split: lines of its file}; rows: of the corpus, with their numbers. A line of val or test is listed once
     for train, one of val once for test; of several sentences that it is like, the first in the corpus is named.
     """
-    numbers = {corpus.make_id(row["topic"], row["text"]): row["row"] for row in rows}
+    numbers = {splitting.make_id(row["topic"], row["text"]): row["row"] for row in rows}
     lines = sorted(
         (numbers[line["id"]], name, line["text"]) for name, part in splits.items() for line in part
     )
@@ -56,7 +56,7 @@ def mark_sentences(texts):
     """
     keys = {
         position: key
-        for position, key in enumerate(map(corpus.normalise_key, texts))
+        for position, key in enumerate(map(cleaning.normalise_key, texts))
         if key.count(" ") + 1 >= MIN_WORDS
     }
     sizes = np.array([key.count(" ") + 1 for key in keys.values()], np.int64)

@@ -1,6 +1,6 @@
 """Tables of users: .xlsx, .csv, .tsv and .jsonl files, read and written row by row, whole or not at all. No torch.
 
-A user's mistake in a file ends in one line through records.stop that names file, sheet, row and hint.
+A user's mistake in a file ends in one line through errors.fail that names file, sheet, row and hint.
 """
 
 import csv
@@ -8,35 +8,16 @@ import io
 import itertools
 import json
 import os
-import re
 import shutil
 import sys
 import tempfile
-import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
 from stance.common import errors, files, formatting
-from stance.corpus import workbook_reader, workbook_writer
+from stance.corpus import cleaning, workbook_reader, workbook_writer
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")  # of the tables that are read and written
-CLEANING = {  # for str.translate; the joiners U+200C and U+200D stay: Persian and emoji need them
-    **dict.fromkeys(
-        [*range(32), *range(0x7F, 0xA0), *range(0xD800, 0xE000)]
-    ),  # controls, halves of characters
-    **dict.fromkeys(
-        map(ord, "\u00ad\u180e\u200b\u200e\u200f\u2060\ufeff")
-    ),  # soft hyphen, zero width, BOM
-    **dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A)]),  # marks of writing direction
-    **dict.fromkeys([9, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], " "),
-    **dict.fromkeys(map(ord, "\n\v\f\x85\u2028\u2029"), "\n"),
-    ord("\r"): "\r",
-}
-HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-LINE_END = re.compile(r"\r\n?")
-ESCAPE = re.compile(
-    "_x00([01][0-9A-F]|7F)_"
-)  # how Excel writes control characters, a carriage return as _x000D_
 
 
 class Table(NamedTuple):
@@ -68,9 +49,10 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
         suffix, open_csv
     )(path):
         number, header = next(
-            ((number, cells) for number, cells in lines if any(map(clean_text, cells))), (1, ())
+            ((number, cells) for number, cells in lines if any(map(cleaning.clean_text, cells))),
+            (1, ()),
         )
-        names = [clean_text(cell) for cell in header]
+        names = [cleaning.clean_text(cell) for cell in header]
         found = {
             column: [i for i, name in enumerate(names) if name.casefold() in known[column]]
             for column in needed
@@ -137,7 +119,7 @@ def fit_rows(lines, width, location):
     """Yield (row number, cells) with exactly width cells; with a location, stop at a row that holds text beyond them."""
     for number, cells in lines:
         if location and any(
-            map(clean_text, cells[width:])
+            map(cleaning.clean_text, cells[width:])
         ):  # in Excel notes beside a table are common, in a .csv not
             errors.fail(
                 f"{location}, row {number} has more cells than headers: put texts with commas in quotation marks"
@@ -200,28 +182,14 @@ def read_lines(file, location):
 def read_topics(path):
     """Return the cleaned topics of a text file, one a line."""
     with files.open_file(path) as file:
-        topics = [topic for _, line in read_lines(file, path) if (topic := clean_text(line))]
+        topics = [
+            topic for _, line in read_lines(file, path) if (topic := cleaning.clean_text(line))
+        ]
     twice = [topic for topic in topics if topics.count(topic) > 1]
     if twice or not topics:
         problem = f"holds {formatting.quote(twice[0])} twice" if twice else "is empty"
         errors.fail(f"{path} {problem}: write each topic once, one a line")
     return topics
-
-
-def clean_text(value):
-    """Return a cell or text without what Excel and web pages smuggle in; ordinary text stays as it is, to the byte.
-
-    NFC; odd spaces to a space; odd line ends to a line feed; invisible and control characters dropped; ends stripped.
-    None (an empty cell, or a formula without a stored value) gives ''.
-    """
-    text = "" if value is None else str(value)
-    if (
-        text.isascii() and text.isprintable() and "_x" not in text
-    ):  # most text by far: there is nothing to clean
-        return text.strip()
-    if "_x" in text:
-        text = ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
-    return unicodedata.normalize("NFC", LINE_END.sub("\n", text.translate(CLEANING))).strip()
 
 
 def check_suffix(path):
@@ -283,7 +251,7 @@ def _write_table(path, header, rows, shades):
     path.parent.mkdir(parents=True, exist_ok=True)
     # Half a character, as a text cut inside an emoji holds, has no bytes in UTF-8.
     rows = (
-        [HALF_CHARACTER.sub("", cell) if isinstance(cell, str) else cell for cell in row]
+        [cleaning.HALF_CHARACTER.sub("", cell) if isinstance(cell, str) else cell for cell in row]
         for row in rows
     )
     lines = itertools.chain([header], (map(dump_nested, row) for row in rows))

@@ -1,4 +1,4 @@
-"""Numbers from labels: accuracy, F1, per-label and per-topic tables. Labels in, numbers and text out; no torch."""
+"""Numbers from labels: accuracy, precision, recall, F1. Labels in, numbers out; no torch."""
 
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -44,68 +44,3 @@ def compute_topic_metrics(topics, gold, predicted):
         by_topic[topic][0].append(label)
         by_topic[topic][1].append(answer)
     return {topic: compute_metrics(*by_topic[topic]) for topic in sorted(by_topic)}
-
-
-def format_summary(metrics_of_model):
-    """Return the table Model | Accuracy | Micro-F1 | Macro-F1 | n | invalid for {model name: metrics}."""
-    rows = [
-        [
-            name,
-            *(f"{m[key]:.3f}" for key in ("accuracy", "micro_f1", "macro_f1")),
-            str(m["n"]),
-            str(m["invalid"]),
-        ]
-        for name, m in metrics_of_model.items()
-    ]
-    return format_table(["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"], rows)
-
-
-def format_labels(metrics):
-    """Return the table of precision, recall and F1 per label."""
-    return format_table(*tabulate_labels(metrics))
-
-
-def tabulate_labels(metrics):
-    """Return (header, rows) of precision, recall and F1 per label."""
-    rows = [
-        [label, *(f"{m[key]:.3f}" for key in ("precision", "recall", "f1")), str(m["support"])]
-        for label, m in metrics["labels"].items()
-    ]
-    return ["Label", "Precision", "Recall", "F1", "n"], rows
-
-
-def format_topics(metrics_of_topic):
-    """Return the table of accuracy and macro-F1 per topic."""
-    return format_table(*tabulate_topics(metrics_of_topic))
-
-
-def tabulate_topics(metrics_of_topic):
-    """Return (header, rows) of accuracy and macro-F1 per topic."""
-    rows = [
-        [topic, f"{m['accuracy']:.3f}", f"{m['macro_f1']:.3f}", str(m["n"])]
-        for topic, m in metrics_of_topic.items()
-    ]
-    return ["Topic", "Accuracy", "Macro-F1", "n"], rows
-
-
-def align_columns(rows):
-    """Return "l" or "r" for each column of a table: numbers, but in the first column, go to the right."""
-    columns = list(zip(*rows, strict=True))
-    return [
-        "r" if i and all(cell[:1] in "+-[0123456789" for cell in cells) else "l"
-        for i, cells in enumerate(columns)
-    ]
-
-
-def format_table(header, rows):
-    """Return a fixed-width table, aligned as align_columns says."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    sides = align_columns(rows or [header])
-
-    def align(row):
-        cells = zip(row, widths, sides, strict=True)
-        return "  ".join(
-            cell.rjust(width) if side == "r" else cell.ljust(width) for cell, width, side in cells
-        )
-
-    return "\n".join([align(header), "-" * (sum(widths) + 2 * len(widths) - 2), *map(align, rows)])

@@ -6,7 +6,7 @@ import huggingface_hub
 import huggingface_hub.errors
 
 import prompts
-from stance.common import errors, files
+from stance.common import errors, files, formatting
 from stance.evaluation import result_tables
 from stance.model import fingerprints, loading
 
@@ -129,7 +129,7 @@ def build_card(record, run, table, numbers):
         base=name if local else base,
         train=record["data"]["train"]["rows"], val=record["data"]["val"]["rows"],
         test=len(table), topics=result_tables.count_topics(table), level=result_tables.LEVEL_TEXT,
-        results=result_tables.format_markdown(*result_tables.tabulate_results(numbers["intervals"])),
+        results=formatting.format_markdown(*result_tables.tabulate_results(numbers["intervals"])),
         mode=result_tables.MODE_TEXTS.get(run.get("mode"), ""),
         splits=fingerprints.describe_splits(run),
         prompt_version=record["prompt_version"],

@@ -2,12 +2,11 @@
 
 import textwrap
 
-from stance.common import files
+from stance.common import files, formatting
 from stance.corpus import tables
 from stance.evaluation import (
     analysis,
     figures,
-    metrics,
     prompt_variants,
     result_tables,
     uncertainty,
@@ -42,14 +41,14 @@ def format_statistics(numbers):
     parts = []
     for over in ("rows", "topics"):
         if over in next(iter(numbers["intervals"].values()))["accuracy"]:
-            table = metrics.format_table(
+            table = formatting.format_table(
                 *result_tables.tabulate_results(numbers["intervals"], over)
             )
             parts.append(f"{result_tables.LEVEL_TEXT} bootstrap intervals over {over}\n{table}")
     topics = len(next(iter(numbers["topics"].values())))
     parts += [describe_topic_intervals(topics, ADVICE)] if topics > 1 else []
     for comparison in numbers["comparisons"]:
-        table = metrics.format_table(*result_tables.tabulate_comparison(comparison))
+        table = formatting.format_table(*result_tables.tabulate_comparison(comparison))
         parts.append(f"{describe_comparison(comparison)}\n{table}")
     return "\n\n".join([*parts, *list_widthless(numbers["intervals"])])
 
@@ -72,7 +71,7 @@ def write_results(folder, run, table, result, numbers):
     files.write_json(folder / "evaluation.json", {**run, "metrics": result, "analysis": numbers})
     files.write_text(folder / "report.md", [build_report(run, table, result, numbers, pictures)])
     files.write_text(
-        folder / "results.tex", [result_tables.format_latex(header, rows, caption, "tab:results")]
+        folder / "results.tex", [formatting.format_latex(header, rows, caption, "tab:results")]
     )
     tables.write_table(folder / "errors.xlsx", *analysis.list_errors(table))
     return ["evaluation.json", "report.md", "results.tex", "errors.xlsx", *pictures]
@@ -84,7 +83,7 @@ def write_runs(folder, result, note):
     caption = f"{note or ''} {result_tables.describe_runs(result)}".strip()
     files.write_json(folder / "runs.json", {"note": note, **result})
     files.write_text(
-        folder / "runs.tex", [result_tables.format_latex(header, rows, caption, "tab:runs")]
+        folder / "runs.tex", [formatting.format_latex(header, rows, caption, "tab:runs")]
     )
     return ["runs.json", "runs.tex"]
 
@@ -138,7 +137,7 @@ def build_report(run, table, result, numbers, pictures):
 
 def markdown(table):
     """Return a (header, rows) pair as a Markdown table."""
-    return result_tables.format_markdown(*table)
+    return formatting.format_markdown(*table)
 
 
 def describe_run(run, table):
@@ -181,7 +180,7 @@ def list_parts(result, numbers):
         rows = [[*row, size] for row, size in zip(rows, sizes, strict=True)]
         blocks += [
             f"{name}:",
-            markdown(metrics.tabulate_labels(parts)),
+            markdown(result_tables.tabulate_labels(parts)),
             markdown(([*header, "n"], rows)),
         ]
     return blocks

@@ -1,18 +1,10 @@
-"""Numbers of an evaluation as tables: (header, rows) of texts, and these as Markdown and LaTeX."""
+"""Numbers of an evaluation as tables: (header, rows) of texts."""
 
-import re
-
-from stance.evaluation import metrics, uncertainty
+from stance.common import formatting
+from stance.evaluation import uncertainty
 
 LEVEL_TEXT = f"{100 * uncertainty.LEVEL:g} %"  # of intervals, as texts have it
 NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "kappa": "Cohen's kappa"}
-LATEX_SIGNS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX_SIGNS |= {sign: "\\" + sign for sign in "&%$#_{}"}
-LATEX_SIGNS |= {
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}  # others in LaTeX's usual fonts
 MODE_TEXTS = {
     "score": "The answer is the most probable of the three labels.",
     "generate": "The answer is read from generated text.",
@@ -158,32 +150,45 @@ def describe_runs(comparison):
     return "Runs on the same test split; sd: standard deviation between runs, with n - 1."
 
 
-def format_markdown(header, rows):
-    """Return a Markdown table of at least one row, numbers to the right."""
-    sides = ["---:" if side == "r" else "---" for side in metrics.align_columns(rows)]
-    lines = [header, sides, *rows]
-    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+def format_summary(metrics_of_model):
+    """Return the table Model | Accuracy | Micro-F1 | Macro-F1 | n | invalid for {model name: metrics}."""
+    rows = [
+        [
+            name,
+            *(f"{m[key]:.3f}" for key in ("accuracy", "micro_f1", "macro_f1")),
+            str(m["n"]),
+            str(m["invalid"]),
+        ]
+        for name, m in metrics_of_model.items()
+    ]
+    return formatting.format_table(
+        ["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"], rows
+    )
 
 
-def format_latex(header, rows, caption, label):
-    """Return a LaTeX table of at least one row for the package booktabs."""
+def format_labels(metrics):
+    """Return the table of precision, recall and F1 per label."""
+    return formatting.format_table(*tabulate_labels(metrics))
 
-    def escape(text):
-        text = re.sub(
-            r"[\\~^&%$#_{}<>|]", lambda found: LATEX_SIGNS[found[0]], " ".join(text.split())
-        )
-        return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus, where LaTeX would set a hyphen
 
-    def line(cells):
-        text = " & ".join(map(escape, cells)) + r" \\"
-        return (
-            "{}" + text if text.startswith("[") else text
-        )  # else an option of the line break before it
+def tabulate_labels(metrics):
+    """Return (header, rows) of precision, recall and F1 per label."""
+    rows = [
+        [label, *(f"{m[key]:.3f}" for key in ("precision", "recall", "f1")), str(m["support"])]
+        for label, m in metrics["labels"].items()
+    ]
+    return ["Label", "Precision", "Recall", "F1", "n"], rows
 
-    sides = "".join(metrics.align_columns(rows))
-    return "\n".join([
-        r"\begin{table}[t]", r"\centering\small", rf"\begin{{tabular}}{{{sides}}}", r"\toprule",
-        line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}",
-        rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}", r"\end{table}", "",
-    ])  # fmt: skip
+
+def format_topics(metrics_of_topic):
+    """Return the table of accuracy and macro-F1 per topic."""
+    return formatting.format_table(*tabulate_topics(metrics_of_topic))
+
+
+def tabulate_topics(metrics_of_topic):
+    """Return (header, rows) of accuracy and macro-F1 per topic."""
+    rows = [
+        [topic, f"{m['accuracy']:.3f}", f"{m['macro_f1']:.3f}", str(m["n"])]
+        for topic, m in metrics_of_topic.items()
+    ]
+    return ["Topic", "Accuracy", "Macro-F1", "n"], rows

@@ -7,6 +7,7 @@ topic it is tested on. Their test rows differ too (a tenth of a topic, all of it
 
 import statistics
 
+from stance.common import formatting
 from stance.evaluation import analysis, metrics, report, result_tables, uncertainty
 
 TUNED = "fine-tuned"  # name of the adapter in records
@@ -251,7 +252,7 @@ def list_curve(curve):
 def format_screen(texts):
     """Return titled tables for the screen."""
     return "\n\n".join(
-        f"{title}\n{metrics.format_table(header, rows)}" for title, header, rows, _ in texts
+        f"{title}\n{formatting.format_table(header, rows)}" for title, header, rows, _ in texts
     )
 
 
@@ -259,7 +260,7 @@ def list_latex(texts, note):
     """Return the LaTeX tables of study.tex."""
     for number, (title, header, rows, guide) in enumerate(texts, start=1):
         caption = f"{note or ''} {title}. {guide}".strip()
-        yield result_tables.format_latex(header, rows, caption, f"tab:study-{number}") + "\n"
+        yield formatting.format_latex(header, rows, caption, f"tab:study-{number}") + "\n"
 
 
 def build_page(texts, studies, note):
@@ -273,6 +274,6 @@ def build_page(texts, studies, note):
         blocks += [
             *([guide] if guide not in blocks else []),
             f"{title}:",
-            result_tables.format_markdown(header, rows),
+            formatting.format_markdown(header, rows),
         ]
     return "\n\n".join([*blocks, *(pictures[name] for name in pictures if name in studies)]) + "\n"

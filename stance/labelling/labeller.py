@@ -18,8 +18,8 @@ from pathlib import Path
 
 import prompts
 from stance.common import distributed, errors, files, progress
-from stance.corpus import tables
-from stance.model import fingerprints, loading, scoring
+from stance.corpus import cleaning
+from stance.model import fingerprints, precision, scoring
 
 # ---------------------------------------------------------------- settings
 BLOCK_SIZE = 1024  # pairs; a killed run loses less than this for each process
@@ -34,9 +34,9 @@ ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")
 def read_rows(table, topics):
     """Yield (row number, cells, pairs of topic and text to label) of every row of a tables.Table that is not blank."""
     for number, cells in table.rows:
-        if any(map(tables.clean_text, cells)):
+        if any(map(cleaning.clean_text, cells)):
             values = {
-                name: tables.clean_text(cells[index]) for name, index in table.columns.items()
+                name: cleaning.clean_text(cells[index]) for name, index in table.columns.items()
             }
             yield number, cells, [(topic, values["text"]) for topic in topics or [values["topic"]]]
 
@@ -122,7 +122,7 @@ def describe_run(adapter, base, store):
     ]
     return {
         "sentences or topics": store.hash_pairs(),
-        "compute precision": loading.describe_precision()["compute"],
+        "compute precision": precision.describe_precision()["compute"],
         "base model": [base, fingerprints.fingerprint_base(base)],
         "adapter": [files.hash_file(path) for path in adapter_files],
         "prompt": prompts.PROMPT_VERSION,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import prompts
 from stance.common import distributed, errors, formatting
-from stance.corpus import corpus, tables
+from stance.corpus import annotations, cleaning, tables
 from stance.evaluation import figures
 from stance.labelling import labeller, terminal
 from stance.model import chat, loading, scoring
@@ -27,8 +27,8 @@ class Source(NamedTuple):
     """What to label, and where its sentences and topics stand."""
 
     path: str  # of the table; - for the lines of stdin
-    text_column: str | None  # header of the sentences; None: any of corpus.COLUMN_NAMES
-    topic_column: str | None  # header of the topics; None: any of corpus.COLUMN_NAMES
+    text_column: str | None  # header of the sentences; None: any of annotations.COLUMN_NAMES
+    topic_column: str | None  # header of the topics; None: any of annotations.COLUMN_NAMES
     sheet: str | None  # name of the sheet of a workbook; None: the only one with these headers
     topics: list | None  # cleaned topics for every sentence; None: each row has its own
     stdin: object = None  # what tables.keep_stdin kept of stdin
@@ -73,7 +73,7 @@ def open_source(source):
     if source.topics:
         del named["topic"]
     needed = {
-        name: (tables.clean_text(own),) if own else corpus.COLUMN_NAMES[name]
+        name: (cleaning.clean_text(own),) if own else annotations.COLUMN_NAMES[name]
         for name, own in named.items()
     }
     rename = "name those of the file: --text-column, and TOPIC_COLUMN at the top of predict.py"
@@ -102,7 +102,9 @@ def note_unused_topics(source, table, header):
     if "topic" in table.columns:
         return
     accepted = (
-        (source.topic_column.casefold(),) if source.topic_column else corpus.COLUMN_NAMES["topic"]
+        (source.topic_column.casefold(),)
+        if source.topic_column
+        else annotations.COLUMN_NAMES["topic"]
     )
     for name in table.header:
         if name.casefold() in accepted:
@@ -121,7 +123,7 @@ def check_rows(table, topics, output):
         values = {value for pair in pairs for value in pair}
         if "" in values:
             empty.append(number)
-        elif values & corpus.BROKEN:
+        elif values & annotations.BROKEN:
             broken.append(number)
         tables.check_fit(output, table.location, number, table.header, cells)
         count += len(pairs)

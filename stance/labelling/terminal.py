@@ -8,8 +8,7 @@ from collections import Counter
 
 import prompts
 from stance.common import formatting
-from stance.corpus import tables
-from stance.evaluation import metrics
+from stance.corpus import cleaning
 from stance.model import scoring
 
 # ---------------------------------------------------------------- settings
@@ -81,7 +80,7 @@ def format_words(text, words, weights, count, label, colors):
     """Return the count words of most weight as a table, and above it the sentence, if there are colors to show them."""
     top = sorted(range(len(words)), key=lambda index: -abs(weights[index]))[:count]
     rows = [[text[slice(*words[index])], str(index + 1), f"{weights[index]:+.3f}"] for index in top]
-    table = metrics.format_table(["Word", "position", f"weight for {label}"], rows)
+    table = formatting.format_table(["Word", "position", f"weight for {label}"], rows)
     if not colors:
         return table
     parts, done = [], 0
@@ -115,9 +114,9 @@ def answer_lines(load_scorer, topic, explain):
         print("one sentence a line; /topic changes the topic, Ctrl-D leaves")
         while True:
             if not topic:
-                topic = tables.clean_text(input("topic: "))
+                topic = cleaning.clean_text(input("topic: "))
                 continue
-            text = tables.clean_text(input("sentence: "))
+            text = cleaning.clean_text(input("sentence: "))
             if text.split(maxsplit=1)[:1] == ["/topic"]:
                 topic = text[len("/topic") :].strip()
             elif text:
@@ -158,4 +157,4 @@ def format_summary(summary):
     for topic, count in summary.items():
         shares = [f"{count.labels[name] / count.rows:.1%}" for name in prompts.LABELS]
         lines.append([formatting.cut(topic), f"{count.rows:,}", *shares, f"{count.review:,}"])
-    return metrics.format_table(["Topic", "rows", *prompts.LABELS, "review"], lines)
+    return formatting.format_table(["Topic", "rows", *prompts.LABELS, "review"], lines)

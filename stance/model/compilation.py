@@ -16,7 +16,7 @@ import torch.fx.experimental._config
 import torch.utils.checkpoint
 import transformers
 
-from stance.model import gemma2, lora_linear
+from stance.model import gemma2, lora_linear, memory
 
 # ---------------------------------------------------------------- settings
 COMPILE = True  # compile the decoder layers: 10 to 25 s at a first start, faster from then on
@@ -27,7 +27,6 @@ CUDA_GRAPHS = True  # record training steps and single answers, which then wait 
 DENSE_WEIGHTS = (
     None  # keep bfloat16 copies of the 4-bit weights (16.6 GB for 9B); None: if the memory is there
 )
-RESERVE_GB = 3.0  # GPU memory that planning leaves free
 # --------------------------------------------------------------------------
 
 
@@ -36,10 +35,10 @@ def plan_training(model, nodes, checkpoint, dropout):
 
     nodes: tokens of a micro-batch's tree. checkpoint: None to decide here. dropout: whether the adapter has any.
     """
-    config, dense = model.config, count_dense_bytes(model)
-    activations = count_activation_bytes(config, nodes)
+    config, dense = model.config, memory.count_dense_bytes(model)
+    activations = memory.count_activation_bytes(config, nodes)
     free = (
-        free_memory() - RESERVE_GB * 1e9 - 4 * 0.01 * dense
+        memory.free_memory() - memory.RESERVE_GB * 1e9 - 4 * 0.01 * dense
     )  # adapter, gradients and optimiser: about 1 % of weights
     keep_dense = (
         DENSE_WEIGHTS
@@ -55,55 +54,6 @@ def plan_training(model, nodes, checkpoint, dropout):
         "compiled": COMPILE,
         "graphs": graphs,
     }
-
-
-def count_activation_bytes(config, nodes):
-    """Return the bytes that training keeps of the forward pass over so many nodes, without checkpoints.
-
-    Measured for gemma-2-9b with compiled layers: about 170 kB a node and layer.
-    """
-    return (
-        nodes
-        * config.num_hidden_layers
-        * 2
-        * (4 * config.intermediate_size + 8 * config.hidden_size)
-    )
-
-
-def count_logits_bytes(config, count):
-    """Return the bytes that the loss at so many nodes takes: four times the logits in float32."""
-    return 4 * 4 * config.vocab_size * count
-
-
-def count_step_bytes(config, inputs):
-    """Return the bytes that a training step needs beside what is there before it, and a reserve."""
-    kept = count_activation_bytes(config, inputs["input_ids"].numel())
-    return kept + count_logits_bytes(config, len(inputs["loss_positions"])) + RESERVE_GB * 1e9
-
-
-def count_validation_bytes(config, args):
-    """Return the bytes that validation needs, with two predicting nodes a row, and a reserve."""
-    return count_logits_bytes(config, 2 * args.per_device_eval_batch_size) + RESERVE_GB * 1e9
-
-
-def free_memory():
-    """Return the bytes of GPU memory that are free, or held by PyTorch without use."""
-    return spare_memory() + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-
-
-def spare_memory():
-    """Return the bytes of GPU memory that PyTorch does not hold and may take."""
-    free, total = torch.cuda.mem_get_info()
-    return min(
-        free, torch.cuda.get_per_process_memory_fraction() * total - torch.cuda.memory_reserved()
-    )
-
-
-def count_dense_bytes(model):
-    """Return the bytes that bfloat16 copies of all 4-bit weights take."""
-    return sum(
-        2 * linear.in_features * linear.out_features for linear in lora_linear.find_linears(model)
-    )
 
 
 def normalise(norm, x):
@@ -178,7 +128,9 @@ def prepare_scoring(model, rows):
         return None
     keep_dense = DENSE_WEIGHTS
     if keep_dense is None:
-        keep_dense = free_memory() > count_dense_bytes(model) + RESERVE_GB * 1e9
+        keep_dense = (
+            memory.free_memory() > memory.count_dense_bytes(model) + memory.RESERVE_GB * 1e9
+        )
     lora_linear.fuse_linears(model, keep_dense)
     for module in model.modules():
         if isinstance(
@@ -189,4 +141,4 @@ def prepare_scoring(model, rows):
         fuse_norms(model)
         return None
     compile_layers(model)
-    return COMPILED_BATCH_SIZE if free_memory() > COMPILED_BATCH_GB * 1e9 else None
+    return COMPILED_BATCH_SIZE if memory.free_memory() > COMPILED_BATCH_GB * 1e9 else None

@@ -5,7 +5,7 @@ import contextlib
 import torch
 
 from stance.common import errors
-from stance.model import compilation
+from stance.model import compilation, memory
 from stance.tree import prefix_tree
 
 # ---------------------------------------------------------------- settings
@@ -116,7 +116,7 @@ class StepGraphs:
 
     def make_room(self, size):
         """Release all recorded steps unless so many bytes of GPU memory are free, beside what they keep."""
-        if compilation.spare_memory() < size:
+        if memory.spare_memory() < size:
             self.release()
 
     def forget(self):

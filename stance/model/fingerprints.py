@@ -11,7 +11,7 @@ from pathlib import Path
 import huggingface_hub
 
 from stance.common import errors, files, formatting
-from stance.corpus import corpus
+from stance.corpus import cleaning
 
 # ---------------------------------------------------------------- settings
 SENTENCES_FILE = (
@@ -56,7 +56,7 @@ def fingerprint_tokenizer(tokenizer):
 
 def hash_sentence(row):
     """Return the hash of a row's normalised sentence, whatever its topic."""
-    return hashlib.sha256(corpus.normalise_key(row["text"]).encode()).hexdigest()[:HASH_DIGITS]
+    return hashlib.sha256(cleaning.normalise_key(row["text"]).encode()).hexdigest()[:HASH_DIGITS]
 
 
 def write_sentences(folder, rows):

@@ -1,4 +1,4 @@
-"""The base model, its tokenizer and its adapter: loading, checking, counting. The only module that loads weights."""
+"""The base model and its tokenizer: loading, checking, counting."""
 
 import os
 import random
@@ -6,25 +6,16 @@ import sys
 import warnings
 from pathlib import Path
 
-import peft
 import psutil
 import safetensors
 import torch
 import transformers
 
-import prompts
-from stance.common import distributed, errors, files
-from stance.model import chat, fingerprints, lora_linear, memory
+from stance.common import errors, files
+from stance.model import chat, fingerprints, lora_linear, memory, precision
 from stance.tree import prefix_tree
 
 # ---------------------------------------------------------------- settings
-CPU_DTYPE = None  # "float32" or "bfloat16": what is computed in without a GPU; None: what the CPU multiplies natively
-
-# precision: QLoRA as published, and the only precision an adapter of this project is trained or used in
-QUANT_TYPE = "nf4"  # 4-bit NormalFloat
-DOUBLE_QUANT = True  # quantise the quantisation constants too: 0.4 bits less per weight
-
-# checks
 CHECKED_TOKENS = 24  # of the two prompts on which a loaded base is compared with itself
 TREE_TOLERANCE = 0.25  # relative difference of their logits: bfloat16 rounds by some percent, a wrong mask changes all
 CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
@@ -103,35 +94,6 @@ def check_base(base):
         )
 
 
-def check_same_base(folder, base, tokenizer):
-    """Stop if an adapter was trained on another version of the base than this, or with another tokenizer.
-
-    Another compute precision, as that of a GPU is on many CPUs, is only a note.
-    """
-    found = describe_base(base, tokenizer)
-    record = files.read_json(
-        Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)"
-    )
-    for key in ("base_revision", "tokenizer"):
-        was, now, hint = record.get(key), found[key], "restore it or train again"
-        if was == now:
-            continue
-        if (
-            key == "base_revision"
-            and was
-            and not was.startswith("files")
-            and not Path(base).is_dir()
-        ):
-            pinned = f"{base.partition('@')[0]}@{record['base_revision']}"
-            hint = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'
-        errors.fail(f"{folder} was trained with {key} {was} of {base}, here it is {now}: {hint}")
-    was, now = record.get("precision", {}).get("compute"), describe_precision()["compute"]
-    if was != now and distributed.get_rank()[0] == 0:
-        print(
-            f"note: {folder} was trained in {was}, this machine computes in {now}: probabilities differ a little"
-        )
-
-
 def count_weights(config):
     """Return the number of weights of a model of this config, without allocating them."""
     with torch.device("meta"):
@@ -141,34 +103,8 @@ def count_weights(config):
         )
 
 
-def compute_dtype():
-    """Return the dtype in which models compute: bfloat16 on a GPU, on a CPU CPU_DTYPE or what it multiplies natively."""
-    if torch.cuda.is_available():
-        return torch.bfloat16
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if CPU_DTYPE is None:
-        return torch.bfloat16 if multiplies_bfloat16() else torch.float32
-    if CPU_DTYPE not in dtypes:
-        errors.fail(
-            f'CPU_DTYPE {CPU_DTYPE!r} is unknown: write "float32", "bfloat16" or None in stance/model/loading.py'
-        )
-    return dtypes[CPU_DTYPE]
-
-
-def multiplies_bfloat16():
-    """Return whether the CPU has instructions that multiply bfloat16 and PyTorch's oneDNN uses them.
-
-    Without such instructions PyTorch emulates them, at a small part of the speed of float32.
-    """
-    capabilities = torch.cpu.get_capabilities()
-    native = ("avx512_bf16", "amx_bf16", "bf16")  # the last is Arm's
-    return torch.backends.mkldnn.is_available() and any(
-        capabilities.get(name, False) for name in native
-    )
-
-
 def load_base(base, shard=None):
-    """Load a base model in 4-bit NF4, on the GPU if there is one, to compute in compute_dtype().
+    """Load a base model in 4-bit NF4, on the GPU if there is one, to compute in precision.compute_dtype().
 
     shard: a function that takes the model, then loaded on the CPU, and deals its weights out to several GPUs. Source of
     the precision: QLoRA, https://arxiv.org/abs/2305.14314.
@@ -176,15 +112,15 @@ def load_base(base, shard=None):
     on_gpu = torch.cuda.is_available()
     quantisation = transformers.BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type=QUANT_TYPE,
-        bnb_4bit_use_double_quant=DOUBLE_QUANT,
-        bnb_4bit_compute_dtype=compute_dtype(),
+        bnb_4bit_quant_type=precision.QUANT_TYPE,
+        bnb_4bit_use_double_quant=precision.DOUBLE_QUANT,
+        bnb_4bit_compute_dtype=precision.compute_dtype(),
     )
     with memory.explain_memory(f"load {base}", MEMORY_HINT):
         model = load_pretrained(
             transformers.AutoModelForCausalLM.from_pretrained,
             base,
-            dtype=compute_dtype(),
+            dtype=precision.compute_dtype(),
             use_safetensors=True,  # other weight files are pickles, which can run code
             quantization_config=quantisation,
             device_map={"": torch.cuda.current_device() if on_gpu and shard is None else "cpu"},
@@ -243,74 +179,6 @@ def check_tree(model, base):
             f"{base}: prefix trees give logits {difference:.0%} away from the model's own, so this version of "
             "transformers computes another attention: install the versions of requirements.txt, or choose another base"
         )
-
-
-def describe_precision():
-    """Return the precision of the base as run records hold it."""
-    compute = str(compute_dtype()).removeprefix("torch.")
-    return {"quant_type": QUANT_TYPE, "double_quant": DOUBLE_QUANT, "compute": compute}
-
-
-def check_adapter(folder):
-    """Return the run record of an adapter folder; stop if it is no finished adapter of this prompt and precision."""
-    hint = "give the folder that finetune.py wrote (--adapter)"
-    record = files.read_json(Path(folder) / "run.json", hint)
-    missing = {"base_model", "prompt_version", "labels", "precision", "data", "demo"} - set(record)
-    if missing:
-        errors.fail(
-            f"{folder}/run.json is no run record, it lacks {', '.join(sorted(missing))}: {hint}"
-        )
-    if (Path(folder) / "adapter_model.bin").exists():
-        errors.fail(
-            f"{folder} holds adapter_model.bin, a pickle, which can run code when it is loaded: delete it"
-        )
-    if not (Path(folder) / "adapter_model.safetensors").is_file():
-        errors.fail(f"{folder} holds no adapter_model.safetensors: the training run did not finish")
-    config = Path(folder) / "adapter_config.json"
-    if config.is_file():  # fields with which peft would import or build something else
-        fields = files.read_json(config, "copy it again from where the adapter was trained")
-        if fields.get("peft_type") != "LORA" or fields.get("megatron_config"):
-            errors.fail(f"{config} describes no plain LoRA adapter: {hint}")
-    if record["prompt_version"] != prompts.PROMPT_VERSION:
-        errors.fail(
-            f"{folder} was trained with prompt version {record['prompt_version']}, prompts.py now builds "
-            f"{prompts.PROMPT_VERSION}: restore prompts.py or train again"
-        )
-    here = describe_precision()
-    same_compute = {
-        **record["precision"],
-        "compute": here["compute"],
-    }  # another rounds otherwise: check_same_base's note
-    for key, was, now in (
-        ("labels", record["labels"], list(prompts.LABELS)),
-        ("precision", same_compute, here),
-    ):
-        if was != now:
-            errors.fail(
-                f"{folder} was trained with {key} {was}, now they are {now}: restore them or train again"
-            )
-    return record
-
-
-def save_adapter(model, folder, train_rows):
-    """Write an adapter, and hashes of the sentences that it was trained on, into a folder."""
-    model.save_pretrained(folder, safe_serialization=True)
-    (Path(folder) / "README.md").unlink(
-        missing_ok=True
-    )  # peft's empty form of a model card: evaluate.py writes one
-    fingerprints.write_sentences(folder, train_rows)
-
-
-def load_adapter(model, folder):
-    """Put a trained adapter on a loaded base; its weights stay float32."""
-    try:
-        with memory.explain_memory(f"load {folder}", MEMORY_HINT):
-            model = peft.PeftModel.from_pretrained(model, folder)
-    except (OSError, ValueError, safetensors.SafetensorError) as problem:
-        reason = str(problem).strip().partition("\n")[0]
-        errors.fail(f"cannot load the adapter {folder} ({reason}): copy it again, or train again")
-    lora_linear.fuse_adapters(model)
-    return model
 
 
 def device_name():

@@ -59,7 +59,7 @@ def check_quantisation(state):
     if state.quant_type != "nf4" or blocks != [WEIGHT_BLOCK, SCALE_BLOCK]:
         found = f"{state.quant_type} in blocks of {blocks[0]}"
         errors.fail(
-            f"weights in {found} are not supported: quantise to nf4 (QUANT_TYPE in stance/model/loading.py)"
+            f"weights in {found} are not supported: quantise to nf4 (QUANT_TYPE in stance/model/precision.py)"
         )
 
 

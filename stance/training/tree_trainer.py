@@ -17,7 +17,7 @@ import torch
 import trl
 
 from stance.common import distributed, files
-from stance.model import chat, compilation, cuda_graphs, lora_linear, scoring
+from stance.model import chat, compilation, cuda_graphs, lora_linear, memory, scoring
 from stance.training import callbacks, checkpoints, memory_probe
 from stance.tree import prefix_tree
 
@@ -162,7 +162,7 @@ class StanceTrainer(trl.SFTTrainer):
         elif plan["checkpoint"]:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         if plan["graphs"]:
-            count_bytes = functools.partial(compilation.count_step_bytes, self.model.config)
+            count_bytes = functools.partial(memory.count_step_bytes, self.model.config)
             self.step_graphs = cuda_graphs.StepGraphs(self.run_step, self.trained, count_bytes)
         return plan
 
@@ -283,9 +283,7 @@ class StanceTrainer(trl.SFTTrainer):
         was_training = self.model.training
         self.model.eval()
         if self.step_graphs is not None:
-            self.step_graphs.make_room(
-                compilation.count_validation_bytes(self.model.config, self.args)
-            )
+            self.step_graphs.make_room(memory.count_validation_bytes(self.model.config, self.args))
         with (
             compilation.run_uncompiled(len(self.eval_dataset)),
             prefix_tree.compute_precision(self.model),

@@ -1,4 +1,4 @@
-"""stance/corpus/corpus.py: reading files, cleaning, keys, duplicates, splits."""
+"""Annotated files: reading files, cleaning, keys, duplicates, splits."""
 
 import csv
 import datetime
@@ -14,7 +14,7 @@ from stopping import stop_message
 
 import prompts
 from stance.common import files
-from stance.corpus import corpus, tables, workbook_reader
+from stance.corpus import annotations, cleaning, splitting, workbook_reader
 
 GUNS = "There should be more gun control."
 VEGANS = "Vegans are right."
@@ -71,7 +71,7 @@ def texts_of(splits):
 def test_read_published_example(tmp_path):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, AMENDMENT, "Pro")])
     row = {"topic": GUNS, "text": AMENDMENT, "label": "pro", "stance": "Pro", "row": 2}
-    assert corpus.read_corpus(path) == [row]
+    assert annotations.read_corpus(path) == [row]
 
 
 def test_header_in_any_case_with_index_column_on_second_sheet(tmp_path):
@@ -81,7 +81,7 @@ def test_header_in_any_case_with_index_column_on_second_sheet(tmp_path):
         (0, VEGANS, "Taste is no argument.", "?", " CONTRA "),
     ]
     path = write_xlsx(tmp_path / "c.xlsx", readme=notes, data=table)
-    [row] = corpus.read_corpus(path)
+    [row] = annotations.read_corpus(path)
     assert row == {
         "topic": VEGANS,
         "text": "Taste is no argument.",
@@ -98,22 +98,22 @@ def test_the_sheet_is_chosen_if_several_fit(tmp_path, capsys):
         "notes": [("Read me",)],
     }
     path = write_xlsx(tmp_path / "c.xlsx", **sheets)
-    message = stop_message(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, annotations.read_corpus, path)
     assert (
         'sheet "a" and ' in message
         and 'sheet "b" have the same headers: name one with --sheet' in message
     )
-    assert [row["text"] for row in corpus.read_corpus(path, "b")] == ["Two."]
+    assert [row["text"] for row in annotations.read_corpus(path, "b")] == ["Two."]
     assert 'sheet "b" is read, not sheet "a", sheet "notes"\n' in capsys.readouterr().out
     assert 'no sheet "c" with the headers topic' in stop_message(
-        capsys, corpus.read_corpus, path, "c"
+        capsys, annotations.read_corpus, path, "c"
     )
     assert 'no sheet "notes" with the headers topic' in stop_message(
-        capsys, corpus.read_corpus, path, "notes"
+        capsys, annotations.read_corpus, path, "notes"
     )
     path = write_csv(tmp_path / "c.csv", sheets["a"])
     assert "c.csv has no sheets: leave out --sheet" in stop_message(
-        capsys, corpus.read_corpus, path, "a"
+        capsys, annotations.read_corpus, path, "a"
     )
 
 
@@ -122,7 +122,7 @@ def test_columns_that_are_not_used_are_named(tmp_path, capsys):
         ("Unnamed: 0", *HEADER, None, "annotator"),
         (0, GUNS, "One.", "pro", "beside the table", "A"),
     ]
-    assert len(corpus.read_corpus(write_xlsx(tmp_path / "c.xlsx", corpus=table))) == 1
+    assert len(annotations.read_corpus(write_xlsx(tmp_path / "c.xlsx", corpus=table))) == 1
     assert 'columns that are not used: "Unnamed: 0", "annotator"\n' in capsys.readouterr().out
 
 
@@ -137,7 +137,7 @@ def test_blank_rows_are_skipped_and_row_numbers_are_excels(tmp_path):
         (GUNS, "Two.", "con"),
     ]
     path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
-    assert [(row["text"], row["row"]) for row in corpus.read_corpus(path)] == [
+    assert [(row["text"], row["row"]) for row in annotations.read_corpus(path)] == [
         ("One.", 3),
         ("Two.", 6),
     ]
@@ -155,14 +155,14 @@ def test_wrong_size_stored_in_the_file_loses_no_row(tmp_path):
     with zipfile.ZipFile(path, "w") as book:
         for name, content in parts.items():
             book.writestr(name, content)
-    assert len(corpus.read_corpus(path)) == 2
+    assert len(annotations.read_corpus(path)) == 2
 
 
 def test_words_that_look_like_missing_values_stay_text(tmp_path):
     words = ["nan", "NA", "None", "null", "n/a", "NULL"]
     rows = [HEADER, *((GUNS, word, "pro") for word in words)]
     for path in (write_xlsx(tmp_path / "c.xlsx", corpus=rows), write_csv(tmp_path / "c.csv", rows)):
-        assert [row["text"] for row in corpus.read_corpus(path)] == words
+        assert [row["text"] for row in annotations.read_corpus(path)] == words
 
 
 def test_numbers_become_text_with_a_note(tmp_path, capsys):
@@ -174,7 +174,12 @@ def test_numbers_become_text_with_a_note(tmp_path, capsys):
         (GUNS, 2.5, "neu"),
     ]
     path = write_xlsx(tmp_path / "c.xlsx", corpus=rows)
-    assert [row["text"] for row in corpus.read_corpus(path)] == ["One.", "12345", "True", "2.5"]
+    assert [row["text"] for row in annotations.read_corpus(path)] == [
+        "One.",
+        "12345",
+        "True",
+        "2.5",
+    ]
     note = capsys.readouterr().out
     assert note.startswith("note: ") and "3 rows (3, 4, 5)" in note
 
@@ -196,7 +201,7 @@ def test_csv_and_tsv(tmp_path, name, delimiter, encoding, quoting):
         (GUNS, "Two.", "against", 1),
     ]
     path = write_csv(tmp_path / name, rows, encoding, delimiter=delimiter, quoting=quoting)
-    found = [(row["text"], row["label"], row["row"]) for row in corpus.read_corpus(path)]
+    found = [(row["text"], row["label"], row["row"]) for row in annotations.read_corpus(path)]
     assert found == [('He said "no",\nthen left; émigré.', "pro", 2), ("Two.", "con", 3)]
 
 
@@ -206,7 +211,7 @@ def test_equals_sign_typed_as_text_stays_text(tmp_path):
     cell = book["corpus"]["B2"]
     cell.value, cell.data_type = "=2+5 is not an argument", "s"
     book.save(path)
-    assert corpus.read_corpus(path)[0]["text"] == "=2+5 is not an argument"
+    assert annotations.read_corpus(path)[0]["text"] == "=2+5 is not an argument"
 
 
 # ---- defects
@@ -214,22 +219,22 @@ def test_equals_sign_typed_as_text_stays_text(tmp_path):
 
 def test_missing_file(tmp_path, capsys):
     assert "absent.xlsx not found: check its path" in stop_message(
-        capsys, corpus.read_corpus, tmp_path / "absent.xlsx"
+        capsys, annotations.read_corpus, tmp_path / "absent.xlsx"
     )
     assert "absent.csv not found: check its path" in stop_message(
-        capsys, corpus.read_corpus, tmp_path / "absent.csv"
+        capsys, annotations.read_corpus, tmp_path / "absent.csv"
     )
 
 
 def test_folder_in_place_of_a_file(tmp_path, capsys):
     (tmp_path / "c.xlsx").mkdir()
     assert "c.xlsx cannot be opened" in stop_message(
-        capsys, corpus.read_corpus, tmp_path / "c.xlsx"
+        capsys, annotations.read_corpus, tmp_path / "c.xlsx"
     )
 
 
 def test_wrong_extension(tmp_path, capsys):
-    message = stop_message(capsys, corpus.read_corpus, tmp_path / "c.docx")
+    message = stop_message(capsys, annotations.read_corpus, tmp_path / "c.docx")
     assert "c.docx is no .xlsx, .csv, .tsv, .jsonl file: save it in Excel as .xlsx" in message
 
 
@@ -237,10 +242,10 @@ def test_old_or_protected_workbook(tmp_path, capsys):
     path = tmp_path / "c.xlsx"
     path.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 504)
     assert "c.xlsx is an old .xls file: save it in Excel as .xlsx" in stop_message(
-        capsys, corpus.read_corpus, path
+        capsys, annotations.read_corpus, path
     )
     path.write_bytes(path.read_bytes() + "EncryptedPackage".encode("utf-16-le"))
-    message = stop_message(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, annotations.read_corpus, path)
     assert "c.xlsx has a password: save it in Excel as .xlsx without a password" in message
 
 
@@ -265,7 +270,7 @@ def test_old_or_protected_workbook(tmp_path, capsys):
 def test_other_file_named_xlsx(tmp_path, capsys, content, expected):
     path = tmp_path / "c.xlsx"
     path.write_bytes(content)
-    assert expected in stop_message(capsys, corpus.read_corpus, path)
+    assert expected in stop_message(capsys, annotations.read_corpus, path)
 
 
 @pytest.mark.parametrize("name", ["c.csv", "c.tsv", "c.jsonl"])
@@ -274,7 +279,7 @@ def test_workbook_with_another_name(tmp_path, capsys, name):
         tmp_path / name
     )
     assert f"{name} is an Excel workbook despite its name: rename it" in stop_message(
-        capsys, corpus.read_corpus, path
+        capsys, annotations.read_corpus, path
     )
 
 
@@ -282,7 +287,7 @@ def test_workbook_with_another_name(tmp_path, capsys, name):
 def test_other_archive_named_xlsx(tmp_path, capsys, part):
     with zipfile.ZipFile(tmp_path / "c.xlsx", "w") as archive:
         archive.writestr(part, b"<x/>")
-    message = stop_message(capsys, corpus.read_corpus, tmp_path / "c.xlsx")
+    message = stop_message(capsys, annotations.read_corpus, tmp_path / "c.xlsx")
     assert (
         "c.xlsx is no .xlsx workbook (but perhaps .xlsb, .ods or .docx): save it in Excel as .xlsx"
         in message
@@ -302,9 +307,9 @@ def change_part(path, name, change):
 def test_zip_bomb(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
     change_part(path, "xl/media/image1.png", lambda content: bytes(90 << 20))
-    assert len(corpus.read_corpus(path)) == 1  # a large blank picture is none
+    assert len(annotations.read_corpus(path)) == 1  # a large blank picture is none
     change_part(path, "xl/media/image1.png", lambda content: bytes(110 << 20))
-    message = stop_message(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, annotations.read_corpus, path)
     assert "c.xlsx unpacks to 115 MB from 0.1 MB: copy its table into a new workbook" in message
 
 
@@ -314,7 +319,7 @@ def test_entity_bomb(tmp_path, capsys, encoding, blank):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
     doctype = '<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>'.encode(encoding)
     change_part(path, "xl/worksheets/sheet1.xml", lambda content: b" " * blank + doctype + content)
-    message = stop_message(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, annotations.read_corpus, path)
     assert "part xl/worksheets/sheet1.xml, declares XML entities, as Excel never does" in message
 
 
@@ -322,7 +327,7 @@ def test_a_sentence_about_doctypes_is_no_bomb(tmp_path):
     path = write_xlsx(
         tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "<!DOCTYPE html> is no argument.", "pro")]
     )
-    assert corpus.read_corpus(path)[0]["text"] == "<!DOCTYPE html> is no argument."
+    assert annotations.read_corpus(path)[0]["text"] == "<!DOCTYPE html> is no argument."
 
 
 def test_strict_workbook(tmp_path, capsys):
@@ -332,7 +337,9 @@ def test_strict_workbook(tmp_path, capsys):
         b"purl.oclc.org/ooxml/spreadsheetml",
     )
     change_part(path, "xl/workbook.xml", lambda content: content.replace(usual, strict))
-    assert "save it in Excel as 'Excel Workbook'" in stop_message(capsys, corpus.read_corpus, path)
+    assert "save it in Excel as 'Excel Workbook'" in stop_message(
+        capsys, annotations.read_corpus, path
+    )
 
 
 # ---- cells of Excel
@@ -354,7 +361,8 @@ def test_merged_cells_hold_in_all_their_rows(tmp_path, capsys):
         book["corpus"].merge_cells(cells)
     book.save(path)
     found = [
-        (row["row"], row["topic"], row["text"], row["label"]) for row in corpus.read_corpus(path)
+        (row["row"], row["topic"], row["text"], row["label"])
+        for row in annotations.read_corpus(path)
     ]
     assert found == [
         (2, GUNS, "One.", "pro"), (3, GUNS, "Two.", "con"), (5, GUNS, "Four.", "con"), (6, VEGANS, "Five.", "con"),
@@ -373,7 +381,7 @@ def test_a_heading_merged_over_the_columns_is_no_text(tmp_path, capsys):
     book = openpyxl.load_workbook(path)
     book["corpus"].merge_cells("A2:C2")
     book.save(path)
-    message = stop_message(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, annotations.read_corpus, path)
     assert (
         "text is empty in row 2, stance is empty in row 2, topic is empty in row 4: fill it"
         in message
@@ -385,7 +393,7 @@ def test_a_stray_cell_in_the_last_row_costs_nothing(tmp_path):
     book = openpyxl.load_workbook(path)
     book["corpus"]["A1048576"], book["corpus"]["XFD5"] = " ", "note"
     book.save(path)
-    assert len(corpus.read_corpus(path)) == 1
+    assert len(annotations.read_corpus(path)) == 1
     [(_, lines)] = workbook_reader.open_xlsx(path)
     assert [number for number, _ in lines] == [1, 2, 5, 1048576]
 
@@ -408,7 +416,7 @@ def test_formulas_with_and_without_a_stored_value(tmp_path, capsys):
             .replace(b'<c r="B5"><f>"4"</f><v/>', b'<c r="B5" t="str"><f>"4"</f><v>four</v>')
         ),
     )
-    message = stop_message(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, annotations.read_corpus, path)
     formula = "is a formula without a stored value in"
     found = f"text {formula} 2 rows (2, 4), topic {formula} row 4, stance {formula} row 4: open the file in Excel"
     assert found in message
@@ -425,7 +433,7 @@ def test_rich_text_and_dates(tmp_path, capsys):
     book["corpus"].append((GUNS, rich, "pro"))
     book["corpus"].append((GUNS, datetime.date(2024, 3, 1), "pro"))
     book.save(path)
-    assert [row["text"] for row in corpus.read_corpus(path)] == [
+    assert [row["text"] for row in annotations.read_corpus(path)] == [
         "plain",
         "Guns kill.",
         "2024-03-01 00:00:00",
@@ -489,7 +497,7 @@ def test_shared_text_is_read_like_text_in_cells(tmp_path):
 
 def test_text_as_long_as_a_cell_was_probably_cut(tmp_path, capsys):
     rows = [HEADER, (GUNS, "a" * 32767, "pro"), (GUNS, "b" * 32766, "pro")]
-    assert len(corpus.read_corpus(write_xlsx(tmp_path / "c.xlsx", corpus=rows))) == 2
+    assert len(annotations.read_corpus(write_xlsx(tmp_path / "c.xlsx", corpus=rows))) == 2
     note = capsys.readouterr().out
     assert (
         "text has 32,767 characters, all that an Excel cell holds, and is probably cut in row 2: compare"
@@ -500,7 +508,7 @@ def test_text_as_long_as_a_cell_was_probably_cut(tmp_path, capsys):
 def test_truncated_workbook(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
     path.write_bytes(path.read_bytes()[:-300])
-    assert "c.xlsx is damaged or incomplete" in stop_message(capsys, corpus.read_corpus, path)
+    assert "c.xlsx is damaged or incomplete" in stop_message(capsys, annotations.read_corpus, path)
 
 
 def test_damaged_sheet(tmp_path, capsys):
@@ -514,7 +522,7 @@ def test_damaged_sheet(tmp_path, capsys):
         for name, content in parts.items():
             book.writestr(name, content)
     assert "c.xlsx is damaged or incomplete after row" in stop_message(
-        capsys, corpus.read_corpus, path
+        capsys, annotations.read_corpus, path
     )
 
 
@@ -522,7 +530,7 @@ def test_no_sheet_with_the_columns(tmp_path, capsys):
     path = write_xlsx(
         tmp_path / "c.xlsx", notes=[("Hello",)], data=[("topic", "words", "stance")], empty=[]
     )
-    message = stop_message(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, annotations.read_corpus, path)
     assert (
         "text (text|sentence|comment)" in message
         and 'sheet "notes" has "Hello" and lacks "topic|claim' in message
@@ -532,7 +540,7 @@ def test_no_sheet_with_the_columns(tmp_path, capsys):
     )
     assert 'sheet "empty" has nothing and lacks "topic|claim|hypothesis|target", ' in message
     assert message.endswith(
-        "or name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in stance/corpus/corpus.py\n"
+        "or name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in stance/corpus/annotations.py\n"
     )
 
 
@@ -541,7 +549,7 @@ def test_no_sheet_with_the_columns(tmp_path, capsys):
 )
 def test_two_headers_for_one_column(tmp_path, capsys, header):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[header, (GUNS, "One.", "pro", "x")])
-    message = stop_message(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, annotations.read_corpus, path)
     second = header[3].strip()
     assert (
         f'sheet "corpus", row 1: headers "text" and "{second}" all fit the column text: keep only one'
@@ -558,7 +566,7 @@ def test_empty_and_broken_cells(tmp_path, capsys):
         (GUNS, "#N/A", "con"),
     ]
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[*rows, (None, None, "pro")])
-    message = stop_message(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, annotations.read_corpus, path)
     empty = (
         "text is empty in 2 rows (3, 6), topic is empty in 2 rows (4, 6), stance is empty in row 4"
     )
@@ -570,7 +578,7 @@ def test_empty_and_broken_cells(tmp_path, capsys):
 
 def test_many_defects_are_counted_in_one_line(tmp_path, capsys):
     path = write_csv(tmp_path / "c.csv", [HEADER, *((GUNS, "", "pro") for _ in range(25))])
-    message = stop_message(capsys, corpus.read_corpus, path)
+    message = stop_message(capsys, annotations.read_corpus, path)
     assert (
         "text is empty in 25 rows (2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 15 more): fill it" in message
     )
@@ -579,7 +587,9 @@ def test_many_defects_are_counted_in_one_line(tmp_path, capsys):
 def test_unknown_stances(tmp_path, capsys):
     stances = ["pro", "maybe", "con", "maybe", "x\ny"]
     rows = [HEADER, *((GUNS, f"Sentence {i}.", stance) for i, stance in enumerate(stances))]
-    message = stop_message(capsys, corpus.read_corpus, write_xlsx(tmp_path / "c.xlsx", corpus=rows))
+    message = stop_message(
+        capsys, annotations.read_corpus, write_xlsx(tmp_path / "c.xlsx", corpus=rows)
+    )
     assert (
         'unknown stance "maybe" in 2 rows (3, 5), unknown stance "x\\ny" in row 6: write pro, con, neu'
         in message
@@ -589,13 +599,13 @@ def test_unknown_stances(tmp_path, capsys):
 def test_header_without_rows(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER])
     assert 'sheet "corpus": no rows below the header' in stop_message(
-        capsys, corpus.read_corpus, path
+        capsys, annotations.read_corpus, path
     )
 
 
 def test_csv_in_another_encoding(tmp_path, capsys):
     path = write_csv(tmp_path / "c.csv", [HEADER, (GUNS, "émigré", "pro")], "latin-1")
-    assert "c.csv is not UTF-8" in stop_message(capsys, corpus.read_corpus, path)
+    assert "c.csv is not UTF-8" in stop_message(capsys, annotations.read_corpus, path)
 
 
 def test_csv_with_an_open_quotation_mark(tmp_path, capsys):
@@ -605,7 +615,7 @@ def test_csv_with_an_open_quotation_mark(tmp_path, capsys):
         encoding="utf-8",
     )
     assert "c.csv is damaged or incomplete after row 2" in stop_message(
-        capsys, corpus.read_corpus, path
+        capsys, annotations.read_corpus, path
     )
 
 
@@ -627,8 +637,8 @@ def test_csv_with_an_open_quotation_mark(tmp_path, capsys):
     ],
 )
 def test_clean_text_removes(dirty, clean):
-    assert tables.clean_text(dirty) == clean
-    assert tables.clean_text(clean) == clean
+    assert cleaning.clean_text(dirty) == clean
+    assert cleaning.clean_text(clean) == clean
 
 
 @pytest.mark.parametrize(
@@ -643,7 +653,7 @@ def test_clean_text_removes(dirty, clean):
     ],
 )
 def test_clean_text_keeps(text):
-    assert tables.clean_text(text) == text
+    assert cleaning.clean_text(text) == text
 
 
 @pytest.mark.parametrize(
@@ -662,7 +672,7 @@ def test_clean_text_keeps(text):
     ],
 )
 def test_key_equal(one, other):
-    assert corpus.normalise_key(one) == corpus.normalise_key(other)
+    assert cleaning.normalise_key(one) == cleaning.normalise_key(other)
 
 
 @pytest.mark.parametrize(
@@ -685,7 +695,7 @@ def test_key_equal(one, other):
     ],
 )
 def test_key_different(one, other):
-    assert corpus.normalise_key(one) != corpus.normalise_key(other)
+    assert cleaning.normalise_key(one) != cleaning.normalise_key(other)
 
 
 def test_plain_text_has_the_key_that_it_has_beside_other_text():
@@ -693,21 +703,21 @@ def test_plain_text_has_the_key_that_it_has_beside_other_text():
     rng = random.Random(0)
     for _ in range(2000):
         text = "".join(rng.choices([chr(code) for code in range(128)], k=12)) + "x"
-        assert corpus.normalise_key(text + " é") == corpus.normalise_key(text) + " é"
+        assert cleaning.normalise_key(text + " é") == cleaning.normalise_key(text) + " é"
 
 
 @pytest.mark.parametrize("text", ["🙄", "???", ".", "\u200d", "_", "—"])
 def test_key_never_empty(text):
-    assert corpus.normalise_key(text)
+    assert cleaning.normalise_key(text)
 
 
 def test_id_is_that_of_the_keys():
-    assert corpus.make_id(GUNS, "Guns kill.") == corpus.make_id(
+    assert splitting.make_id(GUNS, "Guns kill.") == splitting.make_id(
         "there should be MORE gun control", "guns  kill"
     )
-    assert corpus.make_id(GUNS, "Guns kill.") != corpus.make_id(VEGANS, "Guns kill.")
+    assert splitting.make_id(GUNS, "Guns kill.") != splitting.make_id(VEGANS, "Guns kill.")
     keys = "there should be more gun control\nguns kill"
-    assert corpus.make_id(GUNS, "Guns kill.") == hashlib.sha256(keys.encode()).hexdigest()[:16]
+    assert splitting.make_id(GUNS, "Guns kill.") == hashlib.sha256(keys.encode()).hexdigest()[:16]
 
 
 # ---- duplicates
@@ -719,7 +729,7 @@ def test_merge_duplicates():
         topic=GUNS, text="sentence number 0 of THEM", stance="favour", label="pro"
     )  # as row 2
     rows[5].update(topic=VEGANS, text=rows[0]["text"])  # same sentence, another topic: no duplicate
-    kept, duplicates, conflicts = corpus.merge_duplicates(rows[::-1])
+    kept, duplicates, conflicts = annotations.merge_duplicates(rows[::-1])
     assert [row["row"] for row in kept] == [2, 3, 4, 5, 7]
     assert kept[0]["text"] == "Sentence number 0 of them."
     assert (duplicates, conflicts) == ([{"kept": 2, "merged": [6]}], [])
@@ -731,7 +741,7 @@ def test_conflicts_are_left_out_whole():
         {**rows[0], "row": 6, "stance": "pro"},
         {**rows[0], "row": 7, "stance": "Contra", "label": "con"},
     ]
-    kept, duplicates, conflicts = corpus.merge_duplicates(rows)
+    kept, duplicates, conflicts = annotations.merge_duplicates(rows)
     assert [row["row"] for row in kept] == [3, 4, 5] and duplicates == []
     spellings = [
         {"row": 2, "stance": "Pro"},
@@ -748,7 +758,7 @@ def test_conflicts_are_left_out_whole():
     "n, sizes", [(5000, (4000, 500, 500)), (720, (576, 72, 72)), (30, (24, 3, 3))]
 )
 def test_split_sizes_are_exact(n, sizes):
-    splits = corpus.split_rows(make_rows(n), seed=0)
+    splits = splitting.split_rows(make_rows(n), seed=0)
     assert tuple(len(splits[name]) for name in ("train", "val", "test")) == sizes
     assert len(set().union(*texts_of(splits).values())) == n
 
@@ -756,7 +766,7 @@ def test_split_sizes_are_exact(n, sizes):
 def test_every_stratum_is_within_one_row_of_its_share():
     rows = make_rows(997, topics=[f"Topic {i}." for i in range(7)])
     strata = Counter((row["topic"], row["label"]) for row in rows)
-    splits = corpus.split_rows(rows, seed=3)
+    splits = splitting.split_rows(rows, seed=3)
     for name in ("val", "test"):
         found = Counter((row["topic"], row["label"]) for row in splits[name])
         assert all(abs(found[stratum] - n / 10) < 1 for stratum, n in strata.items())
@@ -766,13 +776,13 @@ def test_split_does_not_depend_on_the_order_of_rows():
     rows = make_rows(300)
     rows += [{**row, "topic": "Third topic.", "row": row["row"] + 300} for row in rows[:60]]
     shuffled = random.Random(1).sample(rows, len(rows))
-    assert texts_of(corpus.split_rows(rows, seed=0)) == texts_of(
-        corpus.split_rows(shuffled, seed=0)
+    assert texts_of(splitting.split_rows(rows, seed=0)) == texts_of(
+        splitting.split_rows(shuffled, seed=0)
     )
 
 
 def test_another_seed_draws_another_split_of_the_same_size():
-    one, other = (texts_of(corpus.split_rows(make_rows(300), seed)) for seed in (0, 1))
+    one, other = (texts_of(splitting.split_rows(make_rows(300), seed)) for seed in (0, 1))
     assert len(one["test"]) == len(other["test"]) == 30
     assert len(one["test"] & other["test"]) < 15
 
@@ -783,8 +793,8 @@ def test_a_sentence_of_several_topics_stays_in_one_split():
         {**row, "topic": VEGANS, "text": row["text"].upper(), "row": row["row"] + 400}
         for row in rows[:200]
     ]
-    splits = corpus.split_rows(rows, seed=0)
-    corpus.check_splits_disjoint(splits)
+    splits = splitting.split_rows(rows, seed=0)
+    splitting.check_splits_disjoint(splits)
     assert {name: len(part) for name, part in splits.items()} == {
         "train": 480,
         "val": 60,
@@ -797,13 +807,13 @@ def test_a_sentence_of_several_topics_stays_in_one_split():
 def test_a_huge_group_is_not_held_out():
     rows = make_rows(100, topics=[GUNS])
     rows += [{**row, "topic": row["text"], "text": "lol"} for row in rows[:50]]
-    splits = corpus.split_rows(rows, seed=0)
+    splits = splitting.split_rows(rows, seed=0)
     assert sum(row["text"] == "lol" for row in splits["train"]) == 50
 
 
 def test_shares_that_fall_due_together_do_not_collide(monkeypatch):
-    monkeypatch.setattr(corpus, "HELD_OUT_SHARES", {"val": 0.25, "test": 0.15})
-    splits = corpus.split_rows(make_rows(2000), seed=0)
+    monkeypatch.setattr(splitting, "HELD_OUT_SHARES", {"val": 0.25, "test": 0.15})
+    splits = splitting.split_rows(make_rows(2000), seed=0)
     assert {name: len(rows) for name, rows in splits.items()} == {
         "train": 1200,
         "val": 500,
@@ -816,9 +826,9 @@ def test_check_splits_disjoint(capsys):
         "train": [{"text": "Guns kill."}, {"text": "Other."}],
         "test": [{"text": "guns  kill"}],
     }
-    message = stop_message(capsys, corpus.check_splits_disjoint, splits)
+    message = stop_message(capsys, splitting.check_splits_disjoint, splits)
     assert '1 rows have their sentence in two splits: "guns  kill" in train and test' in message
-    corpus.check_splits_disjoint(
+    splitting.check_splits_disjoint(
         {"train": [{"text": "Guns kill."}], "test": [{"text": "Guns save."}]}
     )
 
@@ -828,7 +838,7 @@ def test_check_splits_disjoint(capsys):
 
 def write_split(path, **changes):
     line = {
-        "id": corpus.make_id(GUNS, AMENDMENT),
+        "id": splitting.make_id(GUNS, AMENDMENT),
         "topic": GUNS,
         "text": AMENDMENT,
         "stance": "Pro",
@@ -839,12 +849,12 @@ def write_split(path, **changes):
 
 
 def test_load_split_reads_back(tmp_path):
-    [row] = corpus.load_split(write_split(tmp_path / "test.jsonl"))
+    [row] = splitting.load_split(write_split(tmp_path / "test.jsonl"))
     assert (row["topic"], row["text"], row["label"]) == (GUNS, AMENDMENT, "pro")
 
 
 def test_load_split_missing(tmp_path, capsys):
-    message = stop_message(capsys, corpus.load_split, tmp_path / "test.jsonl")
+    message = stop_message(capsys, splitting.load_split, tmp_path / "test.jsonl")
     assert "test.jsonl not found: run prepare_data.py first" in message
 
 
@@ -858,6 +868,6 @@ def test_load_split_missing(tmp_path, capsys):
 )
 def test_load_split_stale(tmp_path, capsys, changes, expected):
     message = stop_message(
-        capsys, corpus.load_split, write_split(tmp_path / "test.jsonl", **changes)
+        capsys, splitting.load_split, write_split(tmp_path / "test.jsonl", **changes)
     )
     assert expected in message and message.endswith("run prepare_data.py again\n")

@@ -15,7 +15,7 @@ from small_models import build_model
 
 import prepare_data
 import prompts
-from stance.corpus import corpus, tables
+from stance.corpus import annotations, cleaning
 from stance.model import chat
 
 # derandomize: a run repeats the last one, so that a red test stays red until it is mended
@@ -35,7 +35,7 @@ SPELLINGS = [
     *(spelling.upper() for spelling in prompts.LABEL_OF_SPELLING),
 ]
 INVISIBLE = "".join(
-    chr(code) for code, kept in tables.CLEANING.items() if kept is None and code < 0xD800
+    chr(code) for code, kept in cleaning.CLEANING.items() if kept is None and code < 0xD800
 )
 
 
@@ -125,19 +125,19 @@ def test_replies_are_one_label_word_or_none(reply, word, around):
 
 @given(st.one_of(TEXT, st.text()))
 def test_clean_text_is_clean(text):
-    clean = tables.clean_text(text)
-    assert tables.clean_text(clean) == clean == clean.strip()
+    clean = cleaning.clean_text(text)
+    assert cleaning.clean_text(clean) == clean == clean.strip()
     assert not any(unicodedata.category(char) in ("Cc", "Cs") and char != "\n" for char in clean)
     assert unicodedata.is_normalized("NFC", clean) and not set(clean) & set(INVISIBLE)
 
 
 @given(st.text())
 def test_a_key_is_there_and_the_same_however_it_is_written(text):
-    text = tables.clean_text(text)
+    text = cleaning.clean_text(text)
     assume(any(map(str.isalnum, text)))
-    key = corpus.normalise_key(text)
-    assert key and corpus.normalise_key(f"« {text}»\n!") == key
-    assert corpus.normalise_key(unicodedata.normalize("NFD", text)) == key
+    key = cleaning.normalise_key(text)
+    assert key and cleaning.normalise_key(f"« {text}»\n!") == key
+    assert cleaning.normalise_key(unicodedata.normalize("NFD", text)) == key
 
 
 # ---------------------------------------------------------------- files
@@ -194,15 +194,15 @@ def test_any_cells_give_clean_rows_or_one_line(tmp_path_factory, rows, suffix):
     {".xlsx": write_workbook, ".csv": write_csv, ".jsonl": write_jsonl}[suffix](
         path, [HEADER, *rows]
     )
-    found = stop_or_return(corpus.read_corpus, path)
+    found = stop_or_return(annotations.read_corpus, path)
     for row in found or []:
         assert (
             row["label"] in prompts.LABELS and prompts.parse_stance(row["stance"]) == row["label"]
         )
-        assert row["topic"] and row["text"] and tables.clean_text(row["text"]) == row["text"]
+        assert row["topic"] and row["text"] and cleaning.clean_text(row["text"]) == row["text"]
         assert 0 < row["row"] <= len(rows) + 1
-    if all(isinstance(row, tuple) and tables.clean_text(row[1]) for row in rows) and rows:
-        assert [row["text"] for row in found] == [tables.clean_text(row[1]) for row in rows]
+    if all(isinstance(row, tuple) and cleaning.clean_text(row[1]) for row in rows) and rows:
+        assert [row["text"] for row in found] == [cleaning.clean_text(row[1]) for row in rows]
 
 
 @settings(SLOW)
@@ -229,7 +229,7 @@ def test_any_damage_to_a_file_stops_in_one_line(tmp_path_factory, data, suffix):
     for _ in range(data.draw(st.integers(0, 8))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     (folder / f"c{suffix}").write_bytes(content[: data.draw(st.integers(0, len(content)))])
-    for row in stop_or_return(corpus.read_corpus, folder / f"c{suffix}") or []:
+    for row in stop_or_return(annotations.read_corpus, folder / f"c{suffix}") or []:
         assert row["label"] in prompts.LABELS
 
 
@@ -238,7 +238,7 @@ def test_any_damage_to_a_file_stops_in_one_line(tmp_path_factory, data, suffix):
 def test_any_bytes_stop_in_one_line(tmp_path_factory, content, suffix):
     path = tmp_path_factory.mktemp("fuzz") / f"c{suffix}"
     path.write_bytes(content)
-    assert stop_or_return(corpus.read_corpus, path) is None
+    assert stop_or_return(annotations.read_corpus, path) is None
 
 
 # ---------------------------------------------------------------- trees

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from stance.corpus import corpus, near_duplicates
+from stance.corpus import near_duplicates, splitting
 
 TOPIC = "Vegans are right."
 SENTENCE = "It is all about finding a system that works for you."
@@ -19,7 +19,7 @@ def make_splits(**texts):
         for row, text in part.items()
     ]
     lines = [
-        [{"id": corpus.make_id(TOPIC, text), "text": text} for text in part.values()]
+        [{"id": splitting.make_id(TOPIC, text), "text": text} for text in part.values()]
         for part in texts.values()
     ]
     return dict(zip(texts, lines, strict=True)), rows

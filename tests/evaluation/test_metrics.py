@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from stance.evaluation import metrics
+from stance.common import formatting
+from stance.evaluation import metrics, result_tables
 
 # Ten rows, five right, two answers that are no label.
 #             predicted
@@ -145,7 +146,7 @@ def test_topics_are_separate_and_alphabetical():
 
 
 def test_summary_table():
-    table = metrics.format_summary(
+    table = result_tables.format_summary(
         {
             "base": metrics.compute_metrics(GOLD, PREDICTED),
             "fine-tuned": metrics.compute_metrics(GOLD, GOLD),
@@ -160,7 +161,7 @@ def test_summary_table():
 
 
 def test_label_table():
-    assert metrics.format_labels(metrics.compute_metrics(GOLD, PREDICTED)).split("\n") == [
+    assert result_tables.format_labels(metrics.compute_metrics(GOLD, PREDICTED)).split("\n") == [
         "Label  Precision  Recall     F1  n",
         "----------------------------------",
         "pro        0.667   0.500  0.571  4",
@@ -175,7 +176,7 @@ def test_topic_table():
     #   pro 0/(1+0), con 2*2/(2+3), neu 2*1/(2+3): macro-F1 (0 + 4/5 + 2/5) / 3
     # Zoos: pro pro con invalid: accuracy 2/4
     #   pro 2*2/(2+4), con 0/(1+0), neu 0: macro-F1 2/3 / 3
-    assert metrics.format_topics(by_topic).split("\n") == [
+    assert result_tables.format_topics(by_topic).split("\n") == [
         "Topic          Accuracy  Macro-F1  n",
         "------------------------------------",
         "Nuclear power     0.500     0.400  6",
@@ -184,7 +185,7 @@ def test_topic_table():
 
 
 def test_table_aligns_the_first_column_left_and_the_others_right():
-    assert metrics.format_table(["a", "long", "b"], [["xyz", "1", "22"], ["x", "12345", "3"]]) == (
+    assert formatting.format_table(["a", "long", "b"], [["xyz", "1", "22"], ["x", "12345", "3"]]) == (
         "a     long   b\n"
         "--------------\n"
         "xyz      1  22\n"
@@ -193,4 +194,4 @@ def test_table_aligns_the_first_column_left_and_the_others_right():
 
 
 def test_table_without_rows():
-    assert metrics.format_table(["a", "bc"], []) == "a  bc\n-----"
+    assert formatting.format_table(["a", "bc"], []) == "a  bc\n-----"

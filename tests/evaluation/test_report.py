@@ -6,7 +6,8 @@ import openpyxl
 import pytest
 from test_analysis import make_table, make_variants
 
-from stance.evaluation import analysis, metrics, report, result_tables
+from stance.common import formatting
+from stance.evaluation import analysis, report, result_tables
 
 NOTE = "DEMO: a note that must not get lost."
 RUN = {
@@ -116,7 +117,7 @@ def test_latex_is_a_booktabs_table(written):
 
 
 def test_latex_escapes_what_latex_reads():
-    text = result_tables.format_latex(
+    text = formatting.format_latex(
         ["A_b", "50 %"], [["x & y", "$1"], ["~^\\", "#{}"]], "50 % & more", "tab:x"
     )
     assert (
@@ -126,7 +127,7 @@ def test_latex_escapes_what_latex_reads():
     )
     assert r"\textasciitilde{}\textasciicircum{}\textbackslash{} & \#\{\} \\" in text
     rows = [["COVID-19 is <x|y>", "-0.1 [-0.2, +0.3]"], ["[One]\n\ntwo", "p < 0.001"]]
-    text = result_tables.format_latex(["a", "b"], rows, "", "tab:x")
+    text = formatting.format_latex(["a", "b"], rows, "", "tab:x")
     assert r"COVID-19 is \textless{}x\textbar{}y\textgreater{} & $-$0.1 [$-$0.2, +0.3] \\" in text
     assert (
         "\n{}[One] two & " in text and r"p \textless{} 0.001" in text
@@ -135,20 +136,20 @@ def test_latex_escapes_what_latex_reads():
 
 def test_words_go_to_the_left_and_numbers_to_the_right():
     rows = [["a", "base", "0.500 [0.1, 0.9]", "-"], ["sd", "fine-tuned", "+0.1", ""]]
-    assert r"\begin{tabular}{llrr}" in result_tables.format_latex(
+    assert r"\begin{tabular}{llrr}" in formatting.format_latex(
         ["Run", "Model", "F1", "n"], rows, "c", "tab:x"
     )
-    assert "| --- | --- | ---: | ---: |" in result_tables.format_markdown(
+    assert "| --- | --- | ---: | ---: |" in formatting.format_markdown(
         ["Run", "Model", "F1", "n"], rows
     )
-    assert metrics.format_table(["Run", "Model", "F1"], [row[:3] for row in rows]).splitlines()[
+    assert formatting.format_table(["Run", "Model", "F1"], [row[:3] for row in rows]).splitlines()[
         -1
     ] == ("sd   fine-tuned              +0.1")
 
 
 def test_markdown_survives_pipes_and_line_breaks():
     assert (
-        result_tables.format_markdown(["a", "b"], [["x|y", "1\n2"]])
+        formatting.format_markdown(["a", "b"], [["x|y", "1\n2"]])
         == "| a | b |\n| --- | ---: |\n| x\\|y | 1 2 |"
     )
 

@@ -12,7 +12,7 @@ from stopping import stop_message
 from torch._dynamo.backends.common import aot_autograd
 
 import finetune
-from stance.model import compilation, cuda_graphs, loading, lora_linear
+from stance.model import compilation, cuda_graphs, loading, lora_linear, memory
 from stance.training import fsdp, tree_trainer
 from stance.tree import prefix_tree
 
@@ -352,7 +352,7 @@ def test_short_norms_are_those_of_gemma(tmp_path):
 def test_only_compiled_layers_take_large_batches(base, monkeypatch, rows, free_gb, expected):
     compiled = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(compilation, "free_memory", lambda: free_gb * 1e9)
+    monkeypatch.setattr(memory, "free_memory", lambda: free_gb * 1e9)
     monkeypatch.setattr(lora_linear, "fuse_linears", lambda model, keep_dense: None)
     monkeypatch.setattr(compilation, "fuse_norms", lambda model: None)
     monkeypatch.setattr(compilation, "compile_layers", compiled.append)
@@ -382,7 +382,7 @@ def test_plan_follows_the_free_memory(monkeypatch, free_gb, expected):
         in_features, out_features = 1000, 8_324_000
 
     monkeypatch.setattr(lora_linear, "find_linears", lambda model: [Linear])
-    monkeypatch.setattr(compilation, "free_memory", lambda: free_gb * 1e9)
+    monkeypatch.setattr(memory, "free_memory", lambda: free_gb * 1e9)
     plan = compilation.plan_training(Model, nodes=1450, checkpoint=None, dropout=False)
     assert {name: plan[name] for name in expected} == expected
     assert not compilation.plan_training(Model, nodes=1450, checkpoint=None, dropout=True)["graphs"]
@@ -468,7 +468,7 @@ def test_the_largest_step_is_recorded_first(monkeypatch):
         lambda run, inputs, pool, stream: (recorded.append(run(inputs)), inputs, None),
     )
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(compilation, "spare_memory", lambda: 7)
+    monkeypatch.setattr(memory, "spare_memory", lambda: 7)
     weight = torch.nn.Parameter(torch.ones(2))
     count = lambda inputs: inputs["input_ids"].numel()  # noqa: E731
     graphs = cuda_graphs.StepGraphs(count, [weight], count)
@@ -506,10 +506,8 @@ def test_a_step_of_another_kind_needs_its_activations_its_logits_and_a_reserve()
         vocab_size=100, hidden_size=8, intermediate_size=16, num_hidden_layers=2
     )
     inputs = {"input_ids": torch.zeros(1, 5), "loss_positions": torch.zeros(3)}
-    size = compilation.count_step_bytes(config, inputs) - compilation.RESERVE_GB * 1e9
-    assert (
-        size == compilation.count_activation_bytes(config, 5) + 4 * 3 * 100 * torch.float32.itemsize
-    )
+    size = memory.count_step_bytes(config, inputs) - memory.RESERVE_GB * 1e9
+    assert size == memory.count_activation_bytes(config, 5) + 4 * 3 * 100 * torch.float32.itemsize
 
 
 @pytest.mark.parametrize("sharded", [False, True])

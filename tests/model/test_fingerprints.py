@@ -14,7 +14,7 @@ from stopping import stop_message
 import evaluate
 import predict
 from stance.common import files
-from stance.model import fingerprints, loading
+from stance.model import adapters, fingerprints, loading
 from tools import export
 
 
@@ -100,13 +100,13 @@ def test_loaders_are_told_to_run_no_code(tiny_model):
 def test_an_adapter_that_is_no_plain_lora_is_refused(adapter, capsys, change):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, **change}))
-    assert "no plain LoRA adapter" in stop_message(capsys, loading.check_adapter, adapter)
+    assert "no plain LoRA adapter" in stop_message(capsys, adapters.check_adapter, adapter)
 
 
 def test_a_cut_adapter_is_one_line(adapter, tiny_model, capsys):
     weights = adapter / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    message = stop_message(capsys, loading.load_adapter, loading.load_base(tiny_model), adapter)
+    message = stop_message(capsys, adapters.load_adapter, loading.load_base(tiny_model), adapter)
     assert str(adapter) in message and "copy it again" in message
 
 
@@ -123,7 +123,7 @@ def moved_base(adapter, tiny_model, tmp_path):
 
 def check_same_base(adapter, base):
     """The check of evaluate.py and predict.py."""
-    loading.check_same_base(adapter, base, loading.load_tokenizer(base))
+    adapters.check_same_base(adapter, base, loading.load_tokenizer(base))
 
 
 def test_a_copied_base_is_the_same_base(adapter, moved_base):

@@ -11,7 +11,7 @@ import workload
 
 import finetune
 import prompts
-from stance.model import loading
+from stance.model import adapters, loading, precision
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def write_adapter(folder, **changes):
         "base_model": "x",
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": list(prompts.LABELS),
-        "precision": loading.describe_precision(),
+        "precision": precision.describe_precision(),
         "data": {},
         "demo": False,
         **changes,
@@ -94,7 +94,7 @@ def write_adapter(folder, **changes):
 def test_adapter_of_another_prompt_is_refused(tmp_path, capsys):
     write_adapter(tmp_path, prompt_version="000000000000")
     with pytest.raises(SystemExit) as stopped:
-        loading.check_adapter(tmp_path)
+        adapters.check_adapter(tmp_path)
     assert stopped.value.code == 2
     assert "000000000000" in capsys.readouterr().err
 
@@ -107,7 +107,7 @@ def test_adapter_of_another_prompt_is_refused(tmp_path, capsys):
 def test_adapter_of_other_labels_or_precision_is_refused(tmp_path, capsys, change):
     write_adapter(tmp_path, **change)
     with pytest.raises(SystemExit) as stopped:
-        loading.check_adapter(tmp_path)
+        adapters.check_adapter(tmp_path)
     assert stopped.value.code == 2
     assert next(iter(change)) in capsys.readouterr().err
 
@@ -116,15 +116,15 @@ def test_a_run_record_without_its_keys_is_refused(tmp_path, capsys):
     write_adapter(tmp_path)
     (tmp_path / "run.json").write_text("{}", encoding="utf-8")
     with pytest.raises(SystemExit) as stopped:
-        loading.check_adapter(tmp_path)
+        adapters.check_adapter(tmp_path)
     assert stopped.value.code == 2
     assert "base_model" in capsys.readouterr().err
 
 
 def test_unfinished_adapter_is_refused(tmp_path, capsys):
     write_adapter(tmp_path)
-    assert loading.check_adapter(tmp_path)["base_model"] == "x"
+    assert adapters.check_adapter(tmp_path)["base_model"] == "x"
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(SystemExit):
-        loading.check_adapter(tmp_path)
+        adapters.check_adapter(tmp_path)
     assert "did not finish" in capsys.readouterr().err

@@ -8,8 +8,8 @@ import torch
 import transformers
 
 import prompts
-from stance.corpus import corpus
-from stance.model import chat, cuda_graphs, loading, scoring
+from stance.corpus import annotations, splitting
+from stance.model import adapters, chat, cuda_graphs, loading, scoring
 from stance.tree import prefix_tree
 
 SAMPLE = Path(__file__).resolve().parents[2] / "data" / "stance_corpus_sample.xlsx"
@@ -24,7 +24,7 @@ def tokenizer(tiny_model):
 @pytest.fixture(scope="module")
 def encoded(tokenizer):
     """40 prompts of five topics in random order, among them an equal pair and a very long one."""
-    rows = random.Random(1).sample(corpus.read_corpus(SAMPLE), 38)
+    rows = random.Random(1).sample(annotations.read_corpus(SAMPLE), 38)
     pairs = [(row["topic"], row["text"]) for row in rows]
     return chat.encode_examples(tokenizer, [*pairs, pairs[3], (pairs[0][0], "yes good " * 100)])
 
@@ -54,12 +54,12 @@ def exact_scores(exact_model, tokenizer, encoded):
 @pytest.fixture(scope="module")
 def tuned_model(tiny_model, trained_run):
     """Base and adapter as evaluate.py and predict.py load them."""
-    return loading.load_adapter(loading.load_base(tiny_model), trained_run)
+    return adapters.load_adapter(loading.load_base(tiny_model), trained_run)
 
 
 @pytest.fixture(scope="module")
 def tuned_prompts(tokenizer, data_dir):
-    rows = corpus.load_split(Path(data_dir) / "test.jsonl") + corpus.load_split(
+    rows = splitting.load_split(Path(data_dir) / "test.jsonl") + splitting.load_split(
         Path(data_dir) / "val.jsonl"
     )
     return chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])

@@ -15,9 +15,9 @@ import tiny_model
 import prepare_data
 import prompts
 from stance.common import environment, files
-from stance.corpus import corpus
-from stance.evaluation import metrics
-from stance.model import loading
+from stance.corpus import splitting
+from stance.evaluation import metrics, result_tables
+from stance.model import precision
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,7 +109,7 @@ def test_files_are_where_the_readme_says(done):
 def test_splits_have_every_row(done):
     folder, outputs = done
     sizes = [
-        len(corpus.load_split(folder / "data" / f"{name}.jsonl"))
+        len(splitting.load_split(folder / "data" / f"{name}.jsonl"))
         for name in ("train", "val", "test")
     ]
     assert sizes == [96, 12, 12]
@@ -138,7 +138,7 @@ def test_the_run_record(done):
     assert record["precision"] == {
         "quant_type": "nf4",
         "double_quant": True,
-        "compute": str(loading.compute_dtype()).removeprefix("torch."),
+        "compute": str(precision.compute_dtype()).removeprefix("torch."),
     }
     assert record["data"] == {
         name: {"rows": rows, "sha256": files.hash_file(folder / "data" / f"{name}.jsonl")}
@@ -202,7 +202,7 @@ def test_the_printed_table_is_that_of_the_records(done):
         name: metrics.compute_metrics(gold, [row["models"][name]["prediction"] for row in rows])
         for name in ("base", "fine-tuned")
     }
-    assert metrics.format_summary(numbers) in outputs["evaluate"]
+    assert result_tables.format_summary(numbers) in outputs["evaluate"]
     evaluation = read(folder, f"{RUN}/evaluation.json")
     for name, part in numbers.items():
         assert evaluation["metrics"][name].items() >= part.items()

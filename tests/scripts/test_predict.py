@@ -13,7 +13,7 @@ import openpyxl
 import pytest
 import tiny_model
 import torch
-from stopping import fail_below_bar
+from stopping import line_below_bar
 
 import evaluate
 import predict
@@ -21,7 +21,7 @@ import prompts
 from stance.common import files
 from stance.corpus import workbook_reader
 from stance.labelling import labeller
-from stance.model import chat, cuda_graphs, loading, scoring
+from stance.model import adapters, chat, cuda_graphs, loading, scoring
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPIC = "Vegans are right."
@@ -60,7 +60,7 @@ def load_scored(trained_run):
     base = files.read_json(trained_run / "run.json", "fix the test")["base_model"]
     tokenizer, model = (
         loading.load_tokenizer(base),
-        loading.load_adapter(loading.load_base(base), trained_run),
+        adapters.load_adapter(loading.load_base(base), trained_run),
     )
 
     def score(pairs):
@@ -512,7 +512,7 @@ def test_an_answer_whose_recording_does_not_fit_is_one_line(run, capsys, monkeyp
                 )
 
     monkeypatch.setattr(cuda_graphs, "record_answers", run_out)
-    message = fail_below_bar(capsys, run, "--topic", TOPIC, "--text", "one")
+    message = line_below_bar(capsys, run, "--topic", TOPIC, "--text", "one")
     assert (
         "not enough GPU memory to record how one sentence is answered: " in message
         and "CUDA_GRAPHS" in message

@@ -10,7 +10,7 @@ import pytest
 import prepare_data
 import prompts
 from stance.common import files
-from stance.corpus import corpus
+from stance.corpus import cleaning, splitting
 
 TOPICS = ("There should be more gun control.", "Vegans are right.")
 AMENDMENT = (
@@ -38,7 +38,7 @@ def write_corpus(path, rows):
 def run(path, folder, *flags):
     prepare_data.main(["--corpus", str(path), "--output-dir", str(folder), *flags])
     return {
-        name: files.read_jsonl(folder / name, corpus.SPLIT_KEYS, "fix the test")
+        name: files.read_jsonl(folder / name, splitting.SPLIT_KEYS, "fix the test")
         for name in SPLIT_FILES
     }
 
@@ -50,7 +50,7 @@ def test_files_table_and_paths(tmp_path, capsys):
     [line] = [line for line in lines if line["text"] == AMENDMENT]
     assert list(line) == ["id", "topic", "text", "stance", "prompt", "label"]
     assert (line["stance"], line["label"], line["topic"]) == ("Pro", "pro", TOPICS[0])
-    assert line["id"] == corpus.make_id(TOPICS[0], AMENDMENT)
+    assert line["id"] == splitting.make_id(TOPICS[0], AMENDMENT)
     assert all(part == sorted(part, key=lambda line: line["id"]) for part in splits.values())
     assert line["prompt"] == prompts.build_prompt(TOPICS[0], AMENDMENT)
     output = capsys.readouterr().out.splitlines()
@@ -67,9 +67,9 @@ def test_split_files_load_and_share_no_sentence(tmp_path):
         (TOPICS[(i + 1) % 2], rows[i][1].upper(), "Neutral") for i in range(30)
     ]  # under the other topic too
     run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path)
-    splits = {name: corpus.load_split(tmp_path / f"{name}.jsonl") for name in corpus.SPLITS}
+    splits = {name: splitting.load_split(tmp_path / f"{name}.jsonl") for name in splitting.SPLITS}
     keys = {
-        name: {corpus.normalise_key(row["text"]) for row in part} for name, part in splits.items()
+        name: {cleaning.normalise_key(row["text"]) for row in part} for name, part in splits.items()
     }
     assert sum(map(len, splits.values())) == 120 and sum(map(len, keys.values())) == 90
     assert (
@@ -107,7 +107,7 @@ def test_report(tmp_path):
     }
     assert (report["seed"], report["prompt_version"]) == (5, prompts.PROMPT_VERSION)
     assert "python" in report["environment"] and str(tmp_path) not in json.dumps(report)
-    for name in corpus.SPLITS:
+    for name in splitting.SPLITS:
         for topic in TOPICS:
             for label in prompts.LABELS:
                 found = sum(
@@ -289,7 +289,7 @@ def test_a_topic_is_held_out(tmp_path, capsys):
         4,
     ]  # a tenth of 45 rows to validate, rounded down
     keys = {
-        name: {corpus.normalise_key(line["text"]) for line in lines}
+        name: {cleaning.normalise_key(line["text"]) for line in lines}
         for name, lines in splits.items()
     }
     assert not keys["test.jsonl"] & (keys["train.jsonl"] | keys["val.jsonl"])

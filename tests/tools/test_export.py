@@ -7,7 +7,7 @@ import transformers
 from stopping import stop_message
 
 from stance.common import files
-from stance.model import chat, loading
+from stance.model import adapters, chat, loading, merging
 from tools import export
 
 
@@ -56,8 +56,8 @@ def test_merged_model_answers_as_base_and_adapter(
 
 
 def test_merging_into_original_weights_adds_the_adapter_to_them(merged, trained_run, tiny_model):
-    adapted = loading.load_adapter(loading.load_base(tiny_model), str(trained_run))
-    original = export.merge_adapter(adapted, tiny_model, "original").state_dict()
+    adapted = adapters.load_adapter(loading.load_base(tiny_model), str(trained_run))
+    original = merging.merge_adapter(adapted, tiny_model, "original").state_dict()
     rounded, start = (
         safetensors.torch.load_file(f"{folder}/model.safetensors")
         for folder in (merged, tiny_model)
@@ -104,7 +104,7 @@ def test_agreement_counts_labels_and_takes_the_largest_difference():
     one = score([0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6], [0.4, 0.3, 0.3])
     other = score([0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.2, 0.5, 0.3], [0.4, 0.3, 0.3])
     expected = {"rows": 4, "same_label": 0.75, "largest_difference": pytest.approx(0.3)}
-    assert export.compare_scores(one, other) == expected
+    assert merging.compare_scores(one, other) == expected
 
 
 def test_modelfile_and_prompt_give_the_trained_prompt(merged, data_dir):
@@ -124,7 +124,7 @@ def test_modelfile_and_prompt_give_the_trained_prompt(merged, data_dir):
 def test_modelfile_of_the_real_tokenizer(gemma_tokenizer):
     assert (
         '"""<start_of_turn>user\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n"""'
-        in export.format_modelfile(gemma_tokenizer)
+        in merging.format_modelfile(gemma_tokenizer)
     )
 
 
@@ -170,7 +170,7 @@ def test_a_model_that_is_broken_off_leaves_nothing(tmp_path, ending):
     (tmp_path / "merged.tmp").mkdir()
     (tmp_path / "merged.tmp" / "model-00001-of-00003.safetensors").write_text("of a killed run")
     with pytest.raises(type(ending)):
-        export.write_model(tmp_path / "merged", Merged(), None, "base", {"demo": False})
+        merging.write_model(tmp_path / "merged", Merged(), None, "base", {"demo": False})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -17,7 +17,7 @@ import finetune
 import prepare_data
 import prompts
 from stance.common import environment, files
-from stance.corpus import corpus
+from stance.corpus import splitting
 from stance.evaluation import figures, study_tables
 from stance.model import loading
 from tools import study
@@ -80,9 +80,9 @@ def pretend_training(given):
 def pretend_evaluation(given):
     """The base always answers neu; an adapter is right about topics that it was trained on, else it answers con."""
     home, data = Path(given["--adapter"]), Path(given["--data-dir"])
-    known = {row["topic"] for row in corpus.load_split(data / "train.jsonl")}
+    known = {row["topic"] for row in splitting.load_split(data / "train.jsonl")}
     table = []
-    for row in corpus.load_split(data / "test.jsonl"):
+    for row in splitting.load_split(data / "test.jsonl"):
         tuned = row["label"] if row["topic"] in known else "con"
         models = {"base": {"prediction": "neu"}, "fine-tuned": {"prediction": tuned}}
         kept = {key: row[key] for key in ("id", "topic", "text", "label")}
@@ -141,10 +141,10 @@ def test_runs_of_both_studies(pretend, two_topics, tmp_path, capsys):
     assert all(flags[flags.index("--base-model") + 1] == BASE for flags in trained)
     assert sum(script == "prepare_data.py" for script, _ in pretend) == 3
     data = tmp_path / "study" / "data"
-    whole = corpus.load_split(data / "all" / "train.jsonl")
+    whole = splitting.load_split(data / "all" / "train.jsonl")
     for fraction in (0.25, 0.5):
         parts = [
-            corpus.load_split(data / f"part-{fraction}-draw{seed}" / "train.jsonl")
+            splitting.load_split(data / f"part-{fraction}-draw{seed}" / "train.jsonl")
             for seed in (0, 1)
         ]
         assert parts[0] != parts[1] and all(
@@ -163,13 +163,14 @@ def test_each_held_out_topic_is_tested_and_never_trained_on(pretend, two_topics,
     run_study(two_topics, tmp_path, "--studies", "topics")
     folders = sorted((tmp_path / "data").glob("without-*"))
     held_out = [
-        {row["topic"] for row in corpus.load_split(folder / "test.jsonl")} for folder in folders
+        {row["topic"] for row in splitting.load_split(folder / "test.jsonl")} for folder in folders
     ]
     assert sorted(map(list, held_out)) == [[CORPUS_TOPICS[1]], [CORPUS_TOPICS[0]]]
     for folder, topics in zip(folders, held_out):
         for name in ("train", "val"):
             assert (
-                not {row["topic"] for row in corpus.load_split(folder / f"{name}.jsonl")} & topics
+                not {row["topic"] for row in splitting.load_split(folder / f"{name}.jsonl")}
+                & topics
             )
 
 
@@ -331,10 +332,10 @@ def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
     """In-topic everything is right; cross-topic all is con, which is a third of a topic."""
     result = run_study(two_topics, tmp_path)["topics"]
     sizes = Counter(
-        row["topic"] for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
+        row["topic"] for row in splitting.load_split(tmp_path / "data" / "all" / "test.jsonl")
     )
     for topic, cell in result["by_topic"].items():
-        rows = corpus.load_split(
+        rows = splitting.load_split(
             next(tmp_path.glob(f"data/without-{study.shorten(topic)}/test.jsonl"))
         )
         con = sum(row["label"] == "con" for row in rows)
@@ -352,7 +353,8 @@ def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
     assert result["mean"]["cross"]["accuracy"] == pytest.approx(sum(accuracies) / 2)
     same = result["same_rows"]
     wrong = sum(
-        row["label"] != "con" for row in corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
+        row["label"] != "con"
+        for row in splitting.load_split(tmp_path / "data" / "all" / "test.jsonl")
     )
     assert (same["mcnemar"]["only_second"], same["mcnemar"]["only_first"], same["n"]) == (
         wrong,
@@ -364,7 +366,7 @@ def test_tables_by_hand(pretend, two_topics, tmp_path, capsys):
     tests = [
         row
         for path in tmp_path.glob("data/without-*/test.jsonl")
-        for row in corpus.load_split(path)
+        for row in splitting.load_split(path)
     ]
     right = [sum(row["label"] == label for row in tests) for label in ("neu", "con")]
     assert [gain["mcnemar"]["only_first"], gain["mcnemar"]["only_second"], gain["n"]] == [
@@ -409,7 +411,7 @@ def test_the_curve_has_a_point_a_fraction_and_baselines(pretend, two_topics, tmp
     assert found == [(0.25, 16, 2), (0.5, 32, 2), (1.0, 64, 2)]
     points, baselines = study_tables.pick_points(curve)
     assert list(points) == [16, 32, 64] and set(baselines) == {"base", "tf-idf"}
-    test = corpus.load_split(tmp_path / "data" / "all" / "test.jsonl")
+    test = splitting.load_split(tmp_path / "data" / "all" / "test.jsonl")
     neu = sum(row["label"] == "neu" for row in test)
     assert baselines["base"][16] == pytest.approx(2 * neu / (len(test) + neu) / 3)
     [(title, header, rows, _)] = study_tables.list_curve(curve)

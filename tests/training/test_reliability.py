@@ -18,14 +18,14 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from stopping import fail_below_bar
+from stopping import line_below_bar
 
 import evaluate
 import finetune
 from stance.common import distributed, environment, errors, files
 from stance.corpus import tables
-from stance.model import compilation, fingerprints, loading, lora_linear
-from stance.training import callbacks, checkpoints, memory_probe, tree_trainer
+from stance.model import adapters, compilation, fingerprints, loading, lora_linear
+from stance.training import callbacks, checkpoints, memory_probe, run_folder, tree_trainer
 from stance.tree import prefix_tree
 from tools import study
 
@@ -234,7 +234,7 @@ def test_the_final_adapter_is_on_disk_before_it_takes_its_name(tmp_path, disk_ev
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             (folder / name).write_text(name)
 
-    monkeypatch.setattr(loading, "save_adapter", save)
+    monkeypatch.setattr(adapters, "save_adapter", save)
     checkpoints.save_adapter(None, tmp_path, [])
     expected = []
     for path in (tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"):
@@ -304,11 +304,11 @@ def test_a_run_does_not_go_on_from_a_checkpoint_whose_best_is_lost(tmp_path):
 
 
 def test_a_finished_run_is_not_resumed(whole, resume, capsys):
-    assert "is finished" in fail_below_bar(capsys, resume, whole)
+    assert "is finished" in line_below_bar(capsys, resume, whole)
 
 
 def test_all_that_differs_is_named(whole, resume, capsys):
-    message = fail_below_bar(capsys, resume, whole, "--seed", "1", LORA_R=8)
+    message = line_below_bar(capsys, resume, whole, "--seed", "1", LORA_R=8)
     assert "SEED was 0, now it is 1" in message and "LORA_R was 16, now it is 8" in message
 
 
@@ -316,7 +316,7 @@ def test_other_data_are_refused(copy, resume, data_dir, tmp_path, capsys):
     shutil.copytree(data_dir, tmp_path / "data")
     lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "data" / "train.jsonl").write_text("".join(lines[1:]))
-    message = fail_below_bar(capsys, resume, copy, "--data-dir", str(tmp_path / "data"))
+    message = line_below_bar(capsys, resume, copy, "--data-dir", str(tmp_path / "data"))
     assert "data train rows was 72, now it is 71" in message and "data train sha256 was" in message
 
 
@@ -334,7 +334,7 @@ def test_another_base_of_the_same_name_is_refused(
     )
     changed = fingerprints.fingerprint_base(str(tmp_path / "base"))
     monkeypatch.setattr(fingerprints, "fingerprint_base", lambda base: changed)
-    assert "base_revision was" in fail_below_bar(capsys, resume, copy)
+    assert "base_revision was" in line_below_bar(capsys, resume, copy)
 
 
 @pytest.mark.parametrize(
@@ -343,7 +343,7 @@ def test_another_base_of_the_same_name_is_refused(
 def test_a_run_with_another_of_these_is_refused(copy, resume, capsys, key):
     plan = files.read_json(copy / "plan.json", "")
     files.write_json(copy / "plan.json", {**plan, key: "another"})
-    assert f"{key} was another, now it is" in fail_below_bar(capsys, resume, copy)
+    assert f"{key} was another, now it is" in line_below_bar(capsys, resume, copy)
 
 
 def test_other_versions_are_noted(whole, copy, resume, capsys):
@@ -383,7 +383,7 @@ def test_a_bad_step_stops_the_run_and_its_rows_are_saved(
 
     monkeypatch.setattr(callbacks, "JsonlLog", Noting)
     monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", spoil)
-    message = fail_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
+    message = line_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5)
     assert (
         "at step 3" in message and "non_finite_rows.jsonl" in message and "LEARNING_RATE" in message
     )
@@ -405,7 +405,7 @@ def test_a_bad_step_is_noticed_before_a_checkpoint_between_two_log_lines(tmp_pat
         watch.add_loss(torch.tensor(loss) / 2)
         watch.add_loss(torch.tensor(loss) / 2)
         watch.add_norm(torch.tensor(1.0))
-    assert "at step 7" in fail_below_bar(capsys, watch.check, 7)
+    assert "at step 7" in line_below_bar(capsys, watch.check, 7)
     assert [row["id"] for row in files.read_jsonl(tmp_path / "rows.jsonl", (), "")] == [3, 2]
     json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0], parse_constant=pytest.fail)
 
@@ -427,7 +427,7 @@ def test_a_bad_step_is_not_saved_if_the_run_is_interrupted_in_it(
 
     monkeypatch.setattr(callbacks, "JsonlLog", Stopping)
     monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", spoil)
-    assert "at step 3" in fail_below_bar(
+    assert "at step 3" in line_below_bar(
         capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=5
     )
     assert list_names(tmp_path / "run") == []
@@ -450,7 +450,7 @@ def test_a_validation_loss_that_is_no_number_stops_the_run(train, tmp_path, caps
         return forward(model, *words) * (float("nan") if validating else 1)
 
     monkeypatch.setattr(prefix_tree, "forward_tree", spoil)
-    message = fail_below_bar(capsys, train, tmp_path / "run", "--epochs", "1")
+    message = line_below_bar(capsys, train, tmp_path / "run", "--epochs", "1")
     assert "validation loss" in message and "step 9" in message
     assert list_names(tmp_path / "run") == []
 
@@ -598,7 +598,7 @@ def test_the_probe_leaves_weights_gradients_and_random_state_alone(limited, buil
 
 
 def test_a_single_row_that_does_not_fit_stops_the_run(limited, capsys):
-    assert "GRADIENT_CHECKPOINTING" in fail_below_bar(capsys, limited, 0)
+    assert "GRADIENT_CHECKPOINTING" in line_below_bar(capsys, limited, 0)
 
 
 def test_recorded_steps_are_compiled_again_after_a_probe_that_failed(build, monkeypatch):
@@ -660,15 +660,15 @@ def test_a_base_that_does_not_fit_is_one_line(tiny_model, capsys, monkeypatch, r
         else (loading, "check_tree")
     )
     monkeypatch.setattr(*target, run_out)
-    message = fail_below_bar(capsys, loading.load_base, tiny_model)
+    message = line_below_bar(capsys, loading.load_base, tiny_model)
     assert message == f"error: not enough GPU memory to load {tiny_model}: {loading.MEMORY_HINT}\n"
     assert reports == []
 
 
 def test_an_adapter_that_does_not_fit_is_one_line(tiny_model, trained_run, capsys, monkeypatch):
     model = loading.load_base(tiny_model)
-    monkeypatch.setattr(loading.peft.PeftModel, "from_pretrained", run_out)
-    message = fail_below_bar(capsys, loading.load_adapter, model, trained_run)
+    monkeypatch.setattr(adapters.peft.PeftModel, "from_pretrained", run_out)
+    message = line_below_bar(capsys, adapters.load_adapter, model, trained_run)
     assert f"not enough GPU memory to load {trained_run}: " in message
 
 
@@ -684,7 +684,7 @@ def test_other_errors_while_weights_load_are_no_lack_of_memory(tiny_model, monke
 
 def test_training_that_does_not_fit_is_one_line(train, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(tree_trainer.StanceTrainer, "compute_loss", run_out)
-    message = fail_below_bar(capsys, train, tmp_path / "run")
+    message = line_below_bar(capsys, train, tmp_path / "run")
     assert (
         "not enough GPU memory to train: set MICRO_BATCH_SIZE to 4 and GRADIENT_CHECKPOINTING"
         in message
@@ -706,7 +706,7 @@ def test_generating_that_does_not_fit_is_one_line(
         "--mode",
         "generate",
     ]
-    message = fail_below_bar(capsys, evaluate.main, [*words, "--output-dir", str(tmp_path)])
+    message = line_below_bar(capsys, evaluate.main, [*words, "--output-dir", str(tmp_path)])
     assert (
         "not enough GPU memory to generate: lower GENERATE_BATCH_SIZE in stance/model/scoring.py"
         in message
@@ -763,7 +763,7 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused_before_training(
 ):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=120_000_000))
-    message = fail_below_bar(capsys, train, tmp_path / "run")
+    message = line_below_bar(capsys, train, tmp_path / "run")
     assert "0.12 GB of disk space left" in message and "--run-dir" in message
     assert not (tmp_path / "run" / "log.jsonl").exists()
 
@@ -773,10 +773,10 @@ def test_space_that_a_resumed_run_already_has_counts(tmp_path, monkeypatch, caps
     (folder / "checkpoint-9" / "optimizer.pt").write_bytes(bytes(60_000_000))
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000_000))
-    checkpoints.check_disk_space(tmp_path, 1000)
+    run_folder.check_disk_space(tmp_path, 1000)
     (folder / "checkpoint-9" / "optimizer.pt").unlink()
-    assert "checkpoints need 0.15" in fail_below_bar(
-        capsys, checkpoints.check_disk_space, tmp_path, 1000
+    assert "checkpoints need 0.15" in line_below_bar(
+        capsys, run_folder.check_disk_space, tmp_path, 1000
     )
 
 
@@ -790,7 +790,7 @@ def test_a_disk_that_fills_up_while_saving_ends_in_one_line(
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
-        message = fail_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
+        message = line_below_bar(capsys, train, tmp_path / "run", "--epochs", "2", LOG_STEPS=4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "the disk is full" in message and "--resume" in message
@@ -814,10 +814,10 @@ def test_a_disk_that_fills_up_while_saving_ends_in_one_line(
 )
 def test_a_full_disk_is_told_from_other_problems(tmp_path, capsys, problem):
     def write(error):
-        with checkpoints.explain_full_disk(tmp_path):
+        with run_folder.explain_full_disk(tmp_path):
             raise error
 
-    assert "the disk is full" in fail_below_bar(capsys, write, problem)
+    assert "the disk is full" in line_below_bar(capsys, write, problem)
     with pytest.raises(type(problem), match="something else"):
         write(type(problem)("something else"))
 
@@ -840,9 +840,9 @@ def test_a_final_adapter_that_is_broken_off_does_not_count(
         patch.setattr(os, "replace", replace_one)
         resume(copy)
     assert len(moved) == 1
-    assert "run.json" in fail_below_bar(capsys, loading.check_adapter, copy)
+    assert "run.json" in line_below_bar(capsys, adapters.check_adapter, copy)
     resume(copy)
-    assert loading.check_adapter(copy)["result"]["kept"]
+    assert adapters.check_adapter(copy)["result"]["kept"]
     assert_equal_runs(copy, whole)
     assert not list(copy.glob("adapter.partial"))
 

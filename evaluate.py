@@ -89,7 +89,7 @@ def parse_args(argv):
     return args
 
 
-def compare_runs(args):
+def report_runs(args):
     """Print and write the table of several evaluations, with mean and standard deviation."""
     found, run = predictions.read_runs(args.runs)
     note = run.get("note")
@@ -264,7 +264,7 @@ def print_report(result):
 def main(argv=None):
     args = parse_args(argv)
     if args.runs:
-        compare_runs(args)
+        report_runs(args)
         return
     if args.predictions:
         parts, run = predictions.read_parts(args.predictions)
@@ -285,7 +285,7 @@ def main(argv=None):
         parts, run = run_models(args, base, adapter, splits)
         written = predictions.write_parts(output_dir, parts, run)
     table = parts["evaluation"]
-    result = analysis.summarise(table)
+    result = analysis.compute_model_metrics(table)
     numbers = analysis.analyse(table, parts["validation"], parts["robustness"])
     run.setdefault("note", None)
     print_report(result)

@@ -204,15 +204,15 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
     return trainer
 
 
-def collect_settings():
+def collect_experiment_settings():
     """Return the settings that make the experiment: the constants but for places, which may move."""
     settings = environment.collect_settings(sys.modules[__name__])
     return {name: value for name, value in settings.items() if name not in PLACES}
 
 
-def describe_run(args, tokenizer, train_rows, val_rows):
+def make_run_record(args, tokenizer, train_rows, val_rows):
     """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
-    settings = collect_settings()
+    settings = collect_experiment_settings()
     settings |= {
         name: value for flag, value in vars(args).items() if (name := flag.upper()) in settings
     }
@@ -284,7 +284,7 @@ def main(argv=None):
         train_rows, val_rows = load_rows(args.data_dir)
         loading.check_base(args.base_model)
         tokenizer = loading.load_tokenizer(args.base_model)
-        record = describe_run(args, tokenizer, train_rows, val_rows)
+        record = make_run_record(args, tokenizer, train_rows, val_rows)
         pairs = [(row["topic"], row["text"]) for row in train_rows + val_rows]
         record.update(sharded=sharded, shortened_sentences=chat.report_long(tokenizer, pairs))
         if args.resume:
@@ -307,7 +307,7 @@ def main(argv=None):
             train(trainer, checkpoint)
         distributed.go_on_alone()
         record["result"] = run_folder.describe_result(trainer, checkpoint, time.time() - started)
-        checkpoints.save_adapter(trainer.model, run_dir, train_rows)
+        checkpoints.save_final_adapter(trainer.model, run_dir, train_rows)
         figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
         files.write_json(run_dir / "run.json", record)  # last: with it, the run counts as finished
     kept = record["result"]["kept_validation"]

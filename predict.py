@@ -116,7 +116,7 @@ def load_scorer(adapter, base, tokenizer, rows):
     return score
 
 
-def read_topics(args):
+def choose_topics(args):
     """Return the cleaned topics that flags give for all rows; None if each row has its own."""
     if args.topics_file:
         return tables.read_topics(args.topics_file)
@@ -139,7 +139,7 @@ def main(argv=None):
         distributed.join_ranks()
         with distributed.first_rank_first():
             source = table.Source(
-                args.input, args.text_column, TOPIC_COLUMN, SHEET, read_topics(args)
+                args.input, args.text_column, TOPIC_COLUMN, SHEET, choose_topics(args)
             )
         table.label_table(
             source,

@@ -99,7 +99,7 @@ def make_splits(path, rows, seed, topic=None):
     if len(rows) < MIN_ROWS:
         errors.fail(f"{path}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
     drawn = (
-        splitting.split_rows(rows, seed) if topic is None else draw_topic(path, rows, seed, topic)
+        splitting.draw_splits(rows, seed) if topic is None else draw_topic(path, rows, seed, topic)
     )
     splits = {name: [make_line(row) for row in part] for name, part in drawn.items()}
     for name, lines in splits.items():
@@ -162,7 +162,7 @@ def format_counts(counts):
     return formatting.format_table(["Topic", "Label", *splitting.SPLITS, "total"], cells)
 
 
-def format_findings(duplicates, conflicts):
+def format_merging(duplicates, conflicts):
     """Return the lines on duplicates and conflicts, with their Excel rows."""
     merged = [f"{row} = {entry['kept']}" for entry in duplicates for row in entry["merged"]]
     clashes = [
@@ -219,7 +219,7 @@ def main(argv=None):
     if args.strict:
         annotations.check_rows(table.location, kept, marked_copy.find_clashes([], conflicts))
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
-    print(format_findings(duplicates, conflicts))
+    print(format_merging(duplicates, conflicts))
     splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)
     near = near_duplicates.find_near_duplicates(splits, kept)
     print(format_near(near))

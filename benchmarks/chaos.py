@@ -128,7 +128,7 @@ def draw_signals(rng, positions):
     return {first: signal.SIGTERM, first + rng.randint(1, SAVING): signal.SIGKILL}
 
 
-def compare_runs(run_dir, whole):
+def equals_undisturbed(run_dir, whole):
     """Return whether a run has the adapter, to the byte, and the log of the one that was left alone."""
     weights, logs, lost = [], [], 0
     for folder in (run_dir, whole):
@@ -170,7 +170,7 @@ def kill_runs(words, folder, kills, seed):
         if codes[-1]:
             entry["failed"] = Path(f"{run_dir}.txt").read_text()[-2000:]
         else:
-            entry["equal"] = compare_runs(run_dir, folder / WHOLE)
+            entry["equal"] = equals_undisturbed(run_dir, folder / WHOLE)
         runs.append(entry)
         outcome = entry.get("equal", "failed")
         print(
@@ -182,7 +182,7 @@ def kill_runs(words, folder, kills, seed):
     return runs
 
 
-def summarise(runs):
+def count_outcomes(runs):
     """Return the record's figures."""
     finished = [run for run in runs if "equal" in run]
     return {
@@ -216,7 +216,7 @@ def main(argv=None):
             str(args.epochs),
         ]
         runs = kill_runs([*words, "--learning-rate", "4e-3"], Path(folder), args.kills, args.seed)
-    result = summarise(runs)
+    result = count_outcomes(runs)
     files.write_json(
         args.output,
         {"flags": vars(args), "environment": environment.describe_environment(), **result},

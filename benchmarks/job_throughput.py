@@ -43,7 +43,7 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def write_splits(folder, tokenizer):
+def make_splits(folder, tokenizer):
     """Write the splits that finetune.py reads, as prepare_data.py does."""
     rows = workload.make_rows(tokenizer, sum(ROWS.values()), SEED)
     lines = (prepare_data.make_line({**row, "stance": row["label"]}) for row in rows)
@@ -77,7 +77,7 @@ def main(argv=None):
     args = parse_args(argv)
     tokenizer, results = workload.prepare_model(args), []
     with tempfile.TemporaryDirectory() as folder:
-        write_splits(Path(folder), tokenizer)
+        make_splits(Path(folder), tokenizer)
         for _ in range(args.runs):
             run = measure(args.model, folder)
             result = run["result"]

@@ -78,7 +78,7 @@ def model(folder):
 @pytest.fixture(scope="module")
 def splits():
     rows, _, _ = annotations.merge_duplicates(annotations.read_corpus(ROOT / prepare_data.CORPUS))
-    return splitting.split_rows(rows, prepare_data.parse_args([]).seed)
+    return splitting.draw_splits(rows, prepare_data.parse_args([]).seed)
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def read_train_pairs(path):
     rows, _, _ = annotations.merge_duplicates(annotations.read_corpus(path))
     return [
         (row["topic"], row["text"])
-        for row in splitting.split_rows(rows, splitting.SPLIT_SEED)["train"]
+        for row in splitting.draw_splits(rows, splitting.SPLIT_SEED)["train"]
     ]
 
 

@@ -82,7 +82,7 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def read_topics(path):
+def list_corpus_topics(path):
     """Return the topics of a corpus, each once."""
     rows, _, _ = annotations.merge_duplicates(annotations.read_corpus(path))
     topics = {}
@@ -123,7 +123,7 @@ def read_settings(args):
     """Return {"setting NAME": value} of finetune.py, or of flags that override them; no SEED, which runs differ in."""
     import finetune  # takes seconds, so only once flags and corpus are known to be right
 
-    settings = finetune.collect_settings()
+    settings = finetune.collect_experiment_settings()
     flags = {"EPOCHS": args.epochs, "LEARNING_RATE": args.learning_rate}
     settings |= {name: value for name, value in flags.items() if value is not None}
     return {f"setting {name}": value for name, value in settings.items() if name != "SEED"}
@@ -260,7 +260,7 @@ def is_evaluated(home, data):
 
 def main(argv=None):
     args = parse_args(argv)
-    folder, topics = Path(args.study_dir), read_topics(args.corpus)
+    folder, topics = Path(args.study_dir), list_corpus_topics(args.corpus)
     runs = list_runs(args, topics)
     plan = {
         "corpus": files.hash_file(args.corpus),

@@ -79,7 +79,7 @@ def write_checked(path, table, findings):
         offset = 1 - min(
             table.header_row, 1
         )  # the header of a .jsonl file has row number 0, its first object 1
-        fill_sheet(sheet, path, offset)
+        copy_sheet(sheet, path, offset)
     mark_cells(sheet, table, findings, offset)
     try:
         book.save(copy)
@@ -90,7 +90,7 @@ def write_checked(path, table, findings):
     return copy
 
 
-def fill_sheet(sheet, path, offset):
+def copy_sheet(sheet, path, offset):
     """Write the table of a .csv, .tsv or .jsonl file into a sheet, all of it as text."""
     table = tables.open_table(path, {})
     for number, cells in [(table.header_row, table.header), *table.rows]:

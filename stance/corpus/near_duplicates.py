@@ -1,6 +1,6 @@
 """Sentences of two splits that are the same but for a word: a model that learnt one has an easy time with the other.
 
-Equal sentences never get into two splits (splitting.split_rows). Whether one word more or less changes what is said, only
+Equal sentences never get into two splits (splitting.draw_splits). Whether one word more or less changes what is said, only
 a person can tell, so these are reported and stay where they are.
 """
 

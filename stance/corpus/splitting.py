@@ -26,7 +26,7 @@ SPLIT_KEYS = (
 HINT = "run prepare_data.py again"
 
 
-def split_rows(rows, seed, shares=None):
+def draw_splits(rows, seed, shares=None):
     """Return {split: rows}, the held-out shares drawn systematically; the same splits for any order of the rows.
 
     A group is all rows with one normalised sentence, whatever their topics, so that no sentence is in two splits.
@@ -80,7 +80,7 @@ def hold_out_topic(rows, topic, seed):
     seen = {cleaning.normalise_key(row["text"]) for row in test}
     kept = [row for row in rest if cleaning.normalise_key(row["text"]) not in seen]
     left_out = [row for row in rest if cleaning.normalise_key(row["text"]) in seen]
-    return {**split_rows(kept, seed, {"val": HELD_OUT_SHARES["val"]}), "test": test}, left_out
+    return {**draw_splits(kept, seed, {"val": HELD_OUT_SHARES["val"]}), "test": test}, left_out
 
 
 def make_id(topic, text):

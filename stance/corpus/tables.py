@@ -164,11 +164,11 @@ def open_lines(file):
         "stdin",
         ["text"],
         {"text": 0},
-        ((number, [line]) for number, line in read_lines(file, "stdin")),
+        ((number, [line]) for number, line in decode_lines(file, "stdin")),
     )
 
 
-def read_lines(file, location):
+def decode_lines(file, location):
     """Yield (line number, line without its end) of a file of bytes; stop where it is not UTF-8."""
     for number, line in enumerate(file, start=1):
         try:
@@ -183,7 +183,7 @@ def read_topics(path):
     """Return the cleaned topics of a text file, one a line."""
     with files.open_file(path) as file:
         topics = [
-            topic for _, line in read_lines(file, path) if (topic := cleaning.clean_text(line))
+            topic for _, line in decode_lines(file, path) if (topic := cleaning.clean_text(line))
         ]
     twice = [topic for topic in topics if topics.count(topic) > 1]
     if twice or not topics:

@@ -21,7 +21,7 @@ def analyse(table, validation=(), variants=()):
     of the prompt variants. Keys: intervals, topics, comparisons, calibration, coverage, robustness; empty without data.
     """
     answers, models = list_answers(table), list(table[0]["models"])
-    gold, topics = encode_labels(row["label"] for row in table), [row["topic"] for row in table]
+    gold, topics = index_labels(row["label"] for row in table), [row["topic"] for row in table]
     pairs = [(first, models[-1]) for first in answers if first not in ("majority", models[-1])]
     return {
         "intervals": {
@@ -50,17 +50,17 @@ def analyse(table, validation=(), variants=()):
 def list_answers(table):
     """Return {name: answers as indices} of the baselines and models of records, baselines first."""
     baselines = {
-        name: encode_labels(row["baselines"][name] for row in table)
+        name: index_labels(row["baselines"][name] for row in table)
         for name in table[0].get("baselines", ())
     }
     models = {
-        name: encode_labels(row["models"][name]["prediction"] for row in table)
+        name: index_labels(row["models"][name]["prediction"] for row in table)
         for name in table[0]["models"]
     }
     return {**baselines, **models}
 
 
-def encode_labels(labels):
+def index_labels(labels):
     """Return labels as indices of prompts.LABELS, and INVALID for None."""
     return np.array([INVALID if label is None else prompts.LABELS.index(label) for label in labels])
 
@@ -98,12 +98,12 @@ def calibrate(name, table, validation):
     The temperature is fitted on the validation records; without any, only "test" is there.
     """
     gold, probabilities = (
-        encode_labels(row["label"] for row in table),
+        index_labels(row["label"] for row in table),
         read_probabilities(name, table),
     )
     result = {"test": uncertainty.measure_calibration(probabilities, gold)}
     if validation:
-        labels = encode_labels(row["label"] for row in validation)
+        labels = index_labels(row["label"] for row in validation)
         result["temperature"] = uncertainty.fit_temperature(
             read_probabilities(name, validation), labels
         )
@@ -209,7 +209,7 @@ def compare_runs(tables):
 
     mean, sd: of the runs' last models; sd with n - 1, the spread between runs, None for one run.
     """
-    runs = {run: summarise(table) for run, table in tables.items()}
+    runs = {run: compute_model_metrics(table) for run, table in tables.items()}
     last = [numbers[list(numbers)[-1]] for numbers in runs.values()]
     result = {"runs": runs, "mean": {}, "sd": {}}
     for key in ("accuracy", "micro_f1", "macro_f1"):
@@ -219,7 +219,7 @@ def compare_runs(tables):
     return result
 
 
-def summarise(table):
+def compute_model_metrics(table):
     """Return {model: metrics with "topics"} of records."""
     topics, gold = [row["topic"] for row in table], [row["label"] for row in table]
     result = {}

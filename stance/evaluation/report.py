@@ -114,12 +114,12 @@ def describe_caption(run, table):
 def build_report(run, table, result, numbers, pictures):
     """Return report.md: everything about an evaluation on one page.
 
-    run: what evaluation.json says about it, with its note; result: analysis.summarise; numbers: analysis.analyse.
+    run: what evaluation.json says about it, with its note; result: analysis.compute_model_metrics; numbers: analysis.analyse.
     """
     blocks = [
         "# Evaluation",
         *([f"> {run['note']}"] if run.get("note") else []),
-        describe_run(run, table),
+        describe_evaluation(run, table),
     ]
     blocks += [
         *list_results(numbers, len({row["topic"] for row in table})),
@@ -128,10 +128,10 @@ def build_report(run, table, result, numbers, pictures):
     blocks += [
         *list_calibration(numbers),
         *list_robustness(numbers["robustness"]),
-        *list_errors(table),
+        *describe_errors(table),
     ]
     blocks += ["## Pictures", *(f"![{PICTURES[name]}]({name})" for name in pictures)]
-    blocks += ["## How it was made", describe_environment(run)]
+    blocks += ["## How it was made", describe_setup(run)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -140,7 +140,7 @@ def markdown(table):
     return formatting.format_markdown(*table)
 
 
-def describe_run(run, table):
+def describe_evaluation(run, table):
     """Return what was evaluated on what."""
     named = f"base `{run.get('base_model')}`, adapter `{run.get('adapter') or 'none'}`"
     unknown = "base and adapter unknown, as evaluation.json was missing"
@@ -228,7 +228,7 @@ def list_robustness(robustness):
     ]
 
 
-def list_errors(table):
+def describe_errors(table):
     """Return the blocks on wrong rows: counts, and the most confident that fine-tuning fixed or broke."""
     header, rows = analysis.list_errors(table)
     blocks = [
@@ -264,7 +264,7 @@ def describe_topic_intervals(topics, advice=""):
     )
 
 
-def describe_environment(run):
+def describe_setup(run):
     """Return versions and checksums."""
     bootstrap = (
         f"Bootstrap: {uncertainty.RESAMPLES:,} resamples, seed {uncertainty.BOOTSTRAP_SEED}."

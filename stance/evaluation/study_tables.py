@@ -73,10 +73,10 @@ def measure_topic(whole, held_out):
         "in": (common, TUNED),
         "cross_same": (same, TUNED),
     }
-    return {part: measure(rows, name) if rows else None for part, (rows, name) in parts.items()}
+    return {part: score_model(rows, name) if rows else None for part, (rows, name) in parts.items()}
 
 
-def measure(rows, name):
+def score_model(rows, name):
     """Return n, macro-F1 and accuracy of a model on records."""
     predicted = [row["models"][name]["prediction"] for row in rows]
     numbers = metrics.compute_metrics([row["label"] for row in rows], predicted)
@@ -117,9 +117,9 @@ def pick_tuned(rows):
 
 def compare_rows(rows, first, second):
     """Return uncertainty.compare_answers, and the names, of two models (name, one answer a row)."""
-    gold = analysis.encode_labels(row["label"] for row in rows)
+    gold = analysis.index_labels(row["label"] for row in rows)
     columns = [
-        analysis.encode_labels(answer["prediction"] for answer in answers)
+        analysis.index_labels(answer["prediction"] for answer in answers)
         for _, answers in (first, second)
     ]
     names = {"first": first[0], "second": second[0], "n": len(rows)}
@@ -144,8 +144,8 @@ def picture_topics(whole, held_out):
     }
     return {
         name: analysis.describe_topics(
-            analysis.encode_labels(row["label"] for row in rows),
-            analysis.encode_labels(row["models"][model]["prediction"] for row in rows),
+            analysis.index_labels(row["label"] for row in rows),
+            analysis.index_labels(row["models"][model]["prediction"] for row in rows),
             [row["topic"] for row in rows],
         )
         for name, (model, rows) in pictured.items()
@@ -162,7 +162,7 @@ def trace_curve(tables, sizes):
     for run, table in tables.items():
         if run.topic is None:
             gold, topics = (
-                analysis.encode_labels(row["label"] for row in table),
+                analysis.index_labels(row["label"] for row in table),
                 [row["topic"] for row in table],
             )
             answers = analysis.list_answers(table)

@@ -115,7 +115,7 @@ def make_key(topic, text):
 # ---------------------------------------------------------------- part files
 
 
-def describe_run(adapter, base, store):
+def list_dependencies(adapter, base, store):
     """Return what answers depend on, {name for messages: value}: answers of runs that differ in any must not mix."""
     adapter_files = [
         Path(adapter) / name for name in ADAPTER_FILES if (Path(adapter) / name).is_file()
@@ -135,7 +135,7 @@ def find_parts(output):
     return sorted(Path(output).parent.glob(f"{glob.escape(Path(output).name)}.part-[0-9]*.jsonl"))
 
 
-def read_parts(output, run, store):
+def read_part_files(output, run, store):
     """Take the answers of all part files into the store; return {block: batch size at its end}.
 
     Stops on a part file of another run. A last line that a killed run left unfinished is passed over.
@@ -199,7 +199,7 @@ def label_pairs(store, output, run, load_scorer):
     """
     rank, count = distributed.get_rank()
     with distributed.first_rank_first():
-        done = read_parts(output, run, store)
+        done = read_part_files(output, run, store)
     distributed.wait_for_ranks()  # until all have read: only then may one append
     blocks = [block for block in range(store.count_blocks()) if block not in done][rank::count]
     if done and rank == 0:
@@ -219,7 +219,7 @@ def label_pairs(store, output, run, load_scorer):
             raise SystemExit(130) from None  # what shells report after Ctrl-C
     distributed.wait_for_ranks()
     if rank == 0:
-        read_parts(output, run, store)  # also what the other processes have scored
+        read_part_files(output, run, store)  # also what the other processes have scored
 
 
 def score_blocks(store, blocks, part, score, batch_size):

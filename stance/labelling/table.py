@@ -49,13 +49,13 @@ def label_table(
         table = open_source(source)
         header = name_columns(table, output)
         note_unused_topics(source, table, header)
-        store = labeller.PairStore(check_rows(table, source.topics, output))
+        store = labeller.PairStore(check_table_rows(table, source.topics, output))
         if distributed.get_rank()[0] == 0:
             chat.report_long(tokenizer, store.read_pairs())
     if not resume and distributed.get_rank()[0] == 0:
         labeller.remove_parts(output)
     distributed.wait_for_ranks()
-    run = labeller.describe_run(adapter, base, store)
+    run = labeller.list_dependencies(adapter, base, store)
     labeller.label_pairs(store, output, run, lambda: load_scorer(store.size))
     if distributed.get_rank()[0] == 0:
         counts = write_labelled(source, output, header, store, review_below)
@@ -116,7 +116,7 @@ def note_unused_topics(source, table, header):
             return
 
 
-def check_rows(table, topics, output):
+def check_table_rows(table, topics, output):
     """Yield the pairs (topic, sentence) of all rows; stop after the last if any row cannot be labelled."""
     count, empty, broken = 0, [], []
     for number, cells, pairs in labeller.read_rows(table, topics):
@@ -180,9 +180,9 @@ def label_rows(table, topics, store, review_below, counts):
 
 def report_labelled(counts, store, output, note, review_below, summary_topics):
     """Print the summary by topic, and draw it beside the output; note: what a demo's picture says below itself."""
-    summary = terminal.summarise(counts, summary_topics)
+    summary = terminal.shorten_counts(counts, summary_topics)
     picture = Path(output).with_suffix(".stances.png")
-    print(f"\n{terminal.format_summary(summary)}\n")
+    print(f"\n{terminal.format_topic_counts(summary)}\n")
     low = sum(count.review for count in counts.values())
     print(f"review: {low:,} of {store.rows:,} rows have a confidence below {review_below}")
     figures.plot_shares({topic: count.labels for topic, count in summary.items()}, picture, note)

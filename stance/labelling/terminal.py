@@ -137,7 +137,7 @@ class TopicCounts:
         return self.labels.total()
 
 
-def summarise(counts, shown):
+def shorten_counts(counts, shown):
     """Return counts, {topic: TopicCounts}, those with most rows first; the topics after the first shown are one together."""
     topics = sorted(counts, key=lambda topic: (-counts[topic].rows, topic))
     summary = {topic: counts[topic] for topic in topics[:shown]}
@@ -151,7 +151,7 @@ def summarise(counts, shown):
     return summary
 
 
-def format_summary(summary):
+def format_topic_counts(summary):
     """Return the table of stances by topic: rows, shares of the labels, and rows to be reviewed."""
     lines = []
     for topic, count in summary.items():

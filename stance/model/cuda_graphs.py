@@ -142,7 +142,7 @@ class StepGraphs:
             self.compiled.add(kind)
             self.make_room(self.count_bytes(inputs))  # recorded steps share no memory with it
             return run_aside(self.run_step, inputs, self.stream)
-        shape = measure(inputs)
+        shape = list_shapes(inputs)
         if shape not in self.graphs:
             self.record(inputs)
         graph, buffers, loss = self.graphs[shape]
@@ -154,13 +154,13 @@ class StepGraphs:
             self.release()
             self.largest = inputs
         for one in [inputs] if self.graphs else [self.largest, inputs]:
-            if measure(one) not in self.graphs:
+            if list_shapes(one) not in self.graphs:
                 with explain_recording():
-                    self.graphs[measure(one)] = record_graph(
+                    self.graphs[list_shapes(one)] = record_graph(
                         self.run_step, one, self.pool, self.stream
                     )
 
 
-def measure(inputs):
+def list_shapes(inputs):
     """Return the names and shapes of inputs."""
     return tuple((name, *tensor.shape) for name, tensor in inputs.items())

@@ -133,7 +133,7 @@ def remove_old(run_dir, best):
 # ---------------------------------------------------------------- disk
 
 
-def save_adapter(model, run_dir, train_rows):
+def save_final_adapter(model, run_dir, train_rows):
     """Write the final adapter, each file whole or not at all. run.json makes them count: write it after them."""
     partial = run_dir / "adapter.partial"
     shutil.rmtree(partial, ignore_errors=True)

@@ -77,7 +77,7 @@ def quantise_on_gpu():
         bitsandbytes.functional.quantize_4bit = quantise
 
 
-def load_base(base):
+def load_sharded_base(base):
     """Load a base model as loading.load_base does, by way of the CPU, and deal it out to all processes."""
     with quantise_on_gpu():
         return loading.load_base(base, shard_base)

@@ -63,7 +63,7 @@ def attend_nodes(query, key, value, mask, scaling, softcap, angles=None):
         and softcap is not None
         and query.shape[2].bit_count() == 1
     ):
-        return attention_gpu.attend(query, key, value, angles, mask, scaling, softcap)
+        return attention_gpu.attend_on_gpu(query, key, value, angles, mask, scaling, softcap)
     if angles is not None:
         query, key = apply_rotary_pos_emb(query, key, *angles)
     if softcap is None and not query.is_cuda:
@@ -105,31 +105,31 @@ def attend_plainly(query, key, value, mask, scaling, softcap):
     )  # for the compiler a constant: its indices are faster
     groups = key.shape[1]
     prefix_query, prefix_key, prefix_value = (
-        split_rows(tensor[:prefix], prefix, groups) for tensor in (query, key, value)
+        group_rows(tensor[:prefix], prefix, groups) for tensor in (query, key, value)
     )
     row_query, row_key, row_value = (
-        split_rows(tensor[prefix:], length, groups) for tensor in (query, key, value)
+        group_rows(tensor[prefix:], length, groups) for tensor in (query, key, value)
     )
     in_prefix = (prefix_key, prefix_value, mask.prefix[None, :prefix])
     row_to_prefix = (prefix_key, prefix_value, mask.prefix[prefix:].unflatten(0, (-1, length)))
     in_row = (row_key, row_value, mask.row)
     output = [
-        join_rows(weigh_values(prefix_query, [in_prefix], scaling, softcap), prefix, groups),
-        join_rows(
+        ungroup_rows(weigh_values(prefix_query, [in_prefix], scaling, softcap), prefix, groups),
+        ungroup_rows(
             weigh_values(row_query, [row_to_prefix, in_row], scaling, softcap), length, groups
         ),
     ]
     return torch.cat(output).to(value.dtype)
 
 
-def split_rows(tensor, length, groups):
+def group_rows(tensor, length, groups):
     """Return the nodes of rows [R * L, H, X] by group and row: [G * R, H/G * L, X]."""
     tensor = tensor.unflatten(0, (-1, length)).unflatten(2, (groups, -1))  # [R, L, G, H/G, X]
     return tensor.permute(2, 0, 3, 1, 4).flatten(2, 3).flatten(0, 1)
 
 
-def join_rows(tensor, length, groups):
-    """Undo split_rows, with all heads side by side: [R * L, H * X]."""
+def ungroup_rows(tensor, length, groups):
+    """Undo group_rows, with all heads side by side: [R * L, H * X]."""
     tensor = tensor.unflatten(0, (groups, -1)).unflatten(2, (-1, length))  # [G, R, H/G, L, X]
     return tensor.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
 

@@ -10,7 +10,7 @@ import torch
 from stance.tree import kernels
 
 
-def attend(query, key, value, angles, mask, scaling, softcap):
+def attend_on_gpu(query, key, value, angles, mask, scaling, softcap):
     """Return the attention output [N, H * D] of query [N, H, D], key and value [N, G, D] under a TreeMask.
 
     angles: cosine and sine [N, D] of the rotary embedding of query and key; None if they are rotated already.
@@ -56,7 +56,7 @@ def attend_forward(
     )
     queries, keys, values, (prefix_scores, to_prefix, to_row), weights, sums = group(parts)
     sizes, groups, masks = (
-        measure(prefix_mask, row_mask),
+        read_sizes(prefix_mask, row_mask),
         key.shape[1],
         list_masks(prefix_mask, row_mask),
     )
@@ -91,7 +91,7 @@ def allocate(query, key, value, cosine, sine, prefix_mask, row_mask, scaling, so
     three each: prefix to prefix, row to prefix, row to row.
     """
     (prefix, rows, length), (count, heads, size), groups = (
-        measure(prefix_mask, row_mask),
+        read_sizes(prefix_mask, row_mask),
         query.shape,
         key.shape[1],
     )
@@ -113,14 +113,14 @@ def group(parts):
     return parts[:2], parts[2:4], parts[4:6], parts[6:9], parts[9:12], parts[12:]
 
 
-def measure(prefix_mask, row_mask):
+def read_sizes(prefix_mask, row_mask):
     """Return T, R and L."""
     return prefix_mask.shape[1], row_mask.shape[0], row_mask.shape[1]
 
 
 def list_masks(prefix_mask, row_mask):
     """Return the masks of the three kinds of scores."""
-    prefix, rows, length = measure(prefix_mask, row_mask)
+    prefix, rows, length = read_sizes(prefix_mask, row_mask)
     return prefix_mask[None, :prefix], prefix_mask[prefix:].view(rows, length, prefix), row_mask
 
 
@@ -144,7 +144,7 @@ def attend_backward(
     output, *parts = tensors
     queries, keys, values, scores, weights, sums = group(parts)
     sizes, groups, masks = (
-        measure(prefix_mask, row_mask),
+        read_sizes(prefix_mask, row_mask),
         keys[0].shape[0],
         list_masks(prefix_mask, row_mask),
     )

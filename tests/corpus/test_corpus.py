@@ -758,7 +758,7 @@ def test_conflicts_are_left_out_whole():
     "n, sizes", [(5000, (4000, 500, 500)), (720, (576, 72, 72)), (30, (24, 3, 3))]
 )
 def test_split_sizes_are_exact(n, sizes):
-    splits = splitting.split_rows(make_rows(n), seed=0)
+    splits = splitting.draw_splits(make_rows(n), seed=0)
     assert tuple(len(splits[name]) for name in ("train", "val", "test")) == sizes
     assert len(set().union(*texts_of(splits).values())) == n
 
@@ -766,7 +766,7 @@ def test_split_sizes_are_exact(n, sizes):
 def test_every_stratum_is_within_one_row_of_its_share():
     rows = make_rows(997, topics=[f"Topic {i}." for i in range(7)])
     strata = Counter((row["topic"], row["label"]) for row in rows)
-    splits = splitting.split_rows(rows, seed=3)
+    splits = splitting.draw_splits(rows, seed=3)
     for name in ("val", "test"):
         found = Counter((row["topic"], row["label"]) for row in splits[name])
         assert all(abs(found[stratum] - n / 10) < 1 for stratum, n in strata.items())
@@ -776,13 +776,13 @@ def test_split_does_not_depend_on_the_order_of_rows():
     rows = make_rows(300)
     rows += [{**row, "topic": "Third topic.", "row": row["row"] + 300} for row in rows[:60]]
     shuffled = random.Random(1).sample(rows, len(rows))
-    assert texts_of(splitting.split_rows(rows, seed=0)) == texts_of(
-        splitting.split_rows(shuffled, seed=0)
+    assert texts_of(splitting.draw_splits(rows, seed=0)) == texts_of(
+        splitting.draw_splits(shuffled, seed=0)
     )
 
 
 def test_another_seed_draws_another_split_of_the_same_size():
-    one, other = (texts_of(splitting.split_rows(make_rows(300), seed)) for seed in (0, 1))
+    one, other = (texts_of(splitting.draw_splits(make_rows(300), seed)) for seed in (0, 1))
     assert len(one["test"]) == len(other["test"]) == 30
     assert len(one["test"] & other["test"]) < 15
 
@@ -793,7 +793,7 @@ def test_a_sentence_of_several_topics_stays_in_one_split():
         {**row, "topic": VEGANS, "text": row["text"].upper(), "row": row["row"] + 400}
         for row in rows[:200]
     ]
-    splits = splitting.split_rows(rows, seed=0)
+    splits = splitting.draw_splits(rows, seed=0)
     splitting.check_splits_disjoint(splits)
     assert {name: len(part) for name, part in splits.items()} == {
         "train": 480,
@@ -807,13 +807,13 @@ def test_a_sentence_of_several_topics_stays_in_one_split():
 def test_a_huge_group_is_not_held_out():
     rows = make_rows(100, topics=[GUNS])
     rows += [{**row, "topic": row["text"], "text": "lol"} for row in rows[:50]]
-    splits = splitting.split_rows(rows, seed=0)
+    splits = splitting.draw_splits(rows, seed=0)
     assert sum(row["text"] == "lol" for row in splits["train"]) == 50
 
 
 def test_shares_that_fall_due_together_do_not_collide(monkeypatch):
     monkeypatch.setattr(splitting, "HELD_OUT_SHARES", {"val": 0.25, "test": 0.15})
-    splits = splitting.split_rows(make_rows(2000), seed=0)
+    splits = splitting.draw_splits(make_rows(2000), seed=0)
     assert {name: len(rows) for name, rows in splits.items()} == {
         "train": 1200,
         "val": 500,

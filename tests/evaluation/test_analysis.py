@@ -73,7 +73,7 @@ def test_intervals_of_baselines_and_models(numbers):
 
 
 def test_numbers_agree_with_metrics(numbers):
-    summary = analysis.summarise(make_table())
+    summary = analysis.compute_model_metrics(make_table())
     for name in ("base", "fine-tuned"):
         for key in ("accuracy", "macro_f1"):
             assert numbers["intervals"][name][key]["value"] == pytest.approx(summary[name][key])
@@ -103,7 +103,7 @@ def test_base_alone_is_compared_with_tfidf():
 
 def test_the_temperature_comes_from_validation_records_alone(numbers):
     table = make_table()
-    gold = analysis.encode_labels(row["label"] for row in table)
+    gold = analysis.index_labels(row["label"] for row in table)
     probabilities = analysis.read_probabilities("fine-tuned", table)
     calibration = numbers["calibration"]["fine-tuned"]
     assert calibration["test"] == uncertainty.measure_calibration(probabilities, gold)
@@ -255,7 +255,7 @@ def test_everything_can_be_written_as_json(numbers):
         [
             numbers,
             analysis.compare_variants(make_table(), variants),
-            analysis.summarise(make_table()),
+            analysis.compute_model_metrics(make_table()),
         ]
     )
     assert "NaN" not in text

@@ -42,7 +42,7 @@ def written(tmp_path_factory):
     folder, table = tmp_path_factory.mktemp("report"), make_table()
     numbers = make_numbers(table)
     names = report.write_results(
-        folder, {**RUN, "note": NOTE}, table, analysis.summarise(table), numbers
+        folder, {**RUN, "note": NOTE}, table, analysis.compute_model_metrics(table), numbers
     )
     return folder, names
 
@@ -200,11 +200,11 @@ def test_the_report_defines_what_it_measures(written):
 
 def test_a_changed_checkout_is_said():
     environment = {**RUN["environment"], "git": {"commit": "c0ffee", "changed": True}}
-    assert "`c0ffee`, whose files were changed;" in report.describe_environment(
+    assert "`c0ffee`, whose files were changed;" in report.describe_setup(
         {**RUN, "environment": environment}
     )
-    assert "None" not in report.describe_run({}, make_table()) + report.describe_environment({})
-    assert "commit" not in report.describe_environment(
+    assert "None" not in report.describe_evaluation({}, make_table()) + report.describe_setup({})
+    assert "commit" not in report.describe_setup(
         {**RUN, "environment": {**environment, "git": None}}
     )
 
@@ -230,7 +230,7 @@ def test_errors_are_a_workbook(written):
 def test_a_report_of_generated_answers_has_no_calibration(tmp_path):
     table = make_table(scored=False, baselines=False)
     names = report.write_results(
-        tmp_path, RUN, table, analysis.summarise(table), analysis.analyse(table)
+        tmp_path, RUN, table, analysis.compute_model_metrics(table), analysis.analyse(table)
     )
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "Calibration" not in text and "Robustness" not in text and "reliability.png" not in names
@@ -238,7 +238,7 @@ def test_a_report_of_generated_answers_has_no_calibration(tmp_path):
 
 def test_foreign_splits_are_said_in_the_report(tmp_path):
     table = make_table()
-    numbers = analysis.summarise(table), analysis.analyse(table)
+    numbers = analysis.compute_model_metrics(table), analysis.analyse(table)
     foreign = {**RUN, "splits_of_adapter": False}
     assert "may have seen test sentences" in report.build_report(foreign, table, *numbers, [])
     unseen = report.build_report({**foreign, "unseen_test": True}, table, *numbers, [])
@@ -266,7 +266,7 @@ def test_tables_name_the_level_of_their_intervals(monkeypatch):
     numbers = analysis.analyse(table)
     monkeypatch.setattr(result_tables, "LEVEL_TEXT", "90 %")
     text = report.format_statistics(numbers) + report.build_report(
-        RUN, table, analysis.summarise(table), numbers, []
+        RUN, table, analysis.compute_model_metrics(table), numbers, []
     )
     assert "90 % bootstrap intervals" in text and "90 % over topics" in text and "95 %" not in text
 
@@ -283,7 +283,9 @@ def test_an_interval_without_width_is_explained():
         and "[0.610, 1.000]" in sentence
     )
     assert sentence in report.format_statistics(numbers)
-    assert sentence in report.build_report(RUN, table, analysis.summarise(table), numbers, [])
+    assert sentence in report.build_report(
+        RUN, table, analysis.compute_model_metrics(table), numbers, []
+    )
 
 
 def test_runs_side_by_side():

@@ -404,10 +404,10 @@ def test_a_changed_adapter_does_not_mix(
 def test_a_changed_base_does_not_mix(tiny_model, trained_run, tmp_path):
     base = shutil.copytree(tiny_model, tmp_path / "base")
     store = labeller.PairStore([("a", "b")])
-    first = labeller.describe_run(trained_run, str(base), store)
+    first = labeller.list_dependencies(trained_run, str(base), store)
     weights = next(Path(base).glob("*.safetensors"))
     weights.write_bytes(weights.read_bytes() + b" ")
-    second = labeller.describe_run(trained_run, str(base), store)
+    second = labeller.list_dependencies(trained_run, str(base), store)
     assert [name for name in first if first[name] != second[name]] == ["base model"]
 
 

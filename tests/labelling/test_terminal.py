@@ -124,13 +124,13 @@ def test_topics_with_most_rows_come_first_and_the_rest_is_one():
         "b": terminal.TopicCounts(Counter(neu=1, pro=4), review=1),
         "d": terminal.TopicCounts(Counter(neu=1)),
     }
-    assert terminal.summarise(counts, 2) == {
+    assert terminal.shorten_counts(counts, 2) == {
         "b": counts["b"],
         "a": counts["a"],
         "2 other topics": terminal.TopicCounts(Counter(pro=1, neu=1)),
     }
-    assert list(terminal.summarise(counts, 4)) == ["b", "a", "c", "d"]
-    lines = terminal.format_summary(terminal.summarise(counts, 1)).splitlines()
+    assert list(terminal.shorten_counts(counts, 4)) == ["b", "a", "c", "d"]
+    lines = terminal.format_topic_counts(terminal.shorten_counts(counts, 1)).splitlines()
     assert [line.split()[-5:] for line in lines[2:]] == [
         ["5", "80.0%", "0.0%", "20.0%", "1"], ["4", "25.0%", "50.0%", "25.0%", "2"],
     ]  # fmt: skip
@@ -138,7 +138,7 @@ def test_topics_with_most_rows_come_first_and_the_rest_is_one():
 
 def test_a_long_topic_is_cut_in_the_summary():
     assert (
-        terminal.format_summary({"x" * 80: terminal.TopicCounts(Counter(pro=1))})
+        terminal.format_topic_counts({"x" * 80: terminal.TopicCounts(Counter(pro=1))})
         .splitlines()[2]
         .startswith("x" * 57 + "...  ")
     )

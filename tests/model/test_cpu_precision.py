@@ -151,7 +151,7 @@ def test_answers_of_another_compute_precision_do_not_mix(cpu, monkeypatch, train
     described = []
     for name in ("float32", "bfloat16"):
         monkeypatch.setattr(precision, "CPU_DTYPE", name)
-        described.append(labeller.describe_run(trained_run, tiny_model, store))
+        described.append(labeller.list_dependencies(trained_run, tiny_model, store))
     assert described[0] != described[1]
 
 

@@ -288,7 +288,7 @@ def test_settings_are_those_of_finetune():
     settings = study.read_settings(study.parse_args(["--learning-rate", "5e-4"]))
     wanted = {
         f"setting {name}": value
-        for name, value in finetune.collect_settings().items()
+        for name, value in finetune.collect_experiment_settings().items()
         if name != "SEED"
     }
     assert settings == {**wanted, "setting LEARNING_RATE": 5e-4}

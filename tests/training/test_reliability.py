@@ -182,7 +182,9 @@ def test_a_run_killed_after_its_last_checkpoint_is_only_finished(
     whole = train(tmp_path / "whole", "--epochs", epochs)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(
-            checkpoints, "save_adapter", lambda *words: (_ for _ in ()).throw(KeyboardInterrupt)
+            checkpoints,
+            "save_final_adapter",
+            lambda *words: (_ for _ in ()).throw(KeyboardInterrupt),
         )
         train(tmp_path / "killed", "--epochs", epochs)
     run = (tmp_path / "killed").rename(tmp_path / "moved")
@@ -235,7 +237,7 @@ def test_the_final_adapter_is_on_disk_before_it_takes_its_name(tmp_path, disk_ev
             (folder / name).write_text(name)
 
     monkeypatch.setattr(adapters, "save_adapter", save)
-    checkpoints.save_adapter(None, tmp_path, [])
+    checkpoints.save_final_adapter(None, tmp_path, [])
     expected = []
     for path in (tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"):
         expected += [path.stat().st_ino, str(path)]
@@ -651,7 +653,7 @@ def reports():
     log.removeHandler(handler)
 
 
-@pytest.mark.parametrize("row_index", ["weights", "first forward pass"])
+@pytest.mark.parametrize("place", ["weights", "first forward pass"])
 def test_a_base_that_does_not_fit_is_one_line(tiny_model, capsys, monkeypatch, reports, place):
     """transformers turns the error into a report of all weights and another error."""
     target = (

@@ -187,8 +187,8 @@ def chat_frame(tokenizer):
     pieces = [piece for piece in splitter.split(asked) if piece]
     slot = next(i for i, piece in enumerate(pieces) if USER_SLOT in piece)
     ending = [piece for piece in splitter.split(rest) if piece]
-    fail = next(i for i, piece in enumerate(ending) if piece in control)
-    return tuple(pieces[: slot + 1]), tuple(pieces[slot + 1 :]), tuple(ending[: fail + 1])
+    stop = next(i for i, piece in enumerate(ending) if piece in control)
+    return tuple(pieces[: slot + 1]), tuple(pieces[slot + 1 :]), tuple(ending[: stop + 1])
 
 
 def control_tokens(tokenizer):

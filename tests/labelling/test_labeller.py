@@ -376,7 +376,7 @@ def test_changed_constants_do_not_mix(
 ):
     interrupt(monkeypatch, label, table, tmp_path / "out.csv")
     monkeypatch.setattr(
-        predict.loading, "check_adapter", lambda folder, record=read_record(trained_run): record
+        predict.adapters, "check_adapter", lambda folder, record=read_record(trained_run): record
     )
     monkeypatch.setattr(module, name, value)
     assert expected in stop_message(capsys, label, table, tmp_path / "out.csv")
@@ -475,7 +475,7 @@ def test_reading_and_writing_take_no_memory_by_the_row(tmp_path, suffix):
     table = tables.open_table(tmp_path / f"in{suffix}", {"text": ("text",)})
     tables.write_table(tmp_path / f"out{suffix}", table.header, (cells for _, cells in table.rows))
     _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.fail()
+    tracemalloc.stop()
     assert (tmp_path / f"out{suffix}").stat().st_size > 8e6 and peak < 1e6
 
 
@@ -487,5 +487,5 @@ def test_writing_excel_takes_no_memory_by_the_row(tmp_path):
             tmp_path / "out.xlsx", ["text"], ([f"{n} " + "x" * 1000] for n in range(count))
         )
         peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.fail()
+        tracemalloc.stop()
     assert peaks[1] < peaks[0] + 1e6

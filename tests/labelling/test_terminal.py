@@ -111,7 +111,7 @@ def test_words_are_coloured_in_the_sentence_on_a_terminal(monkeypatch):
 
 def test_more_words_than_there_are(capsys):
     terminal.print_answer(score_words, TOPIC, "yes", 10, bar=False)
-    assert capsys.readouterr().out.splitlines()[3:] == ["yes       1          +0.300"]
+    assert capsys.readouterr().out.splitlines()[3:] == ["yes          1          +0.300"]
 
 
 # ---------------------------------------------------------------- summary

@@ -520,8 +520,8 @@ def test_compilers_start_where_layers_are_compiled(monkeypatch, sharded):
 
     monkeypatch.setattr(compilation, "start_compilers", lambda: started.append(True))
     monkeypatch.setattr(tree_trainer, "encode_rows", lambda *args: {"input_ids": []})
-    for module in (loading, fsdp):
-        monkeypatch.setattr(module, "load_base", load_base)
+    monkeypatch.setattr(loading, "load_base", load_base)
+    monkeypatch.setattr(fsdp, "load_sharded_base", load_base)
     args = finetune.parse_args(["--base-model", "none"])
     with pytest.raises(LookupError):
         finetune.build_trainer(args, None, None, [], [], sharded)

@@ -51,19 +51,19 @@ def test_tree_structure_by_hand(monkeypatch, few_shapes):
     assert tree.nodes == [[0, 1, 4, 5], [0, 1, 6, 7], [0, 8]]
 
 
-def test_equal_sequences_are_all_trunk(monkeypatch):
+def test_equal_sequences_are_all_prefix(monkeypatch):
     monkeypatch.setattr(prefix_tree, "MIN_SHARED", 2)
     tree = prefix_tree.merge_prefixes([[1, 2, 3], [1], [1, 2, 3]], pad_id=0)
     assert tree.nodes == [[0, 1, 2], [0], [0, 1, 2]]
 
 
-def test_many_long_chains_make_long_rows(few_shapes):
+def test_many_long_suffixes_make_long_rows(few_shapes):
     tree = prefix_tree.merge_prefixes([[1] * 300, [2] * 300, [3] * 300, [4] * 90], pad_id=0)
     assert [len(row) for row in tree.suffix] == [384, 384, 384, 384]
     assert tree.nodes[0][0] >= len(tree.end)
 
 
-def test_the_head_of_one_long_chain_goes_into_the_trunk(few_shapes):
+def test_the_head_of_one_long_suffix_goes_into_the_prefix(few_shapes):
     tree = prefix_tree.merge_prefixes([[1] * 200, [2] * 100, [3] * 100, [4] * 90], pad_id=0)
     assert [len(row) for row in tree.suffix] == [128] * 4
     assert [node < len(tree.end) for node in tree.nodes[0]] == [True] * 72 + [False] * 128
@@ -217,7 +217,7 @@ def test_attention_of_the_library_is_that_of_the_project(sharp):
         assert found.shape == expected.shape and small_models.relative(found, expected) <= 1e-5
 
 
-def test_rows_of_few_chains_get_the_length_that_leaves_least_empty():
+def test_rows_of_few_suffixes_get_the_length_that_leaves_least_empty():
     full, half = {0: 100, 1: 100, 2: 100}, dict.fromkeys(range(6), 56)
     assert prefix_tree.pack_rows(full, few_shapes=True) == ([[0], [1], [2]], 112)
     assert prefix_tree.pack_rows(half, few_shapes=True) == ([[0, 1], [2, 3], [4, 5]], 112)

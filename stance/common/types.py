@@ -1,0 +1,73 @@
+"""The dicts that cross from one room to another, with their keys.
+
+They are plain dicts: JSON files hold them as they are. Keys that only some of them have stand in the classes with
+total=False.
+"""
+
+from typing import TypedDict
+
+
+class AnnotatedRow(TypedDict):
+    """A usable row of an annotated file, as stance/corpus/annotations.py reads it."""
+
+    topic: str  # cleaned
+    text: str  # the sentence, cleaned
+    label: str  # one of prompts.LABELS
+    stance: str  # as the annotator spelled it
+    row: int  # as Excel shows it
+
+
+class Example(TypedDict):
+    """A line of a split file: one topic and sentence with its label."""
+
+    id: str  # 16 hex digits that name the pair of topic and sentence
+    topic: str
+    text: str
+    stance: str
+    prompt: str
+    label: str
+
+
+class Prediction(TypedDict, total=False):
+    """What a model says for a row."""
+
+    prediction: str | None  # one of prompts.LABELS; None: a generated reply that is no label
+    probabilities: dict[str, float]  # of each label; absent in generate mode
+    reply: str  # the generated text; absent in score mode
+
+
+class _EvaluationRecord(TypedDict):
+    id: str
+    topic: str
+    text: str
+    label: str
+    models: dict[str, Prediction]
+
+
+class EvaluationRecord(_EvaluationRecord, total=False):
+    """A line of evaluation.jsonl, validation.jsonl or robustness.jsonl."""
+
+    baselines: dict[str, str]  # label by baseline; where the train split was at hand
+    variant: str  # of robustness.jsonl: how the row was asked
+    swaps: bool  # of robustness.jsonl: whether pro and con should be flipped
+
+
+class RunRecord(TypedDict, total=False):
+    """run.json of a training run: what a reader needs to repeat it, and what scripts check before they use it."""
+
+    base_model: str
+    base_revision: str
+    tokenizer: str
+    prompt_version: str
+    labels: tuple[str, ...]
+    precision: dict[str, str | bool]
+    flags: dict
+    settings: dict
+    data: dict[str, dict]
+    environment: dict
+    device: str
+    processes: int
+    demo: bool
+    parameters: dict[str, int]
+    acceleration: dict[str, bool] | None
+    start_seconds: float

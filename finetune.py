@@ -182,8 +182,9 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
         "row_index": list(range(len(train_rows)))
     }
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
+    load_base = fsdp.load_sharded_base if sharded else loading.load_base
     trainer = tree_trainer.StanceTrainer(
-        model=(fsdp if sharded else loading).load_base(args.base_model),
+        model=load_base(args.base_model),
         args=make_config(args, run_dir),
         train_dataset=datasets.Dataset.from_dict(columns),
         train_rows=train_rows,

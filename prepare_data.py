@@ -18,10 +18,12 @@ from stance.common import startup  # noqa: F401 - first: what follows takes seco
 import argparse
 import gc
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import prompts
 from stance.common import environment, errors, files, formatting
+from stance.common.types import AnnotatedRow, Example
 from stance.corpus import annotations, cleaning, marked_copy, near_duplicates, splitting, tables
 
 # ---------------------------------------------------------------- settings
@@ -33,7 +35,8 @@ MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
 REPORT = "prepare_data.report.json"
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags; fail unless --columns names three headers. argv: None for sys.argv."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -64,28 +67,28 @@ def parse_args(argv):
         "--hold-out-topic", help="test on this topic, train and validate on the others"
     )
     args = parser.parse_args(argv)
-    if (
-        args.columns
-        and len({cleaning.clean_text(header).casefold() for header in args.columns} - {""}) < 3
-    ):
-        errors.fail(
-            f"--columns {' '.join(map(formatting.quote, args.columns))}: give three different headers"
-        )
+    if args.columns:
+        headers = {cleaning.clean_text(header).casefold() for header in args.columns}
+        if "" in headers or len(headers) < 3:
+            given = " ".join(map(formatting.quote, args.columns))
+            errors.fail(f"--columns {given}: give three different headers")
     return args
 
 
-def check_corpus(path, *options):
-    """Show all that is wrong with a corpus and mark it in a copy; return the exit code: 2 if there are problems.
+def check_corpus(
+    path: str | Path, sheet: str | None, headers: Sequence[str] | None, strict: bool
+) -> int:
+    """Show all that is wrong with a corpus and mark it in a copy; return the exit code.
 
-    options: see annotations.scan_corpus.
+    The code is 2 if there are problems or too few rows, else 0. sheet, headers, strict: see
+    annotations.scan_corpus.
     """
-    table, rows, findings = annotations.scan_corpus(path, *options)
+    table, rows, findings = annotations.scan_corpus(path, sheet, headers, strict)
     kept, duplicates, conflicts = annotations.merge_duplicates(rows)
     findings += marked_copy.find_clashes(duplicates, conflicts)
     problems = sum(finding.serious for finding in findings)
-    print(
-        f"{table.location}: {len(kept)} usable rows, {problems} problems, {len(findings) - problems} notes"
-    )
+    notes = len(findings) - problems
+    print(f"{table.location}: {len(kept)} usable rows, {problems} problems, {notes} notes")
     if findings:
         print(marked_copy.format_findings(findings))
         print(f"wrote {marked_copy.write_checked(path, table, findings)}")
@@ -94,32 +97,42 @@ def check_corpus(path, *options):
     return 2 if problems or len(kept) < MIN_ROWS else 0
 
 
-def make_splits(path, rows, seed, topic=None):
-    """Return {split: lines of its file}, sorted by id; stop if there are too few rows to split, or none of a topic."""
+def make_splits(
+    path: str | Path, rows: list[AnnotatedRow], seed: int, topic: str | None = None
+) -> dict[str, list[Example]]:
+    """Return {split: lines of its file}, sorted by id.
+
+    path: of the corpus, for messages. topic: the one to hold out; None: the splits share all
+    topics. Fails if there are too few rows to split, or none of the topic.
+    """
     if len(rows) < MIN_ROWS:
         errors.fail(f"{path}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
-    drawn = (
-        splitting.draw_splits(rows, seed) if topic is None else draw_topic(path, rows, seed, topic)
-    )
+    if topic is None:
+        drawn = splitting.draw_splits(rows, seed)
+    else:
+        drawn = draw_topic(path, rows, seed, topic)
     splits = {name: [make_line(row) for row in part] for name, part in drawn.items()}
     for name, lines in splits.items():
         if not lines:
-            errors.fail(
-                f"{path}: the {name} split is empty, there are too few different sentences: annotate more"
-            )
+            problem = f"the {name} split is empty, there are too few different sentences"
+            errors.fail(f"{path}: {problem}: annotate more")
         lines.sort(key=lambda line: line["id"])  # so that the order of the corpus does not matter
     splitting.check_splits_disjoint(splits)
     return splits
 
 
-def draw_topic(path, rows, seed, topic):
-    """Return {split: rows} with one topic as test split; stop if no row has it."""
+def draw_topic(
+    path: str | Path, rows: list[AnnotatedRow], seed: int, topic: str
+) -> dict[str, list[AnnotatedRow]]:
+    """Return {split: rows} with one topic as test split; fail if no row has it.
+
+    path: of the corpus, for messages. Prints a note on rows that are left out.
+    """
     held_out = splitting.hold_out_topic(rows, topic, seed)
     if held_out is None:
         known = formatting.list_first(sorted({formatting.quote(row["topic"]) for row in rows}))
-        errors.fail(
-            f"{path}: no row has the topic {formatting.quote(topic)}: hold out one of {known}"
-        )
+        problem = f"no row has the topic {formatting.quote(topic)}"
+        errors.fail(f"{path}: {problem}: hold out one of {known}")
     splits, left_out = held_out
     if left_out:
         numbers = formatting.count_rows([row["row"] for row in left_out])
@@ -127,9 +140,10 @@ def draw_topic(path, rows, seed, topic):
     return splits
 
 
-def make_line(row):
+def make_line(row: AnnotatedRow) -> Example:
     """Return a line of a split file: the keys of splitting.SPLIT_KEYS in their order."""
-    topic, text = row["topic"], row["text"]
+    topic = row["topic"]
+    text = row["text"]
     line = {
         **row,
         "id": splitting.make_id(topic, text),
@@ -138,7 +152,7 @@ def make_line(row):
     return {key: line[key] for key in splitting.SPLIT_KEYS}
 
 
-def count_labels(splits):
+def count_labels(splits: dict[str, list[Example]]) -> dict[str, dict[str, dict[str, int]]]:
     """Return {split: {topic: {label: rows}}}, with zeros, topics in alphabetical order."""
     topics = sorted({line["topic"] for lines in splits.values() for line in lines})
     counts = {}
@@ -150,69 +164,81 @@ def count_labels(splits):
     return counts
 
 
-def format_counts(counts):
-    """Return the table of counts: a line a topic and label, a column a split, and totals."""
+def format_counts(counts: dict[str, dict[str, dict[str, int]]]) -> str:
+    """Return the table of what count_labels counts: a line a topic and label, and totals."""
     lines = []
+    totals = [0] * (len(splitting.SPLITS) + 1)
     for topic in counts[splitting.SPLITS[0]]:
         for label in prompts.LABELS:
             numbers = [counts[name][topic][label] for name in splitting.SPLITS]
-            lines.append([formatting.cut(topic), label, *numbers, sum(numbers)])
-    totals = [sum(column) for column in zip(*(line[2:] for line in lines))]
-    cells = [list(map(str, line)) for line in [*lines, ["All topics", "all", *totals]]]
-    return formatting.format_table(["Topic", "Label", *splitting.SPLITS, "total"], cells)
+            numbers.append(sum(numbers))
+            lines.append([formatting.cut(topic), label, *map(str, numbers)])
+            totals = [total + number for total, number in zip(totals, numbers, strict=True)]
+    lines.append(["All topics", "all", *map(str, totals)])
+    return formatting.format_table(["Topic", "Label", *splitting.SPLITS, "total"], lines)
 
 
-def format_merging(duplicates, conflicts):
-    """Return the lines on duplicates and conflicts, with their Excel rows."""
+def format_merging(duplicates: list[dict], conflicts: list[dict]) -> str:
+    """Return the lines on duplicates and conflicts, with their Excel rows.
+
+    duplicates, conflicts: from annotations.merge_duplicates.
+    """
     merged = [f"{row} = {entry['kept']}" for entry in duplicates for row in entry["merged"]]
-    clashes = [
-        " / ".join(f"{row['row']} {row['stance']}" for row in entry["rows"]) for entry in conflicts
-    ]
+    what = "rows that repeat an earlier one with the same stance; merged"
+    lines = [f"duplicates: {len(merged)} ({what})"]
+    if merged:
+        lines.append(f"  Excel rows {formatting.list_first(merged)}")
+
     left_out = sum(len(entry["rows"]) for entry in conflicts)
-    lines = [
-        f"duplicates: {len(merged)} (rows that repeat an earlier one with the same stance; merged)"
-    ]
-    lines += [f"  Excel rows {formatting.list_first(merged)}"] if merged else []
-    lines += [
-        f"conflicts: {len(conflicts)} (sentences with different stances on a topic; {left_out} rows left out)"
-    ]
-    lines += [f"  Excel rows {formatting.list_first(clashes)}"] if clashes else []
+    what = f"sentences with different stances on a topic; {left_out} rows left out"
+    lines.append(f"conflicts: {len(conflicts)} ({what})")
+    if conflicts:
+        clashes = []
+        for entry in conflicts:
+            clashes.append(" / ".join(f"{row['row']} {row['stance']}" for row in entry["rows"]))
+        lines.append(f"  Excel rows {formatting.list_first(clashes)}")
     return "\n".join(lines)
 
 
-def format_near(found):
-    """Return the lines on sentences that are nearly those of another split, with their Excel rows."""
-    lines = [
-        f"near-duplicates: {len(found)} (sentences one word away from a sentence of another split)"
-    ]
-    pairs = [
-        f"{entry['row']} {entry['split']} ~ {entry['like']} {entry['like_split']}"
-        for entry in found
-    ]
-    return "\n".join(lines + ([f"  Excel rows {formatting.list_first(pairs)}"] if pairs else []))
+def format_near(found: list[dict]) -> str:
+    """Return the lines on sentences that are nearly those of another split, with their Excel rows.
+
+    found: from near_duplicates.find_near_duplicates.
+    """
+    what = "sentences one word away from a sentence of another split"
+    lines = [f"near-duplicates: {len(found)} ({what})"]
+    if found:
+        pairs = [
+            f"{entry['row']} {entry['split']} ~ {entry['like']} {entry['like_split']}"
+            for entry in found
+        ]
+        lines.append(f"  Excel rows {formatting.list_first(pairs)}")
+    return "\n".join(lines)
 
 
-def write_splits(output_dir, splits, report):
+def write_splits(output_dir: Path, splits: dict[str, list[Example]], report: dict) -> list[Path]:
     """Write the split files and, with their hashes, the report; return the paths."""
     paths = {name: output_dir / f"{name}.jsonl" for name in splits}
+    report_path = output_dir / REPORT
     try:
         for name, path in paths.items():
             files.write_jsonl(path, splits[name])
         hashes = {path.name: files.hash_file(path) for path in paths.values()}
-        files.write_json(output_dir / REPORT, {**report, "outputs": hashes})
+        files.write_json(report_path, {**report, "outputs": hashes})
     except OSError as problem:
-        errors.fail(
-            f"cannot write to {output_dir} ({problem.strerror}): choose another --output-dir"
-        )
-    return [*paths.values(), output_dir / REPORT]
+        hint = "choose another --output-dir"
+        errors.fail(f"cannot write to {output_dir} ({problem.strerror}): {hint}")
+    return [*paths.values(), report_path]
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
+    """Read the corpus, draw the splits and write them; or, with --check, show what is wrong."""
     args = parse_args(argv)
-    reading = (args.corpus, args.sheet, args.columns, args.strict)
     if args.check:
-        raise SystemExit(check_corpus(*reading))
-    table, rows, findings = annotations.scan_corpus(*reading)
+        raise SystemExit(check_corpus(args.corpus, args.sheet, args.columns, args.strict))
+    table, rows, findings = annotations.scan_corpus(
+        args.corpus, args.sheet, args.columns, args.strict
+    )
     annotations.check_rows(table.location, rows, findings)
     tables.note_unused(table)
     kept, duplicates, conflicts = annotations.merge_duplicates(rows)
@@ -246,5 +272,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    gc.disable()  # a million rows are no garbage, and looking through them again and again takes a fifth of the time
+    # A million rows are no garbage; to look through them again and again takes a fifth of the time.
+    gc.disable()
     errors.run_script(main)

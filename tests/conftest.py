@@ -12,6 +12,18 @@ from stance.common import startup  # noqa: F401  before torch: how its threads w
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Skip tests marked gpu where there is none; mark those that use the real tokenizer as gated."""
+    for item in items:
+        if "gemma_tokenizer" in item.fixturenames:
+            item.add_marker(pytest.mark.gated)
+        if item.get_closest_marker("gpu") is not None:
+            import torch  # seconds: most tests do without
+
+            if not torch.cuda.is_available():
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
 @pytest.fixture(scope="session")
 def gemma_tokenizer():
     """The tokenizer in the folder that the environment variable GEMMA_TOKENIZER names; skips the test without it."""

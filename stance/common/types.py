@@ -33,6 +33,7 @@ class Prediction(TypedDict, total=False):
 
     prediction: str | None  # one of prompts.LABELS; None: a generated reply that is no label
     probabilities: dict[str, float]  # of each label; absent in generate mode
+    label_mass: float  # probability of the three labels together; absent in generate mode
     reply: str  # the generated text; absent in score mode
 
 

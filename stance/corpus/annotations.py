@@ -1,13 +1,16 @@
 """The annotated corpus: files to rows, what is wrong in them, duplicates. No torch.
 
-A row is a dict(topic, text, label, stance, row): cleaned texts, one of prompts.LABELS, the stance as the annotator
-spelled it, and the row number that Excel shows. A user's mistake in a file ends in one line through errors.fail.
+A row is an AnnotatedRow of stance/common/types.py. A user's mistake in a file ends in one line
+through errors.fail.
 """
 
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import prompts
 from stance.common import errors, formatting
+from stance.common.types import AnnotatedRow
 from stance.corpus import cleaning, tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
@@ -18,17 +21,12 @@ COLUMN_NAMES = {  # headers accepted for each column; compared after strip and c
 }
 # --------------------------------------------------------------------------
 
-BROKEN = {
-    "",
-    "#N/A",
-    "#REF!",
-    "#VALUE!",
-    "#DIV/0!",
-    "#NAME?",
-    "#NUM!",
-    "#NULL!",
-}  # empty, and Excel's error values
-RENAME = "name those of the file: --columns of prepare_data.py, or COLUMN_NAMES in stance/corpus/annotations.py"
+# Cells that hold no text: empty ones, and Excel's error values.
+BROKEN = {"", "#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!"}
+RENAME = (
+    "name those of the file: --columns of prepare_data.py, "
+    "or COLUMN_NAMES in stance/corpus/annotations.py"
+)
 CHECK_TYPE = "check it and type it into a cell of the format Text"
 
 
@@ -42,10 +40,32 @@ class Finding(NamedTuple):
     serious: bool = True  # the row cannot be used as it is
 
 
-def read_corpus(path, sheet=None, headers=None, strict=False):
-    """Read an annotated .xlsx, .csv, .tsv or .jsonl file into a list of rows; stop with all its defects in one line.
+class Scan(NamedTuple):
+    """What an annotated file holds."""
 
-    Texts are cleaned; rows without topic, text and stance are skipped; other columns are ignored. See scan_corpus.
+    table: tables.Table  # where it was read from; its rows are used up
+    rows: list[AnnotatedRow]  # the usable ones, in the order of the file
+    findings: list[Finding]  # about all rows
+
+
+class MergedRows(NamedTuple):
+    """Rows that hold each pair of topic and sentence once, and which others there were."""
+
+    rows: list[AnnotatedRow]
+    duplicates: list[dict]  # {kept, merged}: a row number, and those of its repetitions
+    conflicts: list[dict]  # {topic, text, rows: [{row, stance}]}: pairs of several labels
+
+
+def read_corpus(
+    path: str | Path,
+    sheet: str | None = None,
+    headers: Sequence[str] | None = None,
+    strict: bool = False,
+) -> list[AnnotatedRow]:
+    """Read an annotated .xlsx, .csv, .tsv or .jsonl file; fail with all its defects in one line.
+
+    Texts are cleaned; rows without topic, text and stance are skipped; other columns are ignored.
+    The parameters are those of scan_corpus.
     """
     table, rows, findings = scan_corpus(path, sheet, headers, strict)
     check_rows(table.location, rows, findings)
@@ -53,60 +73,90 @@ def read_corpus(path, sheet=None, headers=None, strict=False):
     return rows
 
 
-def scan_corpus(path, sheet=None, headers=None, strict=False):
-    """Read an annotated file; return (its table, the usable rows, a list of Findings about the others and these).
+def scan_corpus(
+    path: str | Path,
+    sheet: str | None = None,
+    headers: Sequence[str] | None = None,
+    strict: bool = False,
+) -> Scan:
+    """Read an annotated file with everything that is wrong or doubtful in it.
 
-    headers: those of topic, text and stance (None: any of COLUMN_NAMES). strict: doubtful cells cannot be used either.
+    sheet: name of a sheet (None: the only one with the columns). headers: those of topic, text and
+    stance (None: any of COLUMN_NAMES). strict: rows with doubtful cells cannot be used either.
     """
-    given = zip(COLUMN_NAMES, headers, strict=True) if headers else ()
-    needed = {name: (cleaning.clean_text(header),) for name, header in given} or COLUMN_NAMES
+    needed = COLUMN_NAMES
+    if headers:
+        accepted = [(cleaning.clean_text(header),) for header in headers]
+        needed = dict(zip(COLUMN_NAMES, accepted, strict=True))
     table = tables.open_table(path, needed, sheet, "name one with --sheet", RENAME)
-    rows, findings = [], []
-    for number, cells in table.rows:
-        cells = [cells[index] for index in table.columns.values()]
-        topic, text, stance = values = [cleaning.clean_text(cell) for cell in cells]
+    indices = [table.columns[name] for name in COLUMN_NAMES]
+    rows = []
+    findings = []
+    for number, line in table.rows:
+        cells = [line[index] for index in indices]
+        topic, text, stance = map(cleaning.clean_text, cells)
         label = prompts.parse_stance(stance)
         if label and topic not in BROKEN and text not in BROKEN:
             rows.append(
                 {"topic": topic, "text": text, "label": label, "stance": stance, "row": number}
             )
-        elif any(values) or any(cell is workbook_reader.UNSTORED for cell in cells):
-            findings += [
-                Finding(number, *fault)
-                for fault in map(find_fault, COLUMN_NAMES, cells, values)
-                if fault
-            ]
-        for name, cell in zip(COLUMN_NAMES, cells):
-            if not isinstance(cell, str) and cell is not None:
-                what = f"{name} is a number, date or truth value, read as text"
-                findings.append(Finding(number, name, what, CHECK_TYPE, strict))
-            elif cell is not None and workbook_reader.is_full(cell):
-                what = f"{name} has {len(cell):,} characters, all that an Excel cell holds, and is probably cut"
-                findings.append(Finding(number, name, what, "compare it with its source", strict))
+        elif topic or text or stance or any(cell is workbook_reader.UNSTORED for cell in cells):
+            findings += find_faults(number, cells)
+        findings += find_doubts(number, cells, strict)
     unusable = {finding.row for finding in findings if finding.serious}
     rows = [row for row in rows if row["row"] not in unusable]
-    return table, rows, findings
+    return Scan(table, rows, findings)
 
 
-def find_fault(name, cell, value):
-    """Return (column, what, hint) if a cell cannot be used, else None. value: its cleaned text."""
-    if cell is workbook_reader.UNSTORED:
-        return (
-            name,
-            f"{name} is a formula without a stored value",
-            "open the file in Excel and save it",
-        )
-    if not value:
-        return name, f"{name} is empty", "fill it or delete the row"
-    if value in BROKEN:
-        return name, f"{name} is {value}", "mend its formula or write the value"
-    if name == "stance" and prompts.parse_stance(value) is None:
-        hint = f"write {', '.join(prompts.LABELS)}, or add the spelling to STANCE_SPELLINGS in prompts.py"
-        return name, f"unknown stance {formatting.quote(value)}", hint
-    return None
+def find_faults(number: int, cells: list) -> list[Finding]:
+    """Return Findings about those cells of a row that cannot be used.
+
+    number: of the row; cells: raw, in the order of COLUMN_NAMES.
+    """
+    findings = []
+    for name, cell in zip(COLUMN_NAMES, cells):
+        value = cleaning.clean_text(cell)
+        if cell is workbook_reader.UNSTORED:
+            what = f"{name} is a formula without a stored value"
+            hint = "open the file in Excel and save it"
+        elif not value:
+            what = f"{name} is empty"
+            hint = "fill it or delete the row"
+        elif value in BROKEN:
+            what = f"{name} is {value}"
+            hint = "mend its formula or write the value"
+        elif name == "stance" and prompts.parse_stance(value) is None:
+            what = f"unknown stance {formatting.quote(value)}"
+            labels = ", ".join(prompts.LABELS)
+            hint = f"write {labels}, or add the spelling to STANCE_SPELLINGS in prompts.py"
+        else:
+            continue
+        findings.append(Finding(number, name, what, hint))
+    return findings
 
 
-def group_findings(findings):
+def find_doubts(number: int, cells: list, strict: bool) -> list[Finding]:
+    """Return Findings about those cells of a row that are perhaps not what was meant.
+
+    number: of the row; cells: raw, in the order of COLUMN_NAMES. strict: whether these are serious.
+    """
+    findings = []
+    for name, cell in zip(COLUMN_NAMES, cells):
+        if cell is None:
+            continue
+        if not isinstance(cell, str):
+            what = f"{name} is a number, date or truth value, read as text"
+            findings.append(Finding(number, name, what, CHECK_TYPE, strict))
+        elif workbook_reader.is_full(cell):
+            what = (
+                f"{name} has {len(cell):,} characters, all that an Excel cell holds, "
+                "and is probably cut"
+            )
+            findings.append(Finding(number, name, what, "compare it with its source", strict))
+    return findings
+
+
+def group_findings(findings: Iterable[Finding]) -> dict[str, dict[str, list[int]]]:
     """Return {hint: {what: row numbers}}."""
     groups = {}
     for finding in findings:
@@ -114,36 +164,40 @@ def group_findings(findings):
     return groups
 
 
-def check_rows(location, rows, findings):
-    """Stop in one line if a file has cells that cannot be used, or no rows; print a note on doubtful ones."""
-    parts, notes = [], []
-    for serious, lines in ((True, parts), (False, notes)):
-        for hint, whats in group_findings(
-            finding for finding in findings if finding.serious == serious
-        ).items():
-            found = [
-                f"{what} in {formatting.count_rows(numbers)}" for what, numbers in whats.items()
-            ]
-            lines.append(f"{formatting.list_first(found)}: {hint}")
-    if not rows and not parts:
-        parts.append("no rows below the header: fill in the table")
-    if parts:
-        errors.fail(f"{location}: {'; '.join(parts)}")
+def check_rows(location: str, rows: list[AnnotatedRow], findings: list[Finding]) -> None:
+    """Fail in one line if a file has cells that cannot be used, or no rows; note doubtful cells."""
+    problems = _describe_findings([finding for finding in findings if finding.serious])
+    notes = _describe_findings([finding for finding in findings if not finding.serious])
+    if not rows and not problems:
+        problems = ["no rows below the header: fill in the table"]
+    if problems:
+        errors.fail(f"{location}: {'; '.join(problems)}")
     if notes:
         print(f"note: {location}: {'; '.join(notes)}")
 
 
-def merge_duplicates(rows):
-    """Return (rows, duplicates, conflicts), where rows hold each pair of topic and sentence once.
+def _describe_findings(findings: list[Finding]) -> list[str]:
+    """Return a text for each hint: what is found, in which rows, and the hint."""
+    texts = []
+    for hint, rows_of_what in group_findings(findings).items():
+        found = [f"{what} in {formatting.count_rows(rows)}" for what, rows in rows_of_what.items()]
+        texts.append(f"{formatting.list_first(found)}: {hint}")
+    return texts
 
-    Equal pairs with one label shrink to the first in the file: duplicates, a list of {kept, merged} row numbers.
-    Equal pairs with several labels are left out: conflicts, a list of {topic, text, rows: [{row, stance}]}.
+
+def merge_duplicates(rows: Iterable[AnnotatedRow]) -> MergedRows:
+    """Merge rows whose topic and sentence are the same but for what cleaning.normalise_key drops.
+
+    Equal pairs with one label shrink to the first in the file: duplicates. Equal pairs with several
+    labels are left out: conflicts.
     """
-    groups, kept, duplicates, conflicts = {}, [], [], []
+    groups = {}  # rows by the keys of topic and sentence
     for row in sorted(rows, key=lambda row: row["row"]):
-        groups.setdefault(
-            (cleaning.normalise_key(row["topic"]), cleaning.normalise_key(row["text"])), []
-        ).append(row)
+        pair = cleaning.normalise_key(row["topic"]), cleaning.normalise_key(row["text"])
+        groups.setdefault(pair, []).append(row)
+    kept = []
+    duplicates = []
+    conflicts = []
     for group in groups.values():
         first = group[0]
         if len(group) == 1:
@@ -154,4 +208,4 @@ def merge_duplicates(rows):
         else:
             kept.append(first)
             duplicates.append({"kept": first["row"], "merged": [row["row"] for row in group[1:]]})
-    return kept, duplicates, conflicts
+    return MergedRows(kept, duplicates, conflicts)

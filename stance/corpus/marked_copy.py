@@ -1,97 +1,100 @@
-"""What prepare_data.py --check shows: all findings in a corpus, and a copy of it with the cells and hints marked."""
+"""What prepare_data.py --check shows: all findings in a corpus, and a copy with them marked."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import openpyxl
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.styles import Alignment, PatternFill
+from openpyxl.worksheet.worksheet import Worksheet
 
 from stance.common import errors, formatting
 from stance.corpus import annotations, cleaning, tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
-SERIOUS_COLOUR, DOUBTFUL_COLOUR = "FF9999", "FFF2B3"  # RGB of marked cells
+SERIOUS_COLOUR = "FF9999"  # RGB of cells that cannot be used
+DOUBTFUL_COLOUR = "FFF2B3"  # RGB of cells that a person should look at
 HINT_HEADER = "hint"  # of the column that the copy has more
 HINT_WIDTH = 80  # characters
 # --------------------------------------------------------------------------
 
 
-def find_clashes(duplicates, conflicts):
-    """Return Findings about sentences that occur twice, from what annotations.merge_duplicates returns."""
+def find_clashes(duplicates: list[dict], conflicts: list[dict]) -> list[annotations.Finding]:
+    """Return Findings about sentences that occur twice.
+
+    duplicates, conflicts: from annotations.merge_duplicates.
+    """
     findings = []
     for entry in duplicates:
+        what = f"topic and text repeat those of row {entry['kept']}, with the same stance"
+        hint = "nothing need be done, they count once"
         for row in entry["merged"]:
-            what = f"topic and text repeat those of row {entry['kept']}, with the same stance"
-            findings.append(
-                annotations.Finding(
-                    row, "text", what, "nothing need be done, they count once", False
-                )
-            )
+            findings.append(annotations.Finding(row, "text", what, hint, serious=False))
     for entry in conflicts:
-        stances = ", ".join(
-            f"row {row['row']} {formatting.quote(row['stance'])}" for row in entry["rows"]
-        )
-        what = f"stances of one topic and text differ ({stances})"
+        stances = [f"row {row['row']} {formatting.quote(row['stance'])}" for row in entry["rows"]]
+        what = f"stances of one topic and text differ ({', '.join(stances)})"
         hint = "decide on one stance, as all of them are left out"
-        findings += [annotations.Finding(row["row"], "stance", what, hint) for row in entry["rows"]]
+        for row in entry["rows"]:
+            findings.append(annotations.Finding(row["row"], "stance", what, hint))
     return findings
 
 
-def format_findings(findings):
+def format_findings(findings: list[annotations.Finding]) -> str:
     """Return the lines that name all findings with all their rows, the serious ones first."""
     lines = []
     for serious, kind in ((True, "problem"), (False, "note")):
         chosen = [finding for finding in findings if finding.serious == serious]
-        for hint, whats in annotations.group_findings(chosen).items():
-            lines += [
-                f"{kind}: {what} in {format_rows(numbers)}: {hint}"
-                for what, numbers in whats.items()
-            ]
+        for hint, rows_of_what in annotations.group_findings(chosen).items():
+            for what, rows in rows_of_what.items():
+                lines.append(f"{kind}: {what} in {format_rows(rows)}: {hint}")
     return "\n".join(lines)
 
 
-def format_rows(numbers):
+def format_rows(numbers: list[int]) -> str:
     """Return all row numbers as text, neighbours as a range: rows 3, 6-9."""
-    spans = []
+    spans = []  # [first row, last row]
     for number in sorted(numbers):
         if spans and number == spans[-1][1] + 1:
             spans[-1][1] = number
         else:
             spans.append([number, number])
-    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
-    return f"{'rows' if len(numbers) > 1 else 'row'} {text}"
+    parts = [str(first) if first == last else f"{first}-{last}" for first, last in spans]
+    noun = "rows" if len(numbers) > 1 else "row"
+    return f"{noun} {', '.join(parts)}"
 
 
-def write_checked(path, table, findings):
-    """Write <name>.checked.xlsx beside the corpus, with its bad cells coloured and their hints; return its path."""
+def write_checked(
+    path: str | Path, table: tables.Table, findings: list[annotations.Finding]
+) -> Path:
+    """Write <name>.checked.xlsx beside the corpus, its bad cells coloured and their hints added.
+
+    path, table: of the corpus, as annotations.scan_corpus read it. Returns the path of the copy.
+    """
     copy = Path(path).with_name(Path(path).stem + ".checked.xlsx")
+    offset = 0  # rows by which the table lies lower in the copy
     if Path(path).suffix.lower() == ".xlsx":
         book = openpyxl.load_workbook(path, rich_text=True)
-        [sheet] = [
-            sheet
-            for sheet in book.worksheets
-            if workbook_reader.name_location(path, sheet.title) == table.location
-        ]
-        offset = 0
+        sheets = {
+            workbook_reader.name_location(path, sheet.title): sheet for sheet in book.worksheets
+        }
+        sheet = sheets[table.location]
     else:
         book = openpyxl.Workbook()
         sheet = book.active
-        offset = 1 - min(
-            table.header_row, 1
-        )  # the header of a .jsonl file has row number 0, its first object 1
+        if table.header_row == 0:  # in a .jsonl file; its first object is row 1
+            offset = 1
         copy_sheet(sheet, path, offset)
     mark_cells(sheet, table, findings, offset)
     try:
         book.save(copy)
     except OSError as problem:
-        errors.fail(
-            f"cannot write {copy} ({problem.strerror}): close it in Excel, or copy the corpus elsewhere"
-        )
+        hint = "close it in Excel, or copy the corpus elsewhere"
+        errors.fail(f"cannot write {copy} ({problem.strerror}): {hint}")
     return copy
 
 
-def copy_sheet(sheet, path, offset):
-    """Write the table of a .csv, .tsv or .jsonl file into a sheet, all of it as text."""
+def copy_sheet(sheet: Worksheet, path: str | Path, offset: int) -> None:
+    """Write the table of a .csv, .tsv or .jsonl file into a sheet, offset rows lower, as text."""
     table = tables.open_table(path, {})
     for number, cells in [(table.header_row, table.header), *table.rows]:
         for column, value in enumerate(cells, start=1):
@@ -101,23 +104,29 @@ def copy_sheet(sheet, path, offset):
                 cell.data_type = "s"  # openpyxl takes '=...' for a formula
 
 
-def mark_cells(sheet, table, findings, offset):
-    """Colour the cells of the findings and write the hints of each row into the first column that is free."""
-    # Not max_column + 1: a stray cell in the last column would leave no room.
-    taken, width = {column for _, column in sheet._cells}, max(table.columns.values()) + 1
-    free = next(
-        column for column in range(width + 1, width + len(taken) + 2) if column not in taken
-    )
+def mark_cells(
+    sheet: Worksheet, table: tables.Table, findings: Iterable[annotations.Finding], offset: int
+) -> None:
+    """Colour the cells of the findings and write each row's hints into the first free column.
+
+    offset: rows by which the table lies lower in the sheet than in its file.
+    """
+    # Columns of openpyxl count from 1, those of a table from 0. Not max_column + 1: a stray cell in
+    # the last column would leave no room.
+    taken = {column for _, column in sheet._cells}
+    free = max(table.columns.values()) + 2
+    while free in taken:
+        free += 1
     sheet.cell(max(table.header_row, 1), free, HINT_HEADER)
     sheet.column_dimensions[openpyxl.utils.get_column_letter(free)].width = HINT_WIDTH
-    hints = {}
-    for finding in sorted(
-        findings, key=lambda finding: finding.serious
-    ):  # the serious colour comes last and stays
+    hints = {}  # of each row; the doubtful ones first
+    # Of several findings in a cell, the colour of a serious one comes last and stays.
+    for finding in sorted(findings, key=lambda finding: finding.serious):
         colour = SERIOUS_COLOUR if finding.serious else DOUBTFUL_COLOUR
         cell = sheet.cell(finding.row + offset, table.columns[finding.column] + 1)
         cell.fill = PatternFill("solid", start_color=colour)
         hints.setdefault(finding.row, []).append(f"{finding.what}: {finding.hint}")
-    for row, parts in hints.items():
-        cell = sheet.cell(row + offset, free, "; ".join(dict.fromkeys(reversed(parts))))
+    for row, row_hints in hints.items():
+        different = dict.fromkeys(reversed(row_hints))
+        cell = sheet.cell(row + offset, free, "; ".join(different))
         cell.alignment = Alignment(wrap_text=True, vertical="top")

@@ -1,78 +1,113 @@
-"""Sentences of two splits that are the same but for a word: a model that learnt one has an easy time with the other.
+"""Sentences of two splits that are the same but for a word: who learnt one finds the other easy.
 
-Equal sentences never get into two splits (splitting.draw_splits). Whether one word more or less changes what is said, only
-a person can tell, so these are reported and stay where they are.
+Equal sentences never get into two splits (splitting.draw_splits). Whether one word more or less
+changes what is said, only a person can tell, so these are reported and stay where they are.
+
+They are found by deletion-neighbourhood hashing, exactly and in linear time: each sentence has the
+hash of all its words and the hashes of what is left without one of them.
 """
+
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
+from stance.common.types import AnnotatedRow, Example
 from stance.corpus import cleaning, splitting
 
 # ---------------------------------------------------------------- settings
 MIN_WORDS = 6  # of the sentences compared; of shorter ones, a word is most of what is said
 # --------------------------------------------------------------------------
 
-AGAINST = {
-    "train": (),
-    "test": ("train",),
-    "val": ("train", "test"),
-}  # with which splits' sentences a split's compare
+# With which splits' sentences those of a split are compared.
+AGAINST = {"train": (), "test": ("train",), "val": ("train", "test")}
 
 
-def find_near_duplicates(splits, rows):
-    """Return a list of {row, split, like, like_split}: row numbers of sentences that are nearly those of another split.
+class _Line(NamedTuple):
+    """What is compared of a line of a split file."""
 
-    splits: {split: lines of its file}; rows: of the corpus, with their numbers. A line of val or test is listed once
-    for train, one of val once for test; of several sentences that it is like, the first in the corpus is named.
+    row: int  # of the corpus, as Excel shows it
+    split: str
+    text: str
+
+
+def find_near_duplicates(
+    splits: dict[str, list[Example]], rows: Iterable[AnnotatedRow]
+) -> list[dict]:
+    """Return a {row, split, like, like_split} for each sentence that is nearly another split's.
+
+    splits: {split: lines of its file}; rows: of the corpus, with their numbers. row and like are
+    row numbers. A line of val or test is listed once for train, one of val once for test; of
+    several sentences that it is like, the first in the corpus is named.
     """
     numbers = {splitting.make_id(row["topic"], row["text"]): row["row"] for row in rows}
-    lines = sorted(
-        (numbers[line["id"]], name, line["text"]) for name, part in splits.items() for line in part
-    )
-    firsts = {}  # (mark, split): the first line of the split that has the mark
-    shared = list(zip(*find_shared(*mark_sentences(text for _, _, text in lines)), strict=True))
-    for mark, position in shared:
-        firsts[mark, lines[position][1]] = min(
-            position, firsts.get((mark, lines[position][1]), position)
+    lines = []
+    for split, split_lines in splits.items():
+        lines += [_Line(numbers[line["id"]], split, line["text"]) for line in split_lines]
+    lines.sort(key=lambda line: line.row)
+    marks, positions = find_shared(*mark_sentences(line.text for line in lines))
+
+    firsts = {}  # (mark, split): position of the first line of the split that has the mark
+    for mark, position in zip(marks, positions, strict=True):
+        key = mark, lines[position].split
+        firsts[key] = min(position, firsts.get(key, position))
+
+    likes = {}  # (position of a line, other split): of the first line of that split that is like it
+    for mark, position in zip(marks, positions, strict=True):
+        for split in AGAINST[lines[position].split]:
+            like = firsts.get((mark, split))
+            if like is not None:
+                key = position, split
+                likes[key] = min(like, likes.get(key, like))
+
+    found = []
+    for position, like in sorted((position, like) for (position, _), like in likes.items()):
+        line = lines[position]
+        other = lines[like]
+        found.append(
+            {
+                "row": line.row,
+                "split": line.split,
+                "like": other.row,
+                "like_split": other.split,
+            }
         )
-    likes = {}
-    for mark, position in shared:
-        for name in AGAINST[lines[position][1]]:
-            if (like := firsts.get((mark, name))) is not None:
-                likes[position, name] = min(like, likes.get((position, name), like))
-    pairs = sorted((position, like) for (position, _), like in likes.items())
-    keys = ("row", "split", "like", "like_split")
-    return [
-        dict(zip(keys, (*lines[position][:2], *lines[like][:2]), strict=True))
-        for position, like in pairs
-    ]
+    return found
 
 
-def mark_sentences(texts):
-    """Return two int64 arrays: numbers that mark sentences, and for each the position of its sentence in texts.
+def mark_sentences(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return numbers that mark sentences, and for each the position of its sentence in texts.
 
-    Two sentences share a mark if they have the same words but for one, in any order: marks are the sum of the words'
-    hashes, and that sum without each of the words (one word changed, added or left out).
+    Two sentences share a mark if they have the same words but for one, in any order: marks are the
+    sum of the words' hashes, and that sum without each of the words (one word changed, added or
+    left out). Sentences of fewer than MIN_WORDS words have none. Both arrays are of int64 and of
+    shape [marks]: first one a sentence, then one a word.
     """
-    keys = {
-        position: key
-        for position, key in enumerate(map(cleaning.normalise_key, texts))
-        if key.count(" ") + 1 >= MIN_WORDS
-    }
-    sizes = np.array([key.count(" ") + 1 for key in keys.values()], np.int64)
-    hashes = np.fromiter(
-        (hash(word) for key in keys.values() for word in key.split()), np.int64, sizes.sum()
-    )
-    totals = np.add.reduceat(hashes, np.cumsum(sizes) - sizes) if len(sizes) else hashes
+    keys = {}  # by position of the sentence
+    for position, key in enumerate(map(cleaning.normalise_key, texts)):
+        if key.count(" ") + 1 >= MIN_WORDS:
+            keys[position] = key
     positions = np.fromiter(keys, np.int64, len(keys))
-    marks = np.concatenate([totals, np.repeat(totals, sizes) - hashes])
+    sizes = np.array([key.count(" ") + 1 for key in keys.values()], np.int64)  # in words
+    words = (word for key in keys.values() for word in key.split())
+    hashes = np.fromiter(map(hash, words), np.int64, sizes.sum())
+    if keys:
+        first_words = np.cumsum(sizes) - sizes
+        totals = np.add.reduceat(hashes, first_words)
+    else:
+        totals = hashes  # reduceat takes no empty arrays
+    marks_without_a_word = np.repeat(totals, sizes) - hashes
+    marks = np.concatenate([totals, marks_without_a_word])
     return marks, np.concatenate([positions, np.repeat(positions, sizes)])
 
 
-def find_shared(marks, positions):
-    """Return (marks, positions) of those marks that occur more than once, as lists."""
+def find_shared(marks: np.ndarray, positions: np.ndarray) -> tuple[list[int], list[int]]:
+    """Return (marks, positions) of those marks that occur more than once."""
+    if not len(marks):
+        return [], []
     order = np.argsort(marks)
-    marks, positions = marks[order], positions[order]
-    again = marks[1:] == marks[:-1]
-    shared = np.append(again, False) | np.append(False, again) if len(marks) else np.zeros(0, bool)
+    marks = marks[order]
+    positions = positions[order]
+    as_next = marks[1:] == marks[:-1]
+    shared = np.append(as_next, False) | np.append(False, as_next)
     return marks[shared].tolist(), positions[shared].tolist()

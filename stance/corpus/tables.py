@@ -1,6 +1,7 @@
-"""Tables of users: .xlsx, .csv, .tsv and .jsonl files, read and written row by row, whole or not at all. No torch.
+"""Tables of users: .xlsx, .csv, .tsv and .jsonl files, read and written row by row. No torch.
 
-A user's mistake in a file ends in one line through errors.fail that names file, sheet, row and hint.
+They are written whole or not at all. A user's mistake in a file ends in one line through
+errors.fail that names file, sheet, row and hint.
 """
 
 import csv
@@ -11,8 +12,9 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from stance.common import errors, files, formatting
 from stance.corpus import cleaning, workbook_reader, workbook_writer
@@ -24,18 +26,70 @@ class Table(NamedTuple):
     """An open table of a file."""
 
     location: str  # file and sheet, for messages
-    header: list  # the headers as they stand in the file
-    columns: dict  # needed column: its index in header
-    rows: object  # iterator over (row number as Excel shows it, raw cells, one for each header)
+    header: list[str]  # the headers as they stand in the file, cleaned
+    columns: dict[str, int]  # needed column: its index in header
+    rows: workbook_reader.Lines  # below the header; of raw cells, one for each header
     header_row: int = 1  # row number of the headers; 0 in a .jsonl file, where they have no line
 
 
-def open_table(path, needed, sheet=None, choose="keep only one of them in the file", rename=None):
-    """Open the one sheet, or the named sheet, whose first row that is not empty has a header for every needed column.
+class Candidate(NamedTuple):
+    """A sheet that may be the table that is looked for."""
 
-    needed: {column: headers accepted for it}; headers are compared after strip and casefold. choose: what the user is
-    told to do if several sheets fit; rename: what else than to change the headers if none does.
+    location: str
+    header: list[str]
+    matches: dict[str, list[int]]  # needed column: the indices of all headers that fit it
+    lines: workbook_reader.Lines  # below the header, as long as they are
+    header_row: int
+
+
+def open_table(
+    path: str | Path,
+    needed: Mapping[str, Sequence[str]],
+    sheet: str | None = None,
+    choose: str = "keep only one of them in the file",
+    rename: str | None = None,
+) -> Table:
+    """Open the sheet whose first row that is not empty has a header for every needed column.
+
+    needed: {column: headers accepted for it}; headers are compared after strip and casefold.
+    sheet: its name; None: the only one that fits. choose: what the user is told to do if several
+    sheets fit; rename: what else than to change the headers if none does. Fails if there is not
+    exactly one sheet and one header for each column.
     """
+    check_readable(path, sheet)
+    fitting = []
+    others = []
+    for location, lines in open_sheets(path):
+        candidate = match_headers(location, lines, needed)
+        named = sheet is None or location == workbook_reader.name_location(path, sheet)
+        if named and all(candidate.matches.values()):
+            fitting.append(candidate)
+        else:
+            others.append(candidate)
+    if not fitting:
+        seen = "; ".join(describe_headers(other, needed) for other in others)
+        headers = ", ".join(f"{column} ({'|'.join(names)})" for column, names in needed.items())
+        missing = "no table" if sheet is None else f"no sheet {formatting.quote(sheet)}"
+        hint = "put these headers in the first row"
+        if rename:
+            hint += f", or {rename}"
+        errors.fail(f"{missing} with the headers {headers}: {seen}: {hint}")
+    if len(fitting) > 1:
+        locations = " and ".join(candidate.location for candidate in fitting)
+        errors.fail(f"{locations} have the same headers: {choose}")
+    [chosen] = fitting
+    columns = choose_columns(chosen)
+    if others:
+        titles = [other.location.removeprefix(f"{path}, ") for other in others]
+        print(f"note: {chosen.location} is read, not {formatting.list_first(titles)}")
+    # In Excel notes beside a table are common, in a .csv file not.
+    strict_location = None if Path(path).suffix.lower() == ".xlsx" else chosen.location
+    rows = fit_rows(chosen.lines, len(chosen.header), strict_location)
+    return Table(chosen.location, chosen.header, columns, rows, chosen.header_row)
+
+
+def check_readable(path: str | Path, sheet: str | None) -> None:
+    """Fail if a table cannot be read because of its ending, or has no sheets but one is named."""
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
         errors.fail(f"{path} is no {', '.join(SUFFIXES)} file: save it in Excel as .xlsx")
@@ -43,163 +97,156 @@ def open_table(path, needed, sheet=None, choose="keep only one of them in the fi
         errors.fail(f"{path} is an Excel workbook despite its name: rename it to .xlsx")
     if suffix != ".xlsx" and sheet is not None:
         errors.fail(f"{path} has no sheets: leave out --sheet or SHEET")
-    known = {column: [name.casefold() for name in names] for column, names in needed.items()}
-    fitting, others = [], []
-    for location, lines in {".xlsx": workbook_reader.open_xlsx, ".jsonl": open_jsonl}.get(
-        suffix, open_csv
-    )(path):
-        number, header = next(
-            ((number, cells) for number, cells in lines if any(map(cleaning.clean_text, cells))),
-            (1, ()),
-        )
-        names = [cleaning.clean_text(cell) for cell in header]
-        found = {
-            column: [i for i, name in enumerate(names) if name.casefold() in known[column]]
-            for column in needed
-        }
-        rows = fit_rows(lines, len(names), None if suffix == ".xlsx" else location)
-        fits = all(found.values()) and (
-            sheet is None or location == workbook_reader.name_location(path, sheet)
-        )
-        (fitting if fits else others).append(Table(location, names, found, rows, number))
-    if not fitting:
-        seen = "; ".join(describe_headers(table, needed) for table in others)
-        headers = ", ".join(f"{column} ({'|'.join(names)})" for column, names in needed.items())
-        missing = "no table" if sheet is None else f"no sheet {formatting.quote(sheet)}"
-        hint = "put these headers in the first row" + (f", or {rename}" if rename else "")
-        errors.fail(f"{missing} with the headers {headers}: {seen}: {hint}")
-    if len(fitting) > 1:
-        errors.fail(
-            f"{' and '.join(table.location for table in fitting)} have the same headers: {choose}"
-        )
-    [table] = fitting
-    for column, indices in table.columns.items():
+
+
+def open_sheets(path: str | Path) -> Iterator[tuple[str, workbook_reader.Lines]]:
+    """Return an iterator over (location, lines) of the sheets of a file: of one, if no workbook."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".xlsx":
+        return workbook_reader.open_xlsx(path)
+    if suffix == ".jsonl":
+        return open_jsonl(path)
+    return open_csv(path)
+
+
+def match_headers(
+    location: str, lines: workbook_reader.Lines, needed: Mapping[str, Sequence[str]]
+) -> Candidate:
+    """Read lines up to the header, the first that is not empty; find the needed columns in it."""
+    header_row = 1
+    header = []
+    for number, cells in lines:
+        names = [cleaning.clean_text(cell) for cell in cells]
+        if any(names):
+            header_row = number
+            header = names
+            break
+    matches = {}
+    for column, names in needed.items():
+        accepted = [name.casefold() for name in names]
+        matches[column] = [i for i, name in enumerate(header) if name.casefold() in accepted]
+    return Candidate(location, header, matches, lines, header_row)
+
+
+def choose_columns(table: Candidate) -> dict[str, int]:
+    """Return {needed column: index of its header}; fail if several headers fit a column."""
+    for column, indices in table.matches.items():
         if len(indices) > 1:  # which one is meant is not ours to guess
             headers = " and ".join(formatting.quote(table.header[i]) for i in indices)
             location = f"{table.location}, row {table.header_row}"
             errors.fail(f"{location}: headers {headers} all fit the column {column}: keep only one")
-    if others:
-        unread = formatting.list_first(
-            [other.location.removeprefix(f"{path}, ") for other in others]
-        )
-        print(f"note: {table.location} is read, not {unread}")
-    return table._replace(columns={column: index for column, [index] in table.columns.items()})
+    return {column: indices[0] for column, indices in table.matches.items()}
 
 
-def describe_headers(table, needed):
+def describe_headers(table: Candidate, needed: Mapping[str, Sequence[str]]) -> str:
     """Return in words which headers a table has, and which of the needed ones it lacks."""
-    lacking = [
-        formatting.quote("|".join(needed[column]))
-        for column, indices in table.columns.items()
-        if not indices
-    ]
     found = quote_all([header for header in table.header if header]) or "nothing"
-    return f"{table.location} has {found}" + (
-        f" and lacks {formatting.list_first(lacking)}" if lacking else ""
-    )
+    text = f"{table.location} has {found}"
+    lacking = [column for column, indices in table.matches.items() if not indices]
+    if lacking:
+        text += f" and lacks {quote_all(['|'.join(needed[column]) for column in lacking])}"
+    return text
 
 
-def note_unused(table):
+def note_unused(table: Table) -> None:
     """Print a note that names the columns of a table that nothing reads."""
-    unused = [
-        name
-        for index, name in enumerate(table.header)
-        if name and index not in table.columns.values()
-    ]
+    used = table.columns.values()
+    unused = [name for index, name in enumerate(table.header) if name and index not in used]
     if unused:
         print(f"note: {table.location}: columns that are not used: {quote_all(unused)}")
 
 
-def quote_all(texts):
-    """Return the first of some texts in quotation marks."""
+def quote_all(texts: Iterable[str]) -> str:
+    """Return the first of some texts in quotation marks, and how many more there are."""
     return formatting.list_first([formatting.quote(text) for text in texts])
 
 
-def fit_rows(lines, width, location):
-    """Yield (row number, cells) with exactly width cells; with a location, stop at a row that holds text beyond them."""
+def fit_rows(
+    lines: workbook_reader.Lines, width: int, location: str | None
+) -> workbook_reader.Lines:
+    """Yield (row number, cells) with exactly width cells.
+
+    location: of a table in which a row that holds text beyond them is an error; None: text there
+    is dropped.
+    """
     for number, cells in lines:
-        if location and any(
-            map(cleaning.clean_text, cells[width:])
-        ):  # in Excel notes beside a table are common, in a .csv not
-            errors.fail(
-                f"{location}, row {number} has more cells than headers: put texts with commas in quotation marks"
-            )
+        if location and any(map(cleaning.clean_text, cells[width:])):
+            hint = "put texts with commas in quotation marks"
+            errors.fail(f"{location}, row {number} has more cells than headers: {hint}")
         yield number, [*cells[:width], *[None] * (width - len(cells))]
 
 
-def open_csv(path):
-    """Yield the one (location, lines) of a .csv or .tsv file; stop if it cannot be read."""
+def open_csv(path: str | Path) -> Iterator[tuple[str, workbook_reader.Lines]]:
+    """Yield the one (location, lines) of a .csv or .tsv file; fail if it cannot be read."""
     with files.open_file(path) as file:
         first = next(filter(bytes.strip, file), b"").decode(errors="replace")
-    delimiter = max(
-        ",;\t", key=first.count
-    )  # where the decimal sign is a comma, Excel separates by semicolons
+    # Where the decimal sign is a comma, Excel separates by semicolons.
+    delimiter = max(",;\t", key=first.count)
     file = io.TextIOWrapper(files.open_file(path), encoding="utf-8-sig", newline="")
     reader = csv.reader(file, delimiter=delimiter, strict=True)
-    yield (
-        path,
-        files.guard(enumerate(reader, start=1), path),
-    )  # a record is an Excel row, with all its line breaks
+    # A record is an Excel row, with all its line breaks.
+    yield str(path), files.guard(enumerate(reader, start=1), path)
 
 
-def open_jsonl(path):
-    """Yield the one (location, lines) of a .jsonl file: the keys of its objects as header, then a row an object."""
+def open_jsonl(path: str | Path) -> Iterator[tuple[str, workbook_reader.Lines]]:
+    """Yield the one (location, lines) of a .jsonl file: all keys as header, then the objects."""
     hint = "give a file with one JSON object a line"
-    header = list(dict.fromkeys(key for row in files.iterate_jsonl(path, (), hint) for key in row))
+    keys = {}  # in the order in which they occur first
+    for row in files.iterate_jsonl(path, (), hint):
+        keys.update(dict.fromkeys(row))
+    header = list(keys)
     rows = ([row.get(key) for key in header] for row in files.iterate_jsonl(path, (), hint))
-    yield path, enumerate(itertools.chain([header], rows))  # so line 1 is the first object
+    # The header has number 0, so line 1 is the first object.
+    yield str(path), enumerate(itertools.chain([header], rows))
 
 
-def keep_stdin():
+def keep_stdin() -> BinaryIO:
     """Return a temporary file with all that stdin holds: lines can then be read twice."""
     file = tempfile.TemporaryFile()
     shutil.copyfileobj(sys.stdin.buffer, file)
     return file
 
 
-def open_lines(file):
+def open_lines(file: BinaryIO) -> Table:
     """Return the Table of what keep_stdin kept: one sentence a line, in the column text."""
     file.seek(0)
-    return Table(
-        "stdin",
-        ["text"],
-        {"text": 0},
-        ((number, [line]) for number, line in decode_lines(file, "stdin")),
-    )
+    rows = ((number, [line]) for number, line in decode_lines(file, "stdin"))
+    return Table("stdin", header=["text"], columns={"text": 0}, rows=rows)
 
 
-def decode_lines(file, location):
-    """Yield (line number, line without its end) of a file of bytes; stop where it is not UTF-8."""
+def decode_lines(file: BinaryIO, location: str | Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number, line without its end) of a file of bytes; fail where it is not UTF-8."""
     for number, line in enumerate(file, start=1):
+        encoding = "utf-8-sig" if number == 1 else "utf-8"
         try:
-            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            yield number, line.decode(encoding).rstrip("\r\n")
         except UnicodeDecodeError:
-            errors.fail(
-                f"{location}, line {number} is not UTF-8: save or convert the text as UTF-8"
-            )
+            hint = "save or convert the text as UTF-8"
+            errors.fail(f"{location}, line {number} is not UTF-8: {hint}")
 
 
-def read_topics(path):
-    """Return the cleaned topics of a text file, one a line."""
+def read_topics(path: str | Path) -> list[str]:
+    """Return the cleaned topics of a text file, one a line; fail if it has none or one twice."""
     with files.open_file(path) as file:
-        topics = [
-            topic for _, line in decode_lines(file, path) if (topic := cleaning.clean_text(line))
-        ]
-    twice = [topic for topic in topics if topics.count(topic) > 1]
-    if twice or not topics:
-        problem = f"holds {formatting.quote(twice[0])} twice" if twice else "is empty"
-        errors.fail(f"{path} {problem}: write each topic once, one a line")
+        lines = [cleaning.clean_text(line) for _, line in decode_lines(file, path)]
+    topics = [line for line in lines if line]
+    hint = "write each topic once, one a line"
+    if not topics:
+        errors.fail(f"{path} is empty: {hint}")
+    for topic in topics:
+        if topics.count(topic) > 1:
+            errors.fail(f"{path} holds {formatting.quote(topic)} twice: {hint}")
     return topics
 
 
-def check_suffix(path):
-    """Stop if a table cannot be written to path because of its ending."""
+def check_suffix(path: str | Path) -> None:
+    """Fail if a table cannot be written to path because of its ending."""
     if Path(path).suffix.lower() not in SUFFIXES:
         errors.fail(f"{path}: its name must end in one of {', '.join(SUFFIXES)}")
 
 
-def check_output(path, header):
-    """Stop, before any work is done, if a table with these headers cannot be written to path."""
+def check_output(path: str | Path, header: list[str]) -> None:
+    """Fail, before any work is done, if a table with these headers cannot be written to path."""
     check_suffix(path)
     path = Path(path)
     files.make_folder(path.parent)
@@ -207,69 +254,84 @@ def check_output(path, header):
         errors.fail(f"{path} is a folder: choose another name")
     twice = [name for name in header if header.count(name) > 1]
     if path.suffix.lower() == ".jsonl" and twice:
-        name = formatting.quote(twice[0])
-        errors.fail(
-            f"{path}: two columns are called {name}, which .jsonl cannot hold: write .xlsx or .csv"
-        )
+        problem = f"two columns are called {formatting.quote(twice[0])}, which .jsonl cannot hold"
+        errors.fail(f"{path}: {problem}: write .xlsx or .csv")
 
 
-def check_fit(path, location, number, header, cells):
-    """Stop if a row, read at location, number, cannot be written to path as it is: Excel would cut a long text."""
-    if Path(path).suffix.lower() == ".xlsx":
-        for name, cell in zip(header, cells, strict=True):
-            if workbook_reader.count_units(dump_nested(cell)) > workbook_reader.MAX_TEXT:
-                limit = f"longer than the {workbook_reader.MAX_TEXT:,} characters of an Excel cell"
-                errors.fail(
-                    f"{location}, row {number}: {formatting.quote(name)} is {limit}: write .csv, .tsv or .jsonl"
-                )
+def check_fit(
+    path: str | Path, location: str, number: int, header: Sequence[str], cells: Sequence
+) -> None:
+    """Fail if a row cannot be written to path as it is: Excel would cut a long text.
+
+    location, number: the table and row that it was read from.
+    """
+    if Path(path).suffix.lower() != ".xlsx":
+        return
+    for name, cell in zip(header, cells, strict=True):
+        if workbook_reader.count_units(dump_nested(cell)) > workbook_reader.MAX_TEXT:
+            limit = f"longer than the {workbook_reader.MAX_TEXT:,} characters of an Excel cell"
+            problem = f"{formatting.quote(name)} is {limit}"
+            errors.fail(f"{location}, row {number}: {problem}: write .csv, .tsv or .jsonl")
 
 
-def check_length(path, rows):
-    """Stop if path cannot hold so many rows below its header."""
+def check_length(path: str | Path, rows: int) -> None:
+    """Fail if path cannot hold so many rows below its header."""
     if Path(path).suffix.lower() == ".xlsx" and rows >= workbook_reader.MAX_ROWS:
         limit = f"{rows:,} rows and a header are more than Excel's {workbook_reader.MAX_ROWS:,}"
         errors.fail(f"{path}: {limit}: write .csv, .tsv or .jsonl")
 
 
-def write_table(path, header, rows, shades=None):
+def write_table(
+    path: str | Path,
+    header: Sequence[str],
+    rows: Iterable[Iterable],
+    shades: dict[str, dict[str, str]] | None = None,
+) -> None:
     """Write a table as .xlsx, .csv, .tsv or .jsonl, by the ending of path, whole or not at all.
 
-    rows: any iterable; it is written as it comes, so memory does not grow with it. shades: {column: {value: RRGGBB}},
-    the colours of cells in .xlsx.
+    rows: of cells, one for each header; written as they come, so memory does not grow with them.
+    shades: {column: {value: RRGGBB}}, the colours of cells in .xlsx. Fails if the disk is full or
+    the file is open in Excel.
     """
     try:
         _write_table(Path(path), header, rows, shades or {})
     except OSError as problem:
-        errors.fail(
-            f"cannot write {path} ({problem.strerror}): make room or close it elsewhere, then start again"
-        )
+        hint = "make room or close it elsewhere, then start again"
+        errors.fail(f"cannot write {path} ({problem.strerror}): {hint}")
 
 
 def _write_table(path, header, rows, shades):
     """Write a table to a temporary file, which takes the place of path once it is whole."""
-    temporary, suffix = path.with_name(path.name + ".tmp"), path.suffix.lower()
+    suffix = path.suffix.lower()
+    temporary = path.with_name(path.name + ".tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     # Half a character, as a text cut inside an emoji holds, has no bytes in UTF-8.
-    rows = (
+    clean_rows = (
         [cleaning.HALF_CHARACTER.sub("", cell) if isinstance(cell, str) else cell for cell in row]
         for row in rows
     )
-    lines = itertools.chain([header], (map(dump_nested, row) for row in rows))
     try:
         if suffix == ".jsonl":
-            files.write_jsonl(temporary, (dict(zip(header, row, strict=True)) for row in rows))
-        elif suffix == ".xlsx":
-            workbook_writer.write_xlsx(temporary, lines, shades)
+            objects = (dict(zip(header, row, strict=True)) for row in clean_rows)
+            files.write_jsonl(temporary, objects)
         else:
-            with open(
-                temporary, "w", encoding="utf-8-sig", newline=""
-            ) as file:  # the mark makes Excel read UTF-8
-                csv.writer(file, delimiter="\t" if suffix == ".tsv" else ",").writerows(lines)
+            lines = itertools.chain([header], (map(dump_nested, row) for row in clean_rows))
+            if suffix == ".xlsx":
+                workbook_writer.write_xlsx(temporary, lines, shades)
+            else:
+                _write_csv(temporary, lines, "\t" if suffix == ".tsv" else ",")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)  # still there if the disk is full or a signal came
 
 
-def dump_nested(cell):
+def _write_csv(path, lines, delimiter):
+    """Write lines of cells to a .csv or .tsv file."""
+    # The byte order mark of utf-8-sig makes Excel read UTF-8.
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file, delimiter=delimiter).writerows(lines)
+
+
+def dump_nested(cell: object) -> object:
     """Return a cell as other formats than .jsonl hold it: lists and objects as JSON text."""
     return json.dumps(cell) if isinstance(cell, (dict, list)) else cell

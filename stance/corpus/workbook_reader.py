@@ -1,4 +1,7 @@
-"""Excel workbooks read: what is no workbook or made to do harm is refused, sheets come as lines of cells. No torch."""
+"""Excel workbooks read: sheets come as lines of cells. No torch.
+
+What is no workbook, or was made to do harm, is refused.
+"""
 
 import bisect
 import io
@@ -6,6 +9,10 @@ import math
 import re
 import warnings
 import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+from xml.etree.ElementTree import Element
 
 from openpyxl.cell.text import Text
 from openpyxl.reader import excel
@@ -17,52 +24,64 @@ from openpyxl.xml.functions import iterparse
 from stance.common import errors, files, formatting
 
 # ---------------------------------------------------------------- settings
-MAX_UNPACKED = (
-    4 << 30
-)  # bytes a workbook may unpack to; Excel's 1,048,576 rows of a comment each take 0.4 GB
-MAX_RATIO = 200  # unpacked to packed size above which a large workbook is taken for a zip bomb; texts reach about 10
+# Bytes a workbook may unpack to; Excel's 1,048,576 rows of a comment each take 0.4 GB.
+MAX_UNPACKED = 4 << 30
+# Unpacked to packed size above which a large workbook is taken for a zip bomb; texts reach 10.
+MAX_RATIO = 200
+SMALL = 100 << 20  # bytes up to which a workbook may unpack at any ratio
 # --------------------------------------------------------------------------
 
-MAX_ROWS, MAX_TEXT = (
-    1_048_576,
-    32_767,
-)  # rows of a sheet, UTF-16 units of a cell; Excel cuts what is beyond
-OLD_EXCEL = bytes.fromhex(
-    "d0cf11e0"
-)  # first bytes of .xls files and of password-protected .xlsx files
-ENCRYPTED = "EncryptedPackage".encode("utf-16-le")  # a part of the latter alone
-STRICT = b"http://purl.oclc.org/ooxml/spreadsheetml"  # a rare dialect that openpyxl reads as empty sheets
+# What Excel can hold; it cuts what is beyond.
+MAX_ROWS = 1_048_576  # of a sheet
+MAX_TEXT = 32_767  # UTF-16 units of a cell
+
+# First bytes of .xls files and of password-protected .xlsx files, and a part of the latter alone.
+OLD_EXCEL = bytes.fromhex("d0cf11e0")
+ENCRYPTED = "EncryptedPackage".encode("utf-16-le")
+# How web pages begin, and the tables that web sites offer as .xls.
+WEB_PAGES = (b"<html", b"<!doctype", b"<table", b"<?xml", b"<meta")
+# A rare dialect that openpyxl reads as empty sheets.
+STRICT = b"http://purl.oclc.org/ooxml/spreadsheetml"
 DOCTYPES = (b"<!DOCTYPE", "<!DOCTYPE".encode("utf-16-le"), "<!DOCTYPE".encode("utf-16-be"))
 MERGED = re.compile(rb"""<(?:\w+:)?mergeCell\s[^>]*?ref=["']([A-Z]+\d+:[A-Z]+\d+)""")
-CHUNK, OVERLAP = 1 << 20, 200  # bytes scanned at a time, and again with the next ones
-STRING_TAG, TEXT_TAG = f"{{{SHEET_MAIN_NS}}}si", f"{{{SHEET_MAIN_NS}}}t"
+
+CHUNK = 1 << 20  # bytes scanned at a time
+OVERLAP = 200  # of them scanned again with the next ones
+STRING_TAG = f"{{{SHEET_MAIN_NS}}}si"
+TEXT_TAG = f"{{{SHEET_MAIN_NS}}}t"
+
+Lines = Iterator[tuple[int, list]]  # of a table: row number as Excel shows it, raw cells
 
 
 class Unstored(str):
-    """The value of a formula that was written without one: empty text that can be told from an empty cell."""
+    """The value of a formula that was stored without one: text that is empty, but no empty cell."""
 
 
 UNSTORED = Unstored()
 
 
-def name_location(path, title):
+def name_location(path: str | Path, title: str) -> str:
     """Return how messages name a sheet."""
     return f"{path}, sheet {formatting.quote(title)}"
 
 
-def count_units(value):
-    """Return the length of a cell's text as Excel counts it: in UTF-16, where an emoji counts 2; 0 for other cells."""
-    return (
-        len(value.encode("utf-16-le", errors="surrogatepass")) // 2 if isinstance(value, str) else 0
-    )
+def count_units(value: object) -> int:
+    """Return the length of a cell's text as Excel counts it: in UTF-16, where an emoji counts 2.
+
+    0 for cells that hold no text.
+    """
+    if not isinstance(value, str):
+        return 0
+    return len(value.encode("utf-16-le", errors="surrogatepass")) // 2
 
 
-def is_full(text):
+def is_full(text: str) -> bool:
     """Return whether a text is as long as a cell can hold."""
+    # A character has at most 2 units: of most texts, none need be counted.
     return 2 * len(text) >= MAX_TEXT and count_units(text) == MAX_TEXT
 
 
-def is_workbook(path):
+def is_workbook(path: str | Path) -> bool:
     """Return whether a file is a zip archive or an old Excel file, whatever its name."""
     try:
         with open(path, "rb") as file:
@@ -71,38 +90,36 @@ def is_workbook(path):
         return False
 
 
-def open_xlsx(path):
-    """Yield (location, lines) for each sheet of a workbook; stop if it cannot be read.
+def open_xlsx(path: str | Path) -> Iterator[tuple[str, Lines]]:
+    """Yield (location, lines) for each sheet of a workbook; fail if it cannot be read.
 
     Lines are (row number, list of cells); rows without any cell are left out.
     """
     content = files.read_file(path)
     check_kind(path, content)
-    warnings.filterwarnings(
-        "ignore", category=UserWarning, module="openpyxl"
-    )  # about styles and menus, not about data
+    # These are about styles and menus, not about data.
+    warnings.filterwarnings("ignore", category=UserWarning, module="openpyxl")
     for location, lines in files.guard(load_sheets(path, content), path):
         yield location, files.guard(lines, path)
 
 
-def check_kind(path, content):
-    """Stop if a file's bytes are no zip archive, as every .xlsx is."""
-    start = content[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+def check_kind(path: str | Path, content: bytes) -> None:
+    """Fail if a file's bytes are no zip archive, as every .xlsx is."""
     if content.startswith(OLD_EXCEL):
         if ENCRYPTED in content:
             errors.fail(f"{path} has a password: save it in Excel as .xlsx without a password")
         errors.fail(f"{path} is an old .xls file: save it in Excel as .xlsx")
     if not content:
         errors.fail(f"{path} is empty: save it in Excel once more")
-    if start.startswith((b"<html", b"<!doctype", b"<table", b"<?xml", b"<meta")):
+    start = content[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith(WEB_PAGES):
         errors.fail(f"{path} is a web page despite its name: open it in Excel and save it as .xlsx")
     if not content.startswith(b"PK"):
-        errors.fail(
-            f"{path} is no workbook despite its name: if it holds plain text, rename it to .csv"
-        )
+        hint = "if it holds plain text, rename it to .csv"
+        errors.fail(f"{path} is no workbook despite its name: {hint}")
 
 
-def load_sheets(path, content):
+def load_sheets(path: str | Path, content: bytes) -> Iterator[tuple[str, Lines]]:
     """Yield (location, lines) for each sheet of a workbook's bytes."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         merged = scan_parts(path, archive, len(content))
@@ -111,102 +128,123 @@ def load_sheets(path, content):
     for title, part in reader.sheets:
         location = name_location(path, title)
         lines = read_lines(reader, part)
-        yield location, fill_merged(location, lines, merged[part]) if merged[part] else lines
+        if merged[part]:
+            lines = fill_merged(location, lines, merged[part])
+        yield location, lines
 
 
-def scan_parts(path, archive, packed):
-    """Return {part: merged ranges, as text} of a workbook; stop if it is another kind of file, or made to do harm."""
+def scan_parts(path: str | Path, archive: zipfile.ZipFile, packed: int) -> dict[str, set[str]]:
+    """Return {part: merged ranges, such as A2:A5} of a workbook whose file has packed bytes.
+
+    Fails if it is another kind of file, or made to do harm.
+    """
     names = archive.namelist()
     if not any(name.startswith("xl/") for name in names) or "xl/workbook.bin" in names:
-        errors.fail(
-            f"{path} is no .xlsx workbook (but perhaps .xlsb, .ods or .docx): save it in Excel as .xlsx"
-        )
-    size = sum(
-        part.file_size for part in archive.infolist()
-    )  # reading stops there, whatever the part really holds
-    if size > MAX_UNPACKED or size > max(MAX_RATIO * packed, 100 << 20):
+        problem = "is no .xlsx workbook (but perhaps .xlsb, .ods or .docx)"
+        errors.fail(f"{path} {problem}: save it in Excel as .xlsx")
+    # Reading stops at the sizes that are claimed, whatever the parts really hold.
+    size = sum(part.file_size for part in archive.infolist())
+    if size > MAX_UNPACKED or size > max(MAX_RATIO * packed, SMALL):
         sizes = f"{size / 1e6:,.0f} MB from {packed / 1e6:,.1f} MB"
         errors.fail(f"{path} unpacks to {sizes}: copy its table into a new workbook")
     merged = {}
     for name in names:
-        found, chunk = [], b""
+        found = set()
         with archive.open(name) as source:
-            while block := source.read(CHUNK):
-                chunk = chunk[-OVERLAP:] + block
-                # XML of Excel declares no types; declared entities can multiply a small file to any size.
-                if name.endswith((".xml", ".rels", ".vml")) and any(
-                    doctype in chunk for doctype in DOCTYPES
-                ):
-                    errors.fail(
-                        f"{path}, part {name}, declares XML entities, as Excel never does: distrust the file"
-                    )
-                if name == "xl/workbook.xml" and STRICT in chunk:
-                    errors.fail(
-                        f"{path} is a 'Strict Open XML' workbook: save it in Excel as 'Excel Workbook'"
-                    )
+            for chunk in read_chunks(source):
+                check_chunk(path, name, chunk)
                 if b"mergeCell" in chunk:
-                    found += MERGED.findall(chunk)
+                    found.update(MERGED.findall(chunk))
         merged[name] = {text.decode() for text in found}
     return merged
 
 
+def read_chunks(source: BinaryIO) -> Iterator[bytes]:
+    """Yield all bytes, CHUNK at a time, each with the last OVERLAP bytes of what came before it."""
+    chunk = b""
+    while block := source.read(CHUNK):
+        chunk = chunk[-OVERLAP:] + block
+        yield chunk
+
+
+def check_chunk(path: str | Path, name: str, chunk: bytes) -> None:
+    """Fail if bytes of the part name show that it was not written by Excel as an .xlsx file."""
+    # XML of Excel declares no types; declared entities can multiply a small file to any size.
+    if name.endswith((".xml", ".rels", ".vml")) and any(doctype in chunk for doctype in DOCTYPES):
+        problem = f"part {name}, declares XML entities, as Excel never does"
+        errors.fail(f"{path}, {problem}: distrust the file")
+    if name == "xl/workbook.xml" and STRICT in chunk:
+        hint = "save it in Excel as 'Excel Workbook'"
+        errors.fail(f"{path} is a 'Strict Open XML' workbook: {hint}")
+
+
 class SheetReader(excel.ExcelReader):
-    """openpyxl's reader of workbooks without what takes time and is not needed here: sizes of sheets, rich text."""
+    """openpyxl's reader of workbooks without what takes time and is not needed here.
 
-    def read_strings(self):
+    That is the sizes of sheets and rich text.
+    """
+
+    def read_strings(self) -> None:
+        """Set shared_strings, the list of the texts that cells refer to."""
         part = self.package.find(SHARED_STRINGS)
-        if part is not None:
-            with self.archive.open(part.PartName[1:]) as source:
-                nodes = (node for _, node in iterparse(source) if node.tag == STRING_TAG)
-                self.shared_strings = [
-                    read_text(node).replace("x005F_", "") for node in nodes
-                ]  # as openpyxl does
+        if part is None:
+            return
+        with self.archive.open(part.PartName[1:]) as source:
+            nodes = (node for _, node in iterparse(source) if node.tag == STRING_TAG)
+            # Without x005F_, as openpyxl does.
+            self.shared_strings = [read_text(node).replace("x005F_", "") for node in nodes]
 
-    def read_worksheets(self):
-        found = [
-            (sheet.name, rel)
-            for sheet, rel in self.parser.find_sheets()
-            if "chartsheet" not in rel.Type
-        ]
-        self.sheets = [(name, rel.target) for name, rel in found if rel.target in self.valid_files]
+    def read_worksheets(self) -> None:
+        """Set sheets, the list of (title, part) of all sheets of cells."""
+        self.sheets = []
+        for sheet, relation in self.parser.find_sheets():
+            if "chartsheet" not in relation.Type and relation.target in self.valid_files:
+                self.sheets.append((sheet.name, relation.target))
 
 
-def read_text(node):
-    """Return the text of a string node, with its formatted runs joined, and free the node's memory."""
-    plain = len(node) == 1 and node[0].tag == TEXT_TAG
-    text = (node[0].text or "") if plain else Text.from_tree(node).content
+def read_text(node: Element) -> str:
+    """Return the text of a string node, its formatted runs joined; free the node's memory."""
+    if len(node) == 1 and node[0].tag == TEXT_TAG:
+        text = node[0].text or ""
+    else:
+        text = Text.from_tree(node).content
     node.clear()
     return text
 
 
 class CellParser(_reader.WorkSheetParser):
-    """openpyxl's parser of sheets with a short way for text, which nearly all cells hold, and an eye for formulas."""
+    """openpyxl's parser of sheets, with a short way for text and an eye for formulas.
 
-    def parse_cell(self, element):
-        """Return (column, value): text, number, truth value, date, None, or UNSTORED."""
-        kind, reference = element.get("t"), element.get("r")
+    Nearly all cells hold text.
+    """
+
+    def parse_cell(self, element: Element) -> tuple[int, object]:
+        """Return (column, value): text, number, truth value, date, None, or UNSTORED.
+
+        Columns count from 1.
+        """
+        kind = element.get("t")
+        reference = element.get("r")
         if reference and len(element) == 1 and (kind == "s" or kind == "inlineStr"):
             child = element[0]
             if child.tag in (_reader.VALUE_TAG, _reader.INLINE_STRING):
                 self.col_counter = column_index_from_string(reference.rstrip("0123456789"))
-                return self.col_counter, self.shared_strings[
-                    int(child.text)
-                ] if kind == "s" else read_text(child)
+                if kind == "s":
+                    return self.col_counter, self.shared_strings[int(child.text)]
+                return self.col_counter, read_text(child)
         cell = super().parse_cell(element)
+        value = cell["value"]
         # A formula whose result is empty text has the type "str" and no value either.
-        unstored = (
-            cell["value"] is None
-            and kind != "str"
-            and element.find(_reader.FORMULA_TAG) is not None
-        )
-        return cell["column"], UNSTORED if unstored else cell["value"]
+        if value is None and kind != "str" and element.find(_reader.FORMULA_TAG) is not None:
+            value = UNSTORED
+        return cell["column"], value
 
 
-def read_lines(reader, part):
+def read_lines(reader: SheetReader, part: str) -> Lines:
     """Yield (row number, list of cells) of a sheet, with the stored values of formulas.
 
-    Not openpyxl's own iter_rows, which believes the size that a file claims and fills every gap: a blank typed into the
-    last row of a sheet would cost a million rows.
+    Not openpyxl's own iter_rows, which believes the size that a file claims and fills every gap: a
+    blank typed into the last row of a sheet would cost a million rows.
     """
     book = reader.wb
     formats = {"date_formats": book._date_formats, "timedelta_formats": book._timedelta_formats}
@@ -215,21 +253,29 @@ def read_lines(reader, part):
             source, reader.shared_strings, data_only=True, epoch=book.epoch, **formats
         )
         for number, found in parser.parse():
-            cells = [None] * max((column for column, _ in found), default=0)
+            width = max((column for column, _ in found), default=0)
+            cells = [None] * width
             for column, value in found:
                 cells[column - 1] = value
             yield number, cells
 
 
-def fill_merged(location, lines, ranges):
-    """Yield the lines, with the value of a merged cell in each of its rows that holds something else; note the rows."""
-    spans, values, filled = {}, {}, []
+def fill_merged(location: str, lines: Lines, ranges: Iterable[str]) -> Lines:
+    """Yield the lines, with the value of a merged cell in each of its rows that holds more than it.
+
+    ranges: of the merged cells, such as A2:A5; their first columns are filled. Prints a note with
+    the rows, once all are read.
+    """
+    spans = {}  # index of a column: (first row, last row) of its merged cells, in their order
     for column, first, _, last in sorted(map(range_boundaries, ranges)):
         spans.setdefault(column - 1, []).append((first, last))
+    values = {}  # index of a column: value of the merged cell that began last
+    filled = []
     for number, cells in lines:
         holds_more = any(cell is not None and str(cell).strip() for cell in cells)
-        for column, parts in spans.items():
-            first, last = parts[max(bisect.bisect(parts, (number, math.inf)) - 1, 0)]
+        for column, column_spans in spans.items():
+            begun = bisect.bisect(column_spans, (number, math.inf))
+            first, last = column_spans[max(begun - 1, 0)]
             cells += [None] * (column + 1 - len(cells))
             if number == first:
                 values[column] = cells[column]

@@ -42,7 +42,7 @@ INVISIBLE = "".join(
 # ---------------------------------------------------------------- prompts
 
 
-@pytest.fixture(scope="module", params=["bytes", "gemma"])
+@pytest.fixture(scope="module", params=["bytes", pytest.param("gemma", marks=pytest.mark.gated)])
 def tokenizer(request):
     return (
         make_byte_tokenizer()

@@ -64,7 +64,7 @@ def byte_tokenizer():
     return make_byte_tokenizer()
 
 
-@pytest.fixture(params=["bytes", "gemma"])
+@pytest.fixture(params=["bytes", pytest.param("gemma", marks=pytest.mark.gated)])
 def tokenizer(request):
     """Both tokenizers in turn; the real one only where it is at hand."""
     return request.getfixturevalue(

@@ -409,7 +409,7 @@ def test_a_recording_that_fails_says_why_and_what_to_do(capsys):
         fail(torch.OutOfMemoryError("CUDA out of memory"))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.gpu
 def test_a_recorded_answer_equals_a_plain_one(tiny_model, load_plain, flat_ways, allow_rounding):
     sequences = [list(range(3, 3 + size)) for size in (9, 40, cuda_graphs.ANSWER_NODES)]
     ways = [logits[:, -1] for logits in flat_ways(load_plain(tiny_model), sequences)]
@@ -429,7 +429,7 @@ def test_a_recorded_answer_equals_a_plain_one(tiny_model, load_plain, flat_ways,
             )
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.gpu
 def test_recorded_steps_equal_plain_steps():
     weight = torch.nn.Parameter(torch.randn(8, 8, device="cuda"))
 

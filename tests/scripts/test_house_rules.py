@@ -423,7 +423,8 @@ def test_modules_read_no_command_line(name):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_main_takes_the_words_of_a_command(name):
-    assert ast.unparse(find_function(name, "main").args) == "argv=None"
+    arguments = find_function(name, "main").args
+    assert ast.unparse(arguments) == "argv: list[str] | None=None"
 
 
 # ---------------------------------------------------------------- imports and commands

@@ -10,9 +10,6 @@ from stance.tree import attention, prefix_tree
 
 SCALING, SOFTCAP = 32**-0.5, 20.0
 SIZES = ("prefix", "rows", "length", "columns_16", "mask_matrices", "mask_rows")
-on_gpu = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="to run, Triton kernels need a GPU"
-)
 
 
 def make_case(sentences, heads, groups, rotated, dtype):
@@ -33,7 +30,7 @@ def make_case(sentences, heads, groups, rotated, dtype):
     return *tensors, angles if rotated else None, mask
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize(
     "sentences, heads, groups, rotated, dtype",
     [
@@ -61,7 +58,7 @@ def test_kernels_equal_tensor_operations(sentences, heads, groups, rotated, dtyp
         assert error < (1e-5 if dtype == torch.float32 else 5e-2)
 
 
-@on_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("rotated", [True, False])
 def test_torch_accepts_the_operators(rotated):
     """Their shapes for the compiler are declared as PyTorch wants them, and they change none of their inputs."""

@@ -1,213 +1,266 @@
-"""From the records of an evaluation to all numbers of its report: records in, dicts for JSON out. No torch, no files.
+"""From the records of an evaluation to all numbers of its report: records in, dicts for JSON out.
 
-A record is a line of evaluation.jsonl: id, topic, text, label, models {name: {prediction, probabilities}} and, if the
-train split was at hand, baselines {name: label}. Without probabilities (--mode generate) there is no calibration.
+A record is a line of evaluation.jsonl: id, topic, text, label, models {name: {prediction,
+probabilities}} and, if the train split was at hand, baselines {name: label}. Without probabilities
+(--mode generate) there is no calibration. No torch, no files.
 """
 
 import statistics
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 import prompts
+from stance.common.types import EvaluationRecord, Prediction
 from stance.evaluation import metrics, prompt_variants, uncertainty
 
-INVALID = len(prompts.LABELS)  # index of an answer that is no label
+INVALID = len(prompts.LABELS)  # index of a prediction that is no label
 
 
-def analyse(table, validation=(), variants=()):
+def analyse(
+    table: list[EvaluationRecord],
+    validation: Sequence[EvaluationRecord] = (),
+    variants: Sequence[EvaluationRecord] = (),
+) -> dict[str, dict | list]:
     """Return all numbers beyond metrics.compute_metrics.
 
-    table: records of the test split; validation: of the validation split; variants: records with "variant" and "swaps"
-    of the prompt variants. Keys: intervals, topics, comparisons, calibration, coverage, robustness; empty without data.
+    table: records of the test split; validation: of the validation split; variants: records with
+    "variant" and "swaps" of the prompt variants.
+    Keys: intervals, topics, comparisons, calibration, coverage, robustness; empty without data.
+    Compared is the last model with each other model and with the better baseline, TF-IDF.
     """
-    answers, models = list_answers(table), list(table[0]["models"])
-    gold, topics = index_labels(row["label"] for row in table), [row["topic"] for row in table]
-    pairs = [(first, models[-1]) for first in answers if first not in ("majority", models[-1])]
+    models = list(table[0]["models"])
+    last = models[-1]
+    predicted = list_answers(table)
+    gold = index_labels(row["label"] for row in table)
+    topics = [row["topic"] for row in table]
+
+    comparisons = []
+    for first in predicted:
+        if first in ("majority", last):
+            continue
+        compared = uncertainty.compare_answers(gold, predicted[first], predicted[last], topics)
+        comparisons.append({"first": first, "second": last, **compared})
+    calibration = {}
+    if is_scored(table):
+        calibration = {name: calibrate(name, table, validation) for name in models}
+    curves = trace_models(table)
+
     return {
         "intervals": {
-            name: uncertainty.describe_answers(gold, column, topics)
-            for name, column in answers.items()
+            name: uncertainty.describe_answers(gold, labels, topics)
+            for name, labels in predicted.items()
         },
-        "topics": {name: describe_topics(gold, answers[name], topics) for name in models},
-        "comparisons": [
-            {
-                "first": first,
-                "second": last,
-                **uncertainty.compare_answers(gold, answers[first], answers[last], topics),
-            }
-            for first, last in pairs
-        ],
-        "calibration": {name: calibrate(name, table, validation) for name in models}
-        if is_scored(table)
-        else {},
-        "coverage": {
-            name: uncertainty.pick_coverages(c) for name, c in trace_models(table).items()
-        },
+        "topics": {name: describe_topics(gold, predicted[name], topics) for name in models},
+        "comparisons": comparisons,
+        "calibration": calibration,
+        "coverage": {name: uncertainty.pick_coverages(curve) for name, curve in curves.items()},
         "robustness": compare_variants(table, variants),
     }
 
 
-def list_answers(table):
-    """Return {name: answers as indices} of the baselines and models of records, baselines first."""
-    baselines = {
-        name: index_labels(row["baselines"][name] for row in table)
-        for name in table[0].get("baselines", ())
-    }
-    models = {
-        name: index_labels(row["models"][name]["prediction"] for row in table)
-        for name in table[0]["models"]
-    }
-    return {**baselines, **models}
+def list_answers(table: list[EvaluationRecord]) -> dict[str, np.ndarray]:
+    """Return {name: index_labels of its predictions} of baselines and models, baselines first."""
+    predicted = {}
+    for name in table[0].get("baselines", ()):
+        predicted[name] = index_labels(row["baselines"][name] for row in table)
+    for name in table[0]["models"]:
+        predicted[name] = index_labels(row["models"][name]["prediction"] for row in table)
+    return predicted
 
 
-def index_labels(labels):
-    """Return labels as indices of prompts.LABELS, and INVALID for None."""
+def index_labels(labels: Iterable[str | None]) -> np.ndarray:
+    """Return n labels as indices of prompts.LABELS, int [n], and INVALID for None."""
     return np.array([INVALID if label is None else prompts.LABELS.index(label) for label in labels])
 
 
-def describe_topics(gold, answers, topics):
-    """Return {topic: {"n", statistics with intervals over its rows}}, alphabetically."""
-    parts = {
-        topic: [i for i, other in enumerate(topics) if other == topic]
-        for topic in sorted(set(topics))
-    }
-    return {
-        topic: {
-            "n": len(rows),
-            **uncertainty.describe_answers(gold[rows], answers[rows], [topic] * len(rows)),
-        }
-        for topic, rows in parts.items()
-    }
+def describe_topics(
+    gold: np.ndarray, predicted: np.ndarray, topics: Sequence[str]
+) -> dict[str, dict]:
+    """Return {topic: {"n", statistics with intervals over its rows}}, alphabetically.
 
-
-def is_scored(table):
-    """Whether all answers of records have probabilities."""
-    return all("probabilities" in answer for row in table for answer in row["models"].values())
-
-
-def read_probabilities(name, table):
-    """Return the probabilities [n, 3] of a model."""
-    return np.array(
-        [[row["models"][name]["probabilities"][label] for label in prompts.LABELS] for row in table]
-    )
-
-
-def calibrate(name, table, validation):
-    """Return {"test": calibration, "temperature", "scaled": calibration, "validation_rows"} of a model.
-
-    The temperature is fitted on the validation records; without any, only "test" is there.
+    gold, predicted: labels as index_labels returns them; topics: one a row.
     """
-    gold, probabilities = (
-        index_labels(row["label"] for row in table),
-        read_probabilities(name, table),
+    rows_of_topic = {topic: [] for topic in sorted(set(topics))}
+    for index, topic in enumerate(topics):
+        rows_of_topic[topic].append(index)
+    described = {}
+    for topic, rows in rows_of_topic.items():
+        numbers = uncertainty.describe_answers(gold[rows], predicted[rows], [topic] * len(rows))
+        described[topic] = {"n": len(rows), **numbers}
+    return described
+
+
+def is_scored(table: list[EvaluationRecord]) -> bool:
+    """Whether all predictions of records have probabilities."""
+    return all(
+        "probabilities" in prediction for row in table for prediction in row["models"].values()
     )
+
+
+def read_probabilities(name: str, table: Sequence[EvaluationRecord]) -> np.ndarray:
+    """Return the probabilities [n, 3] that a model gives the labels, in prompts.LABELS order."""
+    rows = []
+    for row in table:
+        probabilities = row["models"][name]["probabilities"]
+        rows.append([probabilities[label] for label in prompts.LABELS])
+    return np.array(rows)
+
+
+def calibrate(
+    name: str,
+    table: list[EvaluationRecord],
+    validation: Sequence[EvaluationRecord],
+) -> dict[str, dict | float | int]:
+    """Return how well a model's probabilities for the records of table are calibrated.
+
+    {"test": calibration, "temperature", "scaled": calibration, "validation_rows"}, calibrations as
+    uncertainty.measure_calibration returns them. The temperature is fitted on the validation
+    records; without any, only "test" is there.
+    """
+    gold = index_labels(row["label"] for row in table)
+    probabilities = read_probabilities(name, table)
     result = {"test": uncertainty.measure_calibration(probabilities, gold)}
     if validation:
-        labels = index_labels(row["label"] for row in validation)
-        result["temperature"] = uncertainty.fit_temperature(
-            read_probabilities(name, validation), labels
+        temperature = uncertainty.fit_temperature(
+            read_probabilities(name, validation), index_labels(row["label"] for row in validation)
         )
-        scaled = uncertainty.scale_probabilities(probabilities, result["temperature"])
+        scaled = uncertainty.scale_probabilities(probabilities, temperature)
+        result["temperature"] = temperature
         result["scaled"] = uncertainty.measure_calibration(scaled, gold)
         result["validation_rows"] = len(validation)
     return result
 
 
-def trace_models(table):
-    """Return {model: its accuracy against the share of rows that it answers, most confident first}."""
-    right = {
-        name: [row["models"][name]["prediction"] == row["label"] for row in table]
-        for name in table[0]["models"]
-    }
-    return {
-        name: uncertainty.trace_coverage(read_probabilities(name, table).max(1), hits)
-        for name, hits in right.items()
-        if is_scored(table)
-    }
+def trace_models(table: list[EvaluationRecord]) -> dict[str, list[dict[str, float]]]:
+    """Return {model: uncertainty.trace_coverage of its predictions}; empty without probabilities.
 
-
-def compare_variants(table, variants):
-    """Return {variant: {model: {"n", "changed", "expected", "interval", "accuracy", "accuracy_before", "flipped"}}}.
-
-    changed: share of answers unlike those to the usual prompt. expected: share of answers that are as they should be if
-    the model understands: the same, or for a negated topic pro and con flipped; interval: Wilson's, of expected.
-    flipped (for a negated topic): share of the answers pro and con that became the other; None without any. accuracy:
-    with gold labels flipped likewise.
+    Its points are accuracy against the share of rows that it answers, most confident first.
     """
-    usual, result = {row["id"]: row for row in table}, {}
-    for variant in dict.fromkeys(row["variant"] for row in variants):
-        rows = [row for row in variants if row["variant"] == variant]
-        swaps = rows[0]["swaps"]
-        turn = (
-            prompt_variants.SWAPPED_LABELS if swaps else {label: label for label in prompts.LABELS}
-        )
-        result[variant] = {}
-        for name in rows[0]["models"]:
-            before = [usual[row["id"]]["models"][name]["prediction"] for row in rows]
-            after = [row["models"][name]["prediction"] for row in rows]
-            gold = [usual[row["id"]]["label"] for row in rows]
-            firm = [turn[b] == a for b, a in zip(before, after) if b != "neu"]
-            result[variant][name] = {
-                "n": len(rows),
-                "changed": share(b != a for b, a in zip(before, after)),
-                "expected": share(turn[b] == a for b, a in zip(before, after)),
-                "interval": uncertainty.find_wilson(
-                    sum(turn[b] == a for b, a in zip(before, after)), len(rows)
-                ),
-                "accuracy": share(turn[g] == a for g, a in zip(gold, after)),
-                "accuracy_before": share(g == b for g, b in zip(gold, before)),
-                "flipped": share(firm) if swaps else None,
-            }
+    if not is_scored(table):
+        return {}
+    curves = {}
+    for name in table[0]["models"]:
+        confidence = read_probabilities(name, table).max(1)
+        right = [row["models"][name]["prediction"] == row["label"] for row in table]
+        curves[name] = uncertainty.trace_coverage(confidence, right)
+    return curves
+
+
+def compare_variants(
+    table: list[EvaluationRecord], variants: Sequence[EvaluationRecord]
+) -> dict[str, dict[str, dict]]:
+    """Return {variant: {model: numbers}}, the numbers as compare_variant returns them.
+
+    table: records of the test split; variants: records of its rows, or some of them, by variant.
+    """
+    usual_of_id = {row["id"]: row for row in table}
+    rows_of_variant = {}
+    for row in variants:
+        rows_of_variant.setdefault(row["variant"], []).append(row)
+    result = {}
+    for variant, rows in rows_of_variant.items():
+        usual = [usual_of_id[row["id"]] for row in rows]
+        result[variant] = {name: compare_variant(name, usual, rows) for name in rows[0]["models"]}
     return result
 
 
-def share(flags):
+def compare_variant(
+    name: str, usual: list[EvaluationRecord], asked: list[EvaluationRecord]
+) -> dict[str, int | float | list[float] | None]:
+    """Return how a model's predictions for n rows change from the usual prompt to a variant.
+
+    usual, asked: records of the same rows with the usual prompt and with the variant, in one order.
+
+    {"n", "changed", "expected", "interval", "accuracy", "accuracy_before", "flipped"}.
+    changed: share of predictions unlike those to the usual prompt. expected: share of predictions
+    that are as they should be if the model understands: the same, or for a negated topic pro and
+    con flipped; interval: Wilson's, of expected. flipped (for a negated topic): share of the
+    predictions pro and con that became the other; None without any. accuracy: with gold labels
+    flipped likewise.
+    """
+    negated = asked[0]["swaps"]
+    if negated:
+        expected_label = prompt_variants.FLIPPED_LABELS
+    else:
+        expected_label = {label: label for label in prompts.LABELS}
+    gold = [row["label"] for row in usual]
+    before = [row["models"][name]["prediction"] for row in usual]
+    after = [row["models"][name]["prediction"] for row in asked]
+    changed = [old != new for old, new in zip(before, after)]
+    expected = [expected_label[old] == new for old, new in zip(before, after)]
+    flipped = [hit for hit, old in zip(expected, before) if old != "neu"]
+    return {
+        "n": len(asked),
+        "changed": share(changed),
+        "expected": share(expected),
+        "interval": uncertainty.find_wilson(sum(expected), len(asked)),
+        "accuracy": share(expected_label[label] == new for label, new in zip(gold, after)),
+        "accuracy_before": share(label == old for label, old in zip(gold, before)),
+        "flipped": share(flipped) if negated else None,
+    }
+
+
+def share(flags: Iterable[bool]) -> float | None:
     """Return the share of true flags, or None of none."""
     flags = list(flags)
     return sum(flags) / len(flags) if flags else None
 
 
-def list_errors(table):
-    """Return (header, rows) of the records that some model has wrong, sorted by confidence in the wrong answer.
+def list_errors(table: list[EvaluationRecord]) -> tuple[list[str], list[list]]:
+    """Return (header, rows) of the records that some model has wrong, most confident first.
 
-    change: what fine-tuning did to the row. confidence: of the last model that is wrong; None without probabilities.
+    change: what fine-tuning did to the row. confidence: that of the last model that is wrong; None
+    without probabilities. Probabilities are rounded to 4 decimals.
     """
-    models = list(table[0]["models"])
     header = ["change", "confidence", "topic", "text", "gold"]
-    header += [
-        f"{name} {part}"
-        for name in models
-        for part in ("answer", *(f"p_{label}" for label in prompts.LABELS))
-    ]
+    for name in table[0]["models"]:
+        header.append(f"{name} answer")
+        header += [f"{name} p_{label}" for label in prompts.LABELS]
     rows = []
     for row in table:
-        answers = [row["models"][name] for name in models]
-        right = [answer["prediction"] == row["label"] for answer in answers]
+        predictions = [row["models"][name] for name in table[0]["models"]]
+        right = [prediction["prediction"] == row["label"] for prediction in predictions]
         if all(right):
             continue
-        change = {(False, True): "fixed", (True, False): "broken"}.get(tuple(right), "wrong")
-        wrong = [answer for answer, hit in zip(answers, right) if not hit][-1]
+        wrong = [prediction for prediction, hit in zip(predictions, right) if not hit]
         cells = [
-            change,
-            max(wrong.get("probabilities", {"": None}).values()),
+            _name_change(right),
+            _find_confidence(wrong[-1]),
             row["topic"],
             row["text"],
             row["label"],
         ]
-        for answer in answers:
-            probabilities = answer.get("probabilities", {})
-            cells += [
-                answer["prediction"] or "invalid",
-                *(probabilities.get(label) for label in prompts.LABELS),
-            ]
+        for prediction in predictions:
+            cells.append(prediction["prediction"] or "invalid")
+            probabilities = prediction.get("probabilities", {})
+            cells += [probabilities.get(label) for label in prompts.LABELS]
         rows.append([round(cell, 4) if isinstance(cell, float) else cell for cell in cells])
-    return header, sorted(rows, key=lambda cells: -(cells[1] or 0))
+    rows.sort(key=lambda cells: -(cells[1] or 0))
+    return header, rows
 
 
-def compare_runs(tables):
+def _name_change(right: list[bool]) -> str:
+    """Return what fine-tuning did to a row; right: whether base and fine-tuned model are right."""
+    if right == [False, True]:
+        return "fixed"
+    if right == [True, False]:
+        return "broken"
+    return "wrong"
+
+
+def _find_confidence(prediction: Prediction) -> float | None:
+    """Return the highest probability of a prediction; None without probabilities."""
+    if "probabilities" not in prediction:
+        return None
+    return max(prediction["probabilities"].values())
+
+
+def compare_runs(tables: dict[str, list[EvaluationRecord]]) -> dict[str, dict]:
     """Return {"runs": {run: {model: metrics}}, "mean", "sd"} of {run: records}.
 
-    mean, sd: of the runs' last models; sd with n - 1, the spread between runs, None for one run.
+    mean, sd: {"accuracy", "micro_f1", "macro_f1"} of the runs' last models; sd with n - 1, the
+    spread between runs, None for one run.
     """
     runs = {run: compute_model_metrics(table) for run, table in tables.items()}
     last = [numbers[list(numbers)[-1]] for numbers in runs.values()]
@@ -219,9 +272,10 @@ def compare_runs(tables):
     return result
 
 
-def compute_model_metrics(table):
-    """Return {model: metrics with "topics"} of records."""
-    topics, gold = [row["topic"] for row in table], [row["label"] for row in table]
+def compute_model_metrics(table: list[EvaluationRecord]) -> dict[str, dict]:
+    """Return {model: metrics.compute_metrics of its predictions, and "topics": by topic}."""
+    topics = [row["topic"] for row in table]
+    gold = [row["label"] for row in table]
     result = {}
     for name in table[0]["models"]:
         predicted = [row["models"][name]["prediction"] for row in table]

@@ -1,4 +1,7 @@
-"""Floors: what simple methods reach that learn from the train split without a language model. No torch."""
+"""Baselines: what simple methods reach that learn from the train split without a language model.
+
+No torch.
+"""
 
 from collections import Counter
 
@@ -7,41 +10,50 @@ import sklearn.linear_model
 import sklearn.pipeline
 
 import prompts
+from stance.common.types import Example
 
 # ---------------------------------------------------------------- settings
 NGRAMS = (1, 2)  # words and pairs of neighbouring words
-PENALTIES = (
-    0.1,
-    1.0,
-    10.0,
-    100.0,
-)  # inverse strengths of regularisation; the best on the validation split is taken
+PENALTIES = (0.1, 1.0, 10.0, 100.0)  # inverse strengths of regularisation; val chooses among them
 # --------------------------------------------------------------------------
 
 
-def predict_baselines(train, val, test):
-    """Return {baseline: one label for each test row}, fitted to rows with topic, text and label; val only chooses C."""
+def predict_baselines(
+    train: list[Example], val: list[Example], test: list[Example]
+) -> dict[str, list[str]]:
+    """Return {baseline: one label for each test row}.
+
+    Both are fitted to the train rows. The val rows only choose the strength of regularisation.
+    """
     return {"majority": answer_majority(train, test), "tf-idf": answer_tfidf(train, val, test)}
 
 
-def answer_majority(train, test):
-    """Return the most frequent label of the train rows for every test row; of equals, the first of prompts.LABELS."""
+def answer_majority(train: list[Example], test: list[Example]) -> list[str]:
+    """Return the most frequent label of the train rows for every test row.
+
+    Of equally frequent labels it is the first of prompts.LABELS.
+    """
     counts = Counter(row["label"] for row in train)
-    return [max(prompts.LABELS, key=counts.__getitem__)] * len(test)
+    most_frequent = max(prompts.LABELS, key=counts.__getitem__)
+    return [most_frequent] * len(test)
 
 
-def answer_tfidf(train, val, test):
-    """Return the labels of a logistic regression over TF-IDF weights of topic and sentence."""
+def answer_tfidf(train: list[Example], val: list[Example], test: list[Example]) -> list[str]:
+    """Return the labels of a logistic regression over TF-IDF weights of topic and sentence.
+
+    Of PENALTIES, it takes the first with the highest accuracy on the val rows.
+    """
     if len({row["label"] for row in train}) == 1:  # nothing to regress on
         return answer_majority(train, test)
-    models = [fit_tfidf(train, penalty) for penalty in PENALTIES]
+    texts = join_texts(val)
     gold = [row["label"] for row in val]
-    best = max(models, key=lambda model: model.score(join_texts(val), gold))
+    models = [fit_tfidf(train, penalty) for penalty in PENALTIES]
+    best = max(models, key=lambda model: model.score(texts, gold))
     return best.predict(join_texts(test)).tolist()
 
 
-def fit_tfidf(rows, penalty):
-    """Return the fitted pipeline for one inverse strength of regularisation."""
+def fit_tfidf(rows: list[Example], penalty: float) -> sklearn.pipeline.Pipeline:
+    """Return the pipeline, fitted to rows, for one inverse strength of regularisation."""
     model = sklearn.pipeline.make_pipeline(
         sklearn.feature_extraction.text.TfidfVectorizer(
             ngram_range=NGRAMS, sublinear_tf=True, token_pattern=r"\w+"
@@ -51,6 +63,6 @@ def fit_tfidf(rows, penalty):
     return model.fit(join_texts(rows), [row["label"] for row in rows])
 
 
-def join_texts(rows):
+def join_texts(rows: list[Example]) -> list[str]:
     """Return topic and sentence of each row as one text."""
     return [f"{row['topic']}\n{row['text']}" for row in rows]

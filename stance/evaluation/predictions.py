@@ -1,150 +1,186 @@
-"""The records that evaluate.py writes, one line an answered row, made and read back. No torch.
+"""The records that evaluate.py writes, one line a row with its predictions, made and read back.
 
-Files: evaluation.jsonl (test split), validation.jsonl (validation split), robustness.jsonl (test rows asked otherwise).
+Files: evaluation.jsonl (test split), validation.jsonl (validation split), robustness.jsonl (test
+rows asked otherwise). No torch.
 """
 
 from pathlib import Path
+from typing import Any
 
 import prompts
 from stance.common import errors, files
+from stance.common.types import EvaluationRecord, Example, Prediction
+from stance.evaluation import prompt_variants
 
-RECORD_KEYS = (
-    "id",
-    "topic",
-    "text",
-    "label",
-    "models",
-)  # of a line; models: {name: {"prediction", ...}}
+ROW_KEYS = ("id", "topic", "text", "label")  # of a record, as the split has them
+RECORD_KEYS = (*ROW_KEYS, "models")  # that every record has; models: {name: {"prediction", ...}}
 SIDE_RECORDS = ("validation", "robustness")  # .jsonl files that belong to an evaluation.jsonl
-SAME_IN_RUNS = {  # keys of evaluation.json in which runs to be compared agree, as messages call them
+# Keys of evaluation.json in which runs to be compared agree, as messages call them.
+SAME_IN_RUNS = {
     "test_sha256": "the test split",
     "mode": "the mode",
     "prompt_version": "the prompt",
 }
 
-
-def make_records(rows, answers, **more):
-    """Return records of rows; answers: {model: one answer a row}, more: further keys."""
-    return [
-        {
-            **{key: row[key] for key in RECORD_KEYS[:-1]},
-            "models": {name: answers[name][i] for name in answers},
-            **more,
-        }
-        for i, row in enumerate(rows)
-    ]
+Parts = dict[str, list[EvaluationRecord]]  # by "evaluation", "validation", "robustness"
+Questions = dict[str, tuple[list[Example], prompt_variants.Variant]]  # by part or variant
 
 
-def collect_parts(questions, answers, baselines):
-    """Return {"evaluation", "validation", "robustness": records}; robustness holds the texts as they were asked.
+def make_records(
+    rows: list[Example], predicted: dict[str, list[Prediction]], **more: Any
+) -> list[EvaluationRecord]:
+    """Return records of rows; predicted: {model: one prediction a row}, more: further keys."""
+    records = []
+    for index, row in enumerate(rows):
+        record = {key: row[key] for key in ROW_KEYS}
+        record["models"] = {name: by_row[index] for name, by_row in predicted.items()}
+        records.append({**record, **more})
+    return records
 
-    questions: {part: (rows, variant)}, where a part is one of these or the name of a variant; answers: {part: {model:
-    one answer a row}}; baselines: {baseline: one label a test row}.
+
+def collect_parts(
+    questions: Questions,
+    predicted: dict[str, dict[str, list[Prediction]]],
+    baselines: dict[str, list[str]],
+) -> Parts:
+    """Return {"evaluation", "validation", "robustness": records}.
+
+    The records of robustness hold the texts as they were asked.
+
+    questions: {part: (rows, variant)}, where a part is one of these or the name of a variant.
+    predicted: {part: {model: one prediction a row}}.
+    baselines: {baseline: one label a test row}; empty if there are none.
     """
     parts = {"evaluation": [], "validation": [], "robustness": []}
     for part, (rows, variant) in questions.items():
         if part in parts:
-            parts[part] = make_records(rows, answers[part])
+            parts[part] = make_records(rows, predicted[part])
         else:
-            asked = zip(rows, variant.pairs, strict=True)
-            asked = [{**row, "topic": topic, "text": text} for row, (topic, text) in asked]
+            asked = [
+                {**row, "topic": topic, "text": text}
+                for row, (topic, text) in zip(rows, variant.pairs, strict=True)
+            ]
             parts["robustness"] += make_records(
-                asked, answers[part], variant=part, swaps=variant.swaps
+                asked, predicted[part], variant=part, swaps=variant.swaps
             )
-    for i, row in enumerate(parts["evaluation"] if baselines else []):
-        row["baselines"] = {name: labels[i] for name, labels in baselines.items()}
+    if baselines:
+        for index, record in enumerate(parts["evaluation"]):
+            record["baselines"] = {name: labels[index] for name, labels in baselines.items()}
     return parts
 
 
-def write_parts(folder, parts, run):
-    """Write the records, put the checksums of side records into run, and return the names of the files."""
-    names = {name: f"{name}.jsonl" for name, rows in parts.items() if rows}
-    for name, file in names.items():
-        files.write_jsonl(folder / file, parts[name])
-    run["records"] = {
-        names[name]: files.hash_file(folder / names[name]) for name in SIDE_RECORDS if name in names
-    }
+def write_parts(folder: Path, parts: Parts, run: dict) -> list[str]:
+    """Write the records of parts that have any into a folder; return the names of the files.
+
+    Puts {name: SHA-256} of the side records into run, as its "records".
+    """
+    names = {part: f"{part}.jsonl" for part, records in parts.items() if records}
+    for part, name in names.items():
+        files.write_jsonl(folder / name, parts[part])
+    run["records"] = {}
+    for part in SIDE_RECORDS:
+        if part in names:
+            run["records"][names[part]] = files.hash_file(folder / names[part])
     return list(names.values())
 
 
-def read_records(path):
-    """Return the records of a file; stop if it is no file of evaluate.py."""
+def read_records(path: str | Path) -> list[EvaluationRecord]:
+    """Return the records of a file; fail if it is no file of evaluate.py."""
     table = files.read_jsonl(path, RECORD_KEYS, "give an evaluation.jsonl that evaluate.py wrote")
-    for number, row in enumerate(table, start=1):
-        if "floors" in row:  # the name in files of earlier versions
-            row["baselines"] = row.pop("floors")
-        models = row["models"] if isinstance(row["models"], dict) else {}
-        if not models or models.keys() != dict(table[0]["models"]).keys():
+    for number, record in enumerate(table, start=1):
+        if "floors" in record:  # the name in files of earlier versions
+            record["baselines"] = record.pop("floors")
+        models = record["models"] if isinstance(record["models"], dict) else {}
+        if not models or models.keys() != table[0]["models"].keys():
             errors.fail(f"{path}, line {number}: not the models of line 1: evaluate again")
-        if row["label"] not in prompts.LABELS or not all(map(is_answer, models.values())):
-            errors.fail(
-                f"{path}, line {number}: labels must be {', '.join(prompts.LABELS)}: evaluate again"
-            )
+        if record["label"] not in prompts.LABELS or not all(map(is_prediction, models.values())):
+            labels = ", ".join(prompts.LABELS)
+            errors.fail(f"{path}, line {number}: labels must be {labels}: evaluate again")
     return table
 
 
-def is_answer(value):
-    """Whether a value is an answer of evaluate.py: a prediction, with the probabilities of all labels or without."""
-    if not isinstance(value, dict) or value.get("prediction", "") not in (*prompts.LABELS, None):
+def is_prediction(value: Any) -> bool:
+    """Whether a value is a prediction of evaluate.py.
+
+    Its label is one of prompts.LABELS or None; it has the probabilities of all labels, or none.
+    """
+    if not isinstance(value, dict) or "prediction" not in value:
         return False
-    return set(value.get("probabilities", prompts.LABELS)) == set(prompts.LABELS)
+    if value["prediction"] not in (*prompts.LABELS, None):
+        return False
+    if "probabilities" not in value:
+        return True
+    return set(value["probabilities"]) == set(prompts.LABELS)
 
 
-def read_parts(path):
-    """Return ({"evaluation", "validation", "robustness": records}, the run as evaluation.json beside it has it).
+def read_parts(path: str | Path) -> tuple[Parts, dict]:
+    """Return (records by part, the run that evaluation.json describes) of an earlier evaluation.
 
-    Side records count only if evaluation.json names their checksum: a folder may hold those of another evaluation.
+    path: its evaluation.jsonl; the other files lie beside it.
+    Side records count only if evaluation.json names their checksum: a folder may hold those of
+    another evaluation. Without evaluation.json the run is empty. Prints a note on what is missing;
+    fails on files that are not evaluate.py's.
     """
     path = Path(path)
     if path.stem in SIDE_RECORDS:
-        errors.fail(
-            f"{path} does not hold the answers of the test split: give {path.with_name('evaluation.jsonl')}"
-        )
-    parts, run = {"evaluation": read_records(path)}, {}
-    described = path.with_name("evaluation.json")
-    if described.is_file():
-        run = files.read_json(described, "delete it")
-    else:
-        print(
-            f"note: {described} not found: the report cannot say what answered, nor whether it was the demo model"
-        )
-    if not isinstance(run, dict):
-        errors.fail(f"{described} is no record of evaluate.py: delete it")
-    for name in SIDE_RECORDS:
-        side, expected = (
-            path.with_name(f"{name}.jsonl"),
-            run.get("records", {}).get(f"{name}.jsonl"),
-        )
+        given = path.with_name("evaluation.jsonl")
+        errors.fail(f"{path} does not hold the answers of the test split: give {given}")
+    parts = {"evaluation": read_records(path)}
+    run = _read_run(path.with_name("evaluation.json"))
+    for part in SIDE_RECORDS:
+        side = path.with_name(f"{part}.jsonl")
+        expected = run.get("records", {}).get(side.name)
         fits = expected and side.is_file() and files.hash_file(side) == expected
         if expected and not fits:
             print(f"note: {side} is missing or was changed: its tables are left out")
-        parts[name] = read_records(side) if fits else []
-    known = {row["id"] for row in parts["evaluation"]}
-    if not known.issuperset(row["id"] for row in parts["robustness"]):
+        parts[part] = read_records(side) if fits else []
+    known = {record["id"] for record in parts["evaluation"]}
+    if not known.issuperset(record["id"] for record in parts["robustness"]):
         print(f"note: {path} lacks rows of robustness.jsonl: its tables are left out")
         parts["robustness"] = []
     return parts, run
 
 
-def read_runs(folders):
-    """Return ({folder: records}, the first evaluation.json); stop unless all have one test split, mode and prompt."""
-    found, first = {}, None
+def _read_run(path: Path) -> dict:
+    """Return an evaluation.json; without one print a note and return an empty dict."""
+    if not path.is_file():
+        print(
+            f"note: {path} not found: the report cannot say what answered, nor whether it was the "
+            "demo model"
+        )
+        return {}
+    run = files.read_json(path, "delete it")
+    if not isinstance(run, dict):
+        errors.fail(f"{path} is no record of evaluate.py: delete it")
+    return run
+
+
+def read_runs(folders: list[str]) -> tuple[dict[str, list[EvaluationRecord]], dict]:
+    """Return ({folder: records of its test split}, the evaluation.json of the first folder).
+
+    Fails unless all folders have the same rows of one test split, the same mode and prompt.
+    """
+    found = {}
+    first_run = None
     for folder in folders:
         if folder in found:
             errors.fail(f"--runs: {folder} is named twice")
-        run = files.read_json(
-            Path(folder) / "evaluation.json", "give folders that evaluate.py wrote"
-        )
-        first = first or run
+        hint = "give folders that evaluate.py wrote"
+        run = files.read_json(Path(folder) / "evaluation.json", hint)
+        if first_run is None:
+            first_run = run
         for key, name in SAME_IN_RUNS.items():
-            if not isinstance(run, dict) or run.get(key) is None or run[key] != first[key]:
+            if not isinstance(run, dict) or run.get(key) is None or run[key] != first_run[key]:
                 errors.fail(
-                    f"--runs: {folders[0]} and {folder} differ in {name}: evaluate both again with the same"
+                    f"--runs: {folders[0]} and {folder} differ in {name}: evaluate both again with "
+                    "the same"
                 )
         found[folder] = read_records(Path(folder) / "evaluation.jsonl")
-        rows, others = (
-            [(row["id"], row["label"]) for row in found[name]] for name in (folder, folders[0])
-        )
-        if rows != others:
+        if _list_rows(found[folder]) != _list_rows(found[folders[0]]):
             errors.fail(f"--runs: {folders[0]} and {folder} hold other rows: evaluate both again")
-    return found, first
+    return found, first_run
+
+
+def _list_rows(table: list[EvaluationRecord]) -> list[tuple[str, str]]:
+    """Return what must be the same in records of one test split: (id, gold label) of each row."""
+    return [(record["id"], record["label"]) for record in table]

@@ -1,12 +1,14 @@
-"""Other ways to ask the same question, for the robustness table: other prompts, other spellings of texts. No torch.
+"""Other ways to ask the same question, for the robustness table: other prompts, other spellings.
 
-The prompt that models are trained with, and that answers come from, is prompts.py's; nothing else may use these.
+The prompt that models are trained with, and that predictions come from, is that of prompts.py;
+nothing else may use these. No torch.
 """
 
 import random
 from typing import NamedTuple
 
 import prompts
+from stance.common.types import Example
 
 # ---------------------------------------------------------------- settings
 PARAPHRASED_TEMPLATE = """\
@@ -17,14 +19,12 @@ Reply with a single word: pro, con or neu.
 Claim: ```{topic}```
 Sentence: ```{sentence}```
 Stance:"""
-NEGATION = (
-    "It is wrong to claim: {topic}"  # whoever is pro the topic is con this, and the other way round
-)
+NEGATION = "It is wrong to claim: {topic}"  # pro the topic is con this, and the other way round
 TYPO_SHARE = 0.15  # of the words with four or more letters; at least one a sentence
 TYPO_SEED = 0
 # --------------------------------------------------------------------------
 
-SWAPPED_LABELS = {"pro": "con", "con": "pro", "neu": "neu"}
+FLIPPED_LABELS = {"pro": "con", "con": "pro", "neu": "neu"}  # what is right for a negated topic
 REORDERED = (  # (wording of PROMPT_TEMPLATE, the same with con before pro)
     (
         'a pro argument ("pro"), a contra argument ("con")',
@@ -38,27 +38,27 @@ class Variant(NamedTuple):
     """One way to ask: the template, and the pairs (topic, text) that go into it."""
 
     template: str
-    pairs: list
-    swaps: bool = False  # whether pro and con should change places
+    pairs: list[tuple[str, str]]
+    swaps: bool = False  # whether pro and con should be flipped
 
 
-def build_variants(rows):
-    """Return {name: Variant} for rows with id, topic and text."""
-    pairs = [(row["topic"], row["text"]) for row in rows]
+def build_variants(rows: list[Example]) -> dict[str, Variant]:
+    """Return {name: Variant}: the other ways to ask the rows, each with a pair for every row."""
     usual = prompts.PROMPT_TEMPLATE
+    pairs = [(row["topic"], row["text"]) for row in rows]
+    lower = [(topic.lower(), text.lower()) for topic, text in pairs]
     typed = [(row["topic"], add_typos(row["text"], f"{TYPO_SEED}:{row['id']}")) for row in rows]
+    negated = [(NEGATION.replace("{topic}", topic), text) for topic, text in pairs]
     return {
         "paraphrased prompt": Variant(PARAPHRASED_TEMPLATE, pairs),
         "con before pro": Variant(reorder_labels(usual), pairs),
-        "lower case": Variant(usual, [(topic.lower(), text.lower()) for topic, text in pairs]),
+        "lower case": Variant(usual, lower),
         "typing errors": Variant(usual, typed),
-        "negated topic": Variant(
-            usual, [(NEGATION.replace("{topic}", topic), text) for topic, text in pairs], True
-        ),
+        "negated topic": Variant(usual, negated, swaps=True),
     }
 
 
-def reorder_labels(template):
+def reorder_labels(template: str) -> str:
     """Return the template with con named before pro; ValueError if its wording has changed."""
     for usual, other in REORDERED:
         if template.count(usual) != 1:
@@ -69,19 +69,31 @@ def reorder_labels(template):
     return template
 
 
-def add_typos(text, seed):
-    """Return a text with two neighbouring inner letters swapped in some words, the same for the same seed."""
-    words, rng = text.split(" "), random.Random(seed)
-    positions = [(i, j) for i, word in enumerate(words) if (j := find_swap(word, rng)) is not None]
-    for i, j in rng.sample(
-        positions, min(len(positions), max(1, round(TYPO_SHARE * len(positions))))
-    ):
-        words[i] = words[i][:j] + words[i][j + 1] + words[i][j] + words[i][j + 2 :]
+def add_typos(text: str, seed: str) -> str:
+    """Return a text with two neighbouring inner letters swapped in TYPO_SHARE of its long words.
+
+    The same seed gives the same text. A text without a word of four or more letters stays.
+    """
+    words = text.split(" ")
+    rng = random.Random(seed)
+    swaps = []  # (index of a word, position in it of the first of two letters)
+    for index, word in enumerate(words):
+        position = find_swap(word, rng)
+        if position is not None:
+            swaps.append((index, position))
+    count = max(1, round(TYPO_SHARE * len(swaps)))
+    for index, position in rng.sample(swaps, min(len(swaps), count)):
+        word = words[index]
+        swapped = word[position + 1] + word[position]
+        words[index] = word[:position] + swapped + word[position + 2 :]
     return " ".join(words)
 
 
-def find_swap(word, rng):
-    """Return an index in a word of four or more characters where two different inner letters are neighbours, or None."""
+def find_swap(word: str, rng: random.Random) -> int | None:
+    """Return a position, drawn by rng, where two different inner letters of a word are neighbours.
+
+    None without any: a word of fewer than four characters has no two inner letters.
+    """
     inner = range(1, len(word) - 2)
     positions = [j for j in inner if word[j : j + 2].isalpha() and word[j] != word[j + 1]]
     return rng.choice(positions) if positions else None

@@ -1,79 +1,83 @@
-"""How sure numbers are: bootstrap intervals, McNemar's test, kappa, calibration, selective prediction. Numbers in, numbers out.
+"""How sure numbers are: intervals, tests, kappa, calibration, selective prediction.
 
-gold holds n labels as indices 0, 1, 2 of prompts.LABELS; answers the same and 3 for an invalid answer. All statistics
-of answers are functions of counts [..., 3, 4]: rows gold labels, columns answers.
+Numbers in, numbers out. gold holds n labels as indices 0, 1, 2 of prompts.LABELS; predicted holds
+the same and 3 for an invalid reply. All statistics of predictions are functions of counts
+[..., 3, 4]: rows gold labels, columns predicted.
 
-What an interval speaks about. "rows": other sentences on the same topics. "topics": other topics, and so it resamples
-whole topics. Where accuracy differs between topics, the interval over rows is far too narrow for a claim about new
-topics, whatever the number of rows: of 95 % intervals for 100 rows on each of 5 topics with accuracies from 0.6 to 0.9,
-61 % held the true mean. But the interval over topics needs many of them: with 5 there are only 126 different resamples,
-it can come out narrower than the one over rows, and 82 to 86 % held the true mean; with 40 topics, 95 %
-(tests/evaluation/test_uncertainty.py repeats these simulations). With few topics quote the wider of both, and hold topics out
-(tools/study.py).
+What an interval speaks about. "rows": other sentences on the same topics. "topics": other topics,
+and so it resamples whole topics. Where accuracy differs between topics, the interval over rows is
+far too narrow for a claim about new topics, whatever the number of rows: of 95 % intervals for 100
+rows on each of 5 topics with accuracies from 0.6 to 0.9, 61 % held the true mean. But the interval
+over topics needs many of them: with 5 there are only 126 different resamples, it can come out
+narrower than the one over rows, and 82 to 86 % held the true mean; with 40 topics, 95 %
+(tests/evaluation/test_uncertainty.py repeats these simulations). With few topics quote the wider of
+both, and hold topics out (tools/study.py).
 """
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import scipy.optimize
 import scipy.stats
 
 # ---------------------------------------------------------------- settings
-RESAMPLES = (
-    10_000  # of a bootstrap; the ends of an interval then move by about 0.001 from seed to seed
-)
+# Of a bootstrap. With so many, the ends of an interval move by about 0.001 from seed to seed.
+RESAMPLES = 10_000
 BOOTSTRAP_SEED = 0
 LEVEL = 0.95  # of every interval
 BINS = 10  # of equal width, for the calibration error
-TEMPERATURES = (
-    0.05,
-    20.0,
-)  # searched; a fit at an end means that the validation split is too small or too easy
-COVERAGES = (
-    1.0,
-    0.9,
-    0.8,
-    0.7,
-    0.6,
-    0.5,
-)  # shares of rows answered, of the table of selective prediction
+# Searched. A fit at an end means that the validation split is too small or too easy.
+TEMPERATURES = (0.05, 20.0)
+COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # shares of rows, in the table of selective prediction
 # --------------------------------------------------------------------------
 
 ANSWERS = 4  # three labels and invalid
 TINY = 1e-12  # probability that stands for one that was rounded to 0
 
+Labels = Sequence[int] | np.ndarray  # gold or predicted, one index a row
+
 
 # ---------------------------------------------------------------- statistics of counts
 
 
-def count_answers(gold, *answers):
-    """Return how often each combination of a gold label and answers of m models occurs: int [3, 4, ... (m times)]."""
-    counts = np.zeros((3, *[ANSWERS] * len(answers)), int)
-    np.add.at(counts, (np.asarray(gold), *map(np.asarray, answers)), 1)
+def count_answers(gold: Labels, *predicted: Labels) -> np.ndarray:
+    """Return how often each combination of a gold label and the predictions of m models occurs.
+
+    int [3, 4, ...], with an axis of 4 for each model.
+    """
+    counts = np.zeros((3, *[ANSWERS] * len(predicted)), int)
+    cells = tuple(np.asarray(column) for column in (gold, *predicted))
+    np.add.at(counts, cells, 1)
     return counts
 
 
-def accuracy(counts):
-    """Return the share of right answers [...]; counts [..., 3, 4]."""
+def accuracy(counts: np.ndarray) -> np.ndarray:
+    """Return the share of right predictions [...]; counts [..., 3, 4]."""
     return np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))
 
 
-def macro_f1(counts):
-    """Return the mean F1 of the three labels [...]; that of a label which is neither gold nor answered is 0."""
+def macro_f1(counts: np.ndarray) -> np.ndarray:
+    """Return the mean F1 of the three labels [...]; counts [..., 3, 4].
+
+    The F1 of a label that is neither gold nor predicted is 0.
+    """
     right = np.diagonal(counts, axis1=-2, axis2=-1)
-    total = (
-        counts.sum(-1) + counts.sum(-2)[..., :3]
-    )  # gold + answered = 2 right + missed + wrongly answered
+    gold = counts.sum(-1)
+    predicted = counts.sum(-2)[..., :3]
+    total = gold + predicted  # 2 right + missed + wrongly predicted
     return (2 * right / np.maximum(total, 1)).mean(-1)
 
 
-def kappa(counts):
-    """Return Cohen's kappa with the gold labels [...]; 0 where all gold labels and answers are one label."""
+def kappa(counts: np.ndarray) -> np.ndarray:
+    """Return Cohen's kappa with the gold labels [...]; counts [..., 3, 4].
+
+    0 where all gold labels and predictions are one label, so that 0 would be divided by 0.
+    """
     n = counts.sum((-2, -1))
     by_chance = (counts.sum(-1) * counts.sum(-2)[..., :3]).sum(-1) / n**2
-    return np.where(
-        by_chance < 1,
-        (accuracy(counts) - by_chance) / np.where(by_chance < 1, 1 - by_chance, 1),
-        0.0,
-    )
+    defined = by_chance < 1
+    divisor = np.where(defined, 1 - by_chance, 1)
+    return np.where(defined, (accuracy(counts) - by_chance) / divisor, 0.0)
 
 
 STATISTICS = {"accuracy": accuracy, "macro_f1": macro_f1, "kappa": kappa}
@@ -82,10 +86,10 @@ STATISTICS = {"accuracy": accuracy, "macro_f1": macro_f1, "kappa": kappa}
 # ---------------------------------------------------------------- bootstrap
 
 
-def resample_rows(counts):
+def resample_rows(counts: np.ndarray) -> np.ndarray:
     """Return counts [RESAMPLES, ...] of bootstrap samples of the rows behind counts [...].
 
-    Rows in one cell are alike, so drawing n rows with replacement is a multinomial draw over the cells.
+    Rows in one cell are alike, so drawing n rows with replacement is a multinomial draw over cells.
     """
     flat = counts.ravel()
     filled = np.flatnonzero(flat)
@@ -95,180 +99,217 @@ def resample_rows(counts):
     return samples.reshape(RESAMPLES, *counts.shape)
 
 
-def resample_topics(counts):
+def resample_topics(counts: np.ndarray) -> np.ndarray:
     """Return counts [RESAMPLES, ...] of bootstrap samples of whole topics; counts [topics, ...]."""
     topics = len(counts)
-    weights = np.random.default_rng(BOOTSTRAP_SEED).multinomial(
-        topics, np.full(topics, 1 / topics), RESAMPLES
-    )
-    return (weights @ counts.reshape(topics, -1)).reshape(RESAMPLES, *counts.shape[1:])
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    times_drawn = rng.multinomial(topics, np.full(topics, 1 / topics), RESAMPLES)
+    samples = times_drawn @ counts.reshape(topics, -1)
+    return samples.reshape(RESAMPLES, *counts.shape[1:])
 
 
-def find_interval(values):
-    """Return [low, high], the percentile interval of bootstrap values."""
+def find_interval(values: np.ndarray) -> list[float]:
+    """Return [low, high], the percentile interval of bootstrap values [RESAMPLES]."""
     tail = (1 - LEVEL) / 2
     return [float(end) for end in np.quantile(values, [tail, 1 - tail])]
 
 
-def draw_samples(gold, topics, *answers):
-    """Return (counts [3, 4, ...], {"rows": samples, "topics": samples}); no "topics" if there is only one."""
-    gold, topics, answers = (
-        np.asarray(gold),
-        np.asarray(topics),
-        [np.asarray(column) for column in answers],
-    )
-    counts = count_answers(gold, *answers)
+def draw_samples(
+    gold: Labels, topics: Sequence[str], *predicted: Labels
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return (counts [3, 4, ...], {"rows": samples, "topics": samples}); one topic a row.
+
+    Samples are counts [RESAMPLES, 3, 4, ...]. There are no "topics" if there is only one.
+    """
+    gold = np.asarray(gold)
+    topics = np.asarray(topics)
+    columns = [np.asarray(column) for column in predicted]
+    counts = count_answers(gold, *columns)
     samples = {"rows": resample_rows(counts)}
     names = np.unique(topics)
     if len(names) > 1:
-        parts = [
-            count_answers(gold[topics == name], *(column[topics == name] for column in answers))
-            for name in names
-        ]
-        samples["topics"] = resample_topics(np.stack(parts))
+        by_topic = []
+        for name in names:
+            chosen = topics == name
+            by_topic.append(count_answers(gold[chosen], *(column[chosen] for column in columns)))
+        samples["topics"] = resample_topics(np.stack(by_topic))
     return counts, samples
 
 
-def describe_answers(gold, answers, topics):
-    """Return {statistic: {"value", "rows": [low, high], "topics": [low, high]}} of n answers.
+def describe_answers(gold: Labels, predicted: Labels, topics: Sequence[str]) -> dict[str, dict]:
+    """Return {statistic: {"value", "rows": [low, high], "topics": [low, high]}} of n predictions.
 
-    accuracy also has "wilson": the bootstrap finds no width where all answers are right, Wilson's score interval does.
+    No "topics" if there is only one. accuracy also has "wilson": the bootstrap finds no width where
+    all predictions are right, Wilson's score interval does.
     """
-    counts, samples = draw_samples(gold, topics, answers)
-    result = {
-        name: {
-            "value": float(value(counts)),
-            **{over: find_interval(value(part)) for over, part in samples.items()},
-        }
-        for name, value in STATISTICS.items()
-    }
+    counts, samples = draw_samples(gold, topics, predicted)
+    result = {}
+    for name, statistic in STATISTICS.items():
+        result[name] = {"value": float(statistic(counts))}
+        for over, part in samples.items():
+            result[name][over] = find_interval(statistic(part))
     result["accuracy"]["wilson"] = find_wilson(int(np.trace(counts)), int(counts.sum()))
     return result
 
 
-def compare_answers(gold, first, second, topics):
+def compare_answers(
+    gold: Labels, first: Labels, second: Labels, topics: Sequence[str]
+) -> dict[str, dict]:
     """Return the paired comparison of two models on the same n rows: second minus first.
 
-    {statistic: {"difference", "rows", "topics"}} as in describe_answers, and "mcnemar": {"only_first", "only_second",
-    "p"}, rows that only one model has right and the two-sided p-value of the exact test.
+    {statistic: {"difference", "rows", "topics"}} as in describe_answers, and run_mcnemar as
+    "mcnemar".
     """
     counts, samples = draw_samples(gold, topics, first, second)
-
-    def differ(
-        value, part
-    ):  # counts [..., 3, 4, 4] hold both models, so that each sample takes the same rows of both
-        return value(part.sum(-2)) - value(part.sum(-1))
-
-    result = {
-        name: {
-            "difference": float(differ(value, counts)),
-            **{over: find_interval(differ(value, part)) for over, part in samples.items()},
-        }
-        for name, value in STATISTICS.items()
-    }
-    right, other = np.asarray(first) == np.asarray(gold), np.asarray(second) == np.asarray(gold)
-    return {
-        **result,
-        "mcnemar": run_mcnemar(int((right & ~other).sum()), int((other & ~right).sum())),
-    }
+    result = {}
+    for name, statistic in STATISTICS.items():
+        result[name] = {"difference": float(_subtract_models(statistic, counts))}
+        for over, part in samples.items():
+            result[name][over] = find_interval(_subtract_models(statistic, part))
+    first_right = np.asarray(first) == np.asarray(gold)
+    second_right = np.asarray(second) == np.asarray(gold)
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
+    result["mcnemar"] = run_mcnemar(only_first, only_second)
+    return result
 
 
-def run_mcnemar(only_first, only_second):
-    """Return McNemar's exact test of rows that only one of two models has right: a sign test with chance 1/2."""
+def _subtract_models(
+    statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarray
+) -> np.ndarray:
+    """Return a statistic of the second model minus that of the first [...]; counts [..., 3, 4, 4].
+
+    Counts hold both models, so that each bootstrap sample takes the same rows of both.
+    """
+    of_first = counts.sum(-1)
+    of_second = counts.sum(-2)
+    return statistic(of_second) - statistic(of_first)
+
+
+def run_mcnemar(only_first: int, only_second: int) -> dict[str, int | float]:
+    """Return McNemar's exact test of rows that only one of two models has right.
+
+    {"only_first", "only_second", "p"}: p is two-sided, of a sign test with probability 1/2; 1 of no
+    rows.
+    """
     n = only_first + only_second
     p = scipy.stats.binomtest(only_first, n, 0.5).pvalue if n else 1.0
     return {"only_first": only_first, "only_second": only_second, "p": float(p)}
 
 
-def find_wilson(hits, n):
-    """Return [low, high], Wilson's score interval of a share; it has width also for 0 and for all of n."""
+def find_wilson(hits: int, n: int) -> list[float]:
+    """Return [low, high], Wilson's score interval of the share hits / n.
+
+    It has width also for 0 and for all of n.
+    """
     interval = scipy.stats.binomtest(hits, n).proportion_ci(LEVEL, method="wilson")
     return [float(interval.low), float(interval.high)]
 
 
-# ---------------------------------------------------------------- calibration and selective prediction
+# ---------------------------------------------------------------- calibration
 
 
-def scale_probabilities(probabilities, temperature):
-    """Return probabilities [n, 3] with their logits divided by a temperature; above 1 they become less sure."""
+def scale_probabilities(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Return probabilities [n, 3] with their logits divided by a temperature.
+
+    Above 1 they become less sure.
+    """
     logits = np.log(np.maximum(probabilities, TINY)) / temperature
     weights = np.exp(logits - logits.max(1, keepdims=True))
     return weights / weights.sum(1, keepdims=True)
 
 
-def fit_temperature(probabilities, gold):
-    """Return the temperature with the smallest negative log-likelihood of the gold labels (Guo et al. 2017).
+def fit_temperature(probabilities: np.ndarray, gold: Labels) -> float:
+    """Return the temperature with the smallest negative log-likelihood of the gold labels.
 
-    Source: https://arxiv.org/abs/1706.04599. The choice belongs to rows that are reported on nowhere else.
+    probabilities: [n, 3]. It lies in TEMPERATURES. The choice belongs to rows that are reported on
+    nowhere else. Source: Guo et al. 2017, https://arxiv.org/abs/1706.04599.
     """
 
-    def loss(log_t):
+    def loss(log_t: float) -> float:
         return mean_nll(scale_probabilities(probabilities, np.exp(log_t)), gold)
 
     low, high = np.log(TEMPERATURES)
-    inside = scipy.optimize.minimize_scalar(
-        loss, bounds=(low, high), method="bounded"
-    ).x  # never quite reaches an end
-    return float(np.exp(min((low, high, inside), key=loss)))
+    # The bounded search never quite reaches an end, so both ends are tried too.
+    inside = scipy.optimize.minimize_scalar(loss, bounds=(low, high), method="bounded").x
+    best = min((low, high, inside), key=loss)
+    return float(np.exp(best))
 
 
-def mean_nll(probabilities, gold):
-    """Return the mean negative log-likelihood of the gold labels, in nats."""
-    return float(-np.log(np.maximum(probabilities[np.arange(len(gold)), gold], TINY)).mean())
+def mean_nll(probabilities: np.ndarray, gold: Labels) -> float:
+    """Return the mean negative log-likelihood of the gold labels, in nats; probabilities [n, 3]."""
+    of_gold = probabilities[np.arange(len(gold)), gold]
+    return float(-np.log(np.maximum(of_gold, TINY)).mean())
 
 
-def measure_calibration(probabilities, gold):
+def measure_calibration(probabilities: np.ndarray, gold: Labels) -> dict[str, float | list[dict]]:
     """Return {"ece", "nll", "bins"} of probabilities [n, 3]: how far confidence is from accuracy.
 
-    Confidence is the highest probability. bins: {"n", "confidence", "accuracy"} of each of BINS equal intervals that
-    holds rows. ece: their mean distance, weighted by rows; of few rows it is above 0 also for a perfect model.
+    Confidence is the highest probability. bins: {"n", "confidence", "accuracy"} of each of BINS
+    equal intervals that holds rows. ece: their mean distance, weighted by rows; of few rows it is
+    above 0 also for a perfect model. nll: mean_nll.
     """
-    confidence, right = probabilities.max(1), probabilities.argmax(1) == np.asarray(gold)
-    index = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidence)
-    bins = [
-        {
-            "n": int((index == i).sum()),
-            "confidence": float(confidence[index == i].mean()),
-            "accuracy": float(right[index == i].mean()),
-        }
-        for i in np.unique(index)
-    ]
+    confidence = probabilities.max(1)
+    right = probabilities.argmax(1) == np.asarray(gold)
+    inner_edges = np.linspace(0, 1, BINS + 1)[1:-1]
+    bin_of_row = np.searchsorted(inner_edges, confidence)
+    bins = []
+    for number in np.unique(bin_of_row):
+        inside = bin_of_row == number
+        bins.append(
+            {
+                "n": int(inside.sum()),
+                "confidence": float(confidence[inside].mean()),
+                "accuracy": float(right[inside].mean()),
+            }
+        )
     ece = sum(part["n"] * abs(part["accuracy"] - part["confidence"]) for part in bins) / len(right)
     return {"ece": float(ece), "nll": mean_nll(probabilities, gold), "bins": bins}
 
 
-def trace_coverage(confidence, right):
-    """Return [{"threshold", "n", "coverage", "accuracy"}]: what is answered, what of it right, if other rows are not.
+# ---------------------------------------------------------------- selective prediction
 
-    One point for each different confidence, from the highest down: equally sure rows are answered together or not.
+
+def trace_coverage(
+    confidence: Sequence[float] | np.ndarray, right: Sequence[bool] | np.ndarray
+) -> list[dict[str, float]]:
+    """Return the accuracy of the rows that are answered if those of less confidence are not.
+
+    [{"threshold", "n", "coverage", "accuracy"}], a point for each different confidence, from the
+    highest down: equally sure rows are answered together or not. coverage: n as a share of all
+    rows. confidence, right: one value a row.
     """
-    confidence, right = np.asarray(confidence), np.asarray(right)
+    confidence = np.asarray(confidence)
     order = np.argsort(-confidence, kind="stable")
-    hits = np.cumsum(right[order])
-    last = np.flatnonzero(
-        np.diff(confidence[order], append=-1.0)
-    )  # where the next confidence is a lower one
-    return [
-        {
-            "threshold": float(confidence[order[i]]),
-            "n": i + 1,
-            "coverage": (i + 1) / len(order),
-            "accuracy": float(hits[i] / (i + 1)),
-        }
-        for i in last.tolist()
-    ]
+    descending = confidence[order]
+    hits = np.cumsum(np.asarray(right)[order])
+    # The last row of each confidence: the next one has a lower confidence.
+    last = np.flatnonzero(np.diff(descending, append=-1.0))
+    points = []
+    for index in last.tolist():
+        n = index + 1
+        points.append(
+            {
+                "threshold": float(descending[index]),
+                "n": n,
+                "coverage": n / len(order),
+                "accuracy": float(hits[index] / n),
+            }
+        )
+    return points
 
 
-def pick_coverages(curve):
-    """Return the points of a coverage curve that answer at least the shares COVERAGES, and no more than needed.
+def pick_coverages(curve: list[dict[str, float]]) -> list[dict[str, float | list[float]]]:
+    """Return the points of trace_coverage that answer at least the shares COVERAGES of the rows.
 
-    Each once, with "interval": Wilson's, of its accuracy.
+    And no more rows than needed; each point once, with "interval": Wilson's, of its accuracy.
     """
-    points = [
-        next(point for point in curve if point["coverage"] >= share - 1e-9) for share in COVERAGES
-    ]
-    points = {point["n"]: point for point in points}.values()
-    return [
-        {**point, "interval": find_wilson(round(point["accuracy"] * point["n"]), point["n"])}
-        for point in points
-    ]
+    points = {}  # by rows answered: several shares may have the same point
+    for share in COVERAGES:
+        point = next(point for point in curve if point["coverage"] >= share - 1e-9)
+        points[point["n"]] = point
+    picked = []
+    for n, point in points.items():
+        hits = round(point["accuracy"] * n)
+        picked.append({**point, "interval": find_wilson(hits, n)})
+    return picked

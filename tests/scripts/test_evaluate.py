@@ -346,6 +346,27 @@ def test_rescoring_in_place_keeps_the_record_of_the_run(run_evaluate, tmp_path, 
     assert NOTE in capsys.readouterr().out
 
 
+def test_records_of_earlier_versions_give_the_same_tables(scored, tmp_path):
+    """Their baselines were called floors."""
+    folder, rows, result = scored
+    earlier, out = tmp_path / "earlier", tmp_path / "out"
+    earlier.mkdir()
+    for name in ("evaluation.json", "validation.jsonl", "robustness.jsonl"):
+        (earlier / name).write_bytes((folder / name).read_bytes())
+    renamed = []
+    for row in rows:
+        row = dict(row)
+        row["floors"] = row.pop("baselines")
+        renamed.append(row)
+    files.write_jsonl(earlier / "evaluation.jsonl", renamed)
+    main("--predictions", earlier / "evaluation.jsonl", "--output-dir", out)
+    again = files.read_json(out / "evaluation.json", "fix the test")
+    assert list(again["analysis"]["intervals"])[:2] == ["majority", "tf-idf"]
+    assert again["metrics"] == result["metrics"] and again["analysis"] == result["analysis"]
+    for name in ("report.md", "results.tex"):
+        assert (out / name).read_bytes() == (folder / name).read_bytes()
+
+
 @pytest.mark.parametrize("content, expected", [
     (None, "not found"),
     ("", "is empty"),
@@ -540,7 +561,7 @@ def test_tiny_probabilities_keep_their_size():
     scores = scoring.Scores(torch.tensor([[1 - 3e-9, 2e-9, 1e-9]]), torch.tensor([0.5]), None, 128)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scoring, "score_prompts", lambda *words: scores)
-        [answer] = evaluate.answer_rows(None, None, [[1]], "score")
+        [answer] = evaluate.predict_rows(None, None, [[1]], "score")
     assert (
         answer["probabilities"]["con"] == pytest.approx(2e-9, rel=1e-5)
         and answer["probabilities"]["neu"] > 0

@@ -18,29 +18,30 @@ from stance.common import startup  # noqa: F401 - first: what follows takes seco
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stance.common import distributed, errors
 from stance.corpus import cleaning, tables
-from stance.labelling import table, terminal
+from stance.labelling import labeller, table, terminal
 from stance.model import adapters, chat, compilation, cuda_graphs, loading, memory, scoring
+
+if TYPE_CHECKING:
+    import transformers
 
 # ---------------------------------------------------------------- settings
 ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote
 TEXT_COLUMN = None  # header of the sentences; None: any of annotations.COLUMN_NAMES
 TOPIC_COLUMN = None  # header of the topics; None: any of annotations.COLUMN_NAMES
 SHEET = None  # name of the sheet to label; None: the only one with these headers
-RESUME = (
-    True  # go on from what an interrupted run left beside --output; False: label all of it again
-)
-REVIEW_BELOW = (
-    0.6  # confidence, the highest of the three probabilities, below which review says yes
-)
+RESUME = True  # go on where an interrupted run of the same command stopped; False: label all again
+REVIEW_BELOW = 0.6  # confidence, the highest of the three probabilities, below which review is yes
 EXPLAIN = 0  # words shown with --text that the answer hangs on most
 SUMMARY_TOPICS = 20  # topics shown one by one after a table is labelled, those with most rows
 # --------------------------------------------------------------------------
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags; fail on those that do not go together."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -77,9 +78,8 @@ def parse_args(argv):
         errors.fail("--explain takes a number of words, and goes without --input")
     if args.output:
         tables.check_suffix(args.output)
-        if (
-            Path(args.input).resolve() == Path(args.output).resolve()
-        ):  # other sheets and formats would be lost
+        # other sheets and formats would be lost
+        if Path(args.input).resolve() == Path(args.output).resolve():
             errors.fail(
                 f"--output {args.output} would replace the table to label: give it another name"
             )
@@ -88,59 +88,75 @@ def parse_args(argv):
     return args
 
 
-def check_mode(args):
-    """Stop if there is nothing to read, or no one process to read it."""
-    if args.text is None and not args.input and not sys.stdin.isatty():
+def check_mode(text: str | None, table_path: str | None) -> None:
+    """Fail if there is nothing to read, or no one process to read it.
+
+    text: the sentence that --text gives; table_path: --input, which is - for stdin.
+    """
+    if text is None and not table_path and not sys.stdin.isatty():
         errors.fail("give --topic and --text for one sentence, or --input and --output for a table")
-    if distributed.get_rank()[1] > 1 and args.input in (None, "-"):
+    _, processes = distributed.get_rank()
+    if processes > 1 and table_path in (None, "-"):
         errors.fail(
             "torchrun is for tables: give --input and --output, or start predict.py with python"
         )
 
 
-def load_scorer(adapter, base, tokenizer, rows):
-    """Load base and adapter for so many rows; return score(pairs) -> scoring.Scores."""
+def choose_topics(topic: str, topics_file: str | None) -> list[str] | None:
+    """Return the cleaned topics that flags give for all rows; None if each row has its own.
+
+    topic: cleaned; "" if no flag gives it.
+    """
+    if topics_file:
+        return tables.read_topics(topics_file)
+    if topic:
+        return [topic]
+    return None
+
+
+def load_scorer(
+    adapter: str, base: str, tokenizer: "transformers.PreTrainedTokenizerBase", rows: int
+) -> labeller.Scorer:
+    """Load base and adapter to score so many rows; return score(pairs) -> scoring.Scores."""
     model = adapters.load_adapter(loading.load_base(base), adapter)
-    size = compilation.prepare_scoring(model, rows)
+    planned_size = compilation.prepare_scoring(model, rows)
     if rows == 1:
-        hint = "end other programs on the GPU (nvidia-smi lists them), or set CUDA_GRAPHS in stance/model/compilation.py to False"
+        hint = (
+            "end other programs on the GPU (nvidia-smi lists them), "
+            "or set CUDA_GRAPHS in stance/model/compilation.py to False"
+        )
         with memory.explain_memory("record how one sentence is answered", hint):
             cuda_graphs.record_answers(model)
 
-    def score(pairs, batch_size=None, bar=None):
+    def score(
+        pairs: list[tuple[str, str]], batch_size: int | None = None, bar: object = None
+    ) -> scoring.Scores:
         if bar is None:  # of a table, label_table reports all sentences at once
             chat.report_long(tokenizer, pairs)
         encoded = chat.encode_examples(tokenizer, pairs)
-        return scoring.score_prompts(model, tokenizer, encoded, batch_size or size, bar)
+        return scoring.score_prompts(model, tokenizer, encoded, batch_size or planned_size, bar)
 
     return score
 
 
-def choose_topics(args):
-    """Return the cleaned topics that flags give for all rows; None if each row has its own."""
-    if args.topics_file:
-        return tables.read_topics(args.topics_file)
-    return [cleaning.clean_text(args.topic)] if args.topic else None
-
-
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    check_mode(args)
+    check_mode(args.text, args.input)
     record = adapters.check_adapter(args.adapter)
-    base, topic = record["base_model"], cleaning.clean_text(args.topic)
+    base = record["base_model"]
     loading.check_base(base)
     tokenizer = loading.load_tokenizer(base)
     adapters.check_same_base(args.adapter, base, tokenizer)
+    topic = cleaning.clean_text(args.topic)
 
-    def load(rows):
+    def load(rows: int) -> labeller.Scorer:
         return load_scorer(args.adapter, base, tokenizer, rows)
 
     if args.input:
         distributed.join_ranks()
         with distributed.first_rank_first():
-            source = table.Source(
-                args.input, args.text_column, TOPIC_COLUMN, SHEET, choose_topics(args)
-            )
+            topics = choose_topics(topic, args.topics_file)
+        source = table.Source(args.input, args.text_column, TOPIC_COLUMN, SHEET, topics)
         table.label_table(
             source,
             args.output,
@@ -148,9 +164,9 @@ def main(argv=None):
             base,
             tokenizer,
             load,
-            RESUME,
-            REVIEW_BELOW,
-            SUMMARY_TOPICS,
+            resume=RESUME,
+            review_below=REVIEW_BELOW,
+            summary_topics=SUMMARY_TOPICS,
         )
         distributed.leave_ranks()
     elif args.text is not None:

@@ -1,9 +1,10 @@
-"""Label a table: it is read once to check it and to gather what is asked, and once to write it with the answers."""
+"""Label a table: it is read once to check it and gather its pairs, and once to write the output."""
 
 import contextlib
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import prompts
 from stance.common import distributed, errors, formatting
@@ -12,15 +13,15 @@ from stance.evaluation import figures
 from stance.labelling import labeller, terminal
 from stance.model import chat, loading, scoring
 
+if TYPE_CHECKING:
+    import transformers
+
 TABLE_DIGITS = 4  # of the probabilities in a table
-GIVEN_TOPIC, OTHER_GIVEN_TOPIC = (
-    "topic",
-    "given_topic",
-)  # column of topics from flags; the second if the first is taken
-ANSWER_COLUMNS = ("stance", *(f"p_{label}" for label in prompts.LABELS), "confidence", "review")
-SHADES = {
-    "stance": {"pro": "BDD7EE", "con": "F8CBAD", "neu": "E7E6E6"}
-}  # of cells in Excel: blue, orange, grey
+GIVEN_TOPIC = "topic"  # column of topics that flags give
+OTHER_GIVEN_TOPIC = "given_topic"  # the same, if the table has a column of the first name
+ADDED_COLUMNS = ("stance", *(f"p_{label}" for label in prompts.LABELS), "confidence", "review")
+# column: {value: colour of its cells in Excel}: blue, orange, grey
+SHADES = {"stance": {"pro": "BDD7EE", "con": "F8CBAD", "neu": "E7E6E6"}}
 
 
 class Source(NamedTuple):
@@ -30,19 +31,29 @@ class Source(NamedTuple):
     text_column: str | None  # header of the sentences; None: any of annotations.COLUMN_NAMES
     topic_column: str | None  # header of the topics; None: any of annotations.COLUMN_NAMES
     sheet: str | None  # name of the sheet of a workbook; None: the only one with these headers
-    topics: list | None  # cleaned topics for every sentence; None: each row has its own
-    stdin: object = None  # what tables.keep_stdin kept of stdin
+    topics: list[str] | None  # cleaned topics for every sentence; None: each row has its own
+    stdin: BinaryIO | None = None  # what tables.keep_stdin kept of stdin
 
 
 def label_table(
-    source, output, adapter, base, tokenizer, load_scorer, resume, review_below, summary_topics
-):
+    source: Source,
+    output: str,
+    adapter: str,
+    base: str,
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    load_scorer: Callable[[int], labeller.Scorer],
+    resume: bool,
+    review_below: float,
+    summary_topics: int,
+) -> None:
     """Label a table and sum it up; of several processes, the first alone writes.
 
-    load_scorer(rows) returns score(pairs, batch_size=None, bar=None) -> scoring.Scores. resume: go on from the part
-    files of an interrupted run. review_below: confidence below which a person should look at a row. summary_topics:
-    topics that the summary shows one by one.
+    output: path of the labelled table. adapter: its folder; base: hub name or folder.
+    load_scorer(rows): loads the model for so many rows. resume: go on from the part files of an
+    interrupted run. review_below: confidence below which a person should look at a row.
+    summary_topics: topics that the summary shows one by one.
     """
+    is_first_rank = distributed.get_rank()[0] == 0
     with distributed.first_rank_first():
         if source.path == "-":
             source = source._replace(stdin=tables.keep_stdin())
@@ -50,42 +61,45 @@ def label_table(
         header = name_columns(table, output)
         note_unused_topics(source, table, header)
         store = labeller.PairStore(check_table_rows(table, source.topics, output))
-        if distributed.get_rank()[0] == 0:
+        if is_first_rank:
             chat.report_long(tokenizer, store.read_pairs())
-    if not resume and distributed.get_rank()[0] == 0:
+    if is_first_rank and not resume:
         labeller.remove_parts(output)
     distributed.wait_for_ranks()
-    run = labeller.list_dependencies(adapter, base, store)
-    labeller.label_pairs(store, output, run, lambda: load_scorer(store.size))
-    if distributed.get_rank()[0] == 0:
+    dependencies = labeller.list_dependencies(adapter, base, store)
+    labeller.label_pairs(store, output, dependencies, lambda: load_scorer(store.size))
+    if is_first_rank:
         counts = write_labelled(source, output, header, store, review_below)
         labeller.remove_parts(output)
-        report_labelled(
-            counts, store, output, loading.read_demo_note(base), review_below, summary_topics
-        )
+        note = loading.read_demo_note(base)
+        report_labelled(counts, store, output, note, review_below, summary_topics)
 
 
-def open_source(source):
-    """Open the table to label, at its start: it is read twice. Return a tables.Table."""
+def open_source(source: Source) -> tables.Table:
+    """Open the table to label, at its start: it is read twice."""
     if source.stdin is not None:
         return tables.open_lines(source.stdin)
-    named = {"topic": source.topic_column, "text": source.text_column}
+    headers = {"topic": source.topic_column, "text": source.text_column}
     if source.topics:
-        del named["topic"]
-    needed = {
-        name: (cleaning.clean_text(own),) if own else annotations.COLUMN_NAMES[name]
-        for name, own in named.items()
-    }
+        del headers["topic"]
+    accepted = {}
+    for column, header in headers.items():
+        if header:
+            accepted[column] = (cleaning.clean_text(header),)
+        else:
+            accepted[column] = annotations.COLUMN_NAMES[column]
+    choose = "name one in SHEET at the top of predict.py"
     rename = "name those of the file: --text-column, and TOPIC_COLUMN at the top of predict.py"
-    return tables.open_table(
-        source.path, needed, source.sheet, "name one in SHEET at the top of predict.py", rename
-    )
+    return tables.open_table(source.path, accepted, source.sheet, choose, rename)
 
 
-def name_columns(table, output):
-    """Return the header of the output; stop if the table has one of its columns, or cannot be written to output."""
+def name_columns(table: tables.Table, output: str) -> list[str]:
+    """Return the header of the output.
+
+    Fails if the table has a column that is added, or cannot be written to output.
+    """
     known = {name.casefold() for name in table.header}
-    added = list(ANSWER_COLUMNS)
+    added = list(ADDED_COLUMNS)
     if "topic" not in table.columns:
         added.insert(0, OTHER_GIVEN_TOPIC if GIVEN_TOPIC in known else GIVEN_TOPIC)
     taken = [name for name in table.header if name.casefold() in added]
@@ -93,34 +107,44 @@ def name_columns(table, output):
         errors.fail(
             f"{table.location} already has the column {taken[0]}, which predict.py adds: rename it"
         )
-    tables.check_output(output, [*table.header, *added])
-    return [*table.header, *added]
+    header = [*table.header, *added]
+    tables.check_output(output, header)
+    return header
 
 
-def note_unused_topics(source, table, header):
-    """Print a note if topics that flags give take the place of a column of topics."""
+def note_unused_topics(source: Source, table: tables.Table, header: list[str]) -> None:
+    """Print a note if topics that flags give are used instead of a column of topics.
+
+    header: of the output, as name_columns returned it.
+    """
     if "topic" in table.columns:
         return
-    accepted = (
-        (source.topic_column.casefold(),)
-        if source.topic_column
-        else annotations.COLUMN_NAMES["topic"]
-    )
+    accepted = annotations.COLUMN_NAMES["topic"]
+    if source.topic_column:
+        accepted = (source.topic_column.casefold(),)
     for name in table.header:
         if name.casefold() in accepted:
             column = f"the column {formatting.quote(name)} of {table.location}"
-            given = header[len(table.header)]
-            print(
-                f"note: {column} is not used: stances are towards the topic in the column {given} of the output"
-            )
+            given = header[len(table.header)]  # the first that is added
+            instead = f"stances are towards the topic in the column {given} of the output"
+            print(f"note: {column} is not used: {instead}")
             return
 
 
-def check_table_rows(table, topics, output):
-    """Yield the pairs (topic, sentence) of all rows; stop after the last if any row cannot be labelled."""
-    count, empty, broken = 0, [], []
+def check_table_rows(
+    table: tables.Table, topics: list[str] | None, output: str
+) -> Iterator[tuple[str, str]]:
+    """Yield the pairs (topic, sentence) of all rows; fail after the last if any cannot be labelled.
+
+    Fails at once on a row that output cannot hold. topics: see Source.
+    """
+    count = 0  # pairs
+    empty = []  # row numbers
+    broken = []  # row numbers
     for number, cells, pairs in labeller.read_rows(table, topics):
-        values = {value for pair in pairs for value in pair}
+        values = set()
+        for pair in pairs:
+            values.update(pair)
         if "" in values:
             empty.append(number)
         elif values & annotations.BROKEN:
@@ -142,30 +166,38 @@ def check_table_rows(table, topics, output):
     tables.check_length(output, count)
 
 
-def write_labelled(source, output, header, store, review_below):
-    """Write the output; return {topic: terminal.TopicCounts}."""
+def write_labelled(
+    source: Source, output: str, header: list[str], store: labeller.PairStore, review_below: float
+) -> dict[str, terminal.TopicCounts]:
+    """Write the output; return the counts of each topic."""
     counts = defaultdict(terminal.TopicCounts)
-    with contextlib.redirect_stdout(
-        None
-    ):  # notes about the table were printed when it was read first
+    # Notes about the table were printed when it was read first.
+    with contextlib.redirect_stdout(None):
         rows = label_rows(open_source(source), source.topics, store, review_below, counts)
         tables.write_table(output, header, rows, SHADES)
     return counts
 
 
-def label_rows(table, topics, store, review_below, counts):
-    """Yield the rows of the output; counts, {topic: terminal.TopicCounts}, grows with them."""
+def label_rows(
+    table: tables.Table,
+    topics: list[str] | None,
+    store: labeller.PairStore,
+    review_below: float,
+    counts: dict[str, terminal.TopicCounts],
+) -> Iterator[list]:
+    """Yield the rows of the output; fail if they are not those that the store was made from.
+
+    topics: see Source. counts: a defaultdict, to which each row is added.
+    """
     rows = 0
     for _, cells, pairs in labeller.read_rows(table, topics):
         for topic, text in pairs:
             probabilities = store.find_answer(topic, text)
             if probabilities is None:
-                break
+                break  # the table has changed
             rows += 1
-            label, confidence = (
-                scoring.pick_label(probabilities),
-                round(max(probabilities), TABLE_DIGITS),
-            )
+            label = scoring.pick_label(probabilities)
+            confidence = round(max(probabilities), TABLE_DIGITS)
             counts[topic].labels[label] += 1
             review = "no"
             if confidence < review_below:
@@ -178,14 +210,23 @@ def label_rows(table, topics, store, review_below, counts):
         errors.fail(f"{table.location} changed while it was labelled: start again")
 
 
-def report_labelled(counts, store, output, note, review_below, summary_topics):
-    """Print the summary by topic, and draw it beside the output; note: what a demo's picture says below itself."""
+def report_labelled(
+    counts: dict[str, terminal.TopicCounts],
+    store: labeller.PairStore,
+    output: str,
+    note: str | None,
+    review_below: float,
+    summary_topics: int,
+) -> None:
+    """Print the summary by topic, and draw it beside the output, with the ending .stances.png.
+
+    note: what a demo's picture says below itself. review_below, summary_topics: see label_table.
+    """
     summary = terminal.shorten_counts(counts, summary_topics)
     picture = Path(output).with_suffix(".stances.png")
     print(f"\n{terminal.format_topic_counts(summary)}\n")
-    low = sum(count.review for count in counts.values())
-    print(f"review: {low:,} of {store.rows:,} rows have a confidence below {review_below}")
+    review = sum(count.review for count in counts.values())
+    print(f"review: {review:,} of {store.rows:,} rows have a confidence below {review_below}")
     figures.plot_shares({topic: count.labels for topic, count in summary.items()}, picture, note)
-    print(
-        f"labelled {store.rows:,} rows, {store.size:,} of them different: wrote {output} and {picture.name}"
-    )
+    labelled = f"labelled {store.rows:,} rows, {store.size:,} of them different"
+    print(f"{labelled}: wrote {output} and {picture.name}")

@@ -1,114 +1,143 @@
-"""How answers are shown: a line with a bar, the words that an answer hangs on, a dialogue, a summary by topic."""
+"""What the terminal shows: a prediction with bar and words, a dialogue, a summary by topic."""
 
 import dataclasses
 import os
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TextIO
 
 import prompts
 from stance.common import formatting
 from stance.corpus import cleaning
+from stance.labelling import labeller
 from stance.model import scoring
 
 # ---------------------------------------------------------------- settings
 BAR_WIDTH = 30  # characters
-BAR_SIGNS = {
-    "pro": "+",
-    "con": "-",
-    "neu": ".",
-}  # which also tell the labels apart where there are no colours
-BAR_COLORS = {
-    "pro": "34",
-    "con": "33",
-    "neu": "90",
-}  # ANSI: blue, yellow, grey; safe for the colour-blind
-FOR_COLOR, AGAINST_COLOR = (
-    "1;34",
-    "1;33",
-)  # ANSI of words: bold blue speaks for the answer, bold yellow against it
+BAR_SIGNS = {"pro": "+", "con": "-", "neu": "."}  # tell the labels apart without colours too
+BAR_COLORS = {"pro": "34", "con": "33", "neu": "90"}  # ANSI: blue, yellow, grey; colour-blind safe
+FOR_COLOR = "1;34"  # ANSI of words that speak for the prediction: bold blue
+AGAINST_COLOR = "1;33"  # ANSI of words that speak against it: bold yellow
 # --------------------------------------------------------------------------
 
 
-def use_colors(stream):
-    """Whether to colour what goes to a stream: a terminal, and NO_COLOR (no-color.org) is not set."""
+def use_colors(stream: TextIO) -> bool:
+    """Return whether to colour what goes to a stream: to a terminal that NO_COLOR does not forbid.
+
+    Source: https://no-color.org.
+    """
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def paint(text, color, colors):
+def paint(text: str, color: str, colors: bool) -> str:
     """Return text in an ANSI color, or as it is without colors."""
     return f"\033[{color}m{text}\033[0m" if colors and text else text
 
 
-def format_answer(probabilities):
-    """Return the line of an answer: its label and all probabilities."""
-    shares = "  ".join(
-        f"p_{name} {value:.3f}" for name, value in zip(prompts.LABELS, probabilities, strict=True)
-    )
-    return f"{scoring.pick_label(probabilities)}  {shares}"
+def format_answer(probabilities: Sequence[float]) -> str:
+    """Return the line of a prediction: its label, and the probabilities in prompts.LABELS order."""
+    parts = [scoring.pick_label(probabilities)]
+    for label, value in zip(prompts.LABELS, probabilities, strict=True):
+        parts.append(f"p_{label} {value:.3f}")
+    return "  ".join(parts)
 
 
-def format_bar(probabilities, colors):
-    """Return a bar of BAR_WIDTH signs, divided as the probabilities are."""
-    edges = [
-        round(BAR_WIDTH * sum(probabilities[:count])) for count in range(len(probabilities) + 1)
-    ]
+def format_bar(probabilities: Sequence[float], colors: bool) -> str:
+    """Return a bar of BAR_WIDTH signs, divided as the probabilities in prompts.LABELS order are."""
     parts = []
-    for name, start, end in zip(prompts.LABELS, edges, edges[1:]):
-        parts.append(paint(BAR_SIGNS[name] * (end - start), BAR_COLORS[name], colors))
+    start = 0
+    for position, label in enumerate(prompts.LABELS):
+        end = round(BAR_WIDTH * sum(probabilities[: position + 1]))
+        parts.append(paint(BAR_SIGNS[label] * (end - start), BAR_COLORS[label], colors))
+        start = end
     return f"[{''.join(parts)}]"
 
 
-def leave_words_out(text):
-    """Return (words, texts): the words of a text as (start, end), and the text without each of them."""
-    words = [found.span() for found in re.finditer(r"\S+", text)]
-    return words, [
-        (text[:start].rstrip() + " " + text[end:].lstrip()).strip() for start, end in words
-    ]
+def leave_words_out(text: str) -> tuple[list[tuple[int, int]], list[str]]:
+    """Return (words, texts): each word as its (start, end) in the text, and the text without it."""
+    words = []
+    texts = []
+    for found in re.finditer(r"\S+", text):
+        start, end = found.span()
+        words.append((start, end))
+        texts.append((text[:start].rstrip() + " " + text[end:].lstrip()).strip())
+    return words, texts
 
 
-def measure_words(probabilities, without):
-    """Return how much the probability of the answer falls without each word: above 0, a word speaks for the answer.
+def measure_words(
+    probabilities: Sequence[float], without: Sequence[Sequence[float]]
+) -> list[float]:
+    """Return how much the probability of the predicted label falls without each word.
 
-    probabilities: of the whole text; without: of the text without each word. Source: https://arxiv.org/abs/1612.08220.
+    Above 0, a word speaks for the prediction. probabilities: of the whole text, in prompts.LABELS
+    order; without: those of the text without each word. Source: https://arxiv.org/abs/1612.08220.
     """
-    answer = prompts.LABELS.index(scoring.pick_label(probabilities))
-    return [probabilities[answer] - row[answer] for row in without]
+    predicted = prompts.LABELS.index(scoring.pick_label(probabilities))
+    return [probabilities[predicted] - row[predicted] for row in without]
 
 
-def format_words(text, words, weights, count, label, colors):
-    """Return the count words of most weight as a table, and above it the sentence, if there are colors to show them."""
+def format_words(
+    text: str,
+    words: list[tuple[int, int]],
+    weights: list[float],
+    count: int,
+    label: str,
+    colors: bool,
+) -> str:
+    """Return the words of most weight as a table, and above it, with colors, the painted sentence.
+
+    words: (start, end) of each in the text; weights: measure_words'; count: how many are shown;
+    label: the predicted one.
+    """
     top = sorted(range(len(words)), key=lambda index: -abs(weights[index]))[:count]
-    rows = [[text[slice(*words[index])], str(index + 1), f"{weights[index]:+.3f}"] for index in top]
+    rows = []
+    for index in top:
+        start, end = words[index]
+        rows.append([text[start:end], str(index + 1), f"{weights[index]:+.3f}"])
     table = formatting.format_table(["Word", "position", f"weight for {label}"], rows)
     if not colors:
         return table
-    parts, done = [], 0
+    parts = []
+    done = 0  # characters of the text that are in parts
     for index in sorted(top):
         start, end = words[index]
         color = FOR_COLOR if weights[index] > 0 else AGAINST_COLOR
-        parts += [text[done:start], paint(text[start:end], color, colors)]
+        parts.append(text[done:start])
+        parts.append(paint(text[start:end], color, colors))
         done = end
-    return f"{''.join(parts)}{text[done:]}\n{table}"
+    parts.append(text[done:])
+    return f"{''.join(parts)}\n{table}"
 
 
-def print_answer(score, topic, text, explain, bar):
-    """Print the answer for one pair, with bar and words if they are wanted."""
-    words, texts = leave_words_out(text) if explain else ([], [])
-    probabilities, *without = score(
-        [(topic, part) for part in (text, *texts)]
-    ).probabilities.tolist()
+def print_answer(score: labeller.Scorer, topic: str, text: str, explain: int, bar: bool) -> None:
+    """Print the prediction for one pair of cleaned texts, with a bar if it is wanted.
+
+    explain: how many of the words that the prediction hangs on most are shown; 0: none.
+    """
+    words = []
+    texts_without = []
+    if explain:
+        words, texts_without = leave_words_out(text)
+    scores = score([(topic, part) for part in (text, *texts_without)])
+    probabilities, *without = scores.probabilities.tolist()
     colors = use_colors(sys.stdout)
     line = format_answer(probabilities)
-    print(f"{line}  {format_bar(probabilities, colors)}" if bar else line)
+    if bar:
+        line = f"{line}  {format_bar(probabilities, colors)}"
+    print(line)
     if explain:
         weights = measure_words(probabilities, without)
         label = scoring.pick_label(probabilities)
         print(format_words(text, words, weights, explain, label, colors))
 
 
-def answer_lines(load_scorer, topic, explain):
-    """Load a model, ask for a topic, then answer each line until Ctrl-D or Ctrl-C."""
+def answer_lines(load_scorer: Callable[[], labeller.Scorer], topic: str, explain: int) -> None:
+    """Load a model, ask for a topic if it is empty, then answer each line until Ctrl-D or Ctrl-C.
+
+    explain: see print_answer.
+    """
     try:
         score = load_scorer()
         print("one sentence a line; /topic changes the topic, Ctrl-D leaves")
@@ -117,9 +146,12 @@ def answer_lines(load_scorer, topic, explain):
                 topic = cleaning.clean_text(input("topic: "))
                 continue
             text = cleaning.clean_text(input("sentence: "))
-            if text.split(maxsplit=1)[:1] == ["/topic"]:
-                topic = text[len("/topic") :].strip()
-            elif text:
+            if not text:
+                continue
+            first_word = text.split(maxsplit=1)[0]
+            if first_word == "/topic":
+                topic = text.removeprefix("/topic").strip()
+            else:
                 print_answer(score, topic, text, explain, bar=True)
     except (EOFError, KeyboardInterrupt):
         print()
@@ -129,16 +161,16 @@ def answer_lines(load_scorer, topic, explain):
 class TopicCounts:
     """How many rows of a topic got which label, and how many of them a person should look at."""
 
-    labels: Counter = dataclasses.field(default_factory=Counter)
+    labels: Counter[str] = dataclasses.field(default_factory=Counter)
     review: int = 0
 
     @property
-    def rows(self):
+    def rows(self) -> int:
         return self.labels.total()
 
 
-def shorten_counts(counts, shown):
-    """Return counts, {topic: TopicCounts}, those with most rows first; the topics after the first shown are one together."""
+def shorten_counts(counts: dict[str, TopicCounts], shown: int) -> dict[str, TopicCounts]:
+    """Return counts with the topics of most rows first, and those after the first shown as one."""
     topics = sorted(counts, key=lambda topic: (-counts[topic].rows, topic))
     summary = {topic: counts[topic] for topic in topics[:shown]}
     rest = topics[shown:]
@@ -151,10 +183,10 @@ def shorten_counts(counts, shown):
     return summary
 
 
-def format_topic_counts(summary):
+def format_topic_counts(summary: dict[str, TopicCounts]) -> str:
     """Return the table of stances by topic: rows, shares of the labels, and rows to be reviewed."""
     lines = []
     for topic, count in summary.items():
-        shares = [f"{count.labels[name] / count.rows:.1%}" for name in prompts.LABELS]
+        shares = [f"{count.labels[label] / count.rows:.1%}" for label in prompts.LABELS]
         lines.append([formatting.cut(topic), f"{count.rows:,}", *shares, f"{count.review:,}"])
     return formatting.format_table(["Topic", "rows", *prompts.LABELS, "review"], lines)

@@ -1,4 +1,4 @@
-"""Prompts as token ids: the chat turns of a base's own template, with the texts of users kept plain.
+"""Prompts as token ids: the chat turns of a base's own template, with users' texts kept plain.
 
 The same ids in training, evaluation and prediction.
 """
@@ -6,133 +6,172 @@ The same ids in training, evaluation and prediction.
 import functools
 import re
 import unicodedata
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, NamedTuple
 
 import prompts
 from stance.common import errors, formatting
+
+if TYPE_CHECKING:
+    import transformers
 
 # ---------------------------------------------------------------- settings
 # What chat templates ask for beside the messages; Gemma's asks for nothing.
 TEMPLATE_OPTIONS = {
     "enable_thinking": False,  # Qwen3: answer at once
-    "date_string": "26 Jul 2024",  # Llama 3.2 would put today's date into the prompt: another prompt each day
+    # Llama 3.2 would put today's date into the prompt: another prompt each day.
+    "date_string": "26 Jul 2024",
 }
 
-# Far more than a sentence, and a quarter of the base's sliding window; one long row makes its whole batch need memory.
-MAX_PROMPT_TOKENS = 1024  # of a prompt with its template; a sentence beyond that is shortened
+# Of a prompt with its template; a sentence beyond that is shortened. Far more than a sentence, and
+# a quarter of the base's sliding window; one long row makes its whole batch need memory.
+MAX_PROMPT_TOKENS = 1024
 MIN_SENTENCE_TOKENS = 128  # that a topic must leave to the sentence
 # --------------------------------------------------------------------------
 
-USER_SLOT, ANSWER_SLOT = (
-    "\ue000",
-    "\ue001",
-)  # private-use characters: no chat template contains them
+# Private-use characters: no chat template contains them.
+USER_SLOT = "\ue000"
+ANSWER_SLOT = "\ue001"
 
 
-def encode_example(tokenizer, topic, sentence, label=None):
-    """Return the token ids (list of int) of one example; see encode_examples."""
-    return encode_examples(tokenizer, [(topic, sentence)], None if label is None else [label])[0]
+class ChatFrame(NamedTuple):
+    """A rendered chat template in pieces: each is one control token or the text between two."""
+
+    head: tuple[str, ...]  # from the start; its last piece holds the user slot
+    tail: tuple[str, ...]  # from there to the answer
+    ending: tuple[str, ...]  # after the answer, up to the control token that ends its turn
 
 
-def encode_examples(tokenizer, pairs, labels=None, template=prompts.PROMPT_TEMPLATE):
-    """Encode (topic, sentence) pairs as chat turns; with labels, append the answer and the end of its turn.
+def encode_example(
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    topic: str,
+    sentence: str,
+    label: str | None = None,
+) -> list[int]:
+    """Return the token ids of one example; see encode_examples."""
+    labels = None if label is None else [label]
+    return encode_examples(tokenizer, [(topic, sentence)], labels)[0]
 
-    The ids equal the tokenizer's own chat template on ordinary text. The text between two control tokens of the
-    template is encoded with split_special_tokens=True, so control tokens typed into a sentence stay plain text.
-    Ids with a label start with exactly the ids without it. Sentences that are too long are shortened first; see
-    report_long. One list of ids for each pair, always.
+
+def encode_examples(
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    pairs: Iterable[tuple[str, str]],
+    labels: Iterable[str] | None = None,
+    template: str = prompts.PROMPT_TEMPLATE,
+) -> list[list[int]]:
+    """Return the token ids of (topic, sentence) pairs as chat turns: always one list for each pair.
+
+    With labels, one for each pair, the answer and the end of its turn are appended: ids with a
+    label start with exactly the ids without it.
+
+    The ids equal the tokenizer's own chat template on ordinary text. The text between two control
+    tokens of the template is encoded with split_special_tokens=True, so control tokens typed into
+    a sentence stay plain text. Sentences that are too long are shortened first; see report_long.
     """
     fitting = [(topic, fit_sentence(tokenizer, topic, text)) for topic, text in pairs]
     encoded = _encode_prompts(tokenizer, fitting, template)
     if labels is None:
         return encoded
-    ending = _encode_pieces(tokenizer, chat_frame(tokenizer)[2])
-    answers = {
-        label: ids + ending
-        for label, ids in zip(prompts.LABELS, encode_labels(tokenizer), strict=True)
-    }
-    return [ids + answers[label] for ids, label in zip(encoded, labels, strict=True)]
+    ending = _encode_pieces(tokenizer, chat_frame(tokenizer).ending)
+    turns = {}
+    for label, ids in zip(prompts.LABELS, encode_labels(tokenizer), strict=True):
+        turns[label] = ids + ending
+    return [ids + turns[label] for ids, label in zip(encoded, labels, strict=True)]
 
 
-def report_long(tokenizer, pairs):
-    """Return how many of the (topic, sentence) pairs encode_examples shortens; print a note if there are any."""
-    total = count = 0
+def report_long(
+    tokenizer: "transformers.PreTrainedTokenizerBase", pairs: Iterable[tuple[str, str]]
+) -> int:
+    """Return how many (topic, sentence) pairs encode_examples shortens; print a note if any."""
+    total = 0
+    shortened = 0
     for topic, sentence in pairs:
         total += 1
-        count += fit_sentence(tokenizer, topic, sentence) != sentence
-    if count:
+        if fit_sentence(tokenizer, topic, sentence) != sentence:
+            shortened += 1
+    if shortened:
         print(
-            f"note: {count} of {total} sentences shortened: a prompt has {MAX_PROMPT_TOKENS} tokens at most"
+            f"note: {shortened} of {total} sentences shortened: a prompt has {MAX_PROMPT_TOKENS} tokens at most"
         )
-    return count
+    return shortened
 
 
-def fit_sentence(tokenizer, topic, sentence):
-    """Return the sentence, without its end if its prompt would have more than MAX_PROMPT_TOKENS tokens."""
+def fit_sentence(
+    tokenizer: "transformers.PreTrainedTokenizerBase", topic: str, sentence: str
+) -> str:
+    """Return the sentence, without its end if its prompt would exceed MAX_PROMPT_TOKENS.
+
+    Ends the script if the topic leaves no room for a sentence.
+    """
     text = (topic + sentence).encode("utf-8", "surrogatepass")
-    if (
-        _count_tokens(tokenizer, "", "") + len(text) <= MAX_PROMPT_TOKENS
-    ):  # a token has a byte at least
+    most = _count_tokens(tokenizer, "", "") + len(text)  # a token has a byte at least
+    if most <= MAX_PROMPT_TOKENS:
         return sentence
     return _shorten(tokenizer, topic, sentence, MAX_PROMPT_TOKENS)
 
 
 @functools.lru_cache(maxsize=4096)  # training encodes a row twice
 def _shorten(tokenizer, topic, sentence, limit):
-    """Return as many of the first words of a sentence as fit; of one endless word, as many characters."""
+    """Return as many first words of a sentence as fit; of one endless word, as many characters."""
     if _count_tokens(tokenizer, topic, sentence) <= limit:
         return sentence
     if _count_tokens(tokenizer, topic, "") > limit - MIN_SENTENCE_TOKENS:
         errors.fail(
             f"the topic {formatting.quote(topic)} is too long for a prompt of {limit} tokens: shorten it"
         )
-    low, high = 0, len(sentence)  # the first low characters fit, the first high ones do not
+    # Bisection: the first `low` characters fit, the first `high` ones do not.
+    low = 0
+    high = len(sentence)
     while high - low > 1:
         middle = (low + high) // 2
-        fits = _count_tokens(tokenizer, topic, sentence[:middle]) <= limit
-        low, high = (middle, high) if fits else (low, middle)
+        if _count_tokens(tokenizer, topic, sentence[:middle]) <= limit:
+            low = middle
+        else:
+            high = middle
     while low and unicodedata.category(sentence[low])[0] == "M":  # an accent stays with its letter
         low -= 1
+    text = sentence[:low]
     words = re.match(r".*\S(?=\s)", sentence[: low + 1], re.DOTALL)
-    text = (
-        words[0] if words and 2 * len(words[0]) > low else sentence[:low]
-    )  # Chinese has no blanks between words
-    while (
-        _count_tokens(tokenizer, topic, text) > limit
-    ):  # the end of a text can take a token more than its middle
+    if words and 2 * len(words[0]) > low:  # else as in Chinese, which has no blanks between words
+        text = words[0]
+    # The end of a text can take a token more than its middle.
+    while _count_tokens(tokenizer, topic, text) > limit:
         text = text[:-1]
     return text
 
 
 @functools.lru_cache(maxsize=16)  # of the empty prompt
 def _count_tokens(tokenizer, topic, sentence):
+    """Return the number of tokens of a prompt, however long."""
     return len(_encode_prompts(tokenizer, [(topic, sentence)])[0])
 
 
 def _encode_prompts(tokenizer, pairs, template=prompts.PROMPT_TEMPLATE):
-    """Return the token ids of the prompts of (topic, sentence) pairs, however long."""
-    head, tail, _ = chat_frame(tokenizer)
-    (before, after) = head[-1].split(USER_SLOT)
-    prefix, suffix = _encode_pieces(tokenizer, head[:-1]), _encode_pieces(tokenizer, tail)
-    texts = [
-        before + prompts.build_prompt(topic, sentence, template) + after
-        for topic, sentence in pairs
-    ]
-    bodies = (
-        tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        if texts
-        else []
-    )
+    """Return the token ids of the prompts of a list of (topic, sentence) pairs, however long."""
+    if not pairs:
+        return []
+    frame = chat_frame(tokenizer)
+    prefix = _encode_pieces(tokenizer, frame.head[:-1])
+    suffix = _encode_pieces(tokenizer, frame.tail)
+    before, after = frame.head[-1].split(USER_SLOT)
+    texts = []
+    for topic, sentence in pairs:
+        texts.append(before + prompts.build_prompt(topic, sentence, template) + after)
+    bodies = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
     return [prefix + body + suffix for body in bodies]
 
 
-def encode_labels(tokenizer):
-    """Return the token ids (a list) of each label in prompts.LABELS order, as they follow a prompt."""
-    lead = _render_chat(tokenizer)[1]
+def encode_labels(tokenizer: "transformers.PreTrainedTokenizerBase") -> list[list[int]]:
+    """Return the token ids of each label in prompts.LABELS order, as they follow a prompt."""
+    _, lead, _ = _render_chat(tokenizer)
     return [_encode_pieces(tokenizer, [lead + label]) for label in prompts.LABELS]
 
 
-def label_token_ids(tokenizer):
-    """Return the single token id of each label in prompts.LABELS order; ValueError if a label takes several tokens."""
+def label_token_ids(tokenizer: "transformers.PreTrainedTokenizerBase") -> list[int]:
+    """Return the single token id of each label in prompts.LABELS order.
+
+    ValueError if a label takes several tokens.
+    """
     ids = encode_labels(tokenizer)
     if any(len(pieces) != 1 for pieces in ids):
         raise ValueError(
@@ -141,30 +180,34 @@ def label_token_ids(tokenizer):
     return [pieces[0] for pieces in ids]
 
 
-def end_of_turn_id(tokenizer):
+def end_of_turn_id(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:
     """Return the id of the control token that ends an answer."""
-    return _encode_pieces(tokenizer, chat_frame(tokenizer)[2])[-1]
+    return _encode_pieces(tokenizer, chat_frame(tokenizer).ending)[-1]
 
 
-def check_chat(tokenizer):
-    """Raise ValueError unless examples get the ids that the tokenizer gives to its own chat template's text."""
+def check_chat(tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
+    """Raise ValueError unless examples get the ids of the text of the tokenizer's chat template."""
     for label in prompts.LABELS:
         messages = prompts.build_messages("A topic.", "A sentence, plain.", label)
         text = tokenizer.apply_chat_template(messages, tokenize=False, **TEMPLATE_OPTIONS)
+        expected = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = encode_example(tokenizer, "A topic.", "A sentence, plain.", label)
-        if tokenizer(text, add_special_tokens=False)["input_ids"][: len(ids)] != ids:
+        if expected[: len(ids)] != ids:
             raise ValueError("its tokenizer joins text across the parts of its chat template")
 
 
 @functools.lru_cache(maxsize=8)
 def _render_chat(tokenizer):
-    """Return the chat template's text before an answer, blanks that it puts between both, and the text after it."""
-    user = [{"role": "user", "content": USER_SLOT}]
-    chat = user + [{"role": "assistant", "content": ANSWER_SLOT}]
+    """Return the chat template's text before an answer, the blanks between both, the text after it.
+
+    ValueError if it renders an answered turn differently from a prompt.
+    """
+    user = {"role": "user", "content": USER_SLOT}
+    assistant = {"role": "assistant", "content": ANSWER_SLOT}
     asked = tokenizer.apply_chat_template(
-        user, tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS
+        [user], tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS
     )
-    answered = tokenizer.apply_chat_template(chat, tokenize=False, **TEMPLATE_OPTIONS)
+    answered = tokenizer.apply_chat_template([user, assistant], tokenize=False, **TEMPLATE_OPTIONS)
     lead, slot, rest = answered[len(asked) :].partition(ANSWER_SLOT)
     if not answered.startswith(asked) or not slot or lead.strip():
         raise ValueError(
@@ -174,36 +217,42 @@ def _render_chat(tokenizer):
 
 
 @functools.lru_cache(maxsize=8)  # rendering the template costs more than encoding a row
-def chat_frame(tokenizer):
-    """Cut the rendered chat template into pieces: (up to and with the user slot, up to the answer, end of answer).
+def chat_frame(tokenizer: "transformers.PreTrainedTokenizerBase") -> ChatFrame:
+    """Return the rendered chat template, cut into pieces at its control tokens.
 
-    A piece is either one control token or the text between two of them.
+    ValueError if it renders an answered turn differently from a prompt.
     """
     asked, _, rest = _render_chat(tokenizer)
     control = control_tokens(tokenizer)
-    splitter = re.compile(
-        "(" + "|".join(re.escape(token) for token in sorted(control, key=len, reverse=True)) + ")"
-    )
+    longest_first = sorted(control, key=len, reverse=True)
+    splitter = re.compile("(" + "|".join(re.escape(token) for token in longest_first) + ")")
     pieces = [piece for piece in splitter.split(asked) if piece]
     slot = next(i for i, piece in enumerate(pieces) if USER_SLOT in piece)
     ending = [piece for piece in splitter.split(rest) if piece]
     stop = next(i for i, piece in enumerate(ending) if piece in control)
-    return tuple(pieces[: slot + 1]), tuple(pieces[slot + 1 :]), tuple(ending[: stop + 1])
+    return ChatFrame(
+        head=tuple(pieces[: slot + 1]),
+        tail=tuple(pieces[slot + 1 :]),
+        ending=tuple(ending[: stop + 1]),
+    )
 
 
-def control_tokens(tokenizer):
-    """Return {text: id} of the tokenizer's control tokens (turn markers are not among its all_special_tokens)."""
+def control_tokens(tokenizer: "transformers.PreTrainedTokenizerBase") -> dict[str, int]:
+    """Return {text: id} of the tokenizer's control tokens.
+
+    Turn markers are among them, unlike among its all_special_tokens.
+    """
     return {str(token): id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
 
 
 def _encode_pieces(tokenizer, pieces):
     """Encode template pieces: a control token to its id, other text without special tokens."""
-    control, ids = control_tokens(tokenizer), []
+    control = control_tokens(tokenizer)
+    ids = []
     for piece in pieces:
         if piece in control:
             ids.append(control[piece])
         else:
-            ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)[
-                "input_ids"
-            ]
+            encoded = tokenizer(piece, add_special_tokens=False, split_special_tokens=True)
+            ids += encoded["input_ids"]
     return ids

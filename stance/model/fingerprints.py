@@ -1,72 +1,93 @@
-"""What an adapter was trained on - base model, tokenizer, sentences - as fingerprints, and the checks against them.
+"""Fingerprints of the base, tokenizer and sentences of a training, and the checks against them.
 
-An adapter on another base of the same shape loads without an error and answers nonsense; one that is tested on its own
-training sentences answers too well. Fingerprints hold no text of the corpus.
+An adapter on another base of the same shape loads without an error and predicts nonsense; one that
+is tested on its own training sentences predicts too well. Fingerprints hold no text of the corpus.
 """
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 
 from stance.common import errors, files, formatting
+from stance.common.types import Example
 from stance.corpus import cleaning
 
+if TYPE_CHECKING:
+    import transformers
+
 # ---------------------------------------------------------------- settings
-SENTENCES_FILE = (
-    "train_sentences.txt"  # beside the adapter: hashes of the sentences that it was trained on
-)
-SAMPLED_BLOCKS = 64  # read of each weight file: all 18 GB would take a minute, and other weights differ everywhere
+# Beside the adapter: hashes of the sentences that it was trained on.
+SENTENCES_FILE = "train_sentences.txt"
+# Read of each weight file: all 18 GB would take a minute, and other weights differ everywhere.
+SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 4096
 # --------------------------------------------------------------------------
 
-HASH_DIGITS = 16  # hex digits of a sentence's hash: 64 bits, no two of a million sentences share one by chance
+# Hex digits of a sentence's hash: 64 bits, no two of a million sentences share one by chance.
+HASH_DIGITS = 16
 
 
-def split_revision(base):
-    """Return (folder or name on the Hub, the commit, tag or branch behind its @, else None) of a base model."""
-    name, _, revision = (base, "", "") if Path(base).is_dir() else base.partition("@")
+def split_revision(base: str) -> tuple[str, str | None]:
+    """Return a base's folder or name on the Hub, and the revision behind its @.
+
+    A revision is a commit, tag or branch; None if there is none.
+    """
+    if Path(base).is_dir():
+        return base, None
+    name, _, revision = base.partition("@")
     return name, revision or None
 
 
-def fingerprint_base(base):
-    """Return what tells one version of a base model from another: the Hub's commit, or a hash of a folder's files."""
+def fingerprint_base(base: str) -> str:
+    """Return what tells one version of a base model from another.
+
+    That is the Hub's commit, or a hash of a folder's config and of samples of its weight files.
+    """
     name, revision = split_revision(base)
-    if not Path(base).is_dir():  # the cache keeps each commit in a folder of its name
-        return Path(
-            huggingface_hub.hf_hub_download(name, "config.json", revision=revision)
-        ).parent.name
+    if not Path(base).is_dir():
+        config = huggingface_hub.hf_hub_download(name, "config.json", revision=revision)
+        return Path(config).parent.name  # the cache keeps each commit in a folder of its name
     digest = hashlib.sha256()
     for path in sorted([Path(base, "config.json"), *Path(base).glob("*.safetensors")]):
         size = path.stat().st_size
+        step = max(BLOCK_BYTES, size // SAMPLED_BLOCKS)
         digest.update(f"{path.name} {size}\n".encode())
         with open(path, "rb") as file:
-            for offset in range(0, size, max(BLOCK_BYTES, size // SAMPLED_BLOCKS)):
+            for offset in range(0, size, step):
                 file.seek(offset)
                 digest.update(file.read(BLOCK_BYTES))
     return f"files {digest.hexdigest()[:40]}"
 
 
-def fingerprint_tokenizer(tokenizer):
-    """Return a hash of a tokenizer's vocabulary and chat template, which together turn a prompt into ids."""
-    parts = sorted(tokenizer.get_vocab().items()), tokenizer.chat_template
+def fingerprint_tokenizer(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:
+    """Return a hash of a tokenizer's vocabulary and chat template, which turn a prompt into ids."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    parts = [vocabulary, tokenizer.chat_template]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
 
 
-def hash_sentence(row):
-    """Return the hash of a row's normalised sentence, whatever its topic."""
-    return hashlib.sha256(cleaning.normalise_key(row["text"]).encode()).hexdigest()[:HASH_DIGITS]
+def hash_sentence(row: Example) -> str:
+    """Return the hash of a row's normalised sentence, whatever its topic, in hex digits."""
+    key = cleaning.normalise_key(row["text"])
+    return hashlib.sha256(key.encode()).hexdigest()[:HASH_DIGITS]
 
 
-def write_sentences(folder, rows):
+def write_sentences(folder: str | Path, rows: Iterable[Example]) -> None:
     """Write the hashes of the rows' sentences beside an adapter, sorted, one a line."""
     hashes = sorted({hash_sentence(row) for row in rows})
     files.write_text(Path(folder) / SENTENCES_FILE, (f"{value}\n" for value in hashes))
 
 
-def check_unseen(folder, rows, source):
-    """Stop if an adapter was trained on a sentence of the rows; return whether that could be checked."""
+def check_unseen(folder: str | Path, rows: Sequence[Example], source: str | Path) -> bool:
+    """End the script if an adapter was trained on a sentence of the rows.
+
+    Returns whether that could be checked. folder: of the adapter. source: the file of the rows, for
+    the error line.
+    """
     path = Path(folder) / SENTENCES_FILE
     if not path.is_file():
         return False
@@ -80,27 +101,32 @@ def check_unseen(folder, rows, source):
     return True
 
 
-def compare_splits(data_dir, adapter, train_hash, test_rows):
-    """Return what run records hold of splits: whether they are the adapter's own, and known to hold no training row.
+def compare_splits(
+    data_dir: str | Path, adapter: str | Path, train_hash: str, test_rows: Sequence[Example]
+) -> dict[str, bool]:
+    """Return what run records hold of the splits that an adapter is tested on.
 
-    train_hash: SHA-256 of the train.jsonl that it was trained on. Prints a note if the splits are others, and stops if
-    the adapter has seen test sentences; its own splits have been checked against each other.
+    splits_of_adapter: whether they are the adapter's own. unseen_test: whether the test split is
+    known to hold no sentence that it was trained on; its own splits have been checked against each
+    other.
+
+    train_hash: SHA-256 of the train.jsonl that the adapter was trained on. Prints a note if the
+    splits are others, and ends the script if the adapter has seen test sentences.
     """
     train = Path(data_dir) / "train.jsonl"
     same = train.is_file() and files.hash_file(train) == train_hash
     unseen = same or check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
     if not same:
-        finding = (
-            "has seen none of these test sentences"
-            if unseen
-            else "may have been trained on test sentences"
-        )
+        if unseen:
+            finding = "has seen none of these test sentences"
+        else:
+            finding = "may have been trained on test sentences"
         print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: it {finding}")
     return {"splits_of_adapter": same, "unseen_test": unseen}
 
 
-def describe_splits(run):
-    """Return in a sentence what evaluation.json says about the splits; empty without an adapter."""
+def describe_splits(run: dict) -> str:
+    """Return in a sentence what evaluation.json says about the splits; "" without an adapter."""
     if run.get("splits_of_adapter") is None:
         return ""
     if run["splits_of_adapter"]:

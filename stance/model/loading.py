@@ -4,7 +4,9 @@ import os
 import random
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import safetensors
@@ -17,38 +19,53 @@ from stance.tree import prefix_tree
 
 # ---------------------------------------------------------------- settings
 CHECKED_TOKENS = 24  # of the two prompts on which a loaded base is compared with itself
-TREE_TOLERANCE = 0.25  # relative difference of their logits: bfloat16 rounds by some percent, a wrong mask changes all
+# Relative difference of their logits: bfloat16 rounds by some percent, a wrong mask changes all.
+TREE_TOLERANCE = 0.25
 CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
 UNPACKED_SHARE = 0.5  # of the free main memory that unpacked copies of 4-bit weights may take
 # --------------------------------------------------------------------------
 
-warnings.filterwarnings(
-    "ignore", category=FutureWarning, module="transformers"
-)  # addressed to the libraries' authors
-DEMO_FILE = "demo_model.json"  # in the folder of a model that is there to try the scripts; tools/demo_model.py writes it
-MEMORY_HINT = "end other programs on the GPU (nvidia-smi lists them), or take a larger GPU (docs/performance.md has measured sizes)"
+# These warnings are addressed to the libraries' authors.
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+# In the folder of a model that is there to try the scripts; tools/demo_model.py writes it.
+DEMO_FILE = "demo_model.json"
+MEMORY_HINT = (
+    "end other programs on the GPU (nvidia-smi lists them), or take a larger GPU "
+    "(docs/performance.md has measured sizes)"
+)
 ACCESS_STEPS = (
     "1. accept the licence on the model's page at huggingface.co, 2. run `hf auth login`, 3. start again "
     "(or pass the folder of a downloaded copy)"
 )
 
 
-def read_demo_note(base):
-    """Return what every output says of a base that is there to try the scripts; None for any other base.
+def read_demo_note(base: str) -> str | None:
+    """Return what every output says of a base that is there to try the scripts, else None.
 
-    Numbers of such a model must never pass for results.
+    Numbers of such a model must never pass for results, so a damaged note ends the script.
     """
     file = Path(base) / DEMO_FILE
     if not file.is_file():
         return None
-    described = files.read_json(file, f"make {base} again")
-    return described.get(
+    hint = f"make {base} again"
+    described = files.read_json(file, hint)
+    if not isinstance(described, dict):
+        errors.fail(f"{file} is no JSON object: {hint}")
+    note = described.get(
         "note", "DEMO: a model to try the scripts with: do not report these numbers."
     )
+    if not isinstance(note, str):
+        errors.fail(f"the note in {file} is no string: {hint}")
+    return note
 
 
-def load_tokenizer(base):
-    """Load the tokenizer of a base model; stop with what to do if it cannot be had or cannot ask the question."""
+def load_tokenizer(base: str) -> transformers.PreTrainedTokenizerBase:
+    """Load the tokenizer of a base model, a folder or a name on the Hub (NAME or NAME@REVISION).
+
+    Ends the script with what to do if it cannot be had, or if its chat template cannot ask the
+    question.
+    """
     tokenizer = load_pretrained(transformers.AutoTokenizer.from_pretrained, base)
     try:
         chat.check_chat(tokenizer)
@@ -62,18 +79,25 @@ def load_tokenizer(base):
     return tokenizer
 
 
-def describe_base(base, tokenizer):
-    """Return what run records hold of a base: its name, its version, and the tokenizer that it is used with."""
-    version = {"base_revision": fingerprints.fingerprint_base(base)}
+def describe_base(base: str, tokenizer: transformers.PreTrainedTokenizerBase) -> dict[str, str]:
+    """Return what run records hold of a base.
+
+    base_model is its name, base_revision its version, tokenizer a hash of the tokenizer that it is
+    used with.
+    """
     return {
         "base_model": base,
-        **version,
+        "base_revision": fingerprints.fingerprint_base(base),
         "tokenizer": fingerprints.fingerprint_tokenizer(tokenizer),
     }
 
 
-def check_base(base):
-    """Stop before any weights load if this machine cannot run the base: model not accessible, no GPU, GPU too old."""
+def check_base(base: str) -> None:
+    """End the script before any weights load if this machine cannot run the base.
+
+    Reasons: the model cannot be had, its architecture is unknown, the GPU is too old, or there is
+    none and the model is large.
+    """
     config = load_pretrained(transformers.AutoConfig.from_pretrained, base)
     known = (*prefix_tree.MASK_BY_LAYER, *prefix_tree.ONE_MASK)
     if config.model_type not in known:
@@ -94,20 +118,25 @@ def check_base(base):
         )
 
 
-def count_weights(config):
+def count_weights(config: transformers.PreTrainedConfig) -> int:
     """Return the number of weights of a model of this config, without allocating them."""
     with torch.device("meta"):
-        return sum(
-            weight.numel()
-            for weight in transformers.AutoModelForCausalLM.from_config(config).parameters()
-        )
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    return sum(weight.numel() for weight in model.parameters())
 
 
-def load_base(base, shard=None):
-    """Load a base model in 4-bit NF4, on the GPU if there is one, to compute in precision.compute_dtype().
+def load_base(
+    base: str, shard: Callable[[transformers.PreTrainedModel], object] | None = None
+) -> transformers.PreTrainedModel:
+    """Load a base model in 4-bit NF4, on the GPU if there is one.
 
-    shard: a function that takes the model, then loaded on the CPU, and deals its weights out to several GPUs. Source of
-    the precision: QLoRA, https://arxiv.org/abs/2305.14314.
+    It computes in precision.compute_dtype(), over prefix trees. Source of the precision: QLoRA,
+    https://arxiv.org/abs/2305.14314.
+
+    shard: a function that takes the model, then loaded on the CPU, and deals its weights out to
+    several GPUs.
+
+    Ends the script if the weights cannot be had or do not fit into the memory.
     """
     on_gpu = torch.cuda.is_available()
     quantisation = transformers.BitsAndBytesConfig(
@@ -117,18 +146,20 @@ def load_base(base, shard=None):
         bnb_4bit_compute_dtype=precision.compute_dtype(),
     )
     with memory.explain_memory(f"load {base}", MEMORY_HINT):
+        device = torch.cuda.current_device() if on_gpu and shard is None else "cpu"
         model = load_pretrained(
             transformers.AutoModelForCausalLM.from_pretrained,
             base,
             dtype=precision.compute_dtype(),
             use_safetensors=True,  # other weight files are pickles, which can run code
             quantization_config=quantisation,
-            device_map={"": torch.cuda.current_device() if on_gpu and shard is None else "cpu"},
+            device_map={"": device},
             attn_implementation="eager",  # sdpa lacks the soft cap of Gemma-2
         )
         for linear in lora_linear.find_linears(model):
-            # On CPUs with AVX512-BF16 bitsandbytes would round the weights' scales to bfloat16 at the first inference,
-            # for good: training would go on from other weights after a validation than a resumed run does.
+            # On CPUs with AVX512-BF16 bitsandbytes would round the weights' scales to bfloat16 at
+            # the first inference, for good: training would go on from other weights after a
+            # validation than a resumed run does.
             linear.support_avx512bf16_for_cpu = False
         if shard is not None:
             shard(model)
@@ -138,42 +169,48 @@ def load_base(base, shard=None):
     return model
 
 
-def unpack_weights(model):
-    """Keep unpacked copies of the 4-bit weights of a model on a CPU, if the main memory has room for them.
+def unpack_weights(model: transformers.PreTrainedModel) -> None:
+    """Keep unpacked copies of the 4-bit weights of a model on a CPU, if the main memory has room.
 
     The copies hold the same numbers that bitsandbytes would unpack at each pass.
     """
-    element = torch.finfo(model.dtype).bits // 8
-    size = element * sum(
+    weight_count = sum(
         linear.in_features * linear.out_features for linear in lora_linear.find_linears(model)
     )
+    bytes_per_weight = torch.finfo(model.dtype).bits // 8
+    size = bytes_per_weight * weight_count
     if size <= UNPACKED_SHARE * psutil.virtual_memory().available:
         lora_linear.fuse_linears(model, keep_dense=True)
 
 
 @torch.no_grad()
-def check_tree(model, base):
-    """Give a loaded base the attention of prefix trees; stop if two prompts then get other logits than before."""
+def check_tree(model: transformers.PreTrainedModel, base: str) -> None:
+    """Give a loaded base the attention of prefix trees, and check it against the model's own.
+
+    Ends the script if two random prompts with a common beginning then get other logits than
+    before, by more than TREE_TOLERANCE.
+    """
     rng = random.Random(0)
-    ids = [
-        [rng.randrange(model.config.vocab_size) for _ in range(CHECKED_TOKENS)] for _ in range(2)
-    ]
-    ids[1][: CHECKED_TOKENS // 2] = ids[0][: CHECKED_TOKENS // 2]
-    tree = prefix_tree.merge_prefixes(ids, pad_id=0)
+    sequences = []
+    for _ in range(2):
+        sequences.append([rng.randrange(model.config.vocab_size) for _ in range(CHECKED_TOKENS)])
+    shared = CHECKED_TOKENS // 2
+    sequences[1][:shared] = sequences[0][:shared]
+
+    tree = prefix_tree.merge_prefixes(sequences, pad_id=0)
     inputs = {
         name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()
     }
-    last = torch.tensor([nodes[-1] for nodes in tree.nodes], device=model.device)
+    last_nodes = torch.tensor([nodes[-1] for nodes in tree.nodes], device=model.device)
+    input_ids = torch.tensor(sequences, device=model.device)
     with prefix_tree.compute_precision(model):
-        flat = model(
-            input_ids=torch.tensor(ids, device=model.device), logits_to_keep=1, use_cache=False
-        ).logits[:, 0]
+        output = model(input_ids=input_ids, logits_to_keep=1, use_cache=False)
         model.set_attn_implementation(prefix_tree.ATTENTION)
-        logits = prefix_tree.forward_tree(model, model.config, inputs, last)
-    flat, logits = (
-        values.float() - values.float().mean(1, keepdim=True) for values in (flat, logits)
-    )
-    difference = ((logits - flat).norm() / flat.norm()).item()
+        tree_logits = prefix_tree.forward_tree(model, model.config, inputs, last_nodes)
+
+    flat_logits = _center_logits(output.logits[:, 0])
+    tree_logits = _center_logits(tree_logits)
+    difference = ((tree_logits - flat_logits).norm() / flat_logits.norm()).item()
     if not difference <= TREE_TOLERANCE:  # NaN neither
         errors.fail(
             f"{base}: prefix trees give logits {difference:.0%} away from the model's own, so this version of "
@@ -181,20 +218,34 @@ def check_tree(model, base):
         )
 
 
-def device_name():
+def _center_logits(logits):
+    """Return logits [B, vocabulary] in float32, less each row's mean: it changes no probability."""
+    logits = logits.float()
+    return logits - logits.mean(1, keepdim=True)
+
+
+def device_name() -> str:
     """Return the name of the device that models run on."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def peak_gpu_gib():
-    """Return the most GPU memory that tensors took in this process, in GiB (2^30 bytes); None without a GPU."""
-    return (
-        round(torch.cuda.max_memory_allocated() / 2**30, 2) if torch.cuda.is_available() else None
-    )
+def peak_gpu_gib() -> float | None:
+    """Return the most GPU memory that tensors took in this process, in GiB (2^30 bytes).
+
+    None without a GPU.
+    """
+    if not torch.cuda.is_available():
+        return None
+    return round(torch.cuda.max_memory_allocated() / 2**30, 2)
 
 
-def load_pretrained(loader, base, **options):
-    """Call a transformers loader; turn a model that is missing, gated or out of reach into one clear line."""
+def load_pretrained(loader: Callable[..., Any], base: str, **options: object) -> Any:
+    """Return what a transformers loader, a from_pretrained method, makes of a base.
+
+    options: what the loader takes beside the name and the revision. Code that comes with a model
+    never runs. Ends the script in one clear line if the model is missing, gated, damaged or out of
+    reach.
+    """
     if os.sep in base and base.startswith((".", os.sep)) and not Path(base).is_dir():
         errors.fail(f"base model folder {base} not found")
     name, revision = fingerprints.split_revision(base)

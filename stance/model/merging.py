@@ -24,33 +24,45 @@ KINDS = ("rounded", "original")
 
 
 @torch.no_grad()
-def merge_adapter(adapted, base, kind):
-    """Return the base in bfloat16 with the adapter of a loaded 4-bit model added to its weights; kind: one of KINDS.
+def merge_adapter(adapted: peft.PeftModel, base: str, kind: str) -> transformers.PreTrainedModel:
+    """Return the base in bfloat16, on the CPU, with an adapter added to its weights.
 
-    rounded: weights are those that bitsandbytes computes with, so that only the sum is rounded anew, to bfloat16.
+    adapted: the base in 4-bit with the adapter on it, as adapters.load_adapter returns it.
+    kind: one of KINDS. original: the base's weights are as published. rounded: they are those that
+    bitsandbytes computes with, so that only the sum is rounded anew, to bfloat16.
     """
-    options = {"dtype": torch.bfloat16, "use_safetensors": True, "attn_implementation": "eager"}
     merged = loading.load_pretrained(
-        transformers.AutoModelForCausalLM.from_pretrained, base, **options
+        transformers.AutoModelForCausalLM.from_pretrained,
+        base,
+        dtype=torch.bfloat16,
+        use_safetensors=True,
+        attn_implementation="eager",
     )
     for name, layer in adapted.get_base_model().named_modules():
-        if isinstance(layer, peft.tuners.lora.LoraLayer):
-            weight = merged.get_submodule(name).weight
-            start = lora_linear.read_weight(layer.base_layer) if kind == "rounded" else weight
-            weight.copy_(
-                start.float().cpu() + layer.get_delta_weight(layer.active_adapters[0]).float().cpu()
-            )
+        if not isinstance(layer, peft.tuners.lora.LoraLayer):
+            continue
+        weight = merged.get_submodule(name).weight
+        start = lora_linear.read_weight(layer.base_layer) if kind == "rounded" else weight
+        update = layer.get_delta_weight(layer.active_adapters[0])
+        weight.copy_(start.float().cpu() + update.float().cpu())
     return merged
 
 
-def score_merged(merged, tokenizer, encoded):
-    """Return the scores of a merged model, on the GPU if it fits there, else as the CPU computes fastest."""
+def score_merged(
+    merged: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    encoded: list[list[int]],
+) -> scoring.Scores:
+    """Return the scores of a merged model on prompts (lists of token ids).
+
+    They are computed on the GPU if the model fits there, without one as the CPU computes fastest.
+    The model's weights are bfloat16 again afterwards.
+    """
     if torch.cuda.is_available() and memory.free_memory() > merged.get_memory_footprint() + 2e9:
         merged.to(torch.cuda.current_device())
     elif not torch.cuda.is_available():
-        merged.to(
-            precision.compute_dtype()
-        )  # float32 holds what bfloat16 does, so nothing is lost on the way back
+        # float32 holds what bfloat16 does, so nothing is lost on the way back.
+        merged.to(precision.compute_dtype())
     merged.set_attn_implementation(prefix_tree.ATTENTION)
     scores = scoring.score_prompts(merged, tokenizer, encoded)
     merged.set_attn_implementation("eager")
@@ -58,36 +70,49 @@ def score_merged(merged, tokenizer, encoded):
     return scores
 
 
-def compare_scores(scores, expected):
-    """Return how far two scorings of the same rows agree: equal labels, and the largest difference of a probability."""
-    labels = [
-        list(map(scoring.pick_label, part.probabilities.tolist())) for part in (scores, expected)
-    ]
-    same = sum(one == other for one, other in zip(*labels, strict=True))
+def compare_scores(scores: scoring.Scores, expected: scoring.Scores) -> dict[str, int | float]:
+    """Return how far two scorings of the same rows agree.
+
+    rows: how many they are. same_label: share of them with the same label. largest_difference: of
+    a probability.
+    """
+    labels = [scoring.pick_label(row) for row in scores.probabilities.tolist()]
+    expected_labels = [scoring.pick_label(row) for row in expected.probabilities.tolist()]
+    same = sum(one == other for one, other in zip(labels, expected_labels, strict=True))
     difference = (scores.probabilities - expected.probabilities).abs().max().item()
     return {
-        "rows": len(labels[0]),
-        "same_label": same / len(labels[0]),
+        "rows": len(labels),
+        "same_label": same / len(labels),
         "largest_difference": round(difference, 6),
     }
 
 
-def format_modelfile(tokenizer):
-    """Return an Ollama Modelfile with the turns of the tokenizer's chat template. llama.cpp puts <bos> before it."""
-    head, tail, ending = chat.chat_frame(tokenizer)
-    turn = (
-        "".join((*head, *tail))
-        .removeprefix(tokenizer.bos_token)
-        .replace(chat.USER_SLOT, "{{ .Prompt }}")
-    )
+def format_modelfile(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
+    """Return an Ollama Modelfile with the turns of the tokenizer's chat template.
+
+    It leaves out <bos>, which llama.cpp puts before a prompt itself.
+    """
+    frame = chat.chat_frame(tokenizer)
+    turn = "".join((*frame.head, *frame.tail)).removeprefix(tokenizer.bos_token)
+    turn = turn.replace(chat.USER_SLOT, "{{ .Prompt }}")
     return (
-        f'FROM ./model.gguf\nTEMPLATE """{turn}"""\nPARAMETER stop "{ending[-1]}"\n'
+        f'FROM ./model.gguf\nTEMPLATE """{turn}"""\nPARAMETER stop "{frame.ending[-1]}"\n'
         f"PARAMETER temperature 0\nPARAMETER num_predict {scoring.MAX_NEW_TOKENS}\n"
     )
 
 
-def write_model(output_dir, merged, tokenizer, base, record):
-    """Write everything into a folder beside it that then takes its name, so that a half model has none."""
+def write_model(
+    output_dir: Path,
+    merged: transformers.PreTrainedModel,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    base: str,
+    record: dict,
+) -> None:
+    """Write a merged model with all that belongs to it into a folder, whole or not at all.
+
+    Everything goes into a folder beside it that then takes its name, so that a half model has
+    none. record: the content of export.json.
+    """
     unfinished = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     try:
@@ -100,6 +125,5 @@ def write_model(output_dir, merged, tokenizer, base, record):
             shutil.copy(Path(base) / loading.DEMO_FILE, unfinished)
         os.replace(unfinished, output_dir)
     finally:
-        shutil.rmtree(
-            unfinished, ignore_errors=True
-        )  # still there if a signal came or the disk is full
+        # Still there if a signal came or the disk is full.
+        shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,7 +1,8 @@
-"""Score prompts with a loaded model: label probabilities from one forward pass, or generated replies."""
+"""Scores of prompts by a loaded model: label probabilities from one pass, or generated replies."""
 
 import contextlib
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -11,72 +12,161 @@ from stance.common import errors, progress
 from stance.model import chat, cuda_graphs
 from stance.tree import prefix_tree
 
+if TYPE_CHECKING:
+    import transformers
+
 # ---------------------------------------------------------------- settings
-SCORE_BATCH_SIZE = 128  # rows a forward pass, if not compilation.COMPILED_BATCH_SIZE; other sizes round differently
+# Rows a forward pass, if not compilation.COMPILED_BATCH_SIZE; other sizes round differently.
+SCORE_BATCH_SIZE = 128
 GENERATE_BATCH_SIZE = 8  # rows generated together
 MAX_NEW_TOKENS = 8  # --mode generate: a label is one token, the rest shows replies that are none
 # --------------------------------------------------------------------------
 
 
 class Scores(NamedTuple):
-    """Scores of n prompts."""
+    """Scores of n prompts, in the order of the prompts and of prompts.LABELS."""
 
-    probabilities: (
-        torch.Tensor
-    )  # [n, 3] float32, softmax over the three labels in prompts.LABELS order
-    label_mass: (
-        torch.Tensor
-    )  # [n] float32, probability of the three labels together among all tokens
-    nll: torch.Tensor  # [n, 3] float32, negative log-likelihood of each label among all tokens
-    batch_size: int  # rows a forward pass at the end: fewer than at the start if the memory ran out
+    # [n, 3] float32, softmax over the three labels
+    probabilities: torch.Tensor
+    # [n] float32, probability of the three labels together among all tokens
+    label_mass: torch.Tensor
+    # [n, 3] float32, negative log-likelihood of each label among all tokens
+    nll: torch.Tensor
+    # rows a forward pass at the end: fewer than at the start if the memory ran out
+    batch_size: int
 
 
-def pick_label(probabilities):
-    """Return the label of highest probability, given in prompts.LABELS order; the first of equals."""
-    return prompts.LABELS[max(range(len(prompts.LABELS)), key=probabilities.__getitem__)]
+class LabelPaths(NamedTuple):
+    """Where the tokens of the labels are predicted after a prompt; find_label_paths builds it.
+
+    A context is what precedes a token of a label within the label: () for its first token, (5,)
+    for the 7 of a label [5, 7]. Where each label is one token, () is the only context.
+    """
+
+    # The tokens of all labels, one label after the other in prompts.LABELS order
+    tokens: list[int]
+    # For each of them, the index of its context
+    token_contexts: list[int]
+    # For each label, how many of the tokens are its own
+    sizes: list[int]
+    # The different contexts
+    contexts: list[tuple[int, ...]]
+    # The contexts that are no beginning of another: appended to a prompt, they bring all contexts
+    # into its tree
+    endings: list[tuple[int, ...]]
+    # For each context, the index of an ending that begins with it
+    context_endings: list[int]
+
+
+def pick_label(probabilities: Sequence[float]) -> str:
+    """Return the label of highest probability, the first of equals.
+
+    probabilities: of each label in prompts.LABELS order.
+    """
+    best = max(range(len(prompts.LABELS)), key=probabilities.__getitem__)
+    return prompts.LABELS[best]
+
+
+def find_label_paths(label_ids: list[list[int]]) -> LabelPaths:
+    """Return the paths of labels, given their token ids as chat.encode_labels returns them."""
+    found = set()
+    for ids in label_ids:
+        found.update(tuple(ids[:position]) for position in range(len(ids)))
+    contexts = sorted(found)
+
+    endings = []
+    for context in contexts:
+        longer = [other for other in contexts if len(other) > len(context)]
+        if not any(_starts_with(other, context) for other in longer):
+            endings.append(context)
+
+    context_endings = []
+    for context in contexts:
+        fitting = [_starts_with(ending, context) for ending in endings]
+        context_endings.append(fitting.index(True))
+
+    tokens = []
+    token_contexts = []
+    for ids in label_ids:
+        for position, token in enumerate(ids):
+            tokens.append(token)
+            token_contexts.append(contexts.index(tuple(ids[:position])))
+
+    return LabelPaths(
+        tokens=tokens,
+        token_contexts=token_contexts,
+        sizes=[len(ids) for ids in label_ids],
+        contexts=contexts,
+        endings=endings,
+        context_endings=context_endings,
+    )
+
+
+def _starts_with(ids, beginning):
+    return ids[: len(beginning)] == beginning
 
 
 @torch.no_grad()
-def score_prompts(model, tokenizer, encoded, batch_size=None, bar=None):
-    """Score prompts (lists of token ids) by the log-probabilities of the labels after them. Returns Scores.
+def score_prompts(
+    model: torch.nn.Module,
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    encoded: list[list[int]],
+    batch_size: int | None = None,
+    bar: tqdm | progress.ProgressLines | None = None,
+) -> Scores:
+    """Score prompts (lists of token ids) by the log-probabilities of the labels after them.
 
-    Sorting the prompts puts equal topics side by side, so a batch shares them; the result is in the order given.
-    batch_size: rows a forward pass (None: SCORE_BATCH_SIZE), halved if the memory does not hold them.
-    bar: progress.open_progress's, which counts the rows; None: one of its own.
+    Sorting the prompts puts equal topics side by side, so a batch shares them; the result is in
+    the order given.
+
+    model: with the attention of prefix trees, as loading.load_base returns it, or an adapter on it.
+    batch_size: rows a forward pass (None: SCORE_BATCH_SIZE), halved if the memory does not hold
+    them. bar: progress.open_progress's, which counts the rows; None: one of its own.
+
+    Ends the script if a single prompt does not fit into the memory.
     """
     size = batch_size or SCORE_BATCH_SIZE
-    label_ids = chat.encode_labels(tokenizer)
+    paths = find_label_paths(chat.encode_labels(tokenizer))
     order = sorted(range(len(encoded)), key=encoded.__getitem__)
-    parts, start = [], 0
     was_training = model.training
     model.eval()
     if bar is None:
-        counted = progress.open_progress(len(order), "scoring", "row", disable=len(order) <= size)
+        opened = progress.open_progress(len(order), "scoring", "row", disable=len(order) <= size)
     else:
-        counted = contextlib.nullcontext(bar)
-    with counted as bar:
+        opened = contextlib.nullcontext(bar)  # whoever opened it closes it
+    parts = []
+    start = 0
+    with opened as counter:
         while start < len(order):
             sequences = [encoded[row] for row in order[start : start + size]]
             try:
-                part = _score_batch(model, tokenizer, sequences, label_ids)
+                part = _score_batch(model, tokenizer, sequences, paths)
             except torch.OutOfMemoryError:
-                part = (
-                    None  # the error holds on to what the pass had computed, so go on only after it
-                )
+                # The error holds on to what the pass had computed, so go on only after it.
+                part = None
             if part is None:
                 size = _halve_batch(sequences)
                 continue
             parts.append(part)  # stays on the GPU: no waiting in between
             start += len(sequences)
-            bar.update(len(sequences))
+            counter.update(len(sequences))
     model.train(was_training)
-    nll = torch.empty(len(encoded), len(label_ids))
+
+    nll = torch.empty(len(encoded), len(prompts.LABELS))
     nll[order] = torch.cat(parts).cpu()
-    return Scores((-nll).softmax(1), (-nll).exp().sum(1), nll, size)
+    return Scores(
+        probabilities=(-nll).softmax(1),
+        label_mass=(-nll).exp().sum(1),
+        nll=nll,
+        batch_size=size,
+    )
 
 
 def _halve_batch(sequences):
-    """Return half the size of a batch that the memory does not hold, and say so; stop if it is a single prompt."""
+    """Return half the size of a batch that the memory does not hold, and say so.
+
+    Ends the script if the batch is a single prompt.
+    """
     rows = len(sequences)
     if rows == 1:
         length = len(sequences[0])
@@ -91,60 +181,75 @@ def _halve_batch(sequences):
     return rows // 2
 
 
-def _score_batch(model, tokenizer, sequences, label_ids):
-    """Return the negative log-likelihood [B, 3] of the labels after each sequence, summed over a label's tokens.
+def _score_batch(model, tokenizer, sequences, paths):
+    """Return the negative log-likelihood [B, 3] of the labels after each of B lists of token ids.
 
-    label_ids: a list of token ids for each label. What comes before a label's last token goes into the tree too; for
-    labels of one token that is nothing.
+    paths: the LabelPaths of the labels. The log-probabilities of a label's tokens are added up.
     """
-    contexts = sorted({tuple(ids[:position]) for ids in label_ids for position in range(len(ids))})
-    endings = [
-        one for one in contexts if not any(other[: len(one)] == one != other for other in contexts)
-    ]
-    homes = [
-        next(i for i, ending in enumerate(endings) if ending[: len(one)] == one) for one in contexts
-    ]
-    extended = [[*ids, *ending] for ids in sequences for ending in endings]
-    single = len(extended) == len(contexts) == 1 and len(extended[0]) <= cuda_graphs.ANSWER_NODES
-    graph = getattr(model, "answer_graph", None) if single else None
-    tree = prefix_tree.merge_prefixes(
-        extended, tokenizer.pad_token_id, cuda_graphs.ANSWER_NODES if graph else None
-    )
+    if max(paths.sizes) == 1:
+        return _score_one_token_labels(model, tokenizer, sequences, paths)
+    return _score_longer_labels(model, tokenizer, sequences, paths)
+
+
+def _score_one_token_labels(model, tokenizer, sequences, paths):
+    """_score_batch where every label is one token: all are read at the last token of a sequence."""
+    graph = None  # recorded for one short prompt: see cuda_graphs.record_answers
+    multiple = None
+    if len(sequences) == 1 and len(sequences[0]) <= cuda_graphs.ANSWER_NODES:
+        graph = getattr(model, "answer_graph", None)
+    if graph is not None:
+        multiple = cuda_graphs.ANSWER_NODES
+    tree = prefix_tree.merge_prefixes(sequences, pad_id=tokenizer.pad_token_id, multiple=multiple)
+    last_nodes = [nodes[-1] for nodes in tree.nodes]
+    log_probabilities = _predict_tokens(model, tree, last_nodes, graph=graph)
+    tokens = torch.tensor(paths.tokens, device=model.device)
+    return -log_probabilities[:, tokens]
+
+
+def _score_longer_labels(model, tokenizer, sequences, paths):
+    """_score_batch where a label has several tokens: all but its last one join the tree."""
+    extended = [[*ids, *ending] for ids in sequences for ending in paths.endings]
+    tree = prefix_tree.merge_prefixes(extended, pad_id=tokenizer.pad_token_id)
+    nodes = []  # of the last token of each context, for each sequence
+    for row, ids in enumerate(sequences):
+        for context, ending in zip(paths.contexts, paths.context_endings, strict=True):
+            extended_nodes = tree.nodes[row * len(paths.endings) + ending]
+            nodes.append(extended_nodes[len(ids) - 1 + len(context)])
+    log_probabilities = _predict_tokens(model, tree, nodes)
+    by_context = log_probabilities.unflatten(0, (len(sequences), len(paths.contexts)))
+    contexts = torch.tensor(paths.token_contexts, device=model.device)
+    tokens = torch.tensor(paths.tokens, device=model.device)
+    scores = by_context[:, contexts, tokens]  # [B, tokens of all labels]
+    return -torch.stack([part.sum(1) for part in scores.split(paths.sizes, 1)], 1)
+
+
+def _predict_tokens(model, tree, nodes, graph=None):
+    """Return the float32 log-probabilities [K, vocabulary] of the token after each of K nodes.
+
+    graph: a cuda_graphs.AnswerGraph that computes the forward pass; None: the model itself.
+    """
     inputs = {
         name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()
     }
-    logits_to_keep = [
-        tree.nodes[row * len(endings) + home][len(ids) - 1 + len(context)]
-        for row, ids in enumerate(sequences)
-        for home, context in zip(homes, contexts, strict=True)
-    ]
-    steps = [
-        (contexts.index(tuple(ids[:position])), token)
-        for ids in label_ids
-        for position, token in enumerate(ids)
-    ]
-    logits_to_keep, (before, tokens) = (
-        torch.tensor(item, device=model.device) for item in (logits_to_keep, list(zip(*steps)))
-    )
+    logits_to_keep = torch.tensor(nodes, device=model.device)
     with prefix_tree.compute_precision(model):
-        logits = (
-            graph(inputs, logits_to_keep)
-            if graph
-            else prefix_tree.forward_tree(model, model.config, inputs, logits_to_keep)
-        )
-    scores = (
-        logits.float()
-        .log_softmax(1)
-        .unflatten(0, (len(sequences), len(contexts)))[:, before, tokens]
-    )
-    return -torch.stack(
-        [part.sum(1) for part in scores.split([len(ids) for ids in label_ids], 1)], 1
-    )
+        if graph is None:
+            logits = prefix_tree.forward_tree(model, model.config, inputs, logits_to_keep)
+        else:
+            logits = graph(inputs, logits_to_keep)
+    return logits.float().log_softmax(1)
 
 
 @torch.no_grad()
-def generate_replies(model, tokenizer, encoded):
-    """Let the model write its answer to each prompt, greedily: the published procedure. Returns decoded replies."""
+def generate_replies(
+    model: torch.nn.Module,
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    encoded: list[list[int]],
+) -> list[str]:
+    """Return what the model writes after each prompt, a list of token ids, as text.
+
+    It decodes greedily, MAX_NEW_TOKENS at most: the published procedure.
+    """
     attention = model.config._attn_implementation
     model.set_attn_implementation("eager")  # decoding token by token has no tree
     stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
@@ -153,15 +258,17 @@ def generate_replies(model, tokenizer, encoded):
     with progress.open_progress(len(encoded), "generating", "row") as bar:
         for start in range(0, len(encoded), GENERATE_BATCH_SIZE):
             batch = encoded[start : start + GENERATE_BATCH_SIZE]
-            width = max(map(len, batch))
-            ids = torch.tensor(
-                [[tokenizer.pad_token_id] * (width - len(row)) + row for row in batch]
-            )  # left padding
-            mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in batch])
+            width = max(len(row) for row in batch)
+            ids = []
+            mask = []
+            for row in batch:
+                padding = width - len(row)  # on the left, so that all replies start at one position
+                ids.append([tokenizer.pad_token_id] * padding + row)
+                mask.append([0] * padding + [1] * len(row))
             with prefix_tree.compute_precision(model):
                 output = model.generate(
-                    input_ids=ids.to(model.device),
-                    attention_mask=mask.to(model.device),
+                    input_ids=torch.tensor(ids, device=model.device),
+                    attention_mask=torch.tensor(mask, device=model.device),
                     max_new_tokens=MAX_NEW_TOKENS,
                     do_sample=False,
                     eos_token_id=stop_ids,

@@ -77,6 +77,32 @@ def test_hub_model_out_of_reach_names_the_steps(monkeypatch, capsys):
     assert "accept the licence" in message and "hf auth login" in message
 
 
+@pytest.mark.parametrize(
+    "content, problem",
+    [
+        ([], "is no JSON object"),
+        ({"note": ["DEMO"]}, "is no string"),
+        ({"note": None}, "is no string"),
+    ],
+    ids=["a list", "a list as note", "null as note"],
+)
+def test_a_damaged_demo_note_is_one_line(tmp_path, capsys, content, problem):
+    file = tmp_path / loading.DEMO_FILE
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        loading.read_demo_note(str(tmp_path))
+    assert stopped.value.code == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert str(file) in message and problem in message and f"make {tmp_path} again" in message
+
+
+def test_only_a_demo_base_has_a_note(tmp_path):
+    assert loading.read_demo_note(str(tmp_path)) is None
+    (tmp_path / loading.DEMO_FILE).write_text("{}", encoding="utf-8")
+    assert loading.read_demo_note(str(tmp_path)).startswith("DEMO")
+
+
 def write_adapter(folder, **changes):
     record = {
         "base_model": "x",

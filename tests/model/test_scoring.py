@@ -174,11 +174,11 @@ def small_memory(monkeypatch):
     score_batch, sizes = scoring._score_batch, []
 
     def limit(most):
-        def score(model, tokenizer, sequences, label_ids):
+        def score(model, tokenizer, sequences, paths):
             if len(sequences) > most:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             sizes.append(len(sequences))
-            return score_batch(model, tokenizer, sequences, label_ids)
+            return score_batch(model, tokenizer, sequences, paths)
 
         monkeypatch.setattr(scoring, "_score_batch", score)
         return sizes
@@ -204,11 +204,11 @@ def test_memory_that_runs_out_on_the_way_keeps_what_is_scored(
 ):
     score_batch, sizes = scoring._score_batch, []
 
-    def score(model, tokenizer, sequences, label_ids):
+    def score(model, tokenizer, sequences, paths):
         sizes.append(len(sequences))
         if len(sizes) == 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return score_batch(model, tokenizer, sequences, label_ids)
+        return score_batch(model, tokenizer, sequences, paths)
 
     monkeypatch.setattr(scoring, "_score_batch", score)
     scores = scoring.score_prompts(exact_model, tokenizer, encoded, batch_size=8)

@@ -8,7 +8,16 @@ prompt.txt (the text to send, with {topic} and {sentence}) and export.json (how 
     python -m tools.export --adapter outputs/my-run --merge-into original --output-dir outputs/my-run-merged
 """
 
-from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+import sys
+
+try:
+    from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+except ModuleNotFoundError:  # started by its path, a tool has Python look for modules in tools/
+    print(
+        "error: run it as: python -m tools.export ... (in the folder that holds tools/)",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
 
 # isort: split
 import argparse
@@ -19,23 +28,19 @@ import transformers
 
 from stance.common import environment, errors, files
 from stance.corpus import splitting
-from stance.model import (
-    adapters,
-    chat,
-    loading,
-    merging,
-    scoring,
-)
+from stance.model import adapters, chat, loading, merging, scoring
 
 # ---------------------------------------------------------------- settings
 ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote
 DATA_DIR = "data"  # folder of the splits that prepare_data.py wrote
-MERGE_INTO = "rounded"  # rounded: weights as NF4 rounds them, on which the adapter was trained; original: as published
+# rounded: weights as NF4 rounds them, on which the adapter was trained; original: as published
+MERGE_INTO = "rounded"
 CHECK_ROWS = 200  # validation rows answered by adapter and merged model, to compare
 # --------------------------------------------------------------------------
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -57,47 +62,55 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def check_place(output_dir, base):
-    """Stop if the merged model would overwrite something, or the disk has no room for it."""
+def check_output_dir(output_dir: Path, base: str) -> None:
+    """Fail if the merged model would overwrite something, or the disk has no room for it."""
     if output_dir.exists():
         errors.fail(f"{output_dir} is there already: delete it or choose another --output-dir")
     files.make_folder(output_dir.parent)
     config = loading.load_pretrained(transformers.AutoConfig.from_pretrained, base)
-    need = 2 * loading.count_weights(config)  # bytes of bfloat16
-    free = shutil.disk_usage(output_dir.parent).free
-    if free < need:
-        size = f"{free / 1e9:.1f} GB free, the model takes {need / 1e9:.1f} GB"
-        errors.fail(f"{output_dir.parent} has {size}: make room or choose another --output-dir")
+    needed_bytes = 2 * loading.count_weights(config)  # of bfloat16
+    free_bytes = shutil.disk_usage(output_dir.parent).free
+    if free_bytes < needed_bytes:
+        errors.fail(
+            f"{output_dir.parent} has {free_bytes / 1e9:.1f} GB free, the model takes "
+            f"{needed_bytes / 1e9:.1f} GB: make room or choose another --output-dir"
+        )
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     run = adapters.check_adapter(args.adapter)
-    base, output_dir = run["base_model"], Path(args.output_dir or Path(args.adapter) / "merged")
+    base = run["base_model"]
+    output_dir = Path(args.output_dir or Path(args.adapter) / "merged")
     rows = splitting.load_split(Path(args.data_dir) / "val.jsonl")[:CHECK_ROWS]
     loading.check_base(base)
-    check_place(output_dir, base)
+    check_output_dir(output_dir, base)
     tokenizer = loading.load_tokenizer(base)
     adapters.check_same_base(args.adapter, base, tokenizer)
     encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
 
     adapted = adapters.load_adapter(loading.load_base(base), args.adapter)
-    expected, agreement, merged = scoring.score_prompts(adapted, tokenizer, encoded), {}, None
+    expected = scoring.score_prompts(adapted, tokenizer, encoded)
     print(f"answers of {len(rows)} validation rows, compared with base in 4-bit and adapter:")
-    for kind in sorted(
-        merging.KINDS, key=lambda kind: kind == args.merge_into
-    ):  # the one to write comes last
+    agreement = {}
+    merged = None
+    others = [kind for kind in merging.KINDS if kind != args.merge_into]
+    for kind in [*others, args.merge_into]:  # the one to write comes last
         del merged  # two are twice the memory
         merged = merging.merge_adapter(adapted, base, kind)
-        agreement[kind] = merging.compare_scores(
-            merging.score_merged(merged, tokenizer, encoded), expected
-        )
-        same, most = agreement[kind]["same_label"], agreement[kind]["largest_difference"]
+        scores = merging.score_merged(merged, tokenizer, encoded)
+        agreement[kind] = merging.compare_scores(scores, expected)
+        same = agreement[kind]["same_label"]
+        most = agreement[kind]["largest_difference"]
         print(
-            f"merged into {kind} weights: {same:.1%} the same label, probabilities differ by {most:.4f} at most"
+            f"merged into {kind} weights: {same:.1%} the same label, "
+            f"probabilities differ by {most:.4f} at most"
         )
     record = {
-        **{key: run[key] for key in ("base_model", "prompt_version", "labels", "demo")},
+        "base_model": run["base_model"],
+        "prompt_version": run["prompt_version"],
+        "labels": run["labels"],
+        "demo": run["demo"],
         "adapter_sha256": files.hash_file(Path(args.adapter) / "adapter_model.safetensors"),
         "merged_into": args.merge_into,
         "agreement": agreement,
@@ -105,7 +118,9 @@ def main(argv=None):
     }
     merging.write_model(output_dir, merged, tokenizer, base, record)
     note = loading.read_demo_note(base)
-    print(f"{note}\n" if note else "", f"wrote the merged model to {output_dir}", sep="")
+    if note:
+        print(note)
+    print(f"wrote the merged model to {output_dir}")
 
 
 if __name__ == "__main__":

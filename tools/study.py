@@ -8,7 +8,16 @@ study.md, study.tex, cross_topic.png, learning_curve.png. Finished runs are skip
     python -m tools.study --studies topics --seeds 0 1 2 --study-dir outputs/my-study
 """
 
-from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+import sys
+
+try:
+    from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+except ModuleNotFoundError:  # started by its path, a tool has Python look for modules in tools/
+    print(
+        "error: run it as: python -m tools.study ... (in the folder that holds tools/)",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
 
 # isort: split
 import argparse
@@ -16,29 +25,24 @@ import hashlib
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import prompts
-from stance.common import errors, files
+from stance.common import errors, files, types
 from stance.corpus import annotations, cleaning, splitting
 from stance.evaluation import figures, predictions, study_tables
 from stance.model import loading
 
 # ---------------------------------------------------------------- settings
 CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv or .jsonl
-BASE_MODEL = "google/gemma-2-9b-it"  # hub name (name@commit for one version) or folder of the instruction-tuned base
-STUDIES = (
-    "topics",
-    "curve",
-)  # topics: each topic held out in turn; curve: trained on parts of the train split
+# hub name (name@commit for one version) or folder of the instruction-tuned base
+BASE_MODEL = "google/gemma-2-9b-it"
+# topics: each topic held out in turn; curve: trained on parts of the train split
+STUDIES = ("topics", "curve")
 SEEDS = (0,)  # of the training; with several, every run is repeated, and parts are drawn anew
-FRACTIONS = (
-    0.1,
-    0.25,
-    0.5,
-)  # of the train split for the curve, whose last point is the whole; below 1
+# of the train split for the curve, whose last point is the whole; below 1
+FRACTIONS = (0.1, 0.25, 0.5)
 STUDY_DIR = "outputs/study"  # where everything goes
 # --------------------------------------------------------------------------
 
@@ -54,11 +58,13 @@ class Run(NamedTuple):
     fraction: float = 1.0  # of the train split
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """Return the name of its folder."""
         return f"{self.data}-seed{self.seed}"
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -82,8 +88,8 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def list_corpus_topics(path):
-    """Return the topics of a corpus, each once."""
+def list_corpus_topics(path: str) -> list[str]:
+    """Return the topics of a corpus, each once, alphabetically."""
     rows, _, _ = annotations.merge_duplicates(annotations.read_corpus(path))
     topics = {}
     for row in rows:
@@ -91,7 +97,7 @@ def list_corpus_topics(path):
     return sorted(topics.values())
 
 
-def list_runs(args, topics):
+def list_runs(args: argparse.Namespace, topics: list[str]) -> list[Run]:
     """Return the runs of the chosen studies; the run on all data belongs to both."""
     runs = [Run("all", seed) for seed in args.seeds]
     if "topics" in args.studies:
@@ -99,53 +105,61 @@ def list_runs(args, topics):
             errors.fail(
                 f"{args.corpus} has one topic, holding it out leaves nothing: use --studies curve"
             )
-        runs += [
-            Run(f"without-{shorten(topic)}", seed, topic=topic)
-            for topic in topics
-            for seed in args.seeds
-        ]
+        for topic in topics:
+            for seed in args.seeds:
+                runs.append(Run(f"without-{shorten(topic)}", seed, topic=topic))
     if "curve" in args.studies:
-        parts = [(fraction, seed) for fraction in FRACTIONS for seed in args.seeds]
-        runs += [
-            Run(f"part-{fraction:g}-draw{seed}", seed, fraction=fraction)
-            for fraction, seed in parts
-        ]
+        for fraction in FRACTIONS:
+            for seed in args.seeds:
+                runs.append(Run(f"part-{fraction:g}-draw{seed}", seed, fraction=fraction))
     return runs
 
 
-def shorten(topic):
+def shorten(topic: str) -> str:
     """Return a topic as part of a folder's name; different for different topics."""
     words = re.sub(r"[^a-z0-9]+", "-", topic.lower())[:40].strip("-")
     return f"{words}-{hashlib.sha256(topic.encode()).hexdigest()[:6]}".lstrip("-")
 
 
-def read_settings(args):
-    """Return {"setting NAME": value} of finetune.py, or of flags that override them; no SEED, which runs differ in."""
+def read_settings(args: argparse.Namespace) -> dict:
+    """Return {"setting NAME": value} of finetune.py, or of flags that override them.
+
+    SEED is not among them: runs differ in it.
+    """
     import finetune  # takes seconds, so only once flags and corpus are known to be right
 
     settings = finetune.collect_experiment_settings()
-    flags = {"EPOCHS": args.epochs, "LEARNING_RATE": args.learning_rate}
-    settings |= {name: value for name, value in flags.items() if value is not None}
+    if args.epochs is not None:
+        settings["EPOCHS"] = args.epochs
+    if args.learning_rate is not None:
+        settings["LEARNING_RATE"] = args.learning_rate
     return {f"setting {name}": value for name, value in settings.items() if name != "SEED"}
 
 
-def check_plan(folder, plan):
-    """Write what all runs of a study have in common to plan.json; stop if the folder holds a study of other things."""
+def check_plan(folder: Path, plan: dict) -> None:
+    """Write what all runs of a study have in common to plan.json.
+
+    Fails if the folder holds a study of other things.
+    """
     path = folder / "plan.json"
     if path.exists():
         started = files.read_json(path, "choose another --study-dir")
         for key, value in plan.items():
-            if started.get(key) != value:
-                was = started.get(key)
+            was = started.get(key)
+            if was != value:
                 errors.fail(
-                    f"{folder} holds a study with {key} {was}, now it is {value}: choose another --study-dir"
+                    f"{folder} holds a study with {key} {was}, now it is {value}: "
+                    "choose another --study-dir"
                 )
     files.make_folder(folder)
     files.write_json(path, plan)
 
 
-def call_script(script, *flags, log):
-    """Run a script of this folder; what it prints goes to the end of a log file, its error line to the screen."""
+def call_script(script: str, *flags: object, log: Path) -> None:
+    """Run a script of the folder above; fail if it fails.
+
+    What it prints goes to the end of a log file, its error line to the screen.
+    """
     log.parent.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, ROOT / script, *map(str, flags)]
     with open(log, "a", encoding="utf-8") as file, subprocess.Popen(words, stdout=file) as running:
@@ -163,8 +177,11 @@ def call_script(script, *flags, log):
         )
 
 
-def prepare_splits(args, folder, run):
-    """Make the folder of splits of a run."""
+def prepare_splits(args: argparse.Namespace, folder: Path, run: Run) -> None:
+    """Make the folder of splits of a run; a part of the train split is taken from that of all data.
+
+    folder: of the study.
+    """
     target = folder / "data" / run.data
     if run.fraction < 1:
         whole = folder / "data" / "all"
@@ -180,88 +197,132 @@ def prepare_splits(args, folder, run):
     )
 
 
-def take_fraction(rows, fraction, seed):
-    """Return a part of rows in their order, with the same shares of topics and labels; smaller parts lie in larger."""
-    strata, line = {}, []
+def take_fraction(rows: list[types.Example], fraction: float, seed: int) -> list[types.Example]:
+    """Return a part of rows in their order, with the same shares of topics and labels.
+
+    Of one seed, a smaller part lies in every larger one. A part has at least one row.
+    """
+    strata = {}  # [(hash, id)] by topic and label
     for row in rows:
         digest = hashlib.sha256(f"{seed}:{row['id']}".encode()).hexdigest()
-        strata.setdefault((row["topic"], row["label"]), []).append((digest, row["id"]))
-    for stratum in strata.values():  # spread evenly along one line, of which a part takes the start
-        line += [
-            ((i + 0.5) / len(stratum), digest, name)
-            for i, (digest, name) in enumerate(sorted(stratum))
-        ]
-    taken = {name for _, _, name in sorted(line)[: max(round(fraction * len(rows)), 1)]}
+        stratum = strata.setdefault((row["topic"], row["label"]), [])
+        stratum.append((digest, row["id"]))
+    line = []  # along which each stratum is spread evenly, so that a part can take its start
+    for stratum in strata.values():
+        for rank, (digest, row_id) in enumerate(sorted(stratum)):
+            position = (rank + 0.5) / len(stratum)
+            line.append((position, digest, row_id))
+    size = max(round(fraction * len(rows)), 1)
+    taken = {row_id for _, _, row_id in sorted(line)[:size]}
     return [row for row in rows if row["id"] in taken]
 
 
-def finish_run(args, folder, run, plan):
-    """Train and evaluate a run as far as that has not happened; return what was done, in words."""
-    data, home, log = (
-        folder / "data" / run.data,
-        folder / "runs" / run.name,
-        folder / "logs" / f"{run.name}.txt",
-    )
+def finish_run(args: argparse.Namespace, folder: Path, run: Run, plan: dict) -> str:
+    """Train and evaluate a run as far as that has not happened; return what was done, in words.
+
+    folder: of the study.
+    """
+    data = folder / "data" / run.data
+    home = folder / "runs" / run.name
+    log = folder / "logs" / f"{run.name}.txt"
     done = "finished before"
     if not (home / "run.json").is_file():
-        resume = ["--resume"] if any(home.glob("checkpoints/checkpoint-*")) else []
-        if home.exists() and not resume:
+        flags = ["--base-model", args.base_model, "--data-dir", data, "--run-dir", home]
+        flags += ["--seed", run.seed]
+        if any(home.glob("checkpoints/checkpoint-*")):
+            flags.append("--resume")
+        elif home.exists():
             shutil.rmtree(home)  # broken off before the first checkpoint
-        flags = [
-            "--base-model",
-            args.base_model,
-            "--data-dir",
-            data,
-            "--run-dir",
-            home,
-            "--seed",
-            run.seed,
-            *resume,
-        ]
-        for flag, value in (("--epochs", args.epochs), ("--learning-rate", args.learning_rate)):
-            flags += [] if value is None else [flag, value]
+        if args.epochs is not None:
+            flags += ["--epochs", args.epochs]
+        if args.learning_rate is not None:
+            flags += ["--learning-rate", args.learning_rate]
         call_script("finetune.py", *flags, log=log)
         done = "trained and evaluated"
     check_run(home, data, run, plan)
     shutil.rmtree(home / "checkpoints", ignore_errors=True)  # gigabytes that only --resume needs
     if not is_evaluated(home, data):
-        call_script(
-            "evaluate.py", "--adapter", home, "--data-dir", data, "--robustness-rows", 0, log=log
-        )
-        done = "evaluated" if done == "finished before" else done
+        flags = ["--adapter", home, "--data-dir", data, "--robustness-rows", 0]
+        call_script("evaluate.py", *flags, log=log)
+        if done == "finished before":
+            done = "evaluated"
     return done
 
 
-def check_run(home, data, run, plan):
-    """Stop unless a trained run has the settings and data of the study."""
+def check_run(home: Path, data: Path, run: Run, plan: dict) -> None:
+    """Fail unless a trained run has the settings and data of the study.
+
+    home: folder of the run; data: of its splits.
+    """
     record = files.read_json(home / "run.json", "delete its folder and start again")
-    found = {**record, **{f"setting {name}": value for name, value in record["settings"].items()}}
-    found |= {name: part["sha256"] for name, part in record["data"].items()}
+    found = dict(record)
+    for name, value in record["settings"].items():
+        found[f"setting {name}"] = value
+    for name, part in record["data"].items():
+        found[name] = part["sha256"]
     wanted = {key: value for key, value in plan.items() if key.startswith("setting ")}
-    wanted |= {key: plan[key] for key in ("base_model", "prompt_version")}
-    wanted |= {name: files.hash_file(data / f"{name}.jsonl") for name in ("train", "val")}
+    wanted["base_model"] = plan["base_model"]
+    wanted["prompt_version"] = plan["prompt_version"]
+    for name in ("train", "val"):
+        wanted[name] = files.hash_file(data / f"{name}.jsonl")
     wanted["setting SEED"] = run.seed
     for key, value in wanted.items():
         if found.get(key) != value:
             errors.fail(
-                f"{home} was trained with {key} {found.get(key)}, the study has {value}: delete the folder"
+                f"{home} was trained with {key} {found.get(key)}, the study has {value}: "
+                "delete the folder"
             )
 
 
-def is_evaluated(home, data):
-    """Whether a run has been evaluated on the test split of its data."""
+def is_evaluated(home: Path, data: Path) -> bool:
+    """Return whether a run has been evaluated on the test split of its data.
+
+    home: folder of the run; data: of its splits.
+    """
     if not (home / "evaluation.json").is_file():
         return False
     evaluation = files.read_json(home / "evaluation.json", "delete it")
-    return evaluation["test_sha256"] == files.hash_file(data / "test.jsonl") and evaluation[
-        "adapter"
-    ] == str(home)
+    same_test = evaluation["test_sha256"] == files.hash_file(data / "test.jsonl")
+    return same_test and evaluation["adapter"] == str(home)
 
 
-def main(argv=None):
+def write_study(args: argparse.Namespace, folder: Path, runs: list[Run], plan: dict) -> None:
+    """Write the numbers, tables and pictures of finished runs to the folder of the study.
+
+    Prints the tables and the names of the files.
+    """
+    note = loading.read_demo_note(args.base_model)
+    tables = {}
+    sizes = {}  # rows of the train split
+    for run in runs:
+        train = splitting.load_split(folder / "data" / run.data / "train.jsonl")
+        sizes[run] = len(train)
+        tables[run] = predictions.read_records(folder / "runs" / run.name / "evaluation.jsonl")
+    result = {"note": note, "plan": plan}
+    titled_tables = []
+    if "topics" in args.studies:
+        result["topics"] = study_tables.compare_topics(tables)
+        titled_tables += study_tables.list_topics(result["topics"])
+        figures.plot_topics(result["topics"]["pictured"], folder / "cross_topic.png", note)
+    if "curve" in args.studies:
+        result["curve"] = study_tables.trace_curve(tables, sizes)
+        titled_tables += study_tables.list_curve(result["curve"])
+        points, baselines = study_tables.pick_points(result["curve"])
+        figures.plot_learning(points, baselines, folder / "learning_curve.png", note)
+    page = study_tables.build_page(titled_tables, args.studies, note)
+    files.write_json(folder / "study.json", result)
+    files.write_text(folder / "study.md", [page])
+    files.write_text(folder / "study.tex", study_tables.list_latex(titled_tables, note))
+    print(f"\n{study_tables.format_screen(titled_tables)}")
+    if note:
+        print(f"\n{note}")
+    print(f"wrote study.json, study.md, study.tex and pictures to {folder}")
+
+
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    folder, topics = Path(args.study_dir), list_corpus_topics(args.corpus)
-    runs = list_runs(args, topics)
+    folder = Path(args.study_dir)
+    runs = list_runs(args, list_corpus_topics(args.corpus))
     plan = {
         "corpus": files.hash_file(args.corpus),
         "SPLIT_SEED": splitting.SPLIT_SEED,
@@ -270,36 +331,13 @@ def main(argv=None):
         **read_settings(args),
     }
     check_plan(folder, plan)
-    for run in {run.data: run for run in runs}.values():
+    run_of_data = {run.data: run for run in runs}  # runs of several seeds share splits
+    for run in run_of_data.values():
         prepare_splits(args, folder, run)
     for number, run in enumerate(runs, start=1):
-        print(
-            f"[{number}/{len(runs)}] {run.name}: {finish_run(args, folder, run, plan)}", flush=True
-        )
-    note = loading.read_demo_note(args.base_model)
-    tables = {
-        run: predictions.read_records(folder / "runs" / run.name / "evaluation.jsonl")
-        for run in runs
-    }
-    sizes = {
-        run: len(splitting.load_split(folder / "data" / run.data / "train.jsonl")) for run in runs
-    }
-    result, texts = {"note": note, "plan": plan}, []
-    if "topics" in args.studies:
-        result["topics"] = study_tables.compare_topics(tables)
-        texts += study_tables.list_topics(result["topics"])
-        figures.plot_topics(result["topics"]["pictured"], folder / "cross_topic.png", note)
-    if "curve" in args.studies:
-        result["curve"] = study_tables.trace_curve(tables, sizes)
-        texts += study_tables.list_curve(result["curve"])
-        figures.plot_learning(
-            *study_tables.pick_points(result["curve"]), folder / "learning_curve.png", note
-        )
-    files.write_json(folder / "study.json", result)
-    files.write_text(folder / "study.md", [study_tables.build_page(texts, args.studies, note)])
-    files.write_text(folder / "study.tex", study_tables.list_latex(texts, note))
-    print("\n" + study_tables.format_screen(texts) + (f"\n\n{note}" if note else ""))
-    print(f"wrote study.json, study.md, study.tex and pictures to {folder}")
+        done = finish_run(args, folder, run, plan)
+        print(f"[{number}/{len(runs)}] {run.name}: {done}", flush=True)
+    write_study(args, folder, runs, plan)
 
 
 if __name__ == "__main__":

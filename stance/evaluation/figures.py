@@ -1,6 +1,12 @@
-"""Pictures of trainings, evaluations, studies and labelled tables, as PNG files for one or both columns of a paper."""
+"""Pictures of trainings, evaluations, studies and labelled tables, as PNG files for papers.
+
+Each is as wide as one column or both. Every function takes the path of its PNG and a note for below
+the picture, such as loading.read_demo_note gives, or None.
+"""
 
 import textwrap
+from collections.abc import Mapping
+from pathlib import Path
 
 import matplotlib
 
@@ -13,15 +19,10 @@ from stance.evaluation import result_tables
 
 # ---------------------------------------------------------------- settings
 DPI = 300  # dots an inch of every PNG
-COLUMN, PAGE = 3.3, 7.0  # inches: widths of one column and of both
-COLORS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#E69F00",
-    "#CC79A7",
-    "#56B4E9",
-)  # Okabe and Ito's, for the colour-blind
+COLUMN = 3.3  # inches: width of one column
+PAGE = 7.0  # inches: width of both columns
+# Okabe and Ito's, for the colour-blind.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")  # a second sign beside the colour, for print in grey
 HATCHES = ("", "/////", ".....", "xxxxx", "-----", "+++++")  # the same of bars
 STYLE = {
@@ -30,14 +31,12 @@ STYLE = {
     "legend.fontsize": 7,
     "legend.frameon": False,
     "lines.markersize": 3.5,
+    "hatch.linewidth": 0.5,
 }
-STYLE |= {"hatch.linewidth": 0.5}
-DARK_SHARE = 0.65  # of a row of a confusion matrix, from which on white is easier to read on its blue than black
-LABEL_COLORS = {
-    "pro": COLORS[0],
-    "con": COLORS[3],
-    "neu": "#DDDDDD",
-}  # blue, orange, grey: dark to light
+# Share of a row of a confusion matrix above which its blue needs white numbers.
+DARK_SHARE = 0.65
+# Blue, orange, grey: dark to light.
+LABEL_COLORS = {"pro": COLORS[0], "con": COLORS[3], "neu": "#DDDDDD"}
 TEXT_COLORS = {"pro": "white", "con": "black", "neu": "black"}  # of numbers on them
 # --------------------------------------------------------------------------
 
@@ -45,29 +44,19 @@ INTERVAL = f"{result_tables.LEVEL_TEXT} interval over rows"
 matplotlib.rcParams.update(STYLE)
 
 
-def plot_training(log, path, note=None):
-    """Draw training loss, validation loss and validation accuracy over steps, from the entries of log.jsonl."""
+def plot_training(log: list[dict], path: Path, note: str | None = None) -> None:
+    """Draw training loss, validation loss and validation accuracy over optimiser steps.
+
+    log: entries of log.jsonl, {"step", and "loss" or "eval_loss" and "eval_accuracy"}; others are
+    passed over.
+    """
     figure, (loss_axis, accuracy_axis) = plt.subplots(
         1, 2, figsize=(PAGE, 2.6), sharex=True, layout="constrained"
     )
-    for key, name, axis, style in (
-        ("loss", "training", loss_axis, {"color": COLORS[0]}),
-        (
-            "eval_loss",
-            "validation",
-            loss_axis,
-            {"color": COLORS[1], "marker": "o", "linestyle": "--"},
-        ),
-        (
-            "eval_accuracy",
-            "validation",
-            accuracy_axis,
-            {"color": COLORS[1], "marker": "o", "linestyle": "--"},
-        ),
-    ):
-        points = [(entry["step"], entry[key]) for entry in log if key in entry]
-        if points:
-            axis.plot(*zip(*points, strict=True), **style, label=name)
+    validation_style = {"color": COLORS[1], "marker": "o", "linestyle": "--"}
+    _plot_entries(loss_axis, log, "loss", "training", {"color": COLORS[0]})
+    _plot_entries(loss_axis, log, "eval_loss", "validation", validation_style)
+    _plot_entries(accuracy_axis, log, "eval_accuracy", "validation", validation_style)
     loss_axis.set(xlabel="step", ylabel="loss (nats per answer token)", ylim=(0, None))
     accuracy_axis.set(xlabel="step", ylabel="accuracy", ylim=(0, 1.02))
     for axis in (loss_axis, accuracy_axis):
@@ -78,24 +67,36 @@ def plot_training(log, path, note=None):
     _save(figure, path, note)
 
 
-def plot_confusion(metrics_of_model, path, note=None):
-    """Draw one confusion matrix for each model side by side: rows gold, columns predicted, counts and row shares."""
+def _plot_entries(axis, log, key, label, style):
+    """Draw a value of log entries over their steps; nothing if no entry has it."""
+    entries = [entry for entry in log if key in entry]
+    if entries:
+        steps = [entry["step"] for entry in entries]
+        values = [entry[key] for entry in entries]
+        axis.plot(steps, values, **style, label=label)
+
+
+def plot_confusion(metrics_of_model: dict[str, dict], path: Path, note: str | None = None) -> None:
+    """Draw one confusion matrix for each model side by side: counts and row shares.
+
+    metrics_of_model: {model: metrics.compute_metrics}; rows are gold labels, columns predictions.
+    """
     width = COLUMN if len(metrics_of_model) == 1 else PAGE
     figure, axes = plt.subplots(
         1, len(metrics_of_model), figsize=(width, 2.9), squeeze=False, layout="constrained"
     )
-    some_invalid = any(metrics["invalid"] for metrics in metrics_of_model.values())
-    columns = [*prompts.LABELS, "invalid"] if some_invalid else list(prompts.LABELS)
+    columns = list(prompts.LABELS)
+    if any(metrics["invalid"] for metrics in metrics_of_model.values()):
+        columns.append("invalid")
     for axis, (name, metrics) in zip(axes[0], metrics_of_model.items(), strict=True):
         counts = [row[: len(columns)] for row in metrics["confusion"]]
         shares = [[count / max(sum(row), 1) for count in row] for row in counts]
         axis.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for y, row in enumerate(counts):
             for x, count in enumerate(row):
-                color = "white" if shares[y][x] > DARK_SHARE else "black"
-                axis.text(
-                    x, y, f"{count}\n{shares[y][x]:.0%}", ha="center", va="center", color=color
-                )
+                share = shares[y][x]
+                color = "white" if share > DARK_SHARE else "black"
+                axis.text(x, y, f"{count}\n{share:.0%}", ha="center", va="center", color=color)
         axis.set(
             xticks=range(len(columns)),
             xticklabels=columns,
@@ -106,39 +107,42 @@ def plot_confusion(metrics_of_model, path, note=None):
     _save(figure, path, note)
 
 
-def plot_shares(counts_of_topic, path, note=None):
-    """Draw a bar for each topic, divided by the shares of the labels: {topic: {label: rows}}, the first on top."""
+def plot_shares(
+    counts_of_topic: dict[str, Mapping[str, int]], path: Path, note: str | None = None
+) -> None:
+    """Draw a bar for each topic, divided by the shares of the labels.
+
+    counts_of_topic: {topic: {label: rows}}, the first on top; only labels count.
+    """
     figure, axis = plt.subplots(
         figsize=(PAGE, 1.3 + 0.5 * len(counts_of_topic)), layout="constrained"
     )
     names = []
     for y, (topic, counts) in enumerate(counts_of_topic.items()):
-        rows, left = sum(counts.get(label, 0) for label in prompts.LABELS), 0
+        rows = sum(counts.get(label, 0) for label in prompts.LABELS)
         size = f"(n\u00a0=\u00a0{rows:,})"  # spaces at which textwrap breaks no line
-        names.append(textwrap.fill(f"{textwrap.shorten(topic, 76, placeholder=' ...')} {size}", 40))
+        short_topic = textwrap.shorten(topic, 76, placeholder=" ...")
+        names.append(textwrap.fill(f"{short_topic} {size}", 40))
+        left = 0  # where the next part begins
         for label in prompts.LABELS:
             share = counts.get(label, 0) / rows
-            name = label if y == 0 else None
-            look = {
-                "color": LABEL_COLORS[label],
-                "edgecolor": "white",
-                "linewidth": 0.5,
-            }  # more would hide small parts
-            axis.barh(y, share, left=left, label=name, **look)
+            axis.barh(
+                y,
+                share,
+                left=left,
+                label=label if y == 0 else None,  # once in the legend
+                color=LABEL_COLORS[label],
+                edgecolor="white",
+                linewidth=0.5,  # more would hide small parts
+            )
             if share >= 0.06:  # a narrower part has no room for its number
-                axis.text(
-                    left + share / 2,
-                    y,
-                    f"{share:.0%}",
-                    ha="center",
-                    va="center",
-                    color=TEXT_COLORS[label],
-                )
+                middle = left + share / 2
+                color = TEXT_COLORS[label]
+                axis.text(middle, y, f"{share:.0%}", ha="center", va="center", color=color)
             left += share
     axis.set(xlim=(0, 1), xlabel="share of rows")
-    axis.set_yticks(
-        range(len(names)), names, parse_math=False
-    )  # a topic with two dollar signs is no formula
+    # A topic with two dollar signs is no formula.
+    axis.set_yticks(range(len(names)), names, parse_math=False)
     axis.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
     axis.invert_yaxis()
     axis.spines[["top", "right", "left"]].set_visible(False)
@@ -147,72 +151,81 @@ def plot_shares(counts_of_topic, path, note=None):
     _save(figure, path, note)
 
 
-def plot_topics(statistics_of_model, path, note=None):
-    """Draw macro-F1 by topic as bars, one colour a model, with their bootstrap intervals over rows.
+def plot_topics(
+    statistics_of_model: dict[str, dict[str, dict]], path: Path, note: str | None = None
+) -> None:
+    """Draw macro-F1 by topic as bars, one colour a model, with bootstrap intervals over rows.
 
-    statistics_of_model: {model: {topic: {"n", "macro_f1": {"value", "rows": [low, high]}}}}; a topic may miss in a
-    model. Beside a topic stand its different numbers of rows, in the order of the models.
+    statistics_of_model: {model: {topic: {"n", "macro_f1": {"value", "rows": [low, high]}}}}; a
+    topic may miss in a model. Beside a topic stand its different numbers of rows, in the order of
+    the models.
     """
-    topics = sorted(
-        {topic for parts in statistics_of_model.values() for topic in parts}, reverse=True
-    )
-    height = 0.8 / len(statistics_of_model)
-    size = (COLUMN, 1.1 + len(topics) * max(0.45, 0.17 * len(statistics_of_model)))
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    models = len(statistics_of_model)
+    known = {topic for parts in statistics_of_model.values() for topic in parts}
+    topics = sorted(known, reverse=True)  # drawn from below
+    bar_height = 0.8 / models
+    figure_height = 1.1 + len(topics) * max(0.45, 0.17 * models)
+    figure, axis = plt.subplots(figsize=(COLUMN, figure_height), layout="constrained")
     for i, (name, parts) in enumerate(statistics_of_model.items()):
-        positions = [topics.index(topic) + 0.4 - height * (i + 0.5) for topic in parts]
-        values = [part["macro_f1"]["value"] for part in parts.values()]
-        ends = [part["macro_f1"]["rows"] for part in parts.values()]
-        below = [max(value - low, 0) for value, (low, _) in zip(values, ends)]
-        above = [max(high - value, 0) for value, (_, high) in zip(values, ends)]
-        whiskers = {"xerr": [below, above], "error_kw": {"lw": 0.8, "capsize": 1.5}}
-        look = {
-            "color": COLORS[i],
-            "hatch": HATCHES[i],
-            "edgecolor": "white",
-            "linewidth": 0,
-        }  # white: of the hatches
-        axis.barh(positions, values, height, label=name, **look, **whiskers)
+        positions = [topics.index(topic) + 0.4 - bar_height * (i + 0.5) for topic in parts]
+        values = []
+        below = []  # from the low end of each interval to its value
+        above = []
+        for part in parts.values():
+            value = part["macro_f1"]["value"]
+            low, high = part["macro_f1"]["rows"]
+            values.append(value)
+            below.append(max(value - low, 0))
+            above.append(max(high - value, 0))
+        axis.barh(
+            positions,
+            values,
+            bar_height,
+            label=name,
+            color=COLORS[i],
+            hatch=HATCHES[i],
+            edgecolor="white",  # of the hatches
+            linewidth=0,
+            xerr=[below, above],
+            error_kw={"lw": 0.8, "capsize": 1.5},
+        )
     names = []
     for topic in topics:
-        sizes = dict.fromkeys(
-            str(parts[topic]["n"]) for parts in statistics_of_model.values() if topic in parts
-        )
-        names.append(
-            f"{textwrap.fill(topic, 24, max_lines=2, placeholder=' ...')}\nn = {', '.join(sizes)}"
-        )
+        sizes = []
+        for parts in statistics_of_model.values():
+            if topic in parts and str(parts[topic]["n"]) not in sizes:
+                sizes.append(str(parts[topic]["n"]))
+        short_topic = textwrap.fill(topic, 24, max_lines=2, placeholder=" ...")
+        names.append(f"{short_topic}\nn = {', '.join(sizes)}")
     axis.set(xlabel=f"macro-F1, {INTERVAL}", xlim=(0, 1.02))
-    axis.set_yticks(
-        range(len(topics)), names, parse_math=False
-    )  # a topic with two dollar signs is no formula
+    # A topic with two dollar signs is no formula.
+    axis.set_yticks(range(len(topics)), names, parse_math=False)
     axis.tick_params(axis="y", labelsize=7)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
-    figure.legend(
-        loc="outside upper center", ncols=3 if len(statistics_of_model) < 4 else 2, columnspacing=1
-    )
+    legend_columns = 3 if models < 4 else 2
+    figure.legend(loc="outside upper center", ncols=legend_columns, columnspacing=1)
     _save(figure, path, note)
 
 
-def plot_reliability(calibration_of_model, path, note=None):
-    """Draw accuracy against confidence by bins, one panel a model, as it is and with the fitted temperature."""
+def plot_reliability(
+    calibration_of_model: dict[str, dict], path: Path, note: str | None = None
+) -> None:
+    """Draw accuracy against confidence by bins, one panel a model.
+
+    calibration_of_model: {model: analysis.calibrate}; with the fitted temperature too if it is
+    there.
+    """
     width = COLUMN if len(calibration_of_model) == 1 else PAGE
     figure, axes = plt.subplots(
         1, len(calibration_of_model), figsize=(width, 2.9), squeeze=False, layout="constrained"
     )
     for axis, (name, parts) in zip(axes[0], calibration_of_model.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls=":")
-        for i, (key, label) in enumerate((("test", "as it is"), ("scaled", "temperature {:.2f}"))):
-            if key in parts:
-                bins, label = parts[key]["bins"], label.format(parts.get("temperature", 1))
-                points = [[part[side] for part in bins] for side in ("confidence", "accuracy")]
-                axis.plot(
-                    *points, color=COLORS[i], lw=0.8, label=f"{label}: ECE {parts[key]['ece']:.3f}"
-                )
-                areas = [
-                    4 + 80 * part["n"] / sum(part["n"] for part in bins) for part in bins
-                ]  # share of the rows
-                axis.scatter(*points, areas, color=COLORS[i], marker=MARKERS[i], alpha=0.8)
+        _plot_bins(axis, parts["test"], "as it is", COLORS[0], MARKERS[0])
+        if "scaled" in parts:
+            label = f"temperature {parts['temperature']:.2f}"
+            _plot_bins(axis, parts["scaled"], label, COLORS[1], MARKERS[1])
         axis.set(xlabel="confidence (area of a mark: share of rows)", ylabel="accuracy", title=name)
         axis.set(xlim=(0.3, 1.02), ylim=(-0.02, 1.02))
         axis.legend(loc="upper left" if len(axes[0]) == 1 else "best")
@@ -220,13 +233,33 @@ def plot_reliability(calibration_of_model, path, note=None):
     _save(figure, path, note)
 
 
-def plot_coverage(curve_of_model, path, note=None):
-    """Draw accuracy against the share of rows answered, from curves of uncertainty.trace_coverage."""
+def _plot_bins(axis, calibration, label, color, marker):
+    """Draw the bins of uncertainty.measure_calibration as a line with marks."""
+    bins = calibration["bins"]
+    confidences = [part["confidence"] for part in bins]
+    accuracies = [part["accuracy"] for part in bins]
+    rows = sum(part["n"] for part in bins)
+    areas = [4 + 80 * part["n"] / rows for part in bins]
+    label = f"{label}: ECE {calibration['ece']:.3f}"
+    axis.plot(confidences, accuracies, color=color, lw=0.8, label=label)
+    axis.scatter(confidences, accuracies, areas, color=color, marker=marker, alpha=0.8)
+
+
+def plot_coverage(
+    curve_of_model: dict[str, list[dict]], path: Path, note: str | None = None
+) -> None:
+    """Draw accuracy against the share of rows answered: {model: uncertainty.trace_coverage}."""
     figure, axis = plt.subplots(figsize=(COLUMN, 2.4), layout="constrained")
     for i, (name, curve) in enumerate(curve_of_model.items()):
-        points = [[point[side] for point in curve] for side in ("coverage", "accuracy")]
-        marks = {"marker": MARKERS[i], "markevery": 0.2}
-        axis.plot(*points, color=COLORS[i], lw=1.2, label=name, **marks)
+        axis.plot(
+            [point["coverage"] for point in curve],
+            [point["accuracy"] for point in curve],
+            color=COLORS[i],
+            lw=1.2,
+            label=name,
+            marker=MARKERS[i],
+            markevery=0.2,
+        )
     axis.set(
         xlabel="share of rows answered, most confident first",
         ylabel="accuracy",
@@ -238,35 +271,42 @@ def plot_coverage(curve_of_model, path, note=None):
     _save(figure, path, note)
 
 
-def plot_learning(points, baselines, path, note=None):
-    """Draw macro-F1 against training rows: a dot a run, their mean as a line, intervals over rows of the first run.
+def plot_learning(
+    points: dict[int, list[dict]],
+    baselines: dict[str, dict[int, float]],
+    path: Path,
+    note: str | None = None,
+) -> None:
+    """Draw macro-F1 against training rows: a dot a run, their mean as a line, intervals over rows
+    of the first run.
 
-    points: {training rows: [{"value", "rows": [low, high]}, ...]}; baselines: {name: {training rows: value}}.
+    points: {training rows: [{"value", "rows": [low, high]} of each run]};
+    baselines: {name: {training rows: value}}.
     """
     figure, axis = plt.subplots(figsize=(COLUMN, 2.6), layout="constrained")
     sizes = sorted(points)
-    means = [sum(run["value"] for run in points[size]) / len(points[size]) for size in sizes]
-    firsts = [points[size][0] for size in sizes]
-    axis.vlines(
-        sizes,
-        [run["rows"][0] for run in firsts],
-        [run["rows"][1] for run in firsts],
-        color=COLORS[1],
-        lw=0.8,
-    )
+    means = []
+    low_ends = []
+    high_ends = []
+    for size in sizes:
+        runs = points[size]
+        means.append(sum(run["value"] for run in runs) / len(runs))
+        low, high = runs[0]["rows"]
+        low_ends.append(low)
+        high_ends.append(high)
+    axis.vlines(sizes, low_ends, high_ends, color=COLORS[1], lw=0.8)
     axis.plot(sizes, means, color=COLORS[1], label="fine-tuned")
     for size in sizes:
-        axis.plot(
-            [size] * len(points[size]),
-            [run["value"] for run in points[size]],
-            MARKERS[1],
-            color=COLORS[1],
-        )
-    for (name, values), color, marker in zip(
-        baselines.items(), (COLORS[0], *COLORS[2:]), (MARKERS[0], *MARKERS[2:])
-    ):
-        heights = [values[size] for size in sorted(values)]
-        axis.plot(sorted(values), heights, marker, ls="--", lw=0.9, color=color, label=name)
+        values = [run["value"] for run in points[size]]
+        axis.plot([size] * len(values), values, MARKERS[1], color=COLORS[1])
+    # The look of index 1 is the fine-tuned model's.
+    other_colors = (COLORS[0], *COLORS[2:])
+    other_markers = (MARKERS[0], *MARKERS[2:])
+    for i, (name, value_of_size) in enumerate(baselines.items()):
+        color, marker = other_colors[i], other_markers[i]
+        baseline_sizes = sorted(value_of_size)
+        heights = [value_of_size[size] for size in baseline_sizes]
+        axis.plot(baseline_sizes, heights, marker, ls="--", lw=0.9, color=color, label=name)
     axis.set(xlabel="training rows", ylabel=f"macro-F1\n{INTERVAL}", xlim=(0, None), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, columnspacing=1)
@@ -274,7 +314,7 @@ def plot_learning(points, baselines, path, note=None):
 
 
 def _save(figure, path, note):
-    """Write the PNG; a note such as loading.read_demo_note gives goes below the picture."""
+    """Write the PNG, with a note below the picture if there is one, and close the figure."""
     if note:
         width = int(figure.get_figwidth() * 18)  # characters that fit beside each other
         figure.supxlabel(textwrap.fill(note, width), fontsize=6.5, color="firebrick")

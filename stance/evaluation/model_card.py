@@ -1,4 +1,7 @@
-"""The model card of an adapter, and pushing both to the Hugging Face Hub; neither holds any text of the corpus."""
+"""The model card of an adapter, and pushing both to the Hugging Face Hub.
+
+Neither holds any text of the corpus. run, table and numbers are as in stance/evaluation/report.py.
+"""
 
 from pathlib import Path
 
@@ -6,16 +9,13 @@ import huggingface_hub
 import huggingface_hub.errors
 
 import prompts
-from stance.common import errors, files, formatting
+from stance.common import errors, files, formatting, types
 from stance.evaluation import result_tables
 from stance.model import fingerprints, loading
 
 # ---------------------------------------------------------------- settings
-PUSHED_FILES = (
-    "README.md",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-)  # nothing else ever leaves
+# Nothing else ever leaves.
+PUSHED_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors")
 LANGUAGE = "en"  # of the sentences that adapters were trained on, as an ISO 639-1 code
 # --------------------------------------------------------------------------
 
@@ -77,105 +77,148 @@ SHOWN_SETTINGS = (
 )
 
 
-def publish(folder, run, table, numbers, repository=None, private=True):
-    """Write the card if the results lie beside their adapter, push both to a repository; return the files written.
+def publish(
+    folder: str | Path,
+    run: dict,
+    table: list[types.EvaluationRecord],
+    numbers: dict,
+    repository: str | None = None,
+    private: bool = True,
+) -> list[str]:
+    """Write the card if the results lie beside their adapter, push both to a repository of the Hub.
 
-    A card that is there stays if the results were computed again from records: somebody may have added to it.
+    Returns the names of the files written. A card that is there stays if the results were computed
+    again from records: somebody may have added to it. repository: "user/name", or None for no push.
     """
     card = Path(folder) / "README.md"
-    beside = run.get("adapter") and Path(run["adapter"]).resolve() == Path(folder).resolve()
-    kept = "rescored" in run and card.is_file()
-    if beside and not kept:
+    adapter = run.get("adapter")
+    beside = bool(adapter) and Path(adapter).resolve() == Path(folder).resolve()
+    stays = "rescored" in run and card.is_file()
+    written = []
+    if beside and not stays:
         write_card(folder, run, table, numbers)
+        written.append(card.name)
     if repository and beside:
         push_adapter(folder, repository, private)
         print(f"pushed the adapter and its card to {repository}")
     elif repository:
         print("note: nothing was pushed: these results do not lie beside an adapter")
-    return [card.name] if beside and not kept else []
+    return written
 
 
-def write_card(folder, run, table, numbers):
-    """Write README.md, the model card, into an adapter folder; run, table and numbers as in report.build_report."""
-    record = files.read_json(
-        Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)"
-    )
-    files.write_text(Path(folder) / "README.md", [str(build_card(record, run, table, numbers))])
+def write_card(
+    folder: str | Path, run: dict, table: list[types.EvaluationRecord], numbers: dict
+) -> None:
+    """Write README.md, the model card, into an adapter folder."""
+    hint = "give the folder that finetune.py wrote (--adapter)"
+    record = files.read_json(Path(folder) / "run.json", hint)
+    card = build_card(record, run, table, numbers)
+    files.write_text(Path(folder) / "README.md", [str(card)])
 
 
-def build_card(record, run, table, numbers):
-    """Return the ModelCard of an adapter from its run record and its evaluation."""
+def build_card(
+    record: types.RunRecord, run: dict, table: list[types.EvaluationRecord], numbers: dict
+) -> huggingface_hub.ModelCard:
+    """Return the card of an adapter from the record of its training and its evaluation."""
     base, _ = fingerprints.split_revision(record["base_model"])
-    name, local = Path(base).name, Path(base).is_dir()
-    intervals = numbers["intervals"][list(table[0]["models"])[-1]]
-    evaluated = [
-        huggingface_hub.EvalResult(
-            task_type="text-classification", dataset_type="private", dataset_name="annotated stance corpus",
-            dataset_split="test", metric_type=key, metric_name=result_tables.NAMES[statistic],
-            metric_value=round(intervals[statistic]["value"], 4),
-        )
-        for key, statistic in (("accuracy", "accuracy"), ("f1", "macro_f1"))
-    ]  # fmt: skip
+    name = Path(base).name
+    local = Path(base).is_dir()  # the Hub knows no folders of this machine
+    licence = "gemma" if "gemma" in base and not record["demo"] else None
+    adapter_model = list(table[0]["models"])[-1]
+    statistics = numbers["intervals"][adapter_model]
     data = huggingface_hub.ModelCardData(
-        base_model=None if local else base,  # the Hub knows no folders of this machine
-        model_name=f"{name}-stance", library_name="peft", pipeline_tag="text-classification",
-        license="gemma" if "gemma" in base and not record["demo"] else None, language=LANGUAGE,
-        tags=["stance-detection", "lora"], eval_results=evaluated,
-    )  # fmt: skip
-    settings, kept = record["settings"], record["result"]["kept_validation"]
+        base_model=None if local else base,
+        model_name=f"{name}-stance",
+        library_name="peft",
+        pipeline_tag="text-classification",
+        license=licence,
+        language=LANGUAGE,
+        tags=["stance-detection", "lora"],
+        eval_results=[
+            _make_result("accuracy", "accuracy", statistics),
+            _make_result("f1", "macro_f1", statistics),
+        ],
+    )
+    settings = record["settings"]
+    kept = record["result"]["kept_validation"]
     versions = record["environment"]["versions"]
+    shown_settings = [f"{key} {settings[key]}" for key in SHOWN_SETTINGS]
+    shown_versions = [f"{package} {version}" for package, version in versions.items() if version]
+    header, rows = result_tables.tabulate_results(numbers["intervals"])
     text = TEXT.format(
         note=f"**{run['note']}**\n\n" if run.get("note") else "",
         base=name if local else base,
-        train=record["data"]["train"]["rows"], val=record["data"]["val"]["rows"],
-        test=len(table), topics=result_tables.count_topics(table), level=result_tables.LEVEL_TEXT,
-        results=formatting.format_markdown(*result_tables.tabulate_results(numbers["intervals"])),
+        train=record["data"]["train"]["rows"],
+        val=record["data"]["val"]["rows"],
+        test=len(table),
+        topics=result_tables.count_topics(table),
+        level=result_tables.LEVEL_TEXT,
+        results=formatting.format_markdown(header, rows),
         mode=result_tables.MODE_TEXTS.get(run.get("mode"), ""),
         splits=fingerprints.describe_splits(run),
         prompt_version=record["prompt_version"],
         prompt=prompts.PROMPT_TEMPLATE.replace("\n", "\n    "),
-        **{key: record["precision"][key] for key in ("quant_type", "compute")},
-        settings=", ".join(f"{key} {settings[key]}" for key in SHOWN_SETTINGS),
-        kept=f"epoch {kept['epoch']:g}", accuracy=kept["eval_accuracy"],
-        versions=", ".join(f"{package} {version}" for package, version in versions.items() if version),
-    )  # fmt: skip
+        quant_type=record["precision"]["quant_type"],
+        compute=record["precision"]["compute"],
+        settings=", ".join(shown_settings),
+        kept=f"epoch {kept['epoch']:g}",
+        accuracy=kept["eval_accuracy"],
+        versions=", ".join(shown_versions),
+    )
     return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 
 
-def push_adapter(folder, repository, private):
-    """Push PUSHED_FILES of an adapter folder to a repository "user/name" of the Hub; stop on anything doubtful."""
-    base = files.read_json(Path(folder) / "adapter_config.json", "train again")[
-        "base_model_name_or_path"
-    ]
+def _make_result(metric_type, statistic, statistics):
+    """Return a number of uncertainty.describe_answers as the Hub lists it, there by metric_type."""
+    return huggingface_hub.EvalResult(
+        task_type="text-classification",
+        dataset_type="private",
+        dataset_name="annotated stance corpus",
+        dataset_split="test",
+        metric_type=metric_type,
+        metric_name=result_tables.NAMES[statistic],
+        metric_value=round(statistics[statistic]["value"], 4),
+    )
+
+
+def push_adapter(folder: str | Path, repository: str, private: bool) -> None:
+    """Push PUSHED_FILES of an adapter folder to a repository "user/name" of the Hub.
+
+    Fails on anything doubtful: a base that only this machine has, a missing file, a repository that
+    is public though private is set, and what the Hub or the network refuses.
+    """
+    config = files.read_json(Path(folder) / "adapter_config.json", "train again")
+    base = config["base_model_name_or_path"]
     if loading.read_demo_note(base):
         errors.fail(
-            f"{folder} is an adapter of the demo model, of no use to anybody: set PUSH_TO_HUB = None"
+            f"{folder} is an adapter of the demo model, of no use to anybody: "
+            "set PUSH_TO_HUB = None"
         )
     if Path(base).is_dir() or Path(base).is_absolute():
         errors.fail(
-            f"{folder}/adapter_config.json names the folder {base}: write the base's name on the Hub there"
+            f"{folder}/adapter_config.json names the folder {base}: "
+            "write the base's name on the Hub there"
         )
     missing = [name for name in PUSHED_FILES if not (Path(folder) / name).is_file()]
     if missing:
         errors.fail(
-            f"{folder} holds no {', '.join(missing)}: evaluate the adapter beside its files (no --output-dir)"
+            f"{folder} holds no {', '.join(missing)}: "
+            "evaluate the adapter beside its files (no --output-dir)"
         )
     hub = huggingface_hub.HfApi()
+    network_errors = huggingface_hub.errors.HfHubHTTPError.__bases__
     try:
         hub.create_repo(repository, private=private, exist_ok=True)
-        if (
-            private and not hub.model_info(repository).private
-        ):  # create_repo leaves one that exists as it is
+        # create_repo leaves one that exists as it is.
+        if private and not hub.model_info(repository).private:
             errors.fail(
-                f"{repository} exists and is public: choose another name, or set PUSH_PRIVATE = False"
+                f"{repository} exists and is public: "
+                "choose another name, or set PUSH_PRIVATE = False"
             )
         hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(PUSHED_FILES))
-    except (
-        OSError,
-        ValueError,
-        *huggingface_hub.errors.HfHubHTTPError.__bases__,
-    ) as problem:  # bases: the network's
-        reason = str(problem).strip().partition("\n")[0]
+    except (OSError, ValueError, *network_errors) as problem:
+        reason, _, _ = str(problem).strip().partition("\n")
         errors.fail(
-            f"cannot push to {repository} ({reason}): check the name and the network, and run `hf auth login`"
+            f"cannot push to {repository} ({reason}): "
+            "check the name and the network, and run `hf auth login`"
         )

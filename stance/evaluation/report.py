@@ -1,21 +1,23 @@
-"""The report of an evaluation: lines for the screen, report.md, tables for papers, pictures and the list of errors."""
+"""The report of an evaluation: for the screen, report.md, tables for papers, pictures, errors.
+
+What most functions take: run, what evaluation.json says about the evaluation; table, the records of
+the test split; result, analysis.compute_model_metrics; numbers, analysis.analyse.
+"""
 
 import textwrap
+from pathlib import Path
+from typing import Any
 
-from stance.common import files, formatting
+from stance.common import files, formatting, types
 from stance.corpus import tables
-from stance.evaluation import (
-    analysis,
-    figures,
-    prompt_variants,
-    result_tables,
-    uncertainty,
-)
+from stance.evaluation import analysis, figures, prompt_variants, result_tables, uncertainty
 from stance.model import fingerprints
 
 # ---------------------------------------------------------------- settings
 EXAMPLES = 3  # rows shown of those that fine-tuning fixed and broke; errors.xlsx has all
-MANY_TOPICS = 30  # from here on, intervals over topics come without a warning; stance/evaluation/uncertainty.py has the simulations
+# From here on, intervals over topics come without a warning; stance/evaluation/uncertainty.py has
+# the simulations.
+MANY_TOPICS = 30
 # --------------------------------------------------------------------------
 
 ADVICE = " Quote the wider of both, and hold topics out (tools/study.py)."  # where topics are few
@@ -27,244 +29,283 @@ PICTURES = {
 }
 
 
-def describe_comparison(comparison):
-    """Return McNemar's test as a sentence."""
-    test, first, second = comparison["mcnemar"], comparison["first"], comparison["second"]
+def describe_comparison(comparison: dict) -> str:
+    """Return McNemar's test of two models as a sentence.
+
+    comparison: uncertainty.compare_answers, with the names "first" and "second".
+    """
+    test = comparison["mcnemar"]
+    first = comparison["first"]
+    second = comparison["second"]
     return (
-        f"{second} against {first}: {test['only_second']} rows right only in {second}, {test['only_first']} only in "
-        f"{first}; McNemar's exact test {result_tables.format_p(test['p'])}"
+        f"{second} against {first}: {test['only_second']} rows right only in {second}, "
+        f"{test['only_first']} only in {first}; "
+        f"McNemar's exact test {result_tables.format_p(test['p'])}"
     )
 
 
-def format_statistics(numbers):
-    """Return what the screen shows under the tables: intervals, and the comparison of the models."""
-    parts = []
+def format_statistics(numbers: dict) -> str:
+    """Return what the screen shows below the tables: intervals, and the comparisons of models."""
+    intervals = numbers["intervals"]
+    any_model = next(iter(intervals.values()))
+    blocks = []
     for over in ("rows", "topics"):
-        if over in next(iter(numbers["intervals"].values()))["accuracy"]:
-            table = formatting.format_table(
-                *result_tables.tabulate_results(numbers["intervals"], over)
-            )
-            parts.append(f"{result_tables.LEVEL_TEXT} bootstrap intervals over {over}\n{table}")
+        if over in any_model["accuracy"]:
+            table = formatting.format_table(*result_tables.tabulate_results(intervals, over))
+            blocks.append(f"{result_tables.LEVEL_TEXT} bootstrap intervals over {over}\n{table}")
     topics = len(next(iter(numbers["topics"].values())))
-    parts += [describe_topic_intervals(topics, ADVICE)] if topics > 1 else []
+    if topics > 1:
+        blocks.append(describe_topic_intervals(topics, ADVICE))
     for comparison in numbers["comparisons"]:
         table = formatting.format_table(*result_tables.tabulate_comparison(comparison))
-        parts.append(f"{describe_comparison(comparison)}\n{table}")
-    return "\n\n".join([*parts, *list_widthless(numbers["intervals"])])
+        blocks.append(f"{describe_comparison(comparison)}\n{table}")
+    blocks += list_widthless(intervals)
+    return "\n\n".join(blocks)
 
 
-def list_widthless(intervals):
-    """Return a sentence about each model whose accuracy has a bootstrap interval without width."""
-    return [
-        f"{name}: an interval without width only means that all rows are alike; Wilson's interval of its accuracy is "
-        f"{result_tables.format_interval(part['accuracy']['wilson'])}."
-        for name, part in intervals.items()
-        if part["accuracy"]["rows"][0] == part["accuracy"]["rows"][1]
-    ]
+def list_widthless(intervals: dict[str, dict]) -> list[str]:
+    """Return a sentence about each model whose accuracy has a bootstrap interval without width.
+
+    intervals: {model: uncertainty.describe_answers}.
+    """
+    sentences = []
+    for name, statistics in intervals.items():
+        low, high = statistics["accuracy"]["rows"]
+        if low == high:
+            wilson = result_tables.format_interval(statistics["accuracy"]["wilson"])
+            sentences.append(
+                f"{name}: an interval without width only means that all rows are alike; "
+                f"Wilson's interval of its accuracy is {wilson}."
+            )
+    return sentences
 
 
-def write_results(folder, run, table, result, numbers):
+def write_results(
+    folder: Path, run: dict, table: list[types.EvaluationRecord], result: dict, numbers: dict
+) -> list[str]:
     """Write everything that is computed from records; return the names of the files."""
     pictures = draw_pictures(folder, table, result, numbers, run["note"])
+    page = build_report(run, table, result, numbers, pictures)
     header, rows = result_tables.tabulate_results(numbers["intervals"])
-    caption = describe_caption(run, table)
+    latex = formatting.format_latex(header, rows, describe_caption(run, table), "tab:results")
     files.write_json(folder / "evaluation.json", {**run, "metrics": result, "analysis": numbers})
-    files.write_text(folder / "report.md", [build_report(run, table, result, numbers, pictures)])
-    files.write_text(
-        folder / "results.tex", [formatting.format_latex(header, rows, caption, "tab:results")]
-    )
+    files.write_text(folder / "report.md", [page])
+    files.write_text(folder / "results.tex", [latex])
     tables.write_table(folder / "errors.xlsx", *analysis.list_errors(table))
     return ["evaluation.json", "report.md", "results.tex", "errors.xlsx", *pictures]
 
 
-def write_runs(folder, result, note):
+def write_runs(folder: Path, result: dict, note: str | None) -> list[str]:
     """Write the tables of analysis.compare_runs; return the names of the files."""
     header, rows = result_tables.tabulate_runs(result)
     caption = f"{note or ''} {result_tables.describe_runs(result)}".strip()
+    latex = formatting.format_latex(header, rows, caption, "tab:runs")
     files.write_json(folder / "runs.json", {"note": note, **result})
-    files.write_text(
-        folder / "runs.tex", [formatting.format_latex(header, rows, caption, "tab:runs")]
-    )
+    files.write_text(folder / "runs.tex", [latex])
     return ["runs.json", "runs.tex"]
 
 
-def draw_pictures(folder, table, result, numbers, note):
-    """Draw the pictures of an evaluation and return their names."""
-    drawn = {
-        "confusion.png": (figures.plot_confusion, result),
-        "topics.png": (figures.plot_topics, numbers["topics"]),
-    }
+def draw_pictures(
+    folder: Path,
+    table: list[types.EvaluationRecord],
+    result: dict,
+    numbers: dict,
+    note: str | None,
+) -> list[str]:
+    """Draw the pictures of an evaluation and return their names; note: goes below each of them."""
+    figures.plot_confusion(result, folder / "confusion.png", note)
+    figures.plot_topics(numbers["topics"], folder / "topics.png", note)
+    names = ["confusion.png", "topics.png"]
     if numbers["calibration"]:
-        drawn["reliability.png"] = (figures.plot_reliability, numbers["calibration"])
-        drawn["coverage.png"] = (figures.plot_coverage, analysis.trace_models(table))
-    for name, (plot, data) in drawn.items():
-        plot(data, folder / name, note)
-    return list(drawn)
+        figures.plot_reliability(numbers["calibration"], folder / "reliability.png", note)
+        figures.plot_coverage(analysis.trace_models(table), folder / "coverage.png", note)
+        names += ["reliability.png", "coverage.png"]
+    return names
 
 
-def describe_caption(run, table):
+def describe_caption(run: dict, table: list[types.EvaluationRecord]) -> str:
     """Return the caption of the table of results."""
-    topics, level = result_tables.count_topics(table), result_tables.LEVEL_TEXT
     caption = (
-        f"{len(table)} test sentences on {topics}; {level} bootstrap intervals over sentences."
+        f"{len(table)} test sentences on {result_tables.count_topics(table)}; "
+        f"{result_tables.LEVEL_TEXT} bootstrap intervals over sentences."
     )
     return f"{run['note']} {caption}" if run.get("note") else caption
 
 
-def build_report(run, table, result, numbers, pictures):
+def build_report(
+    run: dict,
+    table: list[types.EvaluationRecord],
+    result: dict,
+    numbers: dict,
+    pictures: list[str],
+) -> str:
     """Return report.md: everything about an evaluation on one page.
 
-    run: what evaluation.json says about it, with its note; result: analysis.compute_model_metrics; numbers: analysis.analyse.
+    pictures: names of the files that draw_pictures wrote.
     """
-    blocks = [
-        "# Evaluation",
-        *([f"> {run['note']}"] if run.get("note") else []),
-        describe_evaluation(run, table),
-    ]
-    blocks += [
-        *list_results(numbers, len({row["topic"] for row in table})),
-        *list_parts(result, numbers),
-    ]
-    blocks += [
-        *list_calibration(numbers),
-        *list_robustness(numbers["robustness"]),
-        *describe_errors(table),
-    ]
-    blocks += ["## Pictures", *(f"![{PICTURES[name]}]({name})" for name in pictures)]
-    blocks += ["## How it was made", describe_setup(run)]
+    topics = len({row["topic"] for row in table})
+    blocks = ["# Evaluation"]
+    if run.get("note"):
+        blocks.append(f"> {run['note']}")
+    blocks.append(describe_evaluation(run, table))
+    blocks += list_results(numbers, topics)
+    blocks += list_parts(result, numbers)
+    blocks += list_calibration(numbers)
+    blocks += list_robustness(numbers["robustness"])
+    blocks += describe_errors(table)
+    blocks.append("## Pictures")
+    for name in pictures:
+        blocks.append(f"![{PICTURES[name]}]({name})")
+    blocks.append("## How it was made")
+    blocks.append(describe_setup(run))
     return "\n\n".join(blocks) + "\n"
 
 
-def markdown(table):
+def markdown(table: result_tables.TextTable) -> str:
     """Return a (header, rows) pair as a Markdown table."""
-    return formatting.format_markdown(*table)
+    header, rows = table
+    return formatting.format_markdown(header, rows)
 
 
-def describe_evaluation(run, table):
+def describe_evaluation(run: dict, table: list[types.EvaluationRecord]) -> str:
     """Return what was evaluated on what."""
-    named = f"base `{run.get('base_model')}`, adapter `{run.get('adapter') or 'none'}`"
-    unknown = "base and adapter unknown, as evaluation.json was missing"
-    rows = f"{len(table)} test rows on {result_tables.count_topics(table)}"
-    text = f"{rows}; {named if run.get('base_model') else unknown}."
-    more = (result_tables.MODE_TEXTS.get(run.get("mode")), fingerprints.describe_splits(run))
-    return " ".join(filter(None, (text, *more)))
-
-
-def list_results(numbers, topics):
-    """Return the blocks on accuracy, macro-F1 and kappa, and on the differences between models."""
-    blocks = ["## Results", markdown(result_tables.tabulate_results(numbers["intervals"]))]
-    blocks += [
-        f"Brackets: {result_tables.LEVEL_TEXT} bootstrap intervals over rows. Majority (the most frequent label of the "
-        "train split) and tf-idf (a logistic regression over TF-IDF weights, trained on the train split, its "
-        "regularisation chosen on the validation split) are baselines."
+    if run.get("base_model"):
+        models = f"base `{run['base_model']}`, adapter `{run.get('adapter') or 'none'}`"
+    else:
+        models = "base and adapter unknown, as evaluation.json was missing"
+    sentences = [
+        f"{len(table)} test rows on {result_tables.count_topics(table)}; {models}.",
+        result_tables.MODE_TEXTS.get(run.get("mode"), ""),
+        fingerprints.describe_splits(run),
     ]
-    blocks += list_widthless(numbers["intervals"])
+    return " ".join(sentence for sentence in sentences if sentence)
+
+
+def list_results(numbers: dict, topics: int) -> list[str]:
+    """Return the blocks on accuracy, macro-F1 and kappa, and on the differences between models.
+
+    topics: how many the test rows are on.
+    """
+    intervals = numbers["intervals"]
+    blocks = [
+        "## Results",
+        markdown(result_tables.tabulate_results(intervals)),
+        f"Brackets: {result_tables.LEVEL_TEXT} bootstrap intervals over rows. Majority (the most "
+        "frequent label of the train split) and tf-idf (a logistic regression over TF-IDF weights, "
+        "trained on the train split, its regularisation chosen on the validation split) are "
+        "baselines.",
+    ]
+    blocks += list_widthless(intervals)
     if topics > 1:
-        blocks += [f"With intervals over {topics} topics:"]
-        blocks += [markdown(result_tables.tabulate_results(numbers["intervals"], "topics"))]
-        blocks += [describe_topic_intervals(topics, ADVICE)]
+        blocks.append(f"With intervals over {topics} topics:")
+        blocks.append(markdown(result_tables.tabulate_results(intervals, "topics")))
+        blocks.append(describe_topic_intervals(topics, ADVICE))
     for comparison in numbers["comparisons"]:
-        blocks += [
-            f"{describe_comparison(comparison)}.",
-            markdown(result_tables.tabulate_comparison(comparison)),
-        ]
+        blocks.append(f"{describe_comparison(comparison)}.")
+        blocks.append(markdown(result_tables.tabulate_comparison(comparison)))
     return blocks
 
 
-def list_parts(result, numbers):
-    """Return the blocks by label and by topic."""
+def list_parts(result: dict[str, dict], numbers: dict) -> list[str]:
+    """Return the blocks by label and by topic, of each model."""
     blocks = ["## By label and topic"]
-    for name, parts in result.items():
+    for name, metrics in result.items():
         header, rows = result_tables.tabulate_results(numbers["topics"][name], first="Topic")
-        sizes = [str(part["n"]) for part in parts["topics"].values()]
-        rows = [[*row, size] for row, size in zip(rows, sizes, strict=True)]
-        blocks += [
-            f"{name}:",
-            markdown(result_tables.tabulate_labels(parts)),
-            markdown(([*header, "n"], rows)),
-        ]
+        sizes = [str(part["n"]) for part in metrics["topics"].values()]
+        sized_rows = [[*row, size] for row, size in zip(rows, sizes, strict=True)]
+        blocks.append(f"{name}:")
+        blocks.append(markdown(result_tables.tabulate_labels(metrics)))
+        blocks.append(markdown(([*header, "n"], sized_rows)))
     return blocks
 
 
-def list_calibration(numbers):
+def list_calibration(numbers: dict) -> list[str]:
     """Return the blocks on calibration and selective prediction; none without probabilities."""
     if not numbers["calibration"]:
         return []
     text = (
-        f"ECE: mean distance between confidence and accuracy over {uncertainty.BINS} bins of equal width, weighted by "
-        "rows; of few rows it is above 0 even for a perfect model. NLL: mean negative log-likelihood of the gold label."
+        f"ECE: mean distance between confidence and accuracy over {uncertainty.BINS} bins of equal "
+        "width, weighted by rows; of few rows it is above 0 even for a perfect model. "
+        "NLL: mean negative log-likelihood of the gold label."
     )
-    fitted = next(iter(numbers["calibration"].values())).get("validation_rows")
-    if fitted:
+    any_model = next(iter(numbers["calibration"].values()))
+    validation_rows = any_model.get("validation_rows")
+    if validation_rows:
+        lowest, highest = uncertainty.TEMPERATURES
         text += (
-            f" Scaled: with the temperature that was fitted on the {fitted} rows of the validation split; one at an "
-            f"end of the search, {uncertainty.TEMPERATURES[0]:g} or {uncertainty.TEMPERATURES[1]:g}, means that "
+            f" Scaled: with the temperature that was fitted on the {validation_rows} rows of the "
+            f"validation split; one at an end of the search, {lowest:g} or {highest:g}, means that "
             "nothing could be fitted."
         )
     return [
         "## Calibration and selective prediction",
         text,
         markdown(result_tables.tabulate_calibration(numbers["calibration"])),
-        "Accuracy if only the most confident rows are answered (answered: their share, n: their number; brackets: "
-        f"{result_tables.LEVEL_TEXT} Wilson intervals):",
+        "Accuracy if only the most confident rows are answered (answered: their share, n: their "
+        f"number; brackets: {result_tables.LEVEL_TEXT} Wilson intervals):",
         markdown(result_tables.tabulate_coverage(numbers["coverage"])),
     ]
 
 
-def list_robustness(robustness):
-    """Return the blocks on prompt variants; none if they were not asked."""
+def list_robustness(robustness: dict[str, dict]) -> list[str]:
+    """Return the blocks on prompt variants, of analysis.compare_variants; none if not asked."""
     if not robustness:
         return []
+    negation = prompt_variants.NEGATION.replace("{topic}", "...")
     return [
         "## Robustness",
-        "The same rows asked in another way. Changed: answers unlike those to the usual prompt. As expected: the same "
-        "answer; for a negated topic, with pro and con flipped. Flipped: of the answers pro and con, those that became "
-        "the other. Accuracy: against the gold labels, for a negated topic with pro and con flipped in them too; "
-        f"before: of the same rows with the usual prompt. Brackets: {result_tables.LEVEL_TEXT} Wilson intervals. A "
-        "model that always answers neu is perfectly robust: read the accuracy too.",
-        f"Negated topic: `{prompt_variants.NEGATION.replace('{topic}', '...')}` Typing errors: two neighbouring "
-        f"letters are swapped in {100 * prompt_variants.TYPO_SHARE:g} % of the words of four or more letters.",
+        "The same rows asked in another way. Changed: answers unlike those to the usual prompt. "
+        "As expected: the same answer; for a negated topic, with pro and con flipped. Flipped: of "
+        "the answers pro and con, those that became the other. Accuracy: against the gold labels, "
+        "for a negated topic with pro and con flipped in them too; before: of the same rows with "
+        f"the usual prompt. Brackets: {result_tables.LEVEL_TEXT} Wilson intervals. "
+        "A model that always answers neu is perfectly robust: read the accuracy too.",
+        f"Negated topic: `{negation}` Typing errors: two neighbouring letters are swapped in "
+        f"{100 * prompt_variants.TYPO_SHARE:g} % of the words of four or more letters.",
         markdown(result_tables.tabulate_robustness(robustness)),
     ]
 
 
-def describe_errors(table):
-    """Return the blocks on wrong rows: counts, and the most confident that fine-tuning fixed or broke."""
+def describe_errors(table: list[types.EvaluationRecord]) -> list[str]:
+    """Return the blocks on wrong rows: counts, and a few that fine-tuning fixed or broke."""
     header, rows = analysis.list_errors(table)
+    errors = [dict(zip(header, row, strict=True)) for row in rows]
     blocks = [
         "## Errors",
-        f"{len(rows)} of {len(table)} rows are wrong in some model: `errors.xlsx`.",
+        f"{len(errors)} of {len(table)} rows are wrong in some model: `errors.xlsx`.",
     ]
     for change in ("fixed", "broken"):
-        chosen = [dict(zip(header, row)) for row in rows if row[0] == change]
-        if chosen:
-            blocks += [f"{len(chosen)} {change} by fine-tuning, for example:"]
-            blocks += ["\n".join(map(describe_example, chosen[:EXAMPLES]))]
+        changed = [error for error in errors if error["change"] == change]
+        if changed:
+            examples = [describe_example(error) for error in changed[:EXAMPLES]]
+            blocks.append(f"{len(changed)} {change} by fine-tuning, for example:")
+            blocks.append("\n".join(examples))
     return blocks
 
 
-def describe_example(cells):
-    """Return a wrong row, {column: value} of analysis.list_errors, as an item of a Markdown list."""
+def describe_example(cells: dict[str, Any]) -> str:
+    """Return a wrong row, {column: cell} of analysis.list_errors, as an item of a Markdown list."""
     text = textwrap.shorten(cells["text"], 160, placeholder=" ...").replace("`", "'")
-    answers = [
-        f"{key.removesuffix(' answer')}: {value}"
-        for key, value in cells.items()
-        if key.endswith(" answer")
-    ]
-    return f"- {cells['topic']} - `{text}` - gold: {cells['gold']}, {', '.join(answers)}"
+    parts = [f"gold: {cells['gold']}"]
+    for column, value in cells.items():
+        if column.endswith(" answer"):
+            model = column.removesuffix(" answer")
+            parts.append(f"{model}: {value}")
+    return f"- {cells['topic']} - `{text}` - {', '.join(parts)}"
 
 
-def describe_topic_intervals(topics, advice=""):
+def describe_topic_intervals(topics: int, advice: str = "") -> str:
     """Return what an interval over this many topics is worth, with advice if these are few."""
     if topics >= MANY_TOPICS:
         return "Intervals over topics speak about other topics, as far as those are like these."
     return (
-        f"Intervals over topics are meant to speak about other topics, but {topics} are few: they come out too narrow "
-        f"and hold the true value in clearly less than {result_tables.LEVEL_TEXT} of cases.{advice}"
+        f"Intervals over topics are meant to speak about other topics, but {topics} are few: "
+        "they come out too narrow and hold the true value in clearly less than "
+        f"{result_tables.LEVEL_TEXT} of cases.{advice}"
     )
 
 
-def describe_setup(run):
+def describe_setup(run: dict) -> str:
     """Return versions and checksums."""
     bootstrap = (
         f"Bootstrap: {uncertainty.RESAMPLES:,} resamples, seed {uncertainty.BOOTSTRAP_SEED}."
@@ -275,11 +316,14 @@ def describe_setup(run):
     versions = [
         f"{name} {version}" for name, version in described.get("versions", {}).items() if version
     ]
-    git = described.get("git") or {}
-    changes = ", whose files were changed" if git.get("changed") else ""
-    commit = f", commit `{git['commit']}`{changes}" if git else ""
+    commit = ""
+    git = described.get("git")
+    if git:
+        changes = ", whose files were changed" if git.get("changed") else ""
+        commit = f", commit `{git['commit']}`{changes}"
     return (
-        f"Test split SHA-256 `{run.get('test_sha256')}`, prompt version `{run.get('prompt_version')}`{commit}; "
-        f"{run.get('device')}, Python {described.get('python')}, {', '.join(versions)}. {bootstrap} "
+        f"Test split SHA-256 `{run.get('test_sha256')}`, "
+        f"prompt version `{run.get('prompt_version')}`{commit}; {run.get('device')}, "
+        f"Python {described.get('python')}, {', '.join(versions)}. {bootstrap} "
         "All numbers: `evaluation.json`."
     )

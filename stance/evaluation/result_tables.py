@@ -1,7 +1,9 @@
 """Numbers of an evaluation as tables: (header, rows) of texts."""
 
-from stance.common import formatting
+from stance.common import formatting, types
 from stance.evaluation import uncertainty
+
+TextTable = tuple[list[str], list[list[str]]]  # header and rows, as many cells in each
 
 LEVEL_TEXT = f"{100 * uncertainty.LEVEL:g} %"  # of intervals, as texts have it
 NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "kappa": "Cohen's kappa"}
@@ -11,107 +13,131 @@ MODE_TEXTS = {
 }
 
 
-def format_value(value, signed=False):
+def format_value(value: float | None, signed: bool = False) -> str:
     """Return a number with three decimals, or a dash for None."""
-    return "-" if value is None else f"{value:{'+' if signed else ''}.3f}"
+    if value is None:
+        return "-"
+    return f"{value:+.3f}" if signed else f"{value:.3f}"
 
 
-def format_interval(ends, signed=False):
+def format_interval(ends: list[float] | None, signed: bool = False) -> str:
     """Return [low, high] as text, or a dash for None."""
-    return (
-        "-"
-        if ends is None
-        else f"[{format_value(ends[0], signed)}, {format_value(ends[1], signed)}]"
-    )
+    if ends is None:
+        return "-"
+    low, high = ends
+    return f"[{format_value(low, signed)}, {format_value(high, signed)}]"
 
 
-def count_topics(table):
+def count_topics(table: list[types.EvaluationRecord]) -> str:
     """Return the number of topics of records as text."""
     topics = len({row["topic"] for row in table})
     return f"{topics} topic{'s' if topics > 1 else ''}"
 
 
-def format_p(p):
+def format_p(p: float) -> str:
     """Return a p-value as papers print it."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def tabulate_results(intervals, over="rows", first="Model"):
-    """Return (header, rows) of a table of results, each number with its interval over rows or topics."""
-    rows = [
-        [
-            name,
-            *(
-                f"{format_value(part[key]['value'])} {format_interval(part[key].get(over))}"
-                for key in NAMES
-            ),
-        ]
-        for name, part in intervals.items()
-    ]
+def tabulate_results(
+    intervals: dict[str, dict], over: str = "rows", first: str = "Model"
+) -> TextTable:
+    """Return a table of results, each number with its interval.
+
+    intervals: {name: uncertainty.describe_answers} of models or topics; over: "rows" or "topics",
+    what the intervals resample; first: header of the names.
+    """
+    rows = []
+    for name, statistics in intervals.items():
+        cells = [name]
+        for key in NAMES:
+            value = format_value(statistics[key]["value"])
+            interval = format_interval(statistics[key].get(over))
+            cells.append(f"{value} {interval}")
+        rows.append(cells)
     return [first, *NAMES.values()], rows
 
 
-def tabulate_comparison(comparison):
-    """Return (header, rows) of the differences between two models."""
-    rows = [
-        [
-            NAMES[key],
-            format_value(comparison[key]["difference"], signed=True),
-            *(
-                format_interval(comparison[key].get(over), signed=True)
-                for over in ("rows", "topics")
-            ),
-        ]
-        for key in NAMES
-    ]
+def tabulate_comparison(comparison: dict) -> TextTable:
+    """Return the differences between two models, of uncertainty.compare_answers, as a table."""
+    rows = []
+    for key, title in NAMES.items():
+        difference = comparison[key]
+        rows.append(
+            [
+                title,
+                format_value(difference["difference"], signed=True),
+                format_interval(difference.get("rows"), signed=True),
+                format_interval(difference.get("topics"), signed=True),
+            ]
+        )
     return ["Difference", "value", f"{LEVEL_TEXT} over rows", f"{LEVEL_TEXT} over topics"], rows
 
 
-def tabulate_calibration(calibration):
-    """Return (header, rows) of calibration errors, as they are and with the fitted temperature."""
-    rows = [
-        [
-            name,
-            *(format_value(part["test"][key]) for key in ("ece", "nll")),
-            format_value(part.get("temperature")),
-            *(format_value(part.get("scaled", {}).get(key)) for key in ("ece", "nll")),
-        ]
-        for name, part in calibration.items()
-    ]
+def tabulate_calibration(calibration: dict[str, dict]) -> TextTable:
+    """Return calibration errors as they are and with the fitted temperature, as a table.
+
+    calibration: {model: analysis.calibrate}.
+    """
+    rows = []
+    for name, part in calibration.items():
+        scaled = part.get("scaled", {})
+        rows.append(
+            [
+                name,
+                format_value(part["test"]["ece"]),
+                format_value(part["test"]["nll"]),
+                format_value(part.get("temperature")),
+                format_value(scaled.get("ece")),
+                format_value(scaled.get("nll")),
+            ]
+        )
     return ["Model", "ECE", "NLL", "temperature", "ECE scaled", "NLL scaled"], rows
 
 
-def tabulate_coverage(coverage):
-    """Return (header, rows) of the accuracy on the most confident rows."""
-    rows = [
-        [
-            name,
-            format_value(point["coverage"]),
-            str(point["n"]),
-            f"{format_value(point['accuracy'])} {format_interval(point['interval'])}",
-            format_value(point["threshold"]),
-        ]
-        for name, points in coverage.items()
-        for point in points
-    ]
+def tabulate_coverage(coverage: dict[str, list[dict]]) -> TextTable:
+    """Return the accuracy on the most confident rows as a table.
+
+    coverage: {model: uncertainty.pick_coverages}.
+    """
+    rows = []
+    for name, points in coverage.items():
+        for point in points:
+            accuracy = format_value(point["accuracy"])
+            rows.append(
+                [
+                    name,
+                    format_value(point["coverage"]),
+                    str(point["n"]),
+                    f"{accuracy} {format_interval(point['interval'])}",
+                    format_value(point["threshold"]),
+                ]
+            )
     return ["Model", "answered", "n", "accuracy", "confidence at least"], rows
 
 
-def tabulate_robustness(robustness):
-    """Return (header, rows) of how answers change with the prompt or spelling."""
-    rows = [
-        [
-            variant,
-            name,
-            *(format_value(part[key]) for key in ("changed", "flipped")),
-            f"{format_value(part['expected'])} {format_interval(part['interval'])}",
-            *(format_value(part[key]) for key in ("accuracy_before", "accuracy")),
-            str(part["n"]),
-        ]
-        for variant, models in robustness.items()
-        for name, part in models.items()
-    ]
-    return [
+def tabulate_robustness(robustness: dict[str, dict[str, dict]]) -> TextTable:
+    """Return how predictions change with the prompt or spelling, as a table.
+
+    robustness: analysis.compare_variants.
+    """
+    rows = []
+    for variant, models in robustness.items():
+        for name, part in models.items():
+            expected = format_value(part["expected"])
+            rows.append(
+                [
+                    variant,
+                    name,
+                    format_value(part["changed"]),
+                    format_value(part["flipped"]),
+                    f"{expected} {format_interval(part['interval'])}",
+                    format_value(part["accuracy_before"]),
+                    format_value(part["accuracy"]),
+                    str(part["n"]),
+                ]
+            )
+    header = [
         "Variant",
         "Model",
         "changed",
@@ -119,76 +145,75 @@ def tabulate_robustness(robustness):
         "as expected",
         "accuracy before",
         "accuracy",
-        "n",
-    ], rows
-
-
-def tabulate_runs(comparison):
-    """Return (header, rows) of analysis.compare_runs: the runs; of several, their mean and standard deviation."""
-    keys = ("accuracy", "micro_f1", "macro_f1")
-    rows = [
-        [
-            run,
-            name,
-            *(format_value(numbers[key]) for key in keys),
-            str(numbers["n"]),
-            str(numbers["invalid"]),
-        ]
-        for run, models in comparison["runs"].items()
-        for name, numbers in models.items()
     ]
-    last = list(next(iter(comparison["runs"].values())))[-1]
-    for name in ("mean", "sd") if len(comparison["runs"]) > 1 else ():
-        rows.append([name, last, *(format_value(comparison[name][key]) for key in keys), "", ""])
+    return [*header, "n"], rows
+
+
+def tabulate_runs(comparison: dict) -> TextTable:
+    """Return a table of runs; of several, also of their mean and standard deviation.
+
+    comparison: analysis.compare_runs.
+    """
+    keys = ("accuracy", "micro_f1", "macro_f1")
+    runs = comparison["runs"]
+    rows = []
+    for run, models in runs.items():
+        for name, numbers in models.items():
+            values = [format_value(numbers[key]) for key in keys]
+            rows.append([run, name, *values, str(numbers["n"]), str(numbers["invalid"])])
+    if len(runs) > 1:
+        first_run = next(iter(runs.values()))
+        last_model = list(first_run)[-1]  # mean and standard deviation are of it alone
+        for statistic in ("mean", "sd"):
+            values = [format_value(comparison[statistic][key]) for key in keys]
+            rows.append([statistic, last_model, *values, "", ""])
     return ["Run", "Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"], rows
 
 
-def describe_runs(comparison):
+def describe_runs(comparison: dict) -> str:
     """Return the sentence below the table of runs."""
     if len(comparison["runs"]) == 1:
         return "One run, so without mean and standard deviation."
     return "Runs on the same test split; sd: standard deviation between runs, with n - 1."
 
 
-def format_summary(metrics_of_model):
-    """Return the table Model | Accuracy | Micro-F1 | Macro-F1 | n | invalid for {model name: metrics}."""
-    rows = [
-        [
-            name,
-            *(f"{m[key]:.3f}" for key in ("accuracy", "micro_f1", "macro_f1")),
-            str(m["n"]),
-            str(m["invalid"]),
-        ]
-        for name, m in metrics_of_model.items()
-    ]
-    return formatting.format_table(
-        ["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"], rows
-    )
+def format_summary(metrics_of_model: dict[str, dict]) -> str:
+    """Return the table of {model name: metrics} for the screen, a row a model."""
+    rows = []
+    for name, metrics in metrics_of_model.items():
+        values = [f"{metrics[key]:.3f}" for key in ("accuracy", "micro_f1", "macro_f1")]
+        rows.append([name, *values, str(metrics["n"]), str(metrics["invalid"])])
+    header = ["Model", "Accuracy", "Micro-F1", "Macro-F1", "n", "invalid"]
+    return formatting.format_table(header, rows)
 
 
-def format_labels(metrics):
-    """Return the table of precision, recall and F1 per label."""
+def format_labels(metrics: dict) -> str:
+    """Return the table of precision, recall and F1 per label for the screen.
+
+    metrics: metrics.compute_metrics, of one model.
+    """
     return formatting.format_table(*tabulate_labels(metrics))
 
 
-def tabulate_labels(metrics):
-    """Return (header, rows) of precision, recall and F1 per label."""
-    rows = [
-        [label, *(f"{m[key]:.3f}" for key in ("precision", "recall", "f1")), str(m["support"])]
-        for label, m in metrics["labels"].items()
-    ]
+def tabulate_labels(metrics: dict) -> TextTable:
+    """Return precision, recall and F1 per label as a table; metrics: metrics.compute_metrics."""
+    rows = []
+    for label, numbers in metrics["labels"].items():
+        values = [f"{numbers[key]:.3f}" for key in ("precision", "recall", "f1")]
+        rows.append([label, *values, str(numbers["support"])])
     return ["Label", "Precision", "Recall", "F1", "n"], rows
 
 
-def format_topics(metrics_of_topic):
-    """Return the table of accuracy and macro-F1 per topic."""
+def format_topics(metrics_of_topic: dict[str, dict]) -> str:
+    """Return the table of accuracy and macro-F1 per topic for the screen."""
     return formatting.format_table(*tabulate_topics(metrics_of_topic))
 
 
-def tabulate_topics(metrics_of_topic):
-    """Return (header, rows) of accuracy and macro-F1 per topic."""
-    rows = [
-        [topic, f"{m['accuracy']:.3f}", f"{m['macro_f1']:.3f}", str(m["n"])]
-        for topic, m in metrics_of_topic.items()
-    ]
+def tabulate_topics(metrics_of_topic: dict[str, dict]) -> TextTable:
+    """Return accuracy and macro-F1 per topic, of metrics.compute_topic_metrics, as a table."""
+    rows = []
+    for topic, metrics in metrics_of_topic.items():
+        accuracy = f"{metrics['accuracy']:.3f}"
+        macro_f1 = f"{metrics['macro_f1']:.3f}"
+        rows.append([topic, accuracy, macro_f1, str(metrics["n"])])
     return ["Topic", "Accuracy", "Macro-F1", "n"], rows

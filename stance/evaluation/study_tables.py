@@ -1,21 +1,25 @@
-"""What the runs of a study came to: evaluation records in, numbers and tables out. No torch, no files.
+"""What the runs of a study came to: evaluation records in, numbers and tables out.
 
-tables: {run: records of its test split}; a run has data (name of its splits), seed, topic (held out, or None) and
-fraction (of the train split). "In-topic" is an adapter trained on all topics; "cross-topic" one that never saw the
-topic it is tested on. Their test rows differ too (a tenth of a topic, all of it): both are also compared on the same.
+tables: {run: records of its test split}; a run has data (name of its splits), seed, topic (held
+out, or None) and fraction (of the train split). "In-topic" is an adapter trained on all topics;
+"cross-topic" one that never saw the topic it is tested on. Their test rows differ too (a tenth of
+a topic, all of it): both are also compared on the same. No torch, no files.
 """
 
 import statistics
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, NamedTuple
 
-from stance.common import formatting
+from stance.common import formatting, types
 from stance.evaluation import analysis, metrics, report, result_tables, uncertainty
 
 TUNED = "fine-tuned"  # name of the adapter in records
 MEASURES = {"macro_f1": "Macro-F1", "accuracy": "Accuracy"}
 TOPICS_GUIDE = (
-    "Cross-topic: the topic was held out, the adapter was trained on the others and tested on all n rows of the topic. "
-    'In-topic: trained on rows of all topics, tested on the rows of the topic in the test split; "there" means '
-    "these rows. Cross-topic adapters also have fewer training rows."
+    "Cross-topic: the topic was held out, the adapter was trained on the others and tested on "
+    "all n rows of the topic. In-topic: trained on rows of all topics, tested on the rows of the "
+    'topic in the test split; "there" means these rows. '
+    "Cross-topic adapters also have fewer training rows."
 )
 CURVE_GUIDE = (
     "All runs train for the same number of epochs, so fewer rows also mean fewer steps. Brackets: "
@@ -23,257 +27,328 @@ CURVE_GUIDE = (
 )
 
 
-def compare_topics(tables):
+class TitledTable(NamedTuple):
+    """A table of texts with what is said about it."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    guide: str  # how to read it
+
+
+def compare_topics(tables: dict[Any, list[types.EvaluationRecord]]) -> dict:
     """Return the numbers of the study "topics".
 
-    by_topic: {topic: {"base", "cross", "in", "cross_same": {"n", "macro_f1", "accuracy"}}}, means over seeds; base and
-    cross on all rows of the topic, in and cross_same on those in the test split of all topics. mean: over topics.
-    spread: standard deviation over seeds of these means, None for one seed. gain: cross-topic minus base on all rows;
-    same_rows: in-topic minus cross-topic on the same rows; both paired, for the first seed. pictured: statistics with
-    intervals of the first seed.
+    seeds: those of the runs.
+    by_topic: {topic: {"base", "cross", "in", "cross_same": {"n", "macro_f1", "accuracy"}}}, means
+    over seeds; base and cross on all rows of the topic, in and cross_same on those in the test
+    split of all topics.
+    mean: over topics. spread: standard deviation over seeds of these means, None for one seed.
+    gain: cross-topic minus base on all rows; same_rows: in-topic minus cross-topic on the same
+    rows; both paired, for the first seed.
+    pictured: statistics with intervals of the first seed.
     """
+    whole = {}  # records of the run on all data, by seed
+    held_out = {}  # records of the run without a topic, by topic and seed
+    for run, table in tables.items():
+        if run.topic is not None:
+            held_out[run.topic, run.seed] = table
+        elif run.fraction == 1:
+            whole[run.seed] = table
     seeds = sorted({run.seed for run in tables})
-    whole = {
-        run.seed: table for run, table in tables.items() if run.topic is None and run.fraction == 1
-    }
-    held_out = {
-        (run.topic, run.seed): table for run, table in tables.items() if run.topic is not None
-    }
     topics = sorted({topic for topic, _ in held_out})
-    cells = {
-        seed: {topic: measure_topic(whole[seed], held_out[topic, seed]) for topic in topics}
-        for seed in seeds
-    }
-    means = {seed: average([cells[seed][topic] for topic in topics]) for seed in seeds}
-    several = len(seeds) > 1
+
+    cells = {}
+    for seed in seeds:
+        cells[seed] = {topic: measure_topic(whole[seed], held_out[topic, seed]) for topic in topics}
+    by_topic = {topic: average([cells[seed][topic] for seed in seeds]) for topic in topics}
+    means = [average(list(cells[seed].values())) for seed in seeds]
+
+    first_whole = whole[seeds[0]]
+    first_held_out = {topic: held_out[topic, seeds[0]] for topic in topics}
     return {
         "seeds": seeds,
-        "by_topic": {topic: average([cells[seed][topic] for seed in seeds]) for topic in topics},
-        "mean": average(list(means.values())),
-        "spread": average(list(means.values()), statistics.stdev) if several else None,
-        "gain": compare_with_base([held_out[topic, seeds[0]] for topic in topics]),
-        "same_rows": compare_same_rows(
-            whole[seeds[0]], [held_out[topic, seeds[0]] for topic in topics]
-        ),
-        "pictured": picture_topics(
-            whole[seeds[0]], {topic: held_out[topic, seeds[0]] for topic in topics}
-        ),
+        "by_topic": by_topic,
+        "mean": average(means),
+        "spread": average(means, statistics.stdev) if len(seeds) > 1 else None,
+        "gain": compare_with_base(list(first_held_out.values())),
+        "same_rows": compare_same_rows(first_whole, list(first_held_out.values())),
+        "pictured": picture_topics(first_whole, first_held_out),
     }
 
 
-def measure_topic(whole, held_out):
-    """Return {"base", "cross", "in", "cross_same": metrics} of one topic; the last two are None without common rows."""
+def measure_topic(
+    whole: list[types.EvaluationRecord], held_out: list[types.EvaluationRecord]
+) -> dict[str, dict | None]:
+    """Return {"base", "cross", "in", "cross_same": n, macro-F1 and accuracy} of one topic.
+
+    whole: records of the run on all data; held_out: of the run without the topic, which hold all
+    its rows. Without common rows, "in" and "cross_same" are None.
+    """
     ids = {row["id"] for row in held_out}
     common = [row for row in whole if row["id"] in ids]
-    known = {row["id"] for row in common}
-    same = [row for row in held_out if row["id"] in known]
-    parts = {
-        "base": (held_out, "base"),
-        "cross": (held_out, TUNED),
-        "in": (common, TUNED),
-        "cross_same": (same, TUNED),
+    common_ids = {row["id"] for row in common}
+    same = [row for row in held_out if row["id"] in common_ids]
+    return {
+        "base": score_model(held_out, "base"),
+        "cross": score_model(held_out, TUNED),
+        "in": score_model(common, TUNED),
+        "cross_same": score_model(same, TUNED),
     }
-    return {part: score_model(rows, name) if rows else None for part, (rows, name) in parts.items()}
 
 
-def score_model(rows, name):
-    """Return n, macro-F1 and accuracy of a model on records."""
+def score_model(rows: list[types.EvaluationRecord], name: str) -> dict[str, float] | None:
+    """Return n, macro-F1 and accuracy of a model on records; None without any."""
+    if not rows:
+        return None
+    gold = [row["label"] for row in rows]
     predicted = [row["models"][name]["prediction"] for row in rows]
-    numbers = metrics.compute_metrics([row["label"] for row in rows], predicted)
+    numbers = metrics.compute_metrics(gold, predicted)
     return {key: numbers[key] for key in ("n", *MEASURES)}
 
 
-def average(cells, how=statistics.fmean):
-    """Return the mean, or another statistic, of dicts {part: {key: number} or None}; a part is None if all are."""
+def average(
+    cells: list[dict[str, dict | None]], how: Callable[[list[float]], float] = statistics.fmean
+) -> dict[str, dict | None]:
+    """Return the mean, or another statistic, of dicts {part: {key: number} or None}.
+
+    The result is such a dict too; a part of it is None if all are.
+    """
     result = {}
     for part in cells[0]:
         known = [cell[part] for cell in cells if cell[part] is not None]
-        result[part] = (
-            {key: how([numbers[key] for numbers in known]) for key in known[0]} if known else None
-        )
+        if known:
+            result[part] = {key: how([numbers[key] for numbers in known]) for key in known[0]}
+        else:
+            result[part] = None
     return result
 
 
-def compare_with_base(held_out):
-    """Return the comparison of cross-topic adapters with the base on all rows: what training does for new topics."""
+def compare_with_base(held_out: list[list[types.EvaluationRecord]]) -> dict:
+    """Return the comparison of cross-topic adapters with the base: what training does.
+
+    held_out: records of each run without a topic, on all rows of this topic.
+    """
     rows = [row for table in held_out for row in table]
+    base = [row["models"]["base"] for row in rows]
+    return compare_rows(rows, ("base", base), ("cross-topic", pick_tuned(rows)))
+
+
+def compare_same_rows(
+    whole: list[types.EvaluationRecord], held_out: list[list[types.EvaluationRecord]]
+) -> dict:
+    """Return the comparison of in-topic with cross-topic adapters on the same rows.
+
+    whole: records of the run on all data; held_out: of each run without a topic.
+    """
+    cross = {row["id"]: row for table in held_out for row in table}
+    rows = [row for row in whole if row["id"] in cross]
+    cross_rows = [cross[row["id"]] for row in rows]
     return compare_rows(
-        rows, ("base", [row["models"]["base"] for row in rows]), ("cross-topic", pick_tuned(rows))
+        rows, ("cross-topic", pick_tuned(cross_rows)), ("in-topic", pick_tuned(rows))
     )
 
 
-def compare_same_rows(whole, held_out):
-    """Return the comparison of in-topic with cross-topic adapters on the rows of whole."""
-    cross = {row["id"]: row for table in held_out for row in table}
-    rows = [row for row in whole if row["id"] in cross]
-    first = pick_tuned([cross[row["id"]] for row in rows])
-    return compare_rows(rows, ("cross-topic", first), ("in-topic", pick_tuned(rows)))
-
-
-def pick_tuned(rows):
-    """Return the answers of the adapter in records."""
+def pick_tuned(rows: list[types.EvaluationRecord]) -> list[types.Prediction]:
+    """Return the predictions of the adapter in records."""
     return [row["models"][TUNED] for row in rows]
 
 
-def compare_rows(rows, first, second):
-    """Return uncertainty.compare_answers, and the names, of two models (name, one answer a row)."""
-    gold = analysis.index_labels(row["label"] for row in rows)
-    columns = [
-        analysis.index_labels(answer["prediction"] for answer in answers)
-        for _, answers in (first, second)
-    ]
-    names = {"first": first[0], "second": second[0], "n": len(rows)}
-    return {**names, **uncertainty.compare_answers(gold, *columns, [row["topic"] for row in rows])}
+def compare_rows(
+    rows: list[types.EvaluationRecord],
+    first: tuple[str, list[types.Prediction]],
+    second: tuple[str, list[types.Prediction]],
+) -> dict:
+    """Return uncertainty.compare_answers of two models, with the keys first, second (names) and n.
+
+    first, second: name and one prediction a row; n: number of rows.
+    """
+    first_name, first_predictions = first
+    second_name, second_predictions = second
+    compared = uncertainty.compare_answers(
+        analysis.index_labels(row["label"] for row in rows),
+        analysis.index_labels(prediction["prediction"] for prediction in first_predictions),
+        analysis.index_labels(prediction["prediction"] for prediction in second_predictions),
+        [row["topic"] for row in rows],
+    )
+    return {"first": first_name, "second": second_name, "n": len(rows), **compared}
 
 
-def picture_topics(whole, held_out):
+def picture_topics(
+    whole: list[types.EvaluationRecord], held_out: dict[str, list[types.EvaluationRecord]]
+) -> dict[str, dict]:
     """Return {model and rows: {topic: statistics with intervals}} for figures.plot_topics.
 
-    Base and cross-topic adapters on all rows of the topics; both kinds of adapter on those in the test split of all
-    topics, where they can be compared.
+    Base and cross-topic adapters on all rows of the topics; both kinds of adapter on those in the
+    test split of all topics, where they can be compared.
+    whole: records of the run on all data; held_out: {topic: records of the run without it}.
     """
-    pooled, tested = (
-        [row for table in held_out.values() for row in table],
-        {row["id"] for row in whole},
-    )
+    pooled = [row for table in held_out.values() for row in table]
+    tested_ids = {row["id"] for row in whole}
     pictured = {
         "base, all rows": ("base", pooled),
         "cross-topic, all rows": (TUNED, pooled),
-        "cross-topic, test split": (TUNED, [row for row in pooled if row["id"] in tested]),
+        "cross-topic, test split": (TUNED, [row for row in pooled if row["id"] in tested_ids]),
         "in-topic, test split": (TUNED, whole),
     }
-    return {
-        name: analysis.describe_topics(
-            analysis.index_labels(row["label"] for row in rows),
-            analysis.index_labels(row["models"][model]["prediction"] for row in rows),
-            [row["topic"] for row in rows],
-        )
-        for name, (model, rows) in pictured.items()
-    }
+    result = {}
+    for name, (model, rows) in pictured.items():
+        gold = analysis.index_labels(row["label"] for row in rows)
+        predicted = analysis.index_labels(row["models"][model]["prediction"] for row in rows)
+        topics = [row["topic"] for row in rows]
+        result[name] = analysis.describe_topics(gold, predicted, topics)
+    return result
 
 
-def trace_curve(tables, sizes):
-    """Return the numbers of the study "curve": [{"rows", "fraction", "n", "runs": [{"seed", model: statistics}]}].
+def trace_curve(
+    tables: dict[Any, list[types.EvaluationRecord]], sizes: dict[Any, int]
+) -> list[dict]:
+    """Return the numbers of the study "curve", a point a fraction, the smallest first.
 
-    sizes: {run: rows it was trained on}; n: rows it was tested on; statistics: uncertainty.describe_answers of base,
-    fine-tuned and tf-idf.
+    A point: {"rows", "fraction", "n", "runs": [{"seed", model: statistics}]}. rows: it was trained
+    on, of sizes {run: rows}; n: rows it was tested on; statistics: uncertainty.describe_answers of
+    base, fine-tuned and tf-idf.
     """
-    points, names = {}, ("base", TUNED, "tf-idf")
+    points = {}
     for run, table in tables.items():
-        if run.topic is None:
-            gold, topics = (
-                analysis.index_labels(row["label"] for row in table),
-                [row["topic"] for row in table],
-            )
-            answers = analysis.list_answers(table)
-            numbers = {
-                name: uncertainty.describe_answers(gold, answers[name], topics) for name in names
+        if run.topic is not None:
+            continue
+        gold = analysis.index_labels(row["label"] for row in table)
+        topics = [row["topic"] for row in table]
+        predicted = analysis.list_answers(table)
+        numbers = {"seed": run.seed}
+        for name in ("base", TUNED, "tf-idf"):
+            numbers[name] = uncertainty.describe_answers(gold, predicted[name], topics)
+        if run.fraction not in points:
+            points[run.fraction] = {
+                "rows": sizes[run],
+                "fraction": run.fraction,
+                "n": len(table),
+                "runs": [],
             }
-            new = {"rows": sizes[run], "fraction": run.fraction, "n": len(table), "runs": []}
-            point = points.setdefault(run.fraction, new)
-            point["runs"].append({"seed": run.seed, **numbers})
+        points[run.fraction]["runs"].append(numbers)
     return [points[fraction] for fraction in sorted(points)]
 
 
-def pick_points(curve):
+def pick_points(curve: list[dict]) -> tuple[dict[int, list[dict]], dict[str, dict[int, float]]]:
     """Return (points, baselines) as figures.plot_learning draws them."""
-    points = {point["rows"]: [run[TUNED]["macro_f1"] for run in point["runs"]] for point in curve}
-    baselines = {
-        name: {point["rows"]: average_runs(point, name, "macro_f1") for point in curve}
-        for name in ("base", "tf-idf")
-    }
+    points = {}
+    baselines = {"base": {}, "tf-idf": {}}
+    for point in curve:
+        points[point["rows"]] = [run[TUNED]["macro_f1"] for run in point["runs"]]
+        for name, values in baselines.items():
+            values[point["rows"]] = average_runs(point, name, "macro_f1")
     return points, baselines
 
 
-def average_runs(point, name, key):
+def average_runs(point: dict, name: str, key: str) -> float:
     """Return the mean of a statistic over the runs of a point."""
     return statistics.fmean(run[name][key]["value"] for run in point["runs"])
 
 
-def list_topics(result):
-    """Return [(title, header, rows, guide)] of the in-topic and cross-topic tables."""
-    texts = []
-    for key, title in MEASURES.items():
-        rows = [
-            tabulate_topic(topic, cell, key, count=True)
-            for topic, cell in result["by_topic"].items()
-        ]
+def list_topics(result: dict) -> list[TitledTable]:
+    """Return the in-topic and cross-topic tables of compare_topics."""
+    header = ["Topic", "n", "base", "cross-topic"]
+    header += ["n in test split", "cross-topic there", "in-topic there"]
+    titled_tables = []
+    for key, measure in MEASURES.items():
+        rows = []
+        for topic, cell in result["by_topic"].items():
+            rows.append(tabulate_topic(topic, cell, key, count=True))
         rows.append(tabulate_topic("mean of topics", result["mean"], key))
         if result["spread"]:
-            rows.append(
-                tabulate_topic(f"sd over {len(result['seeds'])} seeds", result["spread"], key)
-            )
-        header = [
-            "Topic",
-            "n",
-            "base",
-            "cross-topic",
-            "n in test split",
-            "cross-topic there",
-            "in-topic there",
-        ]
-        texts.append((f"{title}: each topic held out in turn", header, rows, TOPICS_GUIDE))
-    for part in (result["gain"], result["same_rows"]):
-        test = f"McNemar's exact test {result_tables.format_p(part['mcnemar']['p'])}"
-        names = f"{part['second'].capitalize()} minus {part['first']}"
-        title = f"{names} on the same {part['n']} rows, seed {result['seeds'][0]}; {test}"
-        guide = f"Brackets: bootstrap intervals. {report.describe_topic_intervals(len(result['by_topic']))}"
-        texts.append((title, *result_tables.tabulate_comparison(part), guide))
-    return texts
+            name = f"sd over {len(result['seeds'])} seeds"
+            rows.append(tabulate_topic(name, result["spread"], key))
+        title = f"{measure}: each topic held out in turn"
+        titled_tables.append(TitledTable(title, header, rows, TOPICS_GUIDE))
+
+    worth = report.describe_topic_intervals(len(result["by_topic"]))
+    guide = f"Brackets: bootstrap intervals. {worth}"
+    for comparison in (result["gain"], result["same_rows"]):
+        test = f"McNemar's exact test {result_tables.format_p(comparison['mcnemar']['p'])}"
+        names = f"{comparison['second'].capitalize()} minus {comparison['first']}"
+        same = f"on the same {comparison['n']} rows, seed {result['seeds'][0]}"
+        header, rows = result_tables.tabulate_comparison(comparison)
+        titled_tables.append(TitledTable(f"{names} {same}; {test}", header, rows, guide))
+    return titled_tables
 
 
-def tabulate_topic(name, cell, key, count=False):
-    """Return a row of the table of topics; counts only where they are counts."""
+def tabulate_topic(
+    name: str, cell: dict[str, dict | None], key: str, count: bool = False
+) -> list[str]:
+    """Return a row of the table of topics; its counts of rows stay empty unless count is set.
+
+    cell: {"base", "cross", "cross_same", "in": numbers or None}; key: the number that is shown.
+    """
     shown = [name]
     for part in ("base", "cross", "cross_same", "in"):
-        if part in ("base", "cross_same"):
-            shown.append(f"{cell[part]['n']:.0f}" if count and cell[part] else "-" if count else "")
-        shown.append(result_tables.format_value(cell[part] and cell[part][key]))
+        numbers = cell[part]
+        if part in ("base", "cross_same"):  # the first on their rows: how many these are
+            if not count:
+                shown.append("")
+            elif numbers is None:
+                shown.append("-")
+            else:
+                shown.append(f"{numbers['n']:.0f}")
+        value = None if numbers is None else numbers[key]
+        shown.append(result_tables.format_value(value))
     return shown
 
 
-def list_curve(curve):
-    """Return [(title, header, rows, guide)] of the learning curve."""
+def list_curve(curve: list[dict]) -> list[TitledTable]:
+    """Return the table of the learning curve, trace_curve's, alone in a list."""
     rows = []
     for point in curve:
         cells = [f"{point['fraction']:g}", str(point["rows"])]
         for key in MEASURES:
             values = [run[TUNED][key]["value"] for run in point["runs"]]
+            mean = result_tables.format_value(statistics.fmean(values))
             spread = f" sd {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-            first = result_tables.format_interval(point["runs"][0][TUNED][key]["rows"])
-            cells.append(f"{result_tables.format_value(statistics.fmean(values))}{spread} {first}")
-        baselines = [average_runs(point, name, "macro_f1") for name in ("base", "tf-idf")]
-        rows.append([*cells, *map(result_tables.format_value, baselines)])
+            interval = result_tables.format_interval(point["runs"][0][TUNED][key]["rows"])
+            cells.append(f"{mean}{spread} {interval}")
+        for name in ("base", "tf-idf"):
+            cells.append(result_tables.format_value(average_runs(point, name, "macro_f1")))
+        rows.append(cells)
     measured = [f"{name}, {result_tables.LEVEL_TEXT} of first seed" for name in MEASURES.values()]
     header = ["Share", "training rows", *measured, "Macro-F1 of base", "of tf-idf"]
-    return [(f"Learning curve on {curve[-1]['n']} test rows", header, rows, CURVE_GUIDE)]
+    title = f"Learning curve on {curve[-1]['n']} test rows"
+    return [TitledTable(title, header, rows, CURVE_GUIDE)]
 
 
-def format_screen(texts):
+def format_screen(titled_tables: list[TitledTable]) -> str:
     """Return titled tables for the screen."""
-    return "\n\n".join(
-        f"{title}\n{formatting.format_table(header, rows)}" for title, header, rows, _ in texts
-    )
+    blocks = []
+    for table in titled_tables:
+        blocks.append(f"{table.title}\n{formatting.format_table(table.header, table.rows)}")
+    return "\n\n".join(blocks)
 
 
-def list_latex(texts, note):
-    """Return the LaTeX tables of study.tex."""
-    for number, (title, header, rows, guide) in enumerate(texts, start=1):
-        caption = f"{note or ''} {title}. {guide}".strip()
-        yield formatting.format_latex(header, rows, caption, f"tab:study-{number}") + "\n"
+def list_latex(titled_tables: list[TitledTable], note: str | None) -> Iterator[str]:
+    """Yield the LaTeX tables of study.tex; a note, as of the demo model, begins each caption."""
+    for number, table in enumerate(titled_tables, start=1):
+        caption = f"{note or ''} {table.title}. {table.guide}".strip()
+        label = f"tab:study-{number}"
+        yield formatting.format_latex(table.header, table.rows, caption, label) + "\n"
 
 
-def build_page(texts, studies, note):
-    """Return study.md."""
+def build_page(titled_tables: list[TitledTable], studies: Collection[str], note: str | None) -> str:
+    """Return study.md; studies: "topics", "curve" or both, whose pictures the page shows."""
     pictures = {
-        "topics": "![Macro-F1 by topic; test split: the rows of the topic in the test split of all](cross_topic.png)",
+        "topics": (
+            "![Macro-F1 by topic; test split: the rows of the topic in the test split of all]"
+            "(cross_topic.png)"
+        ),
         "curve": "![Learning curve](learning_curve.png)",
     }
-    blocks = ["# Study", *([f"> {note}"] if note else [])]
-    for title, header, rows, guide in texts:
-        blocks += [
-            *([guide] if guide not in blocks else []),
-            f"{title}:",
-            formatting.format_markdown(header, rows),
-        ]
-    return "\n\n".join([*blocks, *(pictures[name] for name in pictures if name in studies)]) + "\n"
+    blocks = ["# Study"]
+    if note:
+        blocks.append(f"> {note}")
+    for table in titled_tables:
+        if table.guide not in blocks:  # once for all tables that share it
+            blocks.append(table.guide)
+        blocks.append(f"{table.title}:")
+        blocks.append(formatting.format_markdown(table.header, table.rows))
+    for name, picture in pictures.items():
+        if name in studies:
+            blocks.append(picture)
+    return "\n\n".join(blocks) + "\n"

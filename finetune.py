@@ -16,6 +16,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import datasets
 import peft
@@ -24,6 +25,7 @@ import transformers
 
 import prompts
 from stance.common import distributed, environment, errors, files
+from stance.common.types import Example, RunRecord
 from stance.corpus import splitting
 from stance.evaluation import figures
 from stance.model import chat, compilation, loading, memory, precision
@@ -31,16 +33,15 @@ from stance.training import callbacks, checkpoints, fsdp, memory_probe, run_fold
 
 # ---------------------------------------------------------------- settings
 # what is trained, on what, and where results go
-BASE_MODEL = "google/gemma-2-9b-it"  # hub name (name@commit for one version) or folder of the instruction-tuned base
+# instruction-tuned base: hub name (name@commit for one version) or folder
+BASE_MODEL = "google/gemma-2-9b-it"
 DATA_DIR = "data"  # folder of the splits that prepare_data.py wrote
 RUN_DIR = "outputs/gemma-2-9b-it-stance"  # a new folder: adapter, records, checkpoints
 
 # adapter
 LORA_R = 16  # rank
 LORA_ALPHA = 32  # scale: the update counts alpha / r
-LORA_DROPOUT = (
-    0.0  # a dropped shared node is dropped for all rows of the batch, so 0 keeps tree = flat batch
-)
+LORA_DROPOUT = 0.0  # 0 keeps tree = flat batch: a shared node is dropped for all rows that share it
 LORA_TARGETS = "all-linear"  # every linear layer except the output head
 
 # optimisation
@@ -48,34 +49,24 @@ EPOCHS = 2.0  # passes over train.jsonl
 LEARNING_RATE = 1e-4  # peak; linear warm-up, then linear decay to 0
 WARMUP = 0.03  # share of all steps
 EFFECTIVE_BATCH_SIZE = 32  # rows an optimiser step; published: 4
-MICRO_BATCH_SIZE = (
-    32  # rows a forward pass at most; a smaller divisor of EFFECTIVE_BATCH_SIZE needs less memory
-)
+MICRO_BATCH_SIZE = 32  # rows a forward pass at most; a smaller divisor of the above: less memory
 MAX_GRAD_NORM = 1.0  # gradient clipping
-WHOLE_SEQUENCE_LOSS = (
-    False  # True: train on prompt tokens too, as published; False: on the answer alone
-)
-GRADIENT_CHECKPOINTING = (
-    None  # True: recompute activations, slower but far less memory; None: if memory is short
-)
+WHOLE_SEQUENCE_LOSS = False  # True: train on prompt tokens too, as published; False: answer alone
+# True: recompute activations, slower but far less memory; None: if memory is short
+GRADIENT_CHECKPOINTING = None
 SEED = 0  # adapter initialisation and order of rows
 
 # bookkeeping
-SELECT_BY = (
-    "eval_accuracy"  # which epoch is kept: the best by eval_accuracy or eval_loss; or the last
-)
+SELECT_BY = "eval_accuracy"  # epoch that is kept: the best by eval_accuracy or eval_loss; or last
 LOG_STEPS = 5  # optimiser steps between log lines
 # --------------------------------------------------------------------------
 
-PLACES = (
-    "BASE_MODEL",
-    "DATA_DIR",
-    "RUN_DIR",
-    "PLACES",
-)  # a run record holds base and data with their hashes
+# Settings that say where something lies: a run record holds base and data with their hashes.
+PLACES = ("BASE_MODEL", "DATA_DIR", "RUN_DIR", "PLACES")
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags of a command line (None: of this process); fail on impossible numbers."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -110,35 +101,43 @@ def parse_args(argv):
     return args
 
 
-def find_micro_batch_size(effective):
+def find_micro_batch_size(effective: int) -> int:
     """Return the rows a forward pass, for so many rows an optimiser step."""
     return min(MICRO_BATCH_SIZE, effective)
 
 
-def check_settings(effective):
-    """Stop on constants that cannot be meant, or do not go with the processes or the rows an optimiser step."""
-    count, micro = distributed.get_rank()[1], find_micro_batch_size(effective)
+def check_settings(effective: int) -> None:
+    """Fail on constants that are wrong, or do not go with the processes or the effective batch.
+
+    effective: rows an optimiser step.
+    """
+    count = distributed.get_rank()[1]
+    micro = find_micro_batch_size(effective)
     if effective % (micro * count):
-        product = f"MICRO_BATCH_SIZE {micro}" + (f" x {count} processes" if count > 1 else "")
-        errors.fail(
-            f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {effective}: edit finetune.py"
-        )
+        product = f"MICRO_BATCH_SIZE {micro}"
+        if count > 1:
+            product += f" x {count} processes"
+        problem = f"{product} is no divisor of EFFECTIVE_BATCH_SIZE {effective}"
+        errors.fail(f"{problem}: edit finetune.py")
     if SELECT_BY not in ("eval_accuracy", "eval_loss", "last"):
         errors.fail(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
 
 
-def load_rows(data_dir):
-    """Return the checked rows of train.jsonl and val.jsonl."""
-    splits = {
-        name: splitting.load_split(Path(data_dir) / f"{name}.jsonl") for name in ("train", "val")
-    }
-    splitting.check_splits_disjoint(splits)
-    return splits["train"], splits["val"]
+def load_rows(data_dir: str) -> tuple[list[Example], list[Example]]:
+    """Return the rows of train.jsonl and val.jsonl; fail if one is no row, or is in both."""
+    train_rows = splitting.load_split(Path(data_dir) / "train.jsonl")
+    val_rows = splitting.load_split(Path(data_dir) / "val.jsonl")
+    splitting.check_splits_disjoint({"train": train_rows, "val": val_rows})
+    return train_rows, val_rows
 
 
-def make_config(args, run_dir):
-    """Return the trainer's settings. Validation and checkpoint each epoch; the best epoch is loaded at the end."""
-    on_gpu, micro = torch.cuda.is_available(), find_micro_batch_size(args.effective_batch_size)
+def make_config(args: argparse.Namespace, run_dir: Path) -> tree_trainer.StanceConfig:
+    """Return the trainer's settings: validation and checkpoint each epoch, the best is kept.
+
+    args: those of the command line. SELECT_BY says what the best epoch is.
+    """
+    on_gpu = torch.cuda.is_available()
+    micro = find_micro_batch_size(args.effective_batch_size)
     return tree_trainer.StanceConfig(
         output_dir=str(run_dir / "checkpoints"),
         num_train_epochs=args.epochs,
@@ -149,8 +148,8 @@ def make_config(args, run_dir):
         per_device_eval_batch_size=2 * micro,  # without gradients twice the rows fit
         gradient_accumulation_steps=args.effective_batch_size // micro,
         max_grad_norm=MAX_GRAD_NORM,
-        gradient_checkpointing=bool(GRADIENT_CHECKPOINTING)
-        and not on_gpu,  # on a GPU, trainer.accelerate does it
+        # on a GPU, trainer.accelerate does it
+        gradient_checkpointing=bool(GRADIENT_CHECKPOINTING) and not on_gpu,
         bf16=precision.compute_dtype() == torch.bfloat16,
         use_cpu=not on_gpu,
         optim="adamw_torch_fused" if on_gpu else "adamw_torch",
@@ -168,28 +167,37 @@ def make_config(args, run_dir):
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         dataloader_pin_memory=on_gpu,
-        accelerator_config={
-            "non_blocking": on_gpu
-        },  # batches are copied to the GPU while it computes
+        # batches are copied to the GPU while it computes
+        accelerator_config={"non_blocking": on_gpu},
     )
 
 
-def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False):
-    """Load the base model, put a fresh adapter on it, and return the trainer."""
-    if not sharded:  # whose layers are not compiled
+def build_trainer(
+    args: argparse.Namespace,
+    run_dir: Path,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    train_rows: list[Example],
+    val_rows: list[Example],
+    sharded: bool = False,
+) -> tree_trainer.StanceTrainer:
+    """Load the base model, put a fresh adapter on it, and return the trainer.
+
+    args: those of the command line. sharded: deal the base out to all processes.
+    """
+    if not sharded:  # layers of a base in parts are not compiled
         compilation.start_compilers()
-    columns = tree_trainer.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS) | {
-        "row_index": list(range(len(train_rows)))
-    }
+    train_columns = tree_trainer.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS)
+    train_columns["row_index"] = list(range(len(train_rows)))
+    val_columns = tree_trainer.encode_rows(tokenizer, val_rows)
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
     load_base = fsdp.load_sharded_base if sharded else loading.load_base
     trainer = tree_trainer.StanceTrainer(
         model=load_base(args.base_model),
         args=make_config(args, run_dir),
-        train_dataset=datasets.Dataset.from_dict(columns),
+        train_dataset=datasets.Dataset.from_dict(train_columns),
         train_rows=train_rows,
         sharded=sharded,
-        eval_dataset=datasets.Dataset.from_dict(tree_trainer.encode_rows(tokenizer, val_rows)),
+        eval_dataset=datasets.Dataset.from_dict(val_columns),
         processing_class=tokenizer,
         data_collator=tree_trainer.TreeCollator(tokenizer.pad_token_id),
         peft_config=peft.LoraConfig(
@@ -205,104 +213,126 @@ def build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded=False)
     return trainer
 
 
-def collect_experiment_settings():
-    """Return the settings that make the experiment: the constants but for places, which may move."""
+def collect_experiment_settings() -> dict[str, Any]:
+    """Return the settings that make the experiment: all constants but PLACES, which may move."""
     settings = environment.collect_settings(sys.modules[__name__])
     return {name: value for name, value in settings.items() if name not in PLACES}
 
 
-def make_run_record(args, tokenizer, train_rows, val_rows):
-    """Return the run record: what a reader needs to repeat the run, and what evaluate.py and predict.py check."""
+def make_run_record(
+    flags: dict[str, Any],
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    train_rows: list[Example],
+    val_rows: list[Example],
+) -> RunRecord:
+    """Return the run record: what repeats the run, and what evaluate.py and predict.py check.
+
+    flags: the value of each flag by its name. What comes out of the run is added later.
+    """
     settings = collect_experiment_settings()
-    settings |= {
-        name: value for flag, value in vars(args).items() if (name := flag.upper()) in settings
-    }
+    for flag, value in flags.items():
+        if flag.upper() in settings:
+            settings[flag.upper()] = value
+    data_dir = Path(flags["data_dir"])
+    data = {}
+    for name, rows in (("train", train_rows), ("val", val_rows)):
+        sha256 = files.hash_file(data_dir / f"{name}.jsonl")
+        data[name] = {"rows": len(rows), "sha256": sha256}
     return {
-        **loading.describe_base(args.base_model, tokenizer),
+        **loading.describe_base(flags["base_model"], tokenizer),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
         "precision": precision.describe_precision(),
-        "flags": vars(args),
+        "flags": flags,
         "settings": settings,
-        "data": {
-            name: {
-                "rows": len(rows),
-                "sha256": files.hash_file(Path(args.data_dir) / f"{name}.jsonl"),
-            }
-            for name, rows in (("train", train_rows), ("val", val_rows))
-        },
+        "data": data,
         "environment": environment.describe_environment(),
         "device": loading.device_name(),
         "processes": distributed.get_rank()[1],
-        "demo": loading.read_demo_note(args.base_model) is not None,
+        "demo": loading.read_demo_note(flags["base_model"]) is not None,
     }
 
 
-def print_start(trainer, run_dir, record):
-    """Print what is trained; add its size and how long the start took to the run record; stop if the disk is full."""
-    trainable = trainer.model.get_nb_trainable_parameters()[0]
-    total = trainable + loading.count_weights(trainer.model.config)
-    run_folder.check_disk_space(run_dir, trainable)
-    record["parameters"] = {"trainable": trainable, "total": total}
-    record["start_seconds"] = round(time.time() - startup.BEGAN, 1)  # imports, loading, compiling
-    training_rows, validation_rows = (record["data"][name]["rows"] for name in ("train", "val"))
-    print(
-        f"{record['base_model']}: {training_rows} training rows, {validation_rows} validation rows"
-    )
+def count_parameters(model: peft.PeftModel) -> dict[str, int]:
+    """Return how many parameters are trainable, and how many there are in total."""
+    trainable = model.get_nb_trainable_parameters()[0]
+    return {"trainable": trainable, "total": trainable + loading.count_weights(model.config)}
+
+
+def print_start(record: RunRecord) -> None:
+    """Print what is trained, on how many rows, and how it is made fast."""
+    rows = {name: split["rows"] for name, split in record["data"].items()}
+    trainable = record["parameters"]["trainable"]
+    total = record["parameters"]["total"]
+    counts = f"{rows['train']} training rows, {rows['val']} validation rows"
+    print(f"{record['base_model']}: {counts}")
     print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
     print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
 
 
-def word_hint(argv, sharded=False):
-    """Return the words that name the command which continues this run."""
-    words = [word for word in (sys.argv[1:] if argv is None else argv) if word != "--resume"]
+def word_hint(argv: list[str] | None, sharded: bool = False) -> str:
+    """Return the words that name the command which continues this run.
+
+    argv: the words of the command that started it; None: of this process.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    words = [word for word in given if word != "--resume"]
     count = distributed.get_rank()[1]
-    launcher = "python" if count == 1 else f"torchrun --nproc-per-node {count}"
-    launcher = (
-        f"accelerate launch --config_file tools/fsdp.yaml --num_processes {count}"
-        if sharded
-        else launcher
-    )
+    if sharded:
+        launcher = f"accelerate launch --config_file tools/fsdp.yaml --num_processes {count}"
+    elif count > 1:
+        launcher = f"torchrun --nproc-per-node {count}"
+    else:
+        launcher = "python"
     return f"continue with: {launcher} finetune.py {shlex.join([*words, '--resume'])}"
 
 
-def train(trainer, checkpoint):
-    """Train to the end; stop with one line if the GPU memory does not suffice."""
+def train(trainer: tree_trainer.StanceTrainer, checkpoint: Path | None) -> None:
+    """Train to the end, from the first step or a checkpoint; fail if the memory is too small."""
     size = max(trainer.args.per_device_train_batch_size // 2, 1)
-    hint = f"set MICRO_BATCH_SIZE to {size} and GRADIENT_CHECKPOINTING to True in finetune.py and start a new run"
-    with memory.explain_memory("train", hint):
+    settings = f"set MICRO_BATCH_SIZE to {size} and GRADIENT_CHECKPOINTING to True in finetune.py"
+    with memory.explain_memory("train", f"{settings} and start a new run"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
+    """Check everything, load the base, train its adapter and write it with the run record."""
     args = parse_args(argv)
     run_dir = Path(args.run_dir)
     sharded = fsdp.take_over()
     distributed.join_ranks(even_alone=sharded)
+    is_first = distributed.get_rank()[0] == 0
     with distributed.first_rank_first():
         check_settings(args.effective_batch_size)
         checkpoint = checkpoints.find_checkpoint(run_dir, args.resume)
         train_rows, val_rows = load_rows(args.data_dir)
         loading.check_base(args.base_model)
         tokenizer = loading.load_tokenizer(args.base_model)
-        record = make_run_record(args, tokenizer, train_rows, val_rows)
+        record = make_run_record(vars(args), tokenizer, train_rows, val_rows)
+        record["sharded"] = sharded
         pairs = [(row["topic"], row["text"]) for row in train_rows + val_rows]
-        record.update(sharded=sharded, shortened_sentences=chat.report_long(tokenizer, pairs))
+        record["shortened_sentences"] = chat.report_long(tokenizer, pairs)
         if args.resume:
             run_folder.check_same_run(run_dir, record)
-    distributed.wait_for_ranks()  # until all have looked into the run folder: only then may one write to it
-    if distributed.get_rank()[0] == 0:
+    # All have looked into the run folder: only then may one write to it.
+    distributed.wait_for_ranks()
+    if is_first:
         run_folder.open_run(run_dir, record, args.resume, checkpoint)
 
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded)
     record["acceleration"] = trainer.accelerate(GRADIENT_CHECKPOINTING, dropout=LORA_DROPOUT > 0)
     record["memory_probe"] = memory_probe.probe_memory(trainer)
-    if distributed.get_rank()[0] == 0:
-        print_start(trainer, run_dir, record)
+    if is_first:
+        record["parameters"] = count_parameters(trainer.model)
+        run_folder.check_disk_space(run_dir, record["parameters"]["trainable"])
+        # imports, loading, compiling
+        record["start_seconds"] = round(time.time() - startup.BEGAN, 1)
+        print_start(record)
 
-    interruption, started = callbacks.Interruption(word_hint(argv, sharded)), time.time()
+    interruption = callbacks.Interruption(word_hint(argv, sharded))
     trainer.add_callback(interruption)
     note = loading.read_demo_note(args.base_model)
+    started = time.time()
     with run_folder.explain_full_disk(run_dir):
         with interruption:
             train(trainer, checkpoint)
@@ -314,11 +344,9 @@ def main(argv=None):
     kept = record["result"]["kept_validation"]
     quality = f"validation accuracy {kept['eval_accuracy']:.3f}, loss {kept['eval_loss']:.3f}"
     print(f"kept epoch {kept['epoch']:g}: {quality}")
-    print(
-        f"{note}\n" if note else "",
-        f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}",
-        sep="",
-    )
+    if note:
+        print(note)
+    print(f"wrote adapter, run.json, log.jsonl and training.png to {run_dir}")
 
 
 if __name__ == "__main__":

@@ -1,47 +1,68 @@
-"""The folder of a training run: its plan, whether a run may go on from it, room on the disk, its result."""
+"""The folder of a training run: its plan, whether a run may go on from it, its result."""
 
 import contextlib
 import errno
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 
 from stance.common import errors, files
+from stance.common.types import RunRecord
 from stance.model import loading
 from stance.training import checkpoints
 
+if TYPE_CHECKING:
+    import transformers
+
 # ---------------------------------------------------------------- settings
-OTHER_BYTES = (
-    50_000_000  # of a checkpoint beside the adapter and its optimiser: Gemma's tokenizer has 34 MB
-)
+# bytes of a checkpoint beside the adapter and its optimiser: Gemma's tokenizer has 34 MB
+OTHER_BYTES = 50_000_000
 # --------------------------------------------------------------------------
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What must be the same, beside the settings, for a run to go on; and what is only noted.
+SAME_KEYS = (
+    "base_model",
+    "base_revision",
+    "tokenizer",
+    "prompt_version",
+    "precision",
+    "data",
+)
+NOTED_KEYS = ("environment", "device")
 
 
-def flatten(value, name=""):
-    """Return a nested dict as {"outer inner": value}, in the types of JSON."""
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Return a nested dict as {"outer inner": value}, with the values in the types of JSON."""
     if not isinstance(value, dict):
         return {name: json.loads(json.dumps(value))}
-    return {
-        key: leaf
-        for part in value
-        for key, leaf in flatten(value[part], f"{name} {part}".strip()).items()
-    }
+    leaves = {}
+    for key, part in value.items():
+        leaves.update(flatten(part, f"{name} {key}".strip()))
+    return leaves
 
 
-def list_differences(before, now):
-    """Return what differs between two nested dicts, in words."""
-    before, now = flatten(before), flatten(now)
-    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return "; ".join(f"{name} was {before.get(name)}, now it is {now.get(name)}" for name in names)
+def list_differences(before: dict, now: dict) -> str:
+    """Return what differs between two nested dicts, in words; "" if nothing does."""
+    old = flatten(before)
+    new = flatten(now)
+    differences = []
+    for name in {**old, **new}:
+        if old.get(name) != new.get(name):
+            differences.append(f"{name} was {old.get(name)}, now it is {new.get(name)}")
+    return "; ".join(differences)
 
 
-def open_run(run_dir, record, resume, checkpoint):
-    """Make the run folder and its plan.json; to resume, tidy checkpoints. Called by one process alone."""
+def open_run(run_dir: Path, record: RunRecord, resume: bool, checkpoint: Path | None) -> None:
+    """Make the run folder and its plan.json; to resume, set checkpoints aside that do not count.
+
+    Called by one process alone. checkpoint: the one to go on from, or None for the first step.
+    """
     files.make_folder(run_dir)
     if not resume:
         files.write_json(run_dir / "plan.json", record)
@@ -50,77 +71,94 @@ def open_run(run_dir, record, resume, checkpoint):
     print(f"resuming from {checkpoint or 'the first step: there is no complete checkpoint yet'}")
 
 
-def check_same_run(run_dir, record):
-    """Stop if a run to resume was started with other settings, data or base, or is finished; note other versions."""
-    started = files.read_json(run_dir / "plan.json", "start a new run")
-    keys = ("base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data")
-    parts = [
-        ({key: run.get(key) for key in keys}, run.get("settings", {})) for run in (started, record)
+def check_same_run(run_dir: Path, record: RunRecord) -> None:
+    """Check that the run to resume is the one of this record, and not finished; fail otherwise.
+
+    Fails on other settings, data or base; prints a note on other versions or another device.
+    """
+    plan = files.read_json(run_dir / "plan.json", "start a new run")
+    changes = [
+        list_differences(_pick_keys(plan, SAME_KEYS), _pick_keys(record, SAME_KEYS)),
+        list_differences(plan.get("settings", {}), record.get("settings", {})),
     ]
-    differences = "; ".join(
-        filter(None, (list_differences(*pair) for pair in zip(*parts, strict=True)))
-    )
+    differences = "; ".join(change for change in changes if change)
     if differences:
         errors.fail(f"--resume: {differences}: restore it or start a new run")
     if (run_dir / "run.json").is_file():
         errors.fail(f"--resume: {run_dir} is finished: nothing is left to do")
-    keys = ("environment", "device")
-    other = list_differences(*({key: run.get(key) for key in keys} for run in (started, record)))
-    if other:
-        print(f"note: {other}; results may differ from those of one run in a last digit")
+    noted = list_differences(_pick_keys(plan, NOTED_KEYS), _pick_keys(record, NOTED_KEYS))
+    if noted:
+        print(f"note: {noted}; results may differ from those of one run in a last digit")
 
 
-def check_disk_space(run_dir, parameters):
-    """Stop if the disk has no room for the checkpoints of this many trainable parameters."""
+def _pick_keys(record, keys):
+    """Return {key: value} of these keys; None for those that the record lacks."""
+    return {key: record.get(key) for key in keys}
+
+
+def check_disk_space(run_dir: Path, parameters: int) -> None:
+    """Fail if the disk has no room for the checkpoints of this many trainable parameters.
+
+    Space that checkpoints of a resumed run have already counts as free.
+    """
     adapter = 4 * parameters  # float32
     each = 3 * adapter + OTHER_BYTES  # Adam keeps two numbers a parameter
-    needed = (
-        checkpoints.KEPT + 1
-    ) * each + adapter  # a new checkpoint is whole before an old one goes
-    there = sum(
-        path.stat().st_size
-        for folder in checkpoints.list_checkpoints(run_dir)
-        for path in folder.rglob("*")
-    )
+    most = checkpoints.KEPT + 1  # a new checkpoint is whole before an old one goes
+    needed = most * each + adapter
+    there = 0
+    for folder in checkpoints.list_checkpoints(run_dir):
+        there += sum(path.stat().st_size for path in folder.rglob("*"))
     free = shutil.disk_usage(run_dir).free + there
     if free < needed:
-        found = f"{run_dir} has {free / 1e9:.2f} GB of disk space left, checkpoints need {needed / 1e9:.2f}"
+        left = f"{run_dir} has {free / 1e9:.2f} GB of disk space left"
+        found = f"{left}, checkpoints need {needed / 1e9:.2f}"
         errors.fail(f"{found}: free some, or choose a --run-dir on another disk")
 
 
 @contextlib.contextmanager
-def explain_full_disk(run_dir):
+def explain_full_disk(run_dir: Path) -> Iterator[None]:
     """Turn the errors of a full disk, which each library words in its own way, into one line."""
     try:
         yield
     except (OSError, RuntimeError, safetensors.SafetensorError) as problem:
-        full = getattr(problem, "errno", None) in DISK_FULL or "PytorchStreamWriter failed" in str(
-            problem
-        )
-        if not full and not any(os.strerror(number) in str(problem) for number in DISK_FULL):
+        if not _is_disk_full(problem):
             raise
         left = shutil.disk_usage(run_dir).free / 1e9
         message = f"cannot write to {run_dir}, the disk is full ({left:.2f} GB left)"
         errors.fail_below_bar(f"{message}: free some, then add --resume")
 
 
-def describe_result(trainer, checkpoint, seconds):
-    """Return what the training came to, for the run record; speed is that since the checkpoint, if it was resumed."""
-    steps, before = (
-        trainer.state.global_step,
-        checkpoints.count_steps(checkpoint) if checkpoint else 0,
-    )
-    rows = trainer.state.epoch * len(trainer.train_dataset) * (steps - before) / steps
-    validation = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
-    kept = trainer.state.best_model_checkpoint or f"checkpoint-{steps}"
+def _is_disk_full(problem):
+    """Return whether an exception tells of a full disk: by its number, or in a library's words."""
+    if getattr(problem, "errno", None) in DISK_FULL:
+        return True
+    text = str(problem)
+    if "PytorchStreamWriter failed" in text:
+        return True
+    return any(os.strerror(number) in text for number in DISK_FULL)
+
+
+def describe_result(
+    trainer: "transformers.Trainer", checkpoint: Path | None, seconds: float
+) -> dict[str, Any]:
+    """Return what the training came to, for the run record.
+
+    checkpoint: the one that the run went on from; the rows a second are those since then.
+    seconds: what this training took.
+    """
+    state = trainer.state
+    steps = state.global_step
+    steps_before = checkpoints.count_steps(checkpoint) if checkpoint else 0
+    rows = state.epoch * len(trainer.train_dataset) * (steps - steps_before) / steps
+    validation = [entry for entry in state.log_history if "eval_loss" in entry]
+    kept = state.best_model_checkpoint or f"checkpoint-{steps}"
+    kept_step = checkpoints.count_steps(kept)
     return {
         "steps": steps,
         "train_seconds": round(seconds, 1),
         "train_samples_per_second": round(rows / seconds, 2),
         "peak_gpu_gib": loading.peak_gpu_gib(),
         "kept": Path(kept).name,
-        "kept_validation": next(
-            e for e in validation if e["step"] == checkpoints.count_steps(kept)
-        ),
+        "kept_validation": next(entry for entry in validation if entry["step"] == kept_step),
         "validation": validation,
     }

@@ -1,7 +1,7 @@
 """The stance prompt, its labels, their spellings in annotated files, and how a reply is read.
 
-Every script builds its prompts here, so training and prediction cannot drift apart. The wording of PROMPT_TEMPLATE is
-the published one, to the byte. Standard library only.
+Every script builds its prompts here, so training and prediction cannot drift apart. The wording of
+PROMPT_TEMPLATE is the published one, to the byte. Standard library only.
 """
 
 import hashlib
@@ -37,35 +37,47 @@ STANCE_SPELLINGS = {  # spellings found in annotated files; compared after strip
 }
 # --------------------------------------------------------------------------
 
-PROMPT_VERSION = hashlib.sha256(PROMPT_TEMPLATE.encode()).hexdigest()[
-    :12
-]  # stored with every adapter
+# Stored with every adapter.
+PROMPT_VERSION = hashlib.sha256(PROMPT_TEMPLATE.encode()).hexdigest()[:12]
 LABEL_OF_SPELLING = {
     spelling: label for label, spellings in STANCE_SPELLINGS.items() for spelling in spellings
 }
 REPLY_WORDS = {"pro": "pro", "con": "con", "contra": "con", "neu": "neu", "neutral": "neu"}
 
 
-def build_prompt(topic, sentence, template=PROMPT_TEMPLATE):
+def build_prompt(topic: str, sentence: str, template: str = PROMPT_TEMPLATE) -> str:
     """Return the user turn for one example; the expected reply is one of LABELS.
 
-    Another template is for stance/evaluation/prompt_variants.py alone, which asks how much answers hang on the wording.
+    template: holds {topic} and {sentence}, once each and in this order. Another one is for
+    stance/evaluation/prompt_variants.py alone, which asks how much predictions hang on the wording.
     """
     before, between, after = re.split(r"\{topic\}|\{sentence\}", template)
     return before + topic + between + sentence + after  # not str.format: texts may hold braces
 
 
-def build_messages(topic, sentence, label=None):
+def build_messages(topic: str, sentence: str, label: str | None = None) -> list[dict[str, str]]:
     """Return chat messages: the user turn, plus the model turn when a label is given."""
     messages = [{"role": "user", "content": build_prompt(topic, sentence)}]
-    return messages if label is None else messages + [{"role": "assistant", "content": label}]
+    if label is not None:
+        messages.append({"role": "assistant", "content": label})
+    return messages
 
 
-def parse_stance(value):
-    """Map an annotator's spelling (Pro, Contra, Neutral, against, ...) to a label, or None if it is unknown."""
-    return None if value is None else LABEL_OF_SPELLING.get(" ".join(str(value).split()).casefold())
+def parse_stance(value: object) -> str | None:
+    """Map an annotator's spelling (Pro, Contra, Neutral, against, ...) to a label.
+
+    None if it is unknown. The value is that of a cell: a text, or whatever else Excel holds.
+    """
+    if value is None:
+        return None
+    spelling = " ".join(str(value).split()).casefold()
+    return LABEL_OF_SPELLING.get(spelling)
 
 
-def parse_label(reply):
-    """Map a generated reply to a label, or None for anything but one label word (quotes and full stops aside)."""
-    return REPLY_WORDS.get(reply.strip().strip("`'\"*.!:;,()[]").strip().casefold())
+def parse_label(reply: str) -> str | None:
+    """Map a generated reply to a label.
+
+    None for anything but one label word (quotes and full stops aside).
+    """
+    word = reply.strip().strip("`'\"*.!:;,()[]").strip().casefold()
+    return REPLY_WORDS.get(word)

@@ -18,6 +18,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import tiny_model
 import torch
@@ -34,28 +35,22 @@ KILLS = 100  # in all, spread over as many runs as that takes
 EPOCHS = 2.0  # of each run
 ROWS = 72  # that each run is trained on
 SEED = 0  # of the positions
-CONSTANTS = {
-    "EFFECTIVE_BATCH_SIZE": 8,
-    "MICRO_BATCH_SIZE": 4,
-    "LOG_STEPS": 4,
-}  # of finetune.py; log lines span epochs
+# Of finetune.py; log lines span epochs.
+CONSTANTS = {"EFFECTIVE_BATCH_SIZE": 8, "MICRO_BATCH_SIZE": 4, "LOG_STEPS": 4}
 # --------------------------------------------------------------------------
 
 EVENTS = ("open", "os.rename", "os.remove", "os.rmdir", "os.mkdir")  # that sys.addaudithook sees
-STOPPED = (
-    128 + signal.SIGTERM
-)  # exit code of a run that saved a checkpoint when it was asked to stop
-SURVIVED = (
-    -signal.SIGKILL,
-    -signal.SIGTERM,
-    STOPPED,
-)  # SIGTERM ends a process that is not training yet or any more
+# Exit code of a run that saved a checkpoint when it was asked to stop.
+STOPPED = 128 + signal.SIGTERM
+# After these a run is started again; SIGTERM ends a process that is not training yet or any more.
+SURVIVED = (-signal.SIGKILL, -signal.SIGTERM, STOPPED)
 MOST_STARTS = 12  # of a run, before it is left alone
 SAVING = 40  # positions of a checkpoint, about
 WHOLE = "whole"  # name of the run that is left alone
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags of the command line, or of these words."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -75,52 +70,66 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def take_rows(data_dir, folder, rows):
+def take_rows(data_dir: str, folder: Path, rows: int) -> None:
     """Write small splits: rows of the train split, a third as many of the other."""
     for name, count in (("train", rows), ("val", rows // 3)):
         taken = files.read_jsonl(f"{data_dir}/{name}.jsonl", (), "run prepare_data.py")[:count]
         files.write_jsonl(folder / f"{name}.jsonl", taken)
 
 
-def run_process(words, run_dir, signals=None):
-    """Run finetune.py in a process of its own that sends itself signals at positions: {position: signal}.
+def run_process(
+    words: list[str], run_dir: Path, signals: dict[int, signal.Signals] | None = None
+) -> tuple[int, int]:
+    """Run finetune.py in a process of its own that sends itself signals at positions.
 
-    Returns (exit code, or minus the signal that ended it; how many positions it had).
+    words: for its command line; signals: {position: signal}; None: it is left alone. What it prints
+    is added to a text file beside the run folder.
+    Returns (exit code, or minus the signal that ended it; how many positions it had, 0 if a signal
+    ended it).
     """
     counted, count = os.pipe()
     child = os.fork()  # libraries stay loaded, so that a run takes seconds
     if child == 0:
-        positions, code = 0, 1
-
-        def note(event, details):
-            nonlocal positions
-            if event in EVENTS and str(details[0]).startswith(f"{run_dir}/"):
-                positions += 1
-                if signals and positions in signals:
-                    os.kill(os.getpid(), signals[positions])
-
-        try:
-            log = os.open(f"{run_dir}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            sys.stdout, sys.stderr = (os.fdopen(position, "w", buffering=1) for position in (1, 2))
-            sys.addaudithook(note)
-            finetune.main(words)
-            code = 0
-        except SystemExit as stopped:
-            code = stopped.code
-        except BaseException:
-            traceback.print_exc()
-        finally:  # whatever happened, the child must not go on as its parent
-            os.write(count, str(positions).encode())
-            os._exit(code)
+        _run_child(words, run_dir, signals, count)
     os.close(count)
     with os.fdopen(counted) as pipe:
         positions = int(pipe.read() or 0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), positions
 
 
-def draw_signals(rng, positions):
+def _run_child(
+    words: list[str], run_dir: Path, signals: dict[int, signal.Signals] | None, count: int
+) -> NoReturn:
+    """Do what run_process's child does; count: where it writes how many positions it had."""
+    positions = 0
+    code = 1
+
+    def note(event: str, details: tuple) -> None:
+        nonlocal positions
+        if event in EVENTS and str(details[0]).startswith(f"{run_dir}/"):
+            positions += 1
+            if signals and positions in signals:
+                os.kill(os.getpid(), signals[positions])
+
+    try:
+        log = os.open(f"{run_dir}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.stdout = os.fdopen(1, "w", buffering=1)
+        sys.stderr = os.fdopen(2, "w", buffering=1)
+        sys.addaudithook(note)
+        finetune.main(words)
+        code = 0
+    except SystemExit as stopped:
+        code = stopped.code
+    except BaseException:
+        traceback.print_exc()
+    finally:  # whatever happened, the child must not go on as its parent
+        os.write(count, str(positions).encode())
+        os._exit(code)
+
+
+def draw_signals(rng: random.Random, positions: int) -> dict[int, signal.Signals]:
     """Return {position: signal}: SIGKILL, or SIGTERM and SIGKILL a few positions on."""
     first = rng.randint(1, positions)
     if rng.random() < 0.5:
@@ -128,62 +137,96 @@ def draw_signals(rng, positions):
     return {first: signal.SIGTERM, first + rng.randint(1, SAVING): signal.SIGKILL}
 
 
-def equals_undisturbed(run_dir, whole):
-    """Return whether a run has the adapter, to the byte, and the log of the one that was left alone."""
-    weights, logs, lost = [], [], 0
-    for folder in (run_dir, whole):
-        weights.append((folder / "adapter_model.safetensors").read_bytes())
-        entries = files.read_jsonl(folder / "log.jsonl", ("step",), "look into the log")
-        logs.append(
-            [entry for entry in entries if "train_runtime" not in entry]
-        )  # that line has times
-        lost = sum(entry not in logs[0] for entry in logs[-1])
-    return {"adapter": weights[0] == weights[1], "log": logs[0] == logs[1], "log_lines_lost": lost}
+def equals_undisturbed(run_dir: Path, whole: Path) -> dict[str, bool | int]:
+    """Compare the folder of a finished run with that of the one that was left alone.
+
+    Returns whether the adapter, to the byte, and the log are equal, and how many lines of the log
+    are lost.
+    """
+    weights = (run_dir / "adapter_model.safetensors").read_bytes()
+    lines = read_log_lines(run_dir)
+    whole_lines = read_log_lines(whole)
+    return {
+        "adapter": weights == (whole / "adapter_model.safetensors").read_bytes(),
+        "log": lines == whole_lines,
+        "log_lines_lost": sum(line not in lines for line in whole_lines),
+    }
 
 
-def kill_runs(words, folder, kills, seed):
-    """Return one entry a run: the signals that it survived, and whether it equals the run that was left alone."""
-    rng, runs = random.Random(seed), []
-    code, positions = run_process([*words, "--run-dir", str(folder / WHOLE)], folder / WHOLE)
+def read_log_lines(run_dir: Path) -> list[dict]:
+    """Return the lines of a run's log, but for the last, which has times."""
+    lines = files.read_jsonl(run_dir / "log.jsonl", ("step",), "look into the log")
+    return [line for line in lines if "train_runtime" not in line]
+
+
+def kill_runs(words: list[str], folder: Path, kills: int, seed: int) -> list[dict]:
+    """Kill so many processes of as many runs as that takes; prints a line for each run.
+
+    Returns the entries of kill_run; the last is that of a run that failed, if one did.
+    """
+    rng = random.Random(seed)
+    runs = []
+    whole = folder / WHOLE
+    code, positions = run_process([*words, "--run-dir", str(whole)], whole)
     if code:
         errors.fail(f"the run that was left alone failed: {(folder / f'{WHOLE}.txt').read_text()}")
-    while (missing := kills - sum(run["kills"] for run in runs)) > 0:
-        run_dir, codes, drawn = folder / f"run-{len(runs)}", [], []
-        while not codes or codes[-1] in SURVIVED:
-            killed = sum(code < 0 for code in codes)
-            signals = (
-                draw_signals(rng, positions)
-                if killed < missing and len(codes) < MOST_STARTS
-                else None
-            )
-            if not (run_dir / "plan.json").exists():
-                shutil.rmtree(run_dir, ignore_errors=True)  # the run had not begun
-            resume = ["--resume"] if run_dir.exists() else []
-            drawn.append(
-                signals and {position: int(number) for position, number in signals.items()}
-            )
-            codes.append(
-                run_process([*words, "--run-dir", str(run_dir), *resume], run_dir, signals)[0]
-            )
-        entry = {"kills": sum(code < 0 for code in codes), "stops": codes.count(STOPPED)}
-        entry |= {"codes": codes, "signals": drawn}
-        if codes[-1]:
-            entry["failed"] = Path(f"{run_dir}.txt").read_text()[-2000:]
-        else:
-            entry["equal"] = equals_undisturbed(run_dir, folder / WHOLE)
+    missing = kills
+    while missing > 0:
+        run_dir = folder / f"run-{len(runs)}"
+        entry = kill_run(words, run_dir, missing, positions, rng)
+        if "failed" not in entry:
+            entry["equal"] = equals_undisturbed(run_dir, whole)
         runs.append(entry)
+        missing -= entry["kills"]
         outcome = entry.get("equal", "failed")
         print(
             f"run {len(runs)}: {entry['kills']} kills, {entry['stops']} stops, {outcome}",
             flush=True,
         )
-        if codes[-1]:
+        if "failed" in entry:
             break
     return runs
 
 
-def count_outcomes(runs):
-    """Return the record's figures."""
+def kill_run(
+    words: list[str], run_dir: Path, most_kills: int, positions: int, rng: random.Random
+) -> dict:
+    """Start a run and resume it until it ends by itself, with signals at positions of each start.
+
+    It is left alone after most_kills kills and after MOST_STARTS starts; positions: those of a run
+    that is left alone.
+    Returns {kills, stops, codes: exit code of each start, signals: those that were drawn for it},
+    and of a run that failed the end of what it printed: failed.
+    """
+    codes = []
+    drawn = []
+    while not codes or codes[-1] in SURVIVED:
+        killed = sum(code < 0 for code in codes)
+        signals = None
+        if killed < most_kills and len(codes) < MOST_STARTS:
+            signals = draw_signals(rng, positions)
+        if not (run_dir / "plan.json").exists():
+            shutil.rmtree(run_dir, ignore_errors=True)  # the run had not begun
+        resume = ["--resume"] if run_dir.exists() else []
+        code, _ = run_process([*words, "--run-dir", str(run_dir), *resume], run_dir, signals)
+        codes.append(code)
+        if signals is None:
+            drawn.append(None)
+        else:
+            drawn.append({position: int(number) for position, number in signals.items()})
+    entry = {
+        "kills": sum(code < 0 for code in codes),
+        "stops": codes.count(STOPPED),
+        "codes": codes,
+        "signals": drawn,
+    }
+    if codes[-1]:
+        entry["failed"] = Path(f"{run_dir}.txt").read_text()[-2000:]
+    return entry
+
+
+def count_outcomes(runs: list[dict]) -> dict:
+    """Return the record's figures, from the entries of kill_runs."""
     finished = [run for run in runs if "equal" in run]
     return {
         "runs": len(runs),
@@ -197,7 +240,7 @@ def count_outcomes(runs):
     }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     torch.set_num_threads(1)  # threads add up gradients in the order they finish
     for name, value in CONSTANTS.items():
@@ -207,25 +250,14 @@ def main(argv=None):
     loading.check_base(args.base_model)
     with tempfile.TemporaryDirectory() as folder:
         take_rows(args.data_dir, Path(folder), args.rows)
-        words = [
-            "--base-model",
-            args.base_model,
-            "--data-dir",
-            folder,
-            "--epochs",
-            str(args.epochs),
-        ]
-        runs = kill_runs([*words, "--learning-rate", "4e-3"], Path(folder), args.kills, args.seed)
-    result = count_outcomes(runs)
-    files.write_json(
-        args.output,
-        {"flags": vars(args), "environment": environment.describe_environment(), **result},
-    )
-    print(
-        {key: value for key, value in result.items() if key != "details"},
-        f"wrote {args.output}",
-        sep="\n",
-    )
+        words = ["--base-model", args.base_model, "--data-dir", folder]
+        words += ["--epochs", str(args.epochs), "--learning-rate", "4e-3"]
+        runs = kill_runs(words, Path(folder), args.kills, args.seed)
+    outcomes = count_outcomes(runs)
+    described = {"flags": vars(args), "environment": environment.describe_environment()}
+    files.write_json(args.output, {**described, **outcomes})
+    print({key: value for key, value in outcomes.items() if key != "details"})
+    print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":

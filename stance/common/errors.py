@@ -4,25 +4,29 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
 
 
-def fail(message):
+def fail(message: str) -> NoReturn:
     """End the script on something the user can mend: one line on stderr, exit code 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
-def fail_below_bar(message):
-    """Stop with an error line of its own, below the progress bar."""
+def fail_below_bar(message: str) -> NoReturn:
+    """End the script as fail does, with the error on a line of its own below a progress bar."""
     print(file=sys.stderr)
     fail(message)
 
 
-def run_script(main):
-    """Run the main of a script; Ctrl-C and SIGTERM (a cluster ends a job) stop it in one line, exit code 130 or 143.
+def run_script(main: Callable[[], object]) -> None:
+    """Run the main of a script; end it in one line on Ctrl-C and SIGTERM, exit code 130 or 143.
 
-    Both are raised as exceptions, so that what is open is closed and temporary files go. If torchrun's first process
-    fails, it ends the others by SIGTERM: these wait for the first where no handler would run, so they have none.
+    A cluster ends a job by SIGTERM. Both are raised as exceptions, so that what is open is closed
+    and temporary files go. If torchrun's first process fails, it ends the others by SIGTERM: these
+    wait for the first where no handler would run, so they have none.
     Garbage is collected from here on, but never what was there before: the libraries.
     """
     gc.freeze()
@@ -37,9 +41,11 @@ def run_script(main):
         interrupt(signal.SIGINT)
 
 
-def interrupt(number, frame=None):
-    """End the script on a signal, with the exit code that shells report for it. A handler of signal.signal."""
-    os.write(
-        2, b"\ninterrupted: no file is half written; start again\n"
-    )  # print may be busy: signals come anywhere
+def interrupt(number: int, frame: FrameType | None = None) -> NoReturn:
+    """End the script on a signal, with the exit code that shells report for it.
+
+    A handler of signal.signal: number is the signal's; the frame is not used.
+    """
+    # Not print, which may be busy: signals come anywhere.
+    os.write(2, b"\ninterrupted: no file is half written; start again\n")
     raise SystemExit(128 + number)

@@ -1,95 +1,107 @@
-"""Texts and lists in messages: quoted, cut, counted; tables for the screen, in Markdown and in LaTeX."""
+"""Texts and lists in messages: quoted, cut, counted; tables for the screen, in Markdown and in
+LaTeX."""
 
 import json
 import re
+from collections.abc import Sequence
 
 # ---------------------------------------------------------------- settings
 SHOWN = 10  # rows or spellings that a message lists before it only counts them
 SHOWN_LENGTH = 60  # characters of a topic or sentence in messages and in tables on the screen
 # --------------------------------------------------------------------------
 
+LATEX_SIGNS = {sign: "\\" + sign for sign in "&%$#_{}"}
+LATEX_SIGNS |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+# Without these commands, LaTeX's usual fonts print other signs.
+LATEX_SIGNS |= {"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"}
 
-def list_first(items):
+
+def list_first(items: Sequence) -> str:
     """Return the first SHOWN items as text, and how many more there are."""
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return ", ".join(map(str, items[:SHOWN])) + more
+    shown = ", ".join(map(str, items[:SHOWN]))
+    if len(items) > SHOWN:
+        return f"{shown} and {len(items) - SHOWN} more"
+    return shown
 
 
-def count_rows(numbers):
-    """Return row numbers as text: their count and the first of them."""
-    return (
-        f"{len(numbers)} rows ({list_first(numbers)})" if len(numbers) > 1 else f"row {numbers[0]}"
-    )
+def count_rows(numbers: Sequence[int]) -> str:
+    """Return row numbers (one at least) as text: their count and the first of them."""
+    if len(numbers) == 1:
+        return f"row {numbers[0]}"
+    return f"{len(numbers)} rows ({list_first(numbers)})"
 
 
-def cut(text):
+def cut(text: str) -> str:
     """Return a text, or the start of one that is longer than SHOWN_LENGTH."""
     return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."
 
 
-def quote(text):
+def quote(text: str) -> str:
     """Return a text in quotation marks, cut and on one line, for a message."""
     return json.dumps(cut(text), ensure_ascii=False)
 
 
-def align_columns(rows):
-    """Return "l" or "r" for each column of a table: numbers, but in the first column, go to the right."""
-    columns = list(zip(*rows, strict=True))
-    return [
-        "r" if i and all(cell[:1] in "+-[0123456789" for cell in cells) else "l"
-        for i, cells in enumerate(columns)
-    ]
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return "l" or "r" for each column of a table: numbers, but in the first column, go to the
+    right."""
+    sides = []
+    for index, cells in enumerate(zip(*rows, strict=True)):
+        # The start of a number or an interval; an empty cell is no reason against numbers.
+        numeric = all(cell[:1] in "+-[0123456789" for cell in cells)
+        sides.append("r" if index > 0 and numeric else "l")
+    return sides
 
 
-def format_table(header, rows):
-    """Return a fixed-width table, aligned as align_columns says."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a fixed-width table, aligned as align_columns says; without rows, its header."""
+    widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
     sides = align_columns(rows or [header])
-
-    def align(row):
-        cells = zip(row, widths, sides, strict=True)
-        return "  ".join(
-            cell.rjust(width) if side == "r" else cell.ljust(width) for cell, width, side in cells
-        )
-
-    return "\n".join([align(header), "-" * (sum(widths) + 2 * len(widths) - 2), *map(align, rows)])
+    rule = "-" * (sum(widths) + 2 * len(widths) - 2)
+    lines = [_pad_cells(header, widths, sides), rule]
+    for row in rows:
+        lines.append(_pad_cells(row, widths, sides))
+    return "\n".join(lines)
 
 
-LATEX_SIGNS = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX_SIGNS |= {sign: "\\" + sign for sign in "&%$#_{}"}
-LATEX_SIGNS |= {
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}  # others in LaTeX's usual fonts
+def _pad_cells(row: Sequence[str], widths: list[int], sides: list[str]) -> str:
+    padded = []
+    for cell, width, side in zip(row, widths, sides, strict=True):
+        padded.append(cell.rjust(width) if side == "r" else cell.ljust(width))
+    return "  ".join(padded)
 
 
-def format_markdown(header, rows):
+def format_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table of at least one row, numbers to the right."""
     sides = ["---:" if side == "r" else "---" for side in align_columns(rows)]
-    lines = [header, sides, *rows]
-    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+    lines = []
+    for row in [header, sides, *rows]:
+        # A cell is one line, in which a bar would begin another cell.
+        cells = [" ".join(cell.replace("|", "\\|").split()) for cell in row]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def format_latex(header, rows, caption, label):
+def format_latex(
+    header: Sequence[str], rows: Sequence[Sequence[str]], caption: str, label: str
+) -> str:
     """Return a LaTeX table of at least one row for the package booktabs."""
-
-    def escape(text):
-        text = re.sub(
-            r"[\\~^&%$#_{}<>|]", lambda found: LATEX_SIGNS[found[0]], " ".join(text.split())
-        )
-        return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus, where LaTeX would set a hyphen
-
-    def line(cells):
-        text = " & ".join(map(escape, cells)) + r" \\"
-        return (
-            "{}" + text if text.startswith("[") else text
-        )  # else an option of the line break before it
-
     sides = "".join(align_columns(rows))
     return "\n".join([
         r"\begin{table}[t]", r"\centering\small", rf"\begin{{tabular}}{{{sides}}}", r"\toprule",
-        line(header), r"\midrule", *map(line, rows), r"\bottomrule", r"\end{tabular}",
-        rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}", r"\end{table}", "",
+        _format_latex_row(header), r"\midrule", *map(_format_latex_row, rows), r"\bottomrule",
+        r"\end{tabular}", rf"\caption{{{_escape_latex(caption)}}}", rf"\label{{{label}}}",
+        r"\end{table}", "",
     ])  # fmt: skip
+
+
+def _format_latex_row(cells: Sequence[str]) -> str:
+    text = " & ".join(map(_escape_latex, cells)) + r" \\"
+    if text.startswith("["):  # LaTeX would read an option of the line break before it
+        return "{}" + text
+    return text
+
+
+def _escape_latex(text: str) -> str:
+    text = " ".join(text.split())
+    text = re.sub(r"[\\~^&%$#_{}<>|]", lambda found: LATEX_SIGNS[found[0]], text)
+    return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus, where LaTeX would set a hyphen

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal; in a log file or a pipe, a whole line now and then."""
+"""Progress of long work: a bar on a terminal; in a log file or pipe, a whole line now and then."""
 
 import sys
 import time
@@ -10,8 +10,14 @@ LINE_SECONDS = 30  # at least so long between two lines, where there is no termi
 # --------------------------------------------------------------------------
 
 
-def open_progress(total, name, unit, unit_scale=False, disable=False):
-    """Return a context that counts to total by update(count): a tqdm on a terminal, else a ProgressLines."""
+def open_progress(
+    total: int, name: str, unit: str, unit_scale: bool = False, disable: bool = False
+) -> "tqdm | ProgressLines":
+    """Return a context that counts to total by update(count): a bar on a terminal, else lines.
+
+    name: of the work; unit: what is counted, in the singular; unit_scale: show 12.3k for 12,300
+    on the bar; disable: show nothing.
+    """
     if sys.stderr.isatty() or disable:
         return tqdm(
             total=total, desc=name, unit=unit, unit_scale=unit_scale, leave=False, disable=disable
@@ -20,11 +26,18 @@ def open_progress(total, name, unit, unit_scale=False, disable=False):
 
 
 class ProgressLines:
-    """Counts as a tqdm does, and prints a line of its own each LINE_SECONDS; work that takes less prints none."""
+    """Counts as a tqdm does, and prints a line of its own each LINE_SECONDS.
 
-    def __init__(self, total, name, unit):
-        self.total, self.name, self.unit, self.count = total, name, unit, 0
-        self.started = self.printed = time.monotonic()
+    Work that takes less time prints none.
+    """
+
+    def __init__(self, total: int, name: str, unit: str):
+        self.total = total
+        self.name = name
+        self.unit = unit
+        self.count = 0
+        self.started = time.monotonic()
+        self.printed = self.started
 
     def __enter__(self):
         return self
@@ -32,7 +45,8 @@ class ProgressLines:
     def __exit__(self, *problem):
         pass
 
-    def update(self, count=1):
+    def update(self, count: int = 1) -> None:
+        """Count so many more; print a line to stderr if the last is long enough ago."""
         self.count += count
         now = time.monotonic()
         if now - self.printed >= LINE_SECONDS and self.count < self.total:
@@ -40,8 +54,5 @@ class ProgressLines:
             rate = self.count / (now - self.started)
             left = tqdm.format_interval((self.total - self.count) / rate)
             done = f"{self.count:,} of {self.total:,} {self.unit}s"
-            print(
-                f"{self.name}: {done}, {rate:.1f} a second, {left} left",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{self.name}: {done}, {rate:.1f} a second, {left} left"
+            print(line, file=sys.stderr, flush=True)

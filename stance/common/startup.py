@@ -1,7 +1,8 @@
-"""What a script imports first: libraries load faster, Ctrl-C ends that in one line, and needless advice is kept back.
+"""What a script imports first: libraries load faster, Ctrl-C ends that in one line, and needless
+advice is kept back.
 
-Also how threads wait. Where scripts are imported, by tests for example, Ctrl-C and garbage collection stay as they
-are. Standard library only.
+Also how threads wait. Where scripts are imported, by tests for example, Ctrl-C and garbage
+collection stay as they are. Standard library only.
 """
 
 import gc
@@ -11,19 +12,24 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import FrameType
 
 BEGAN = time.time()  # of the process, nearly
 
-# Threads that wait for each other sleep instead of spinning: beside any other work on a small computer, spinning makes
-# everything several times slower. Read when PyTorch's OpenMP loads; a user's own choice stays.
+# Threads that wait for each other sleep instead of spinning: beside any other work on a small
+# computer, spinning makes everything several times slower. Read when PyTorch's OpenMP loads; a
+# user's own choice stays.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Asks for a package that is not needed, as soon as bitsandbytes loads; peft loads it too.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
-def end_loading(number, frame):
-    """End the process at once: libraries may catch what a handler raises. A handler of signal.signal."""
+def end_loading(number: int, frame: FrameType | None) -> None:
+    """End the process at once, with the exit code that shells report for a signal.
+
+    A handler of signal.signal that raises nothing: libraries may catch what a handler raises.
+    """
     os.write(2, b"\ninterrupted: nothing was begun; start again\n")
     os._exit(128 + number)
 
@@ -31,7 +37,9 @@ def end_loading(number, frame):
 ROOT = Path(__file__).resolve().parents[2]
 script = getattr(sys.modules["__main__"], "__file__", None)  # or <stdin>, or none at all
 if script and Path(script).is_file() and Path(script).resolve().parent in (ROOT, ROOT / "tools"):
-    gc.disable()  # until errors.run_script: a fifth of the loading time goes into looking for garbage, which is little
+    # Both until errors.run_script. A fifth of the loading time goes into looking for garbage, of
+    # which there is little.
+    gc.disable()
     # A shell lets what runs in the background ignore SIGINT; then another handler stands here.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, end_loading)  # until errors.run_script
+        signal.signal(signal.SIGINT, end_loading)

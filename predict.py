@@ -17,10 +17,9 @@ from stance.common import startup  # noqa: F401 - first: what follows takes seco
 # isort: split
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stance.common import distributed, errors
+from stance.common import distributed, errors, files, flags
 from stance.corpus import cleaning, tables
 from stance.labelling import labeller, table, terminal
 from stance.model import adapters, chat, compilation, cuda_graphs, loading, memory, scoring
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
 ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote
 TEXT_COLUMN = None  # header of the sentences; None: any of annotations.COLUMN_NAMES
 TOPIC_COLUMN = None  # header of the topics; None: any of annotations.COLUMN_NAMES
+CLEAN_C1 = True  # don\x92t, cp1252 misread, is read as don’t; False: without such characters
+UNESCAPE_HTML = True  # &gt; is read as >; False: HTML entities stay as they are
 SHEET = None  # name of the sheet to label; None: the only one with these headers
 RESUME = True  # go on where an interrupted run of the same command stopped; False: label all again
 REVIEW_BELOW = 0.6  # confidence, the highest of the three probabilities, below which review is yes
@@ -42,11 +43,7 @@ SUMMARY_TOPICS = 20  # topics shown one by one after a table is labelled, those 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags; fail on those that do not go together."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument(
         "--adapter", default=ADAPTER, help="folder that finetune.py wrote (%(default)s)"
     )
@@ -78,11 +75,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         errors.fail("--explain takes a number of words, and goes without --input")
     if args.output:
         tables.check_suffix(args.output)
-        # other sheets and formats would be lost
-        if Path(args.input).resolve() == Path(args.output).resolve():
-            errors.fail(
-                f"--output {args.output} would replace the table to label: give it another name"
-            )
+        # Other sheets and formats would be lost.
+        files.check_not_input(
+            args.output, {"--input": args.input, "--topics-file": args.topics_file}
+        )
     if args.topic is not None and not cleaning.clean_text(args.topic):
         errors.fail("--topic must not be empty")
     return args
@@ -147,7 +143,8 @@ def main(argv: list[str] | None = None) -> None:
     loading.check_base(base)
     tokenizer = loading.load_tokenizer(base)
     adapters.check_same_base(args.adapter, base, tokenizer)
-    topic = cleaning.clean_text(args.topic)
+    repairs = cleaning.Cleaning(CLEAN_C1, UNESCAPE_HTML)
+    topic = cleaning.clean_text(args.topic, repairs)
 
     def load(rows: int) -> labeller.Scorer:
         return load_scorer(args.adapter, base, tokenizer, rows)
@@ -156,7 +153,7 @@ def main(argv: list[str] | None = None) -> None:
         distributed.join_ranks()
         with distributed.first_rank_first():
             topics = choose_topics(topic, args.topics_file)
-        source = table.Source(args.input, args.text_column, TOPIC_COLUMN, SHEET, topics)
+        source = table.Source(args.input, args.text_column, TOPIC_COLUMN, SHEET, topics, repairs)
         table.label_table(
             source,
             args.output,
@@ -170,7 +167,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         distributed.leave_ranks()
     elif args.text is not None:
-        text = cleaning.clean_text(args.text)
+        text = cleaning.clean_text(args.text, repairs)
         if not text:
             errors.fail("--text must not be empty")
         terminal.print_answer(load(1), topic, text, args.explain, bar=False)

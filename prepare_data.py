@@ -18,35 +18,30 @@ from stance.common import startup  # noqa: F401 - first: what follows takes seco
 import argparse
 import gc
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import prompts
-from stance.common import environment, errors, files, formatting
+from stance.common import environment, errors, files, flags, formatting
 from stance.common.types import AnnotatedRow, Example
 from stance.corpus import annotations, cleaning, marked_copy, near_duplicates, splitting, tables
 
 # ---------------------------------------------------------------- settings
-CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv or .jsonl
+CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv, .jsonl or .json
 DATA_DIR = "data"  # folder of the splits
 MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
+CLEAN_C1 = True  # don\x92t, cp1252 misread, becomes don’t; False: such characters are dropped
+UNESCAPE_HTML = True  # &gt; becomes >; False: HTML entities stay as they are
 # --------------------------------------------------------------------------
-
-REPORT = "prepare_data.report.json"
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags; fail unless --columns names three headers. argv: None for sys.argv."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
     parser.add_argument("--output-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument(
         "--seed",
-        type=int,
+        type=flags.seed,
         default=splitting.SPLIT_SEED,
         help="random seed of the splits (%(default)s)",
     )
@@ -76,25 +71,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def check_corpus(
-    path: str | Path, sheet: str | None, headers: Sequence[str] | None, strict: bool
-) -> int:
-    """Show all that is wrong with a corpus and mark it in a copy; return the exit code.
+    path: str | Path, scan: annotations.Scan, merged: annotations.MergedRows, strict: bool
+) -> bool:
+    """Show all that is wrong with a corpus and mark it in a copy; return whether splits can be made.
 
-    The code is 2 if there are problems or too few rows, else 0. sheet, headers, strict: see
-    annotations.scan_corpus.
+    scan, merged: of the corpus; strict: whether differing stances are a problem.
     """
-    table, rows, findings = annotations.scan_corpus(path, sheet, headers, strict)
-    kept, duplicates, conflicts = annotations.merge_duplicates(rows)
-    findings += marked_copy.find_clashes(duplicates, conflicts)
+    clashes = marked_copy.find_clashes(merged.duplicates, merged.conflicts, strict)
+    findings = scan.findings + clashes
     problems = sum(finding.serious for finding in findings)
     notes = len(findings) - problems
-    print(f"{table.location}: {len(kept)} usable rows, {problems} problems, {notes} notes")
+    usable = len(merged.rows)
+    print(f"{scan.table.location}: {usable} usable rows, {problems} problems, {notes} notes")
     if findings:
         print(marked_copy.format_findings(findings))
-        print(f"wrote {marked_copy.write_checked(path, table, findings)}")
-    if len(kept) < MIN_ROWS:
-        print(f"problem: {MIN_ROWS} usable rows are needed: annotate more")
-    return 2 if problems or len(kept) < MIN_ROWS else 0
+        print(f"wrote {marked_copy.write_checked(path, scan.table, findings)}")
+    return problems == 0
 
 
 def make_splits(
@@ -216,34 +208,43 @@ def format_near(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def check_output_dir(output_dir: Path, corpus: str) -> None:
+    """Fail if the corpus is one of the files that would be written."""
+    for name in (*(f"{name}.jsonl" for name in splitting.SPLITS), splitting.REPORT):
+        files.check_not_input(output_dir / name, {"--corpus": corpus})
+
+
 def write_splits(output_dir: Path, splits: dict[str, list[Example]], report: dict) -> list[Path]:
     """Write the split files and, with their hashes, the report; return the paths."""
-    paths = {name: output_dir / f"{name}.jsonl" for name in splits}
-    report_path = output_dir / REPORT
     try:
-        for name, path in paths.items():
-            files.write_jsonl(path, splits[name])
-        hashes = {path.name: files.hash_file(path) for path in paths.values()}
-        files.write_json(report_path, {**report, "outputs": hashes})
+        splitting.write_splits(output_dir, splits, report)
     except OSError as problem:
         hint = "choose another --output-dir"
         errors.fail(f"cannot write to {output_dir} ({problem.strerror}): {hint}")
-    return [*paths.values(), report_path]
+    return [*(output_dir / f"{name}.jsonl" for name in splits), output_dir / splitting.REPORT]
 
 
 def main(argv: list[str] | None = None) -> None:
     """Read the corpus, draw the splits and write them; or, with --check, show what is wrong."""
     args = parse_args(argv)
+    output_dir = Path(args.output_dir)
+    repairs = cleaning.Cleaning(CLEAN_C1, UNESCAPE_HTML)
+    check_output_dir(output_dir, args.corpus)
+    scan = annotations.scan_corpus(args.corpus, args.sheet, args.columns, args.strict, repairs)
+    annotations.note_repairs(scan.table.location, scan.repairs)
+    table, rows = scan.table, scan.rows
+    merged = annotations.merge_duplicates(rows)
+    kept, duplicates, conflicts = merged
     if args.check:
-        raise SystemExit(check_corpus(args.corpus, args.sheet, args.columns, args.strict))
-    table, rows, findings = annotations.scan_corpus(
-        args.corpus, args.sheet, args.columns, args.strict
-    )
-    annotations.check_rows(table.location, rows, findings)
+        is_usable = check_corpus(args.corpus, scan, merged, args.strict)
+        if is_usable:
+            make_splits(args.corpus, kept, args.seed, args.hold_out_topic)  # fails if it cannot
+        raise SystemExit(0 if is_usable else 2)
+    annotations.check_rows(table.location, rows, scan.findings)
     tables.note_unused(table)
-    kept, duplicates, conflicts = annotations.merge_duplicates(rows)
     if args.strict:
-        annotations.check_rows(table.location, kept, marked_copy.find_clashes([], conflicts))
+        clashes = marked_copy.find_clashes([], conflicts, serious=True)
+        annotations.check_rows(table.location, kept, clashes)
     print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
     print(format_merging(duplicates, conflicts))
     splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)
@@ -259,13 +260,15 @@ def main(argv: list[str] | None = None) -> None:
         "seed": args.seed,
         "hold_out_topic": args.hold_out_topic,
         "prompt_version": prompts.PROMPT_VERSION,
+        "cleaning_version": cleaning.describe_cleaning(repairs),
+        "repaired_cells": dict(scan.repairs),
         "counts": counts,
         "duplicates": duplicates,
         "conflicts": conflicts,
         "near_duplicates": near,
         "environment": environment.describe_environment(),
     }
-    paths = write_splits(Path(args.output_dir), splits, report)
+    paths = write_splits(output_dir, splits, report)
     print(f"\n{format_counts(counts)}\n")
     for path in paths:
         print(f"wrote {path}")

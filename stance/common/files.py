@@ -1,15 +1,21 @@
 """Files that every script reads and writes: JSON, JSON Lines, whole-or-nothing writes, hashes."""
 
+import codecs
 import hashlib
 import json
+import math
 import os
+import secrets
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from stance.common import errors, formatting
 
 
-def make_folder(path):
-    """Make a folder for results, with its parents; stop, before any work is done, if that is impossible."""
+def make_folder(path: str | Path) -> None:
+    """Make a folder for results, with its parents; fail, before any work is done, if that is
+    impossible."""
     try:
         Path(path).mkdir(parents=True, exist_ok=True)
     except OSError as problem:
@@ -20,83 +26,152 @@ def make_folder(path):
         errors.fail(f"cannot write into {path}: choose another place for the results")
 
 
-def write_text(path, chunks):
-    """Write strings to a file whole or not at all: a temporary file beside it takes its place once it is on disk."""
+def write_text(path: str | Path, chunks: Iterable[str]) -> str:
+    """Write strings to a file whole or not at all; makes its folder; return its SHA-256.
+
+    A temporary file beside it takes its place once it is on disk.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = name_temporary(path)
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(chunks)
+        digest = hashlib.sha256()
+        with open(temporary, "xb") as file:
+            for chunk in chunks:
+                content = chunk.encode("utf-8")
+                digest.update(content)
+                file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:  # the disk is full, or a signal came
         temporary.unlink(missing_ok=True)
         raise
+    return digest.hexdigest()
 
 
-def write_json(path, value):
-    """Write one JSON document, indented."""
-    write_text(path, [json.dumps(value, indent=2, ensure_ascii=False), "\n"])
+def check_not_input(output: str | Path, inputs: dict[str, str | Path | None]) -> None:
+    """Fail if a file to write is one of the files to read, {flag: path or None}."""
+    for flag, path in inputs.items():
+        if path is None:
+            continue
+        is_same = Path(path).resolve() == Path(output).resolve()
+        if Path(path).exists() and Path(output).exists():  # links and other spellings of the name
+            is_same = is_same or Path(path).samefile(output)
+        if is_same:
+            errors.fail(f"{output} would replace the file of {flag}: give it another name")
 
 
-def read_json(path, hint):
-    """Read one JSON document; stop with the hint if the file is missing or damaged."""
+def name_temporary(path: str | Path) -> Path:
+    """Return a new name beside a file, for what takes its place: no other process has the same."""
+    path = Path(path)
+    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def write_json(path: str | Path, value: object) -> str:
+    """Write one JSON document, indented, whole or not at all; return its SHA-256."""
+    encoder = json.JSONEncoder(indent=2, ensure_ascii=False, allow_nan=False)
+    return write_text(path, [_encode(encoder, value), "\n"])
+
+
+def _encode(encoder, value):
+    """Return a value as JSON text; numbers that JSON has no form for, NaN and infinity, as null."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return encoder.encode(value)
+    except ValueError:  # there is such a number
+        return encoder.encode(_replace_non_finite(value))
+
+
+def _replace_non_finite(value):
+    """Return a value of dicts and lists with None for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: _replace_non_finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_replace_non_finite(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def read_json(path: str | Path, hint: str) -> Any:
+    """Read one JSON document; fail with the hint if the file is missing or damaged."""
+    try:
+        return _decode(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         errors.fail(f"{path} not found: {hint}")
     except OSError as problem:
         errors.fail(f"{path} cannot be read ({problem.strerror}): {hint}")
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:  # of JSON, of UTF-8, of a number's length
         errors.fail(f"{path} is not valid JSON ({problem}): {hint}")
 
 
-def write_jsonl(path, rows):
-    """Write an iterable of dicts, one JSON object a line, whole or not at all."""
-    encode = json.JSONEncoder(
-        ensure_ascii=False, default=str
-    ).encode  # json.dumps makes one for every row
-    write_text(path, (encode(row) + "\n" for row in rows))
+def _decode(text):
+    """Return what JSON text or bytes hold; NaN and Infinity, which JSON does not know, as None."""
+    return json.loads(text, parse_constant=lambda name: None)
 
 
-def read_jsonl(path, required, hint):
+def write_jsonl(path: str | Path, rows: Iterable[dict]) -> str:
+    """Write dicts, one JSON object a line, whole or not at all; return the file's SHA-256.
+
+    What JSON has no type for is written as text.
+    """
+    # One encoder for all rows: json.dumps makes one for every row.
+    encoder = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False)
+    return write_text(path, (_encode(encoder, row) + "\n" for row in rows))
+
+
+def read_jsonl(path: str | Path, required: Collection[str], hint: str) -> list[dict]:
     """Read a JSON Lines file into a list; see iterate_jsonl."""
     return list(iterate_jsonl(path, required, hint))
 
 
-def iterate_jsonl(path, required, hint):
-    """Yield the dicts of a JSON Lines file, which all hold the required keys; stop with the line otherwise."""
+def iterate_jsonl(path: str | Path, required: Collection[str], hint: str) -> Iterator[dict]:
+    """Yield the dicts of a JSON Lines file, which all hold the required keys.
+
+    Blank lines don't count; NaN and Infinity are read as None, as null is. Fails with the hint if
+    the file is missing or empty, and with the line that is damaged or lacks a key.
+    """
+    for _, row in iterate_numbered_jsonl(path, required, hint):
+        yield row
+
+
+def iterate_numbered_jsonl(
+    path: str | Path, required: Collection[str], hint: str
+) -> Iterator[tuple[int, dict]]:
+    """Yield (line number, dict) of a JSON Lines file; see iterate_jsonl."""
     number = 0
+    is_empty = True
     try:
         with open(path, "rb") as file:  # bytes: a line that is not UTF-8 must not hide its number
             for number, line in enumerate(file, start=1):
-                row = json.loads(line)
+                if not line.strip():
+                    continue
+                is_empty = False
+                row = _decode(line.removeprefix(codecs.BOM_UTF8))
                 if not isinstance(row, dict):
                     errors.fail(f"{path}, line {number} is no JSON object: {hint}")
                 missing = [key for key in required if key not in row]
                 if missing:
                     errors.fail(f"{path}, line {number}: no {', '.join(missing)}: {hint}")
-                yield row
+                yield number, row
     except FileNotFoundError:
         errors.fail(f"{path} not found: {hint}")
     except OSError as problem:
         errors.fail(f"{path} cannot be read ({problem.strerror}): {hint}")
-    except (json.JSONDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:
         errors.fail(f"{path}, line {number} is not valid JSON ({problem}): {hint}")
-    if not number:
+    if is_empty:
         errors.fail(f"{path} is empty: {hint}")
 
 
-def read_file(path):
+def read_file(path: str | Path) -> bytes:
     """Return the bytes of a file: in memory, so that Excel on Windows may keep the file open."""
     with open_file(path) as file:
         return file.read()
 
 
-def open_file(path):
-    """Return a file opened to read its bytes; stop if that is impossible."""
+def open_file(path: str | Path) -> BinaryIO:
+    """Return a file opened to read its bytes; fail if that is impossible."""
     try:
         return open(path, "rb")
     except FileNotFoundError:
@@ -107,8 +182,12 @@ def open_file(path):
         )
 
 
-def guard(items, path):
-    """Pass items on; stop if the library that yields them finds the file damaged (openpyxl has no error of its own)."""
+def guard(items: Iterable, path: str | Path) -> Iterator:
+    """Pass items on; fail if the library that yields them finds the file damaged.
+
+    Any exception counts as that: openpyxl has none of its own. Of items like (row number, cells),
+    the message names the last row that could be read.
+    """
     last = None
     try:
         for last in items:
@@ -116,15 +195,15 @@ def guard(items, path):
     except UnicodeDecodeError:
         errors.fail(f"{path} is not UTF-8: save it in Excel as .xlsx or as 'CSV UTF-8'")
     except Exception as problem:
-        where = (
-            f" after row {last[0]}" if isinstance(last, tuple) and isinstance(last[0], int) else ""
-        )
+        where = ""
+        if isinstance(last, tuple) and isinstance(last[0], int):
+            where = f" after row {last[0]}"
         hint = "open it in Excel, check it from there on, save it as .xlsx"
         cause = formatting.quote(f"{type(problem).__name__}: {problem}")
         errors.fail(f"{path} is damaged or incomplete{where} ({cause}): {hint}")
 
 
-def hash_file(path):
+def hash_file(path: str | Path) -> str:
     """Return the SHA-256 of a file as hex digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -65,6 +65,7 @@ class RunRecord(TypedDict, total=False):
     flags: dict
     settings: dict
     data: dict[str, dict]
+    cleaning_version: str  # of the texts that it was trained on
     environment: dict
     device: str
     processes: int
@@ -72,3 +73,7 @@ class RunRecord(TypedDict, total=False):
     parameters: dict[str, int]
     acceleration: dict[str, bool] | None
     start_seconds: float
+    sharded: bool
+    shortened_sentences: dict
+    memory_probe: dict | None
+    result: dict

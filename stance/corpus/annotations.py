@@ -4,6 +4,7 @@ A row is an AnnotatedRow of stance/common/types.py. A user's mistake in a file e
 through errors.fail.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import prompts
 from stance.common import errors, formatting
 from stance.common.types import AnnotatedRow
-from stance.corpus import cleaning, tables, workbook_reader
+from stance.corpus import cleaning, error_values, tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
 COLUMN_NAMES = {  # headers accepted for each column; compared after strip and casefold
@@ -21,12 +22,14 @@ COLUMN_NAMES = {  # headers accepted for each column; compared after strip and c
 }
 # --------------------------------------------------------------------------
 
-# Cells that hold no text: empty ones, and Excel's error values.
-BROKEN = {"", "#N/A", "#REF!", "#VALUE!", "#DIV/0!", "#NAME?", "#NUM!", "#NULL!"}
+# Verdicts that Prodigy writes beside each example, in the column "answer".
+PRODIGY_COLUMN = "answer"
+PRODIGY_VERDICTS = {"accept": True, "reject": False, "ignore": False}  # verdict: is it used
 RENAME = (
     "name those of the file: --columns of prepare_data.py, "
     "or COLUMN_NAMES in stance/corpus/annotations.py"
 )
+NO_ACTION = "nothing need be done"
 CHECK_TYPE = "check it and type it into a cell of the format Text"
 
 
@@ -46,6 +49,7 @@ class Scan(NamedTuple):
     table: tables.Table  # where it was read from; its rows are used up
     rows: list[AnnotatedRow]  # the usable ones, in the order of the file
     findings: list[Finding]  # about all rows
+    repairs: Counter  # cells in which characters or entities were repaired, by the kind of repair
 
 
 class MergedRows(NamedTuple):
@@ -67,10 +71,11 @@ def read_corpus(
     Texts are cleaned; rows without topic, text and stance are skipped; other columns are ignored.
     The parameters are those of scan_corpus.
     """
-    table, rows, findings = scan_corpus(path, sheet, headers, strict)
-    check_rows(table.location, rows, findings)
-    tables.note_unused(table)
-    return rows
+    scan = scan_corpus(path, sheet, headers, strict)
+    check_rows(scan.table.location, scan.rows, scan.findings)
+    note_repairs(scan.table.location, scan.repairs)
+    tables.note_unused(scan.table)
+    return scan.rows
 
 
 def scan_corpus(
@@ -78,11 +83,13 @@ def scan_corpus(
     sheet: str | None = None,
     headers: Sequence[str] | None = None,
     strict: bool = False,
+    repairs: cleaning.Cleaning = cleaning.ALL_REPAIRS,
 ) -> Scan:
     """Read an annotated file with everything that is wrong or doubtful in it.
 
     sheet: name of a sheet (None: the only one with the columns). headers: those of topic, text and
     stance (None: any of COLUMN_NAMES). strict: rows with doubtful cells cannot be used either.
+    repairs: what is repaired in topics and texts.
     """
     needed = COLUMN_NAMES
     if headers:
@@ -90,22 +97,118 @@ def scan_corpus(
         needed = dict(zip(COLUMN_NAMES, accepted, strict=True))
     table = tables.open_table(path, needed, sheet, "name one with --sheet", RENAME)
     indices = [table.columns[name] for name in COLUMN_NAMES]
+    verdicts = find_verdicts(path, table)
     rows = []
     findings = []
+    repaired = Counter()
     for number, line in table.rows:
         cells = [line[index] for index in indices]
-        topic, text, stance = map(cleaning.clean_text, cells)
+        if verdicts is not None and verdicts.leaves_out(number, line):
+            continue
+        topic = cleaning.clean_text(cells[0], repairs)
+        text = cleaning.clean_text(cells[1], repairs)
+        stance = cleaning.clean_text(cells[2])
         label = prompts.parse_stance(stance)
-        if label and topic not in BROKEN and text not in BROKEN:
+        if label and is_usable(topic, cells[0]) and is_usable(text, cells[1]):
             rows.append(
                 {"topic": topic, "text": text, "label": label, "stance": stance, "row": number}
             )
         elif topic or text or stance or any(cell is workbook_reader.UNSTORED for cell in cells):
             findings += find_faults(number, cells)
         findings += find_doubts(number, cells, strict)
+        if "\n" in text:
+            findings += find_glued_rows(number, text, table)
+        for cell in cells[:2]:
+            repaired.update(cleaning.list_repairs(cell, repairs))
+    if verdicts is not None:
+        findings += verdicts.list_findings()
     unusable = {finding.row for finding in findings if finding.serious}
     rows = [row for row in rows if row["row"] not in unusable]
-    return Scan(table, rows, findings)
+    return Scan(table, rows, findings, repaired)
+
+
+def is_usable(text: str, cell: object) -> bool:
+    """Return whether a cell holds a text: it is neither empty nor an error value.
+
+    text: the cleaned cell.
+    """
+    return bool(text) and find_error(text, cell) is None
+
+
+def find_error(text: str, cell: object) -> str | None:
+    """Return the error value that a cell holds instead of a text; None if it holds none.
+
+    text: the cleaned cell.
+    """
+    if isinstance(cell, error_values.ErrorValue) or error_values.is_error(text):
+        return text
+    return None
+
+
+class Verdicts:
+    """The verdicts of Prodigy in a .jsonl file: rows that were rejected or ignored are no examples.
+
+    A column of that name with other values is something else, and leaves no row out.
+    """
+
+    def __init__(self, index: int) -> None:
+        """index: of the column."""
+        self.index = index
+        self.left_out: dict[int, str] = {}  # verdict by row number
+        self.other: object = None  # a value that is no verdict
+
+    def leaves_out(self, number: int, line: list) -> bool:
+        """Return whether a row is left out; number: of the row, line: its cells."""
+        verdict = line[self.index]
+        if verdict is None or PRODIGY_VERDICTS.get(str(verdict)) is True:
+            return False
+        if str(verdict) not in PRODIGY_VERDICTS:
+            self.other = verdict
+            return False
+        self.left_out[number] = verdict
+        return True
+
+    def list_findings(self) -> list[Finding]:
+        """Return a Finding for each row that is left out; serious ones if it may be something else."""
+        if self.left_out and self.other is not None:
+            what = (
+                f'the column "{PRODIGY_COLUMN}" holds verdicts of Prodigy and others, as '
+                f"{formatting.quote(str(self.other))}"
+            )
+            hint = "rename the column if it is none of Prodigy, else mend its values"
+            return [Finding(number, "text", what, hint) for number in self.left_out]
+        return [
+            Finding(number, "text", f"left out, Prodigy's answer is {verdict}", NO_ACTION, False)
+            for number, verdict in self.left_out.items()
+        ]
+
+
+def find_verdicts(path: str | Path, table: tables.Table) -> Verdicts | None:
+    """Return the Verdicts of a table; None if it has no column for them."""
+    if Path(path).suffix.lower() not in tables.JSON_SUFFIXES:
+        return None
+    if PRODIGY_COLUMN not in table.header:
+        return None
+    index = table.header.index(PRODIGY_COLUMN)
+    return None if index in table.columns.values() else Verdicts(index)
+
+
+def find_glued_rows(number: int, text: str, table: tables.Table) -> list[Finding]:
+    """Return a Finding if a text has a line that looks like a row of the table itself.
+
+    A quotation mark that opens a cell and closes in a later row makes one text of all between.
+    """
+    index = table.columns["stance"]
+    for line in text.split("\n")[1:]:
+        for delimiter in ",;\t|":
+            cells = line.split(delimiter)
+            if len(cells) != len(table.header):
+                continue
+            if prompts.parse_stance(cleaning.clean_text(cells[index].strip('"'))) is not None:
+                what = "text holds a whole row of the table"
+                hint = "close the quotation mark that opens it, or double marks that are text"
+                return [Finding(number, "text", what, hint)]
+    return []
 
 
 def find_faults(number: int, cells: list) -> list[Finding]:
@@ -122,7 +225,7 @@ def find_faults(number: int, cells: list) -> list[Finding]:
         elif not value:
             what = f"{name} is empty"
             hint = "fill it or delete the row"
-        elif value in BROKEN:
+        elif find_error(value, cell):
             what = f"{name} is {value}"
             hint = "mend its formula or write the value"
         elif name == "stance" and prompts.parse_stance(value) is None:
@@ -133,6 +236,12 @@ def find_faults(number: int, cells: list) -> list[Finding]:
             continue
         findings.append(Finding(number, name, what, hint))
     return findings
+
+
+def note_repairs(location: str, repairs: Counter) -> None:
+    """Print how many cells of a table were repaired; repairs: cells by the kind of repair."""
+    for what, cells in repairs.items():
+        print(f"note: {location}: {what}, in {cells:,} cells")
 
 
 def find_doubts(number: int, cells: list, strict: bool) -> list[Finding]:

@@ -4,8 +4,10 @@ No torch.
 """
 
 import functools
+import html
 import re
 import unicodedata
+from typing import NamedTuple
 
 # ---------------------------------------------------------------- settings
 # Signs that carry meaning beside digits stay in a key: 5 %, -5, 3.2, 3:2. NFKC maps wide
@@ -29,6 +31,11 @@ CLEANING = {
 }
 # --------------------------------------------------------------------------
 
+FIRST_VERSION = "1"  # of reports and runs that name none
+VERSION = 2  # of the cleaning: keys of sentences change with it; 1: C1 dropped, HTML left alone
+C1 = re.compile("[\x80-\x9f]")  # control characters that nobody types: bytes of cp1252 misread
+HTML_ENTITY = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6});")
+
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 LINE_END = re.compile(r"\r\n?")
 # How Excel writes control characters, a carriage return as _x000D_.
@@ -46,21 +53,72 @@ IDLE_SIGN = re.compile(r"[-.,:/](?!\d)")  # one of SIGNS without a digit after i
 ASCII_KEYING = {**{code: chr(code).lower() for code in range(128)}, **KEYING, **PUNCTUATION}
 
 
-def clean_text(value: object) -> str:
+class Cleaning(NamedTuple):
+    """What is repaired in texts beyond what always is."""
+
+    repair_c1: bool = True  # C1 characters become what Windows meant by them; False: dropped
+    unescape_html: bool = True  # &gt; becomes >; False: entities stay
+
+
+ALL_REPAIRS = Cleaning()
+
+
+def describe_cleaning(cleaning: Cleaning) -> str:
+    """Return the version of the cleaning as reports and run records hold it."""
+    parts = [str(VERSION)]
+    if not cleaning.repair_c1:
+        parts.append("without C1")
+    if not cleaning.unescape_html:
+        parts.append("without HTML")
+    return " ".join(parts)
+
+
+def clean_text(value: object, cleaning: Cleaning = ALL_REPAIRS) -> str:
     """Return a cell or text without what Excel and web pages smuggle in.
 
-    NFC; odd spaces to a space; odd line ends to a line feed; invisible and control characters
-    dropped; ends stripped. Ordinary text stays as it is, to the byte. None (an empty cell, or a
-    formula without a stored value) gives ''.
+    HTML entities and misread characters of Windows repaired; NFC; odd spaces to a space; odd line
+    ends to a line feed; invisible and control characters dropped; ends stripped. Ordinary text
+    stays as it is, to the byte. None (an empty cell, or a formula without a stored value) gives ''.
     """
     text = "" if value is None else str(value)
     # Most text by far: there is nothing to clean.
-    if text.isascii() and text.isprintable() and "_x" not in text:
+    if text.isascii() and text.isprintable() and "_x" not in text and "&" not in text:
         return text.strip()
     if "_x" in text:
         text = ESCAPE.sub(lambda found: chr(int(found[1], 16)), text)
+    if cleaning.unescape_html:
+        text = unescape_html(text)
+    if cleaning.repair_c1:
+        text = C1.sub(repair_c1, text)
     text = LINE_END.sub("\n", text.translate(CLEANING))
     return unicodedata.normalize("NFC", text).strip()
+
+
+def unescape_html(text: str) -> str:
+    """Return a text with its HTML entities as characters, also where they were escaped twice."""
+    while "&" in text:
+        plain = HTML_ENTITY.sub(lambda found: html.unescape(found[0]), text)
+        if plain == text:
+            break
+        text = plain
+    return text
+
+
+def repair_c1(found: re.Match) -> str:
+    """Return the character that Windows means by the byte of a C1 character; '' for none."""
+    return bytes([ord(found[0])]).decode("cp1252", errors="ignore")
+
+
+def list_repairs(cell: object, cleaning: Cleaning) -> list[str]:
+    """Return in words what clean_text repairs in a cell, beyond what it always does."""
+    repairs = []
+    if not isinstance(cell, str):
+        return repairs
+    if cleaning.repair_c1 and not cell.isascii() and C1.search(cell):
+        repairs.append("C1 characters, read as Windows meant them")
+    if cleaning.unescape_html and "&" in cell and unescape_html(cell) != cell:
+        repairs.append("HTML entities, as &gt; for >, unescaped")
+    return repairs
 
 
 @functools.cache  # each key is needed four times, for duplicates, splits, ids and the last check

@@ -1,5 +1,6 @@
 """What prepare_data.py --check shows: all findings in a corpus, and a copy with them marked."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,10 +20,13 @@ HINT_WIDTH = 80  # characters
 # --------------------------------------------------------------------------
 
 
-def find_clashes(duplicates: list[dict], conflicts: list[dict]) -> list[annotations.Finding]:
+def find_clashes(
+    duplicates: list[dict], conflicts: list[dict], serious: bool
+) -> list[annotations.Finding]:
     """Return Findings about sentences that occur twice.
 
-    duplicates, conflicts: from annotations.merge_duplicates.
+    duplicates, conflicts: from annotations.merge_duplicates. serious: whether conflicts are, whose
+    rows are left out else.
     """
     findings = []
     for entry in duplicates:
@@ -35,7 +39,7 @@ def find_clashes(duplicates: list[dict], conflicts: list[dict]) -> list[annotati
         what = f"stances of one topic and text differ ({', '.join(stances)})"
         hint = "decide on one stance, as all of them are left out"
         for row in entry["rows"]:
-            findings.append(annotations.Finding(row["row"], "stance", what, hint))
+            findings.append(annotations.Finding(row["row"], "stance", what, hint, serious))
     return findings
 
 
@@ -72,8 +76,8 @@ def write_checked(
     """
     copy = Path(path).with_name(Path(path).stem + ".checked.xlsx")
     offset = 0  # rows by which the table lies lower in the copy
-    if Path(path).suffix.lower() == ".xlsx":
-        book = openpyxl.load_workbook(path, rich_text=True)
+    book = load_whole_workbook(path) if Path(path).suffix.lower() == ".xlsx" else None
+    if book is not None:
         sheets = {
             workbook_reader.name_location(path, sheet.title): sheet for sheet in book.worksheets
         }
@@ -83,7 +87,7 @@ def write_checked(
         sheet = book.active
         if table.header_row == 0:  # in a .jsonl file; its first object is row 1
             offset = 1
-        copy_sheet(sheet, path, offset)
+        copy_sheet(sheet, path, table.location, offset)
     mark_cells(sheet, table, findings, offset)
     try:
         book.save(copy)
@@ -93,10 +97,24 @@ def write_checked(
     return copy
 
 
-def copy_sheet(sheet: Worksheet, path: str | Path, offset: int) -> None:
-    """Write the table of a .csv, .tsv or .jsonl file into a sheet, offset rows lower, as text."""
-    table = tables.open_table(path, {})
-    for number, cells in [(table.header_row, table.header), *table.rows]:
+def load_whole_workbook(path: str | Path) -> openpyxl.Workbook | None:
+    """Return a workbook with all that it holds beside the cells; None, with a note, if it is damaged."""
+    try:
+        return openpyxl.load_workbook(path, rich_text=True)
+    except Exception:  # openpyxl has no error of its own, and any kind of damage is the same
+        parts = "drawings, comments, tables or styles"
+        print(f"note: {path}: some {parts} are damaged: the marked copy has the texts alone")
+        return None
+
+
+def copy_sheet(sheet: Worksheet, path: str | Path, location: str, offset: int) -> None:
+    """Write the cells of one table of a file into a sheet, offset rows lower, as text.
+
+    location: of the table.
+    """
+    with contextlib.redirect_stdout(None):  # notes on the file were printed when it was read first
+        lines = dict(tables.open_sheets(path))[location]
+    for number, cells in lines:
         for column, value in enumerate(cells, start=1):
             if value is not None:
                 text = ILLEGAL_CHARACTERS_RE.sub("", cleaning.HALF_CHARACTER.sub("", str(value)))
@@ -111,9 +129,9 @@ def mark_cells(
 
     offset: rows by which the table lies lower in the sheet than in its file.
     """
-    # Columns of openpyxl count from 1, those of a table from 0. Not max_column + 1: a stray cell in
-    # the last column would leave no room.
-    taken = {column for _, column in sheet._cells}
+    # Columns of openpyxl count from 1, those of a table from 0. Not max_column + 1: a stray or a
+    # coloured cell in the last column would leave no room.
+    taken = {column for (_, column), cell in sheet._cells.items() if cell.value is not None}
     free = max(table.columns.values()) + 2
     while free in taken:
         free += 1

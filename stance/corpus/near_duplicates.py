@@ -7,6 +7,7 @@ They are found by deletion-neighbourhood hashing, exactly and in linear time: ea
 hash of all its words and the hashes of what is left without one of them.
 """
 
+import itertools
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -83,15 +84,16 @@ def mark_sentences(texts: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
     left out). Sentences of fewer than MIN_WORDS words have none. Both arrays are of int64 and of
     shape [marks]: first one a sentence, then one a word.
     """
-    keys = {}  # by position of the sentence
+    words_of = {}  # by position of the sentence
     for position, key in enumerate(map(cleaning.normalise_key, texts)):
-        if key.count(" ") + 1 >= MIN_WORDS:
-            keys[position] = key
-    positions = np.fromiter(keys, np.int64, len(keys))
-    sizes = np.array([key.count(" ") + 1 for key in keys.values()], np.int64)  # in words
-    words = (word for key in keys.values() for word in key.split())
-    hashes = np.fromiter(map(hash, words), np.int64, sizes.sum())
-    if keys:
+        words = key.split()
+        if len(words) >= MIN_WORDS:
+            words_of[position] = words
+    positions = np.fromiter(words_of, np.int64, len(words_of))
+    sizes = np.array([len(words) for words in words_of.values()], np.int64)
+    all_words = itertools.chain.from_iterable(words_of.values())
+    hashes = np.fromiter(map(hash, all_words), np.int64, sizes.sum())
+    if words_of:
         first_words = np.cumsum(sizes) - sizes
         totals = np.add.reduceat(hashes, first_words)
     else:

@@ -19,6 +19,7 @@ HELD_OUT_SHARES = {"val": 0.1, "test": 0.1}  # of the rows; train gets the rest
 SPLIT_KEYS = ("id", "topic", "text", "stance", "prompt", "label")  # of a line, in this order
 # --------------------------------------------------------------------------
 
+REPORT = "prepare_data.report.json"  # written last: it says which split files belong together
 ROUNDING = 1e-6  # rows; a share of 0.1 is not exact in binary
 HINT = "run prepare_data.py again"
 
@@ -123,6 +124,45 @@ def load_split(path: str | Path) -> list[Example]:
             problem = "not the prompt of prompts.py, the file is stale or edited"
             errors.fail(f"{path}, line {number}: {problem}: {HINT}")
     return rows
+
+
+def read_report(data_dir: str | Path, names: Iterable[str]) -> dict:
+    """Return the report of a folder of splits; fail unless the named splits are those it tells of.
+
+    Files of two runs of prepare_data.py, or files that were edited, do not belong together: a
+    sentence may then be in train and in test.
+    """
+    report_path = Path(data_dir) / REPORT
+    report = files.read_json(report_path, HINT)
+    hashes = report.get("outputs") if isinstance(report, dict) else None
+    if not isinstance(hashes, dict):
+        errors.fail(f"{report_path} is no report of prepare_data.py: {HINT}")
+    for name in names:
+        path = Path(data_dir) / f"{name}.jsonl"
+        if files.hash_file(path) != hashes.get(path.name):
+            problem = f"is not the file that {report_path} tells of (of another run, or edited)"
+            errors.fail(f"{path} {problem}: {HINT}")
+    return report
+
+
+def read_cleaning(report: dict) -> str:
+    """Return the version of the cleaning with which a report's splits were made."""
+    return str(report.get("cleaning_version", cleaning.FIRST_VERSION))
+
+
+def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report: dict) -> dict:
+    """Write split files and then the report with their hashes; return the report as written.
+
+    Where this is broken off, there is no report, and read_report fails.
+    """
+    data_dir = Path(data_dir)
+    (data_dir / REPORT).unlink(missing_ok=True)
+    hashes = {}
+    for name, lines in splits.items():
+        hashes[f"{name}.jsonl"] = files.write_jsonl(data_dir / f"{name}.jsonl", lines)
+    report = {**report, "outputs": hashes}
+    files.write_json(data_dir / REPORT, report)
+    return report
 
 
 def check_splits_disjoint(splits: dict[str, list[Example]]) -> None:

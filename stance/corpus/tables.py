@@ -5,7 +5,6 @@ errors.fail that names file, sheet, row and hint.
 """
 
 import csv
-import io
 import itertools
 import json
 import os
@@ -17,9 +16,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from stance.common import errors, files, formatting
-from stance.corpus import cleaning, workbook_reader, workbook_writer
+from stance.corpus import cleaning, delimited, workbook_reader, workbook_writer
 
-SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")  # of the tables that are read and written
+SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")  # of the tables that are written
+JSON_SUFFIXES = (".jsonl", ".json")
+READ_SUFFIXES = (*SUFFIXES, ".json")  # of the tables that are read
 
 
 class Table(NamedTuple):
@@ -57,10 +58,11 @@ def open_table(
     exactly one sheet and one header for each column.
     """
     check_readable(path, sheet)
+    is_xlsx = Path(path).suffix.lower() == ".xlsx"
     fitting = []
     others = []
     for location, lines in open_sheets(path):
-        candidate = match_headers(location, lines, needed)
+        candidate = match_headers(location, lines, needed, is_xlsx)
         named = sheet is None or location == workbook_reader.name_location(path, sheet)
         if named and all(candidate.matches.values()):
             fitting.append(candidate)
@@ -83,7 +85,7 @@ def open_table(
         titles = [other.location.removeprefix(f"{path}, ") for other in others]
         print(f"note: {chosen.location} is read, not {formatting.list_first(titles)}")
     # In Excel notes beside a table are common, in a .csv file not.
-    strict_location = None if Path(path).suffix.lower() == ".xlsx" else chosen.location
+    strict_location = None if is_xlsx else chosen.location
     rows = fit_rows(chosen.lines, len(chosen.header), strict_location)
     return Table(chosen.location, chosen.header, columns, rows, chosen.header_row)
 
@@ -91,8 +93,8 @@ def open_table(
 def check_readable(path: str | Path, sheet: str | None) -> None:
     """Fail if a table cannot be read because of its ending, or has no sheets but one is named."""
     suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        errors.fail(f"{path} is no {', '.join(SUFFIXES)} file: save it in Excel as .xlsx")
+    if suffix not in READ_SUFFIXES:
+        errors.fail(f"{path} is no {', '.join(READ_SUFFIXES)} file: save it in Excel as .xlsx")
     if suffix != ".xlsx" and workbook_reader.is_workbook(path):
         errors.fail(f"{path} is an Excel workbook despite its name: rename it to .xlsx")
     if suffix != ".xlsx" and sheet is not None:
@@ -104,13 +106,16 @@ def open_sheets(path: str | Path) -> Iterator[tuple[str, workbook_reader.Lines]]
     suffix = Path(path).suffix.lower()
     if suffix == ".xlsx":
         return workbook_reader.open_xlsx(path)
-    if suffix == ".jsonl":
-        return open_jsonl(path)
-    return open_csv(path)
+    if suffix in JSON_SUFFIXES:
+        return open_json(path)
+    return delimited.open_delimited(path)
 
 
 def match_headers(
-    location: str, lines: workbook_reader.Lines, needed: Mapping[str, Sequence[str]]
+    location: str,
+    lines: workbook_reader.Lines,
+    needed: Mapping[str, Sequence[str]],
+    is_workbook_sheet: bool,
 ) -> Candidate:
     """Read lines up to the header, the first that is not empty; find the needed columns in it."""
     header_row = 1
@@ -118,14 +123,22 @@ def match_headers(
     for number, cells in lines:
         names = [cleaning.clean_text(cell) for cell in cells]
         if any(names):
+            # Cells beyond the table that were only coloured would be columns without a name.
+            while is_workbook_sheet and not names[-1]:
+                names.pop()
             header_row = number
             header = names
             break
     matches = {}
     for column, names in needed.items():
-        accepted = [name.casefold() for name in names]
-        matches[column] = [i for i, name in enumerate(header) if name.casefold() in accepted]
+        accepted = [fold_header(name) for name in names]
+        matches[column] = [i for i, name in enumerate(header) if fold_header(name) in accepted]
     return Candidate(location, header, matches, lines, header_row)
+
+
+def fold_header(name: str) -> str:
+    """Return a header as headers are compared: case, line breaks and double blanks aside."""
+    return " ".join(name.split()).casefold()
 
 
 def choose_columns(table: Candidate) -> dict[str, int]:
@@ -176,28 +189,35 @@ def fit_rows(
         yield number, [*cells[:width], *[None] * (width - len(cells))]
 
 
-def open_csv(path: str | Path) -> Iterator[tuple[str, workbook_reader.Lines]]:
-    """Yield the one (location, lines) of a .csv or .tsv file; fail if it cannot be read."""
-    with files.open_file(path) as file:
-        first = next(filter(bytes.strip, file), b"").decode(errors="replace")
-    # Where the decimal sign is a comma, Excel separates by semicolons.
-    delimiter = max(",;\t", key=first.count)
-    file = io.TextIOWrapper(files.open_file(path), encoding="utf-8-sig", newline="")
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
-    # A record is an Excel row, with all its line breaks.
-    yield str(path), files.guard(enumerate(reader, start=1), path)
+def open_json(path: str | Path) -> Iterator[tuple[str, workbook_reader.Lines]]:
+    """Yield the one (location, lines) of a JSON file: all keys as header, then the objects.
 
-
-def open_jsonl(path: str | Path) -> Iterator[tuple[str, workbook_reader.Lines]]:
-    """Yield the one (location, lines) of a .jsonl file: all keys as header, then the objects."""
-    hint = "give a file with one JSON object a line"
+    It holds an object a line (JSON Lines; blank lines don't count), or one array of objects. The
+    header has the row number 0; an object that of its line, or of its place in the array.
+    """
     keys = {}  # in the order in which they occur first
-    for row in files.iterate_jsonl(path, (), hint):
+    for _, row in iterate_objects(path):
         keys.update(dict.fromkeys(row))
     header = list(keys)
-    rows = ([row.get(key) for key in header] for row in files.iterate_jsonl(path, (), hint))
-    # The header has number 0, so line 1 is the first object.
-    yield str(path), enumerate(itertools.chain([header], rows))
+    rows = ((number, [row.get(key) for key in header]) for number, row in iterate_objects(path))
+    yield str(path), itertools.chain([(0, header)], rows)
+
+
+def iterate_objects(path: str | Path) -> Iterator[tuple[int, dict]]:
+    """Yield (number, object) of a JSON file; fail with the line or the object that is wrong."""
+    with files.open_file(path) as file:
+        start = file.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n")
+    if not start.startswith(b"["):
+        yield from files.iterate_numbered_jsonl(path, (), "give a file with one JSON object a line")
+        return
+    hint = "give a JSON array of objects, or a file with one JSON object a line"
+    objects = files.read_json(path, hint)
+    if not objects:
+        errors.fail(f"{path} is a JSON array without objects: {hint}")
+    for number, row in enumerate(objects, start=1):
+        if not isinstance(row, dict):
+            errors.fail(f"{path} is a JSON array, and its item {number} is no object: {hint}")
+        yield number, row
 
 
 def keep_stdin() -> BinaryIO:
@@ -303,7 +323,7 @@ def write_table(
 def _write_table(path, header, rows, shades):
     """Write a table to a temporary file, which takes the place of path once it is whole."""
     suffix = path.suffix.lower()
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = files.name_temporary(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Half a character, as a text cut inside an emoji holds, has no bytes in UTF-8.
     clean_rows = (
@@ -328,7 +348,7 @@ def _write_table(path, header, rows, shades):
 def _write_csv(path, lines, delimiter):
     """Write lines of cells to a .csv or .tsv file."""
     # The byte order mark of utf-8-sig makes Excel read UTF-8.
-    with open(path, "w", encoding="utf-8-sig", newline="") as file:
+    with open(path, "x", encoding="utf-8-sig", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows(lines)
 
 

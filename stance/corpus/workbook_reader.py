@@ -16,12 +16,14 @@ from xml.etree.ElementTree import Element
 
 from openpyxl.cell.text import Text
 from openpyxl.reader import excel
+from openpyxl.styles.stylesheet import apply_stylesheet
 from openpyxl.utils import column_index_from_string, range_boundaries
 from openpyxl.worksheet import _reader
 from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 from openpyxl.xml.functions import iterparse
 
 from stance.common import errors, files, formatting
+from stance.corpus import error_values
 
 # ---------------------------------------------------------------- settings
 # Bytes a workbook may unpack to; Excel's 1,048,576 rows of a comment each take 0.4 GB.
@@ -125,6 +127,8 @@ def load_sheets(path: str | Path, content: bytes) -> Iterator[tuple[str, Lines]]
         merged = scan_parts(path, archive, len(content))
     reader = SheetReader(io.BytesIO(content), read_only=True, data_only=True)
     reader.read()
+    if not reader.has_styles:
+        print(f"note: {path}: its styles are damaged: dates are read as numbers")
     for title, part in reader.sheets:
         location = name_location(path, title)
         lines = read_lines(reader, part)
@@ -181,8 +185,21 @@ def check_chunk(path: str | Path, name: str, chunk: bytes) -> None:
 class SheetReader(excel.ExcelReader):
     """openpyxl's reader of workbooks without what takes time and is not needed here.
 
-    That is the sizes of sheets and rich text.
+    That is the sizes of sheets, rich text, properties, themes and names; damage to any of these
+    then does no harm.
     """
+
+    def read(self) -> None:
+        """Read everything that the cells of all sheets need."""
+        self.read_manifest()
+        self.read_strings()
+        self.read_workbook()
+        self.has_styles = True
+        try:
+            apply_stylesheet(self.archive, self.wb)
+        except Exception:  # openpyxl has no error of its own, and any kind of damage is the same
+            self.has_styles = False
+        self.read_worksheets()
 
     def read_strings(self) -> None:
         """Set shared_strings, the list of the texts that cells refer to."""
@@ -237,6 +254,8 @@ class CellParser(_reader.WorkSheetParser):
         # A formula whose result is empty text has the type "str" and no value either.
         if value is None and kind != "str" and element.find(_reader.FORMULA_TAG) is not None:
             value = UNSTORED
+        elif kind == "e" and isinstance(value, str):
+            value = error_values.ErrorValue(value)
         return cell["column"], value
 
 

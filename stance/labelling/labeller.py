@@ -19,7 +19,7 @@ import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, NoReturn
 
 import prompts
 from stance.common import distributed, errors, files, progress
@@ -49,20 +49,29 @@ class TableRow(NamedTuple):
     pairs: list[tuple[str, str]]  # topic and text, cleaned: one pair for each topic
 
 
-def read_rows(table: tables.Table, topics: list[str] | None) -> Iterator[TableRow]:
+def read_rows(
+    table: tables.Table, topics: list[str] | None, repairs: cleaning.Cleaning
+) -> Iterator[TableRow]:
     """Yield every row of a table that is not blank.
 
-    topics: cleaned topics for every row; None: each row has its own in the column topic.
+    topics: cleaned topics for every row; None: each row has its own in the column topic. repairs:
+    what is repaired in the texts.
     """
     for number, cells in table.rows:
         if not any(map(cleaning.clean_text, cells)):
             continue
-        text = cleaning.clean_text(cells[table.columns["text"]])
+        text = cleaning.clean_text(cells[table.columns["text"]], repairs)
         if topics:
             topics_of_row = topics
         else:
-            topics_of_row = [cleaning.clean_text(cells[table.columns["topic"]])]
+            topics_of_row = [cleaning.clean_text(cells[table.columns["topic"]], repairs)]
         yield TableRow(number, cells, [(topic, text) for topic in topics_of_row])
+
+
+def fail_on_disk(problem: sqlite3.OperationalError) -> NoReturn:
+    """Fail with what to do if the temporary database of a PairStore cannot be written."""
+    hint = "let TMPDIR name a folder on a disk with as much room as the input takes"
+    errors.fail(f"the temporary file of sentences cannot be written ({problem}): {hint}")
 
 
 class PairStore:
@@ -89,8 +98,7 @@ class PairStore:
         try:
             self.database.executemany(insert, self._make_rows(pairs))
         except sqlite3.OperationalError as problem:
-            hint = "let TMPDIR name a folder on a disk with as much room as the input takes"
-            errors.fail(f"the temporary file of sentences cannot be written ({problem}): {hint}")
+            fail_on_disk(problem)
         self.size = self.database.execute("SELECT count(*) FROM pairs").fetchone()[0]
 
     def _make_rows(self, pairs):
@@ -193,7 +201,9 @@ def read_part_files(output: str | Path, dependencies: dict, store: PairStore) ->
                         entry = json.loads(line)
                         _add_entry(store, entry)
                         batch_sizes[entry["block"]] = entry["batch_size"]
-            except (ValueError, KeyError, TypeError, sqlite3.Error):
+            except sqlite3.OperationalError as problem:
+                fail_on_disk(problem)
+            except (ValueError, KeyError, TypeError, RecursionError, sqlite3.Error):
                 errors.fail(f"{path} is damaged: {hint}")
         if changed:
             names = " and ".join(changed)

@@ -1,10 +1,10 @@
 """Label a table: it is read once to check it and gather its pairs, and once to write the output."""
 
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
 
 import prompts
 from stance.common import distributed, errors, formatting
@@ -32,6 +32,7 @@ class Source(NamedTuple):
     topic_column: str | None  # header of the topics; None: any of annotations.COLUMN_NAMES
     sheet: str | None  # name of the sheet of a workbook; None: the only one with these headers
     topics: list[str] | None  # cleaned topics for every sentence; None: each row has its own
+    repairs: cleaning.Cleaning = cleaning.ALL_REPAIRS  # of sentences and topics
     stdin: BinaryIO | None = None  # what tables.keep_stdin kept of stdin
 
 
@@ -60,13 +61,14 @@ def label_table(
         table = open_source(source)
         header = name_columns(table, output)
         note_unused_topics(source, table, header)
-        store = labeller.PairStore(check_table_rows(table, source.topics, output))
+        store = labeller.PairStore(check_table_rows(table, source, output))
         if is_first_rank:
             chat.report_long(tokenizer, store.read_pairs())
     if is_first_rank and not resume:
         labeller.remove_parts(output)
     distributed.wait_for_ranks()
     dependencies = labeller.list_dependencies(adapter, base, store)
+    dependencies["cleaning"] = cleaning.describe_cleaning(source.repairs)
     labeller.label_pairs(store, output, dependencies, lambda: load_scorer(store.size))
     if is_first_rank:
         counts = write_labelled(source, output, header, store, review_below)
@@ -90,7 +92,31 @@ def open_source(source: Source) -> tables.Table:
             accepted[column] = annotations.COLUMN_NAMES[column]
     choose = "name one in SHEET at the top of predict.py"
     rename = "name those of the file: --text-column, and TOPIC_COLUMN at the top of predict.py"
-    return tables.open_table(source.path, accepted, source.sheet, choose, rename)
+    table = tables.open_table(source.path, accepted, source.sheet, choose, rename)
+    return drop_unnamed(table)
+
+
+def drop_unnamed(table: tables.Table) -> tables.Table:
+    """Return a table without the columns that have no header; once read, note what they held."""
+    named = [index for index, name in enumerate(table.header) if name]
+    if len(named) == len(table.header):
+        return table
+    header = [table.header[index] for index in named]
+    columns = {column: named.index(index) for column, index in table.columns.items()}
+    return table._replace(header=header, columns=columns, rows=_keep_cells(table, named))
+
+
+def _keep_cells(table, named):
+    """Yield the rows of a table with the cells of its named columns alone."""
+    filled = 0
+    for number, cells in table.rows:
+        kept = [cells[index] for index in named]
+        held = sum(bool(cleaning.clean_text(cell)) for cell in cells)
+        filled += held > sum(bool(cleaning.clean_text(cell)) for cell in kept)
+        yield number, kept
+    if filled:
+        what = "columns without a header are left out"
+        print(f"note: {table.location}: {what}, also where they hold something ({filled:,} rows)")
 
 
 def name_columns(table: tables.Table, output: str) -> list[str]:
@@ -131,24 +157,26 @@ def note_unused_topics(source: Source, table: tables.Table, header: list[str]) -
             return
 
 
-def check_table_rows(
-    table: tables.Table, topics: list[str] | None, output: str
-) -> Iterator[tuple[str, str]]:
+def check_table_rows(table: tables.Table, source: Source, output: str) -> Iterator[tuple[str, str]]:
     """Yield the pairs (topic, sentence) of all rows; fail after the last if any cannot be labelled.
 
-    Fails at once on a row that output cannot hold. topics: see Source.
+    Fails at once on a row that output cannot hold. Prints notes on what was repaired.
     """
     count = 0  # pairs
     empty = []  # row numbers
     broken = []  # row numbers
-    for number, cells, pairs in labeller.read_rows(table, topics):
+    repaired = Counter()
+    for number, cells, pairs in labeller.read_rows(table, source.topics, source.repairs):
         values = set()
         for pair in pairs:
             values.update(pair)
+        read_cells = [cells[index] for index in table.columns.values()]
         if "" in values:
             empty.append(number)
-        elif values & annotations.BROKEN:
+        elif any(annotations.find_error(cleaning.clean_text(cell), cell) for cell in read_cells):
             broken.append(number)
+        for cell in read_cells:
+            repaired.update(cleaning.list_repairs(cell, source.repairs))
         tables.check_fit(output, table.location, number, table.header, cells)
         count += len(pairs)
         yield from pairs
@@ -156,13 +184,12 @@ def check_table_rows(
     if empty:
         faults.append(f"empty {' or '.join(table.columns)} in {formatting.count_rows(empty)}")
     if broken:
-        faults.append(
-            f"an Excel error such as #N/A instead of a text in {formatting.count_rows(broken)}"
-        )
+        faults.append(f"an error such as #N/A instead of a text in {formatting.count_rows(broken)}")
     if faults:
         errors.fail(f"{table.location}: {'; '.join(faults)}: fill or delete them")
     if not count:
         errors.fail(f"{table.location}: no rows to label: fill in the table")
+    annotations.note_repairs(table.location, repaired)
     tables.check_length(output, count)
 
 
@@ -173,28 +200,28 @@ def write_labelled(
     counts = defaultdict(terminal.TopicCounts)
     # Notes about the table were printed when it was read first.
     with contextlib.redirect_stdout(None):
-        rows = label_rows(open_source(source), source.topics, store, review_below, counts)
+        rows = label_rows(open_source(source), source, store, review_below, counts)
         tables.write_table(output, header, rows, SHADES)
     return counts
 
 
 def label_rows(
     table: tables.Table,
-    topics: list[str] | None,
+    source: Source,
     store: labeller.PairStore,
     review_below: float,
     counts: dict[str, terminal.TopicCounts],
 ) -> Iterator[list]:
     """Yield the rows of the output; fail if they are not those that the store was made from.
 
-    topics: see Source. counts: a defaultdict, to which each row is added.
+    counts: a defaultdict, to which each row is added.
     """
     rows = 0
-    for _, cells, pairs in labeller.read_rows(table, topics):
+    for _, cells, pairs in labeller.read_rows(table, source.topics, source.repairs):
         for topic, text in pairs:
             probabilities = store.find_answer(topic, text)
             if probabilities is None:
-                break  # the table has changed
+                fail_on_change(table)
             rows += 1
             label = scoring.pick_label(probabilities)
             confidence = round(max(probabilities), TABLE_DIGITS)
@@ -203,11 +230,16 @@ def label_rows(
             if confidence < review_below:
                 counts[topic].review += 1
                 review = "yes"
-            given = [topic] if topics else []
+            given = [topic] if source.topics else []
             shares = [round(value, TABLE_DIGITS) for value in probabilities]
             yield [*cells, *given, label, *shares, confidence, review]
     if rows != store.rows:
-        errors.fail(f"{table.location} changed while it was labelled: start again")
+        fail_on_change(table)
+
+
+def fail_on_change(table: tables.Table) -> NoReturn:
+    """Fail because a table holds other rows than when it was read first."""
+    errors.fail(f"{table.location} changed while it was labelled: start again")
 
 
 def report_labelled(

@@ -114,7 +114,9 @@ def test_the_file_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
         (b'"id text"\n', "line 1 is no JSON object"),
         (b"null\n", "line 1 is no JSON object"),
         (b'{"id": 1, "text": "a"}\n{"id": 2, "te', "line 2 is not valid JSON"),
-        (b'{"id": 1, "text": "a"}\n\n{"id": 2, "text": "b"}\n', "line 2 is not valid JSON"),
+        (b'{"id": 1, "text": "a"}\n\n{"id": 2, "text": b}\n', "line 3 is not valid JSON"),
+        (b"[" * 100_000 + b"\n", "line 1 is not valid JSON"),
+        (b'{"id": ' + b"9" * 5000 + b"}\n", "line 1 is not valid JSON"),
         (b"id,text\n1,a\n", "line 1 is not valid JSON"),
         (
             b'{"id": 1, "text": "a"}\n{"id": 2, "text": "b"}\n{"id": 3, "text": "\xff"}\n',
@@ -170,3 +172,50 @@ def test_hash_file_of_known_bytes(tmp_path):
     assert (
         files.hash_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+def test_blank_lines_and_nan_in_rows(tmp_path):
+    """JSON knows no NaN; other programs write it for an empty cell."""
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"id": NaN}\n\n  \r\n{"id": -Infinity}\n\n')
+    assert files.read_jsonl(path, ("id",), "") == [{"id": None}, {"id": None}]
+    numbered = list(files.iterate_numbered_jsonl(path, (), ""))
+    assert numbered == [(1, {"id": None}), (4, {"id": None})]
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_written_is_json_whatever_the_numbers(tmp_path, number):
+    value = {"a": [1.5, number, {"b": (number, "text")}], "c": True}
+    path = tmp_path / "value.json"
+    files.write_json(path, value)
+    files.write_jsonl(tmp_path / "rows.jsonl", [value])
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    expected = {"a": [1.5, None, {"b": [None, "text"]}], "c": True}
+    for text in (path.read_text(), (tmp_path / "rows.jsonl").read_text()):
+        assert json.loads(text, parse_constant=refuse) == expected
+
+
+def test_two_processes_never_write_to_the_same_temporary_file(tmp_path):
+    names = {files.name_temporary(tmp_path / "a.json") for _ in range(100)}
+    assert len(names) == 100 and {path.parent for path in names} == {tmp_path}
+
+
+def test_what_is_written_is_hashed(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    assert files.write_jsonl(path, [{"text": "ü"}, {"text": "b"}]) == files.hash_file(path)
+
+
+@pytest.mark.parametrize("output", ["a.csv", "./a.csv", "link.csv", "sub/../a.csv"])
+def test_an_input_is_not_overwritten(tmp_path, capsys, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.csv").write_text("x")
+    (tmp_path / "link.csv").symlink_to("a.csv")
+    message = read_stop(
+        capsys, files.check_not_input, output, {"--other": None, "--input": "a.csv"}
+    )
+    assert message == f"{output} would replace the file of --input: give it another name"
+    files.check_not_input("b.csv", {"--input": "a.csv"})

@@ -235,7 +235,9 @@ def test_folder_in_place_of_a_file(tmp_path, capsys):
 
 def test_wrong_extension(tmp_path, capsys):
     message = stop_message(capsys, annotations.read_corpus, tmp_path / "c.docx")
-    assert "c.docx is no .xlsx, .csv, .tsv, .jsonl file: save it in Excel as .xlsx" in message
+    assert (
+        "c.docx is no .xlsx, .csv, .tsv, .jsonl, .json file: save it in Excel as .xlsx" in message
+    )
 
 
 def test_old_or_protected_workbook(tmp_path, capsys):
@@ -629,7 +631,9 @@ def test_csv_with_an_open_quotation_mark(tmp_path, capsys):
         ("zero\u200bwidth soft\u00adhyphen \u202bmark\u202c", "zerowidth softhyphen mark"),
         ("cafe\u0301", "café"),
         ("one_x000D_\ntwo\r\nthree\rfour\u2028five", "one\ntwo\nthree\nfour\nfive"),
-        ("a\tb\x00c\x1fd\x9fe", "a bcde"),
+        ("a\tb\x00c\x1fd\x7fe", "a bcde"),
+        ("don\x92t, 5 \x80, a\x85, no\x81ne", "don’t, 5 €, a…, none"),
+        ("&gt; R&amp;D &#39;s&#x27; &nbsp;AT&T &amp;gt; &nosuch;", "> R&D 's'  AT&T > &nosuch;"),
         ("lone \ud83d half", "lone  half"),
         ("one_x000D_two _x0007_x_x0009_y", "one\ntwo x y"),
         (None, ""),

@@ -743,7 +743,7 @@ def test_the_commands_of_the_readme_work(run, typed, tmp_path, monkeypatch, caps
     (["--input", "a.csv", "--output", "b.txt"], "b.txt"),
     (["--input", "a.csv", "--output", "b"], ".xlsx"),
     (["--input", "a.csv", "--output", "b.xls"], "b.xls"),
-    (["--topic", TOPIC, "--input", "a.csv", "--output", "./a.csv"], "would replace the table"),
+    (["--topic", TOPIC, "--input", "a.csv", "--output", "./a.csv"], "would replace the file of --input"),
 ])  # fmt: skip
 def test_flags_that_do_not_fit_together(
     run, no_model, capsys, monkeypatch, tmp_path, flags, expected
@@ -773,7 +773,7 @@ def test_blank_topic_for_a_file(run, no_model, tmp_path, capsys):
     (["topic", "text", "stance"], [[TOPIC, "x", "Pro"]], ["column stance"]),
     (["topic", "text", "P_Con"], [[TOPIC, "x", 1]], ["column P_Con"]),
     (["topic", "text", "Review"], [[TOPIC, "x", 1]], ["column Review"]),
-    (["topic", "text"], [[TOPIC, "x"], [TOPIC, "#N/A"], ["#REF!", "y"]], ["2 rows (3, 4)", "Excel error"]),
+    (["topic", "text"], [[TOPIC, "x"], [TOPIC, "#N/A"], ["#REF!", "y"]], ["2 rows (3, 4)", "an error such as #N/A"]),
     (["topic", "text"], [[TOPIC, None], [TOPIC, "#VALUE!"]], ["empty topic or text in row 2", "a text in row 3"]),
     (["topic", "text", "claim"], [[TOPIC, "x", "y"]], ['"topic" and "claim"']),
 ])  # fmt: skip

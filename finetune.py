@@ -12,6 +12,7 @@ from stance.common import startup  # first: what follows takes seconds to load
 
 # isort: split
 import argparse
+import contextlib
 import shlex
 import sys
 import time
@@ -24,12 +25,20 @@ import torch
 import transformers
 
 import prompts
-from stance.common import distributed, environment, errors, files
+from stance.common import distributed, environment, errors, files, flags
 from stance.common.types import Example, RunRecord
 from stance.corpus import splitting
 from stance.evaluation import figures
 from stance.model import chat, compilation, loading, memory, precision
-from stance.training import callbacks, checkpoints, fsdp, memory_probe, run_folder, tree_trainer
+from stance.training import (
+    callbacks,
+    checkpoints,
+    fsdp,
+    memory_probe,
+    run_folder,
+    run_lock,
+    tree_trainer,
+)
 
 # ---------------------------------------------------------------- settings
 # what is trained, on what, and where results go
@@ -62,16 +71,14 @@ LOG_STEPS = 5  # optimiser steps between log lines
 # --------------------------------------------------------------------------
 
 # Settings that say where something lies: a run record holds base and data with their hashes.
-PLACES = ("BASE_MODEL", "DATA_DIR", "RUN_DIR", "PLACES")
+PLACES = ("BASE_MODEL", "DATA_DIR", "RUN_DIR", "PLACES", "LARGEST")
+# Values of flags beyond which no training makes sense: more is a slip of the finger.
+LARGEST = {"--epochs": 1000, "--learning-rate": 1, "--effective-batch-size": 1_000_000}
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags of a command line (None: of this process); fail on impossible numbers."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument("--base-model", default=BASE_MODEL, help="hub name or folder (%(default)s)")
     parser.add_argument("--data-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument("--run-dir", default=RUN_DIR, help="where results go (%(default)s)")
@@ -83,21 +90,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     size = "rows an optimiser step (%(default)s)"
     parser.add_argument("--effective-batch-size", type=int, default=EFFECTIVE_BATCH_SIZE, help=size)
-    parser.add_argument("--seed", type=int, default=SEED, help="random seed (%(default)s)")
+    parser.add_argument("--seed", type=flags.seed, default=SEED, help="random seed (%(default)s)")
     parser.add_argument(
         "--resume",
         action="store_true",
         help="continue from the last complete checkpoint of --run-dir",
     )
     args = parser.parse_args(argv)
-    numbers = {
+    given = {
         "--epochs": args.epochs,
         "--learning-rate": args.learning_rate,
         "--effective-batch-size": args.effective_batch_size,
     }
-    for flag, value in numbers.items():
-        if not 0 < value < float("inf"):
-            errors.fail(f"{flag} {value} is impossible: give a number above 0")
+    for flag, value in given.items():
+        if not 0 < value <= LARGEST[flag]:
+            hint = f"give a number above 0, at most {LARGEST[flag]:,}"
+            errors.fail(f"{flag} {value} is impossible: {hint}")
     return args
 
 
@@ -124,7 +132,11 @@ def check_settings(effective: int) -> None:
 
 
 def load_rows(data_dir: str) -> tuple[list[Example], list[Example]]:
-    """Return the rows of train.jsonl and val.jsonl; fail if one is no row, or is in both."""
+    """Return the rows of train.jsonl and val.jsonl.
+
+    Fails if one is no row or is in both, or if the files are not of one run of prepare_data.py.
+    """
+    splitting.read_report(data_dir, ("train", "val"))
     train_rows = splitting.load_split(Path(data_dir) / "train.jsonl")
     val_rows = splitting.load_split(Path(data_dir) / "val.jsonl")
     splitting.check_splits_disjoint({"train": train_rows, "val": val_rows})
@@ -220,36 +232,36 @@ def collect_experiment_settings() -> dict[str, Any]:
 
 
 def make_run_record(
-    flags: dict[str, Any],
+    flag_values: dict[str, Any],
     tokenizer: transformers.PreTrainedTokenizerBase,
     train_rows: list[Example],
     val_rows: list[Example],
 ) -> RunRecord:
     """Return the run record: what repeats the run, and what evaluate.py and predict.py check.
 
-    flags: the value of each flag by its name. What comes out of the run is added later.
+    flag_values: the value of each flag by its name. What comes out of the run is added later.
     """
     settings = collect_experiment_settings()
-    for flag, value in flags.items():
+    for flag, value in flag_values.items():
         if flag.upper() in settings:
             settings[flag.upper()] = value
-    data_dir = Path(flags["data_dir"])
+    report = splitting.read_report(flag_values["data_dir"], ("train", "val"))
     data = {}
     for name, rows in (("train", train_rows), ("val", val_rows)):
-        sha256 = files.hash_file(data_dir / f"{name}.jsonl")
-        data[name] = {"rows": len(rows), "sha256": sha256}
+        data[name] = {"rows": len(rows), "sha256": report["outputs"][f"{name}.jsonl"]}
     return {
-        **loading.describe_base(flags["base_model"], tokenizer),
+        **loading.describe_base(flag_values["base_model"], tokenizer),
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": prompts.LABELS,
         "precision": precision.describe_precision(),
-        "flags": flags,
+        "flags": flag_values,
         "settings": settings,
         "data": data,
+        "cleaning_version": splitting.read_cleaning(report),
         "environment": environment.describe_environment(),
         "device": loading.device_name(),
         "processes": distributed.get_rank()[1],
-        "demo": loading.read_demo_note(flags["base_model"]) is not None,
+        "demo": loading.read_demo_note(flag_values["base_model"]) is not None,
     }
 
 
@@ -296,13 +308,26 @@ def train(trainer: tree_trainer.StanceTrainer, checkpoint: Path | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check everything, load the base, train its adapter and write it with the run record."""
     args = parse_args(argv)
-    run_dir = Path(args.run_dir)
     sharded = fsdp.take_over()
     distributed.join_ranks(even_alone=sharded)
+    with contextlib.ExitStack() as held:
+        run(args, argv, sharded, held)
+
+
+def run(
+    args: argparse.Namespace, argv: list[str] | None, sharded: bool, held: contextlib.ExitStack
+) -> None:
+    """Check everything, load the base, train its adapter and write it with the run record.
+
+    argv: the words of the command; None: of this process. sharded: whether each process has a part
+    of the base. held: takes the lock of the run folder.
+    """
+    run_dir = Path(args.run_dir)
     is_first = distributed.get_rank()[0] == 0
     with distributed.first_rank_first():
+        if is_first:
+            held.enter_context(run_lock.hold_run(run_dir))
         check_settings(args.effective_batch_size)
         checkpoint = checkpoints.find_checkpoint(run_dir, args.resume)
         train_rows, val_rows = load_rows(args.data_dir)

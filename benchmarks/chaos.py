@@ -25,6 +25,7 @@ import torch
 
 import finetune
 from stance.common import environment, errors, files
+from stance.corpus import splitting
 from stance.model import loading
 
 # ---------------------------------------------------------------- settings
@@ -72,9 +73,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def take_rows(data_dir: str, folder: Path, rows: int) -> None:
     """Write small splits: rows of the train split, a third as many of the other."""
+    splits = {}
     for name, count in (("train", rows), ("val", rows // 3)):
-        taken = files.read_jsonl(f"{data_dir}/{name}.jsonl", (), "run prepare_data.py")[:count]
-        files.write_jsonl(folder / f"{name}.jsonl", taken)
+        splits[name] = splitting.load_split(f"{data_dir}/{name}.jsonl")[:count]
+    splitting.write_splits(folder, splits, {})
 
 
 def run_process(

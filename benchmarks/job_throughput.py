@@ -21,6 +21,7 @@ import workload
 
 import prepare_data
 from stance.common import files, formatting
+from stance.corpus import splitting
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/job_throughput.json"  # of this run
@@ -49,8 +50,8 @@ def make_splits(folder: Path, tokenizer: transformers.PreTrainedTokenizerBase) -
     """Write the splits that finetune.py reads, as prepare_data.py does."""
     rows = workload.make_rows(tokenizer, sum(ROWS.values()), SEED)
     lines = (prepare_data.make_line({**row, "stance": row["label"]}) for row in rows)
-    for name, count in ROWS.items():
-        files.write_jsonl(folder / f"{name}.jsonl", itertools.islice(lines, count))
+    splits = {name: list(itertools.islice(lines, count)) for name, count in ROWS.items()}
+    splitting.write_splits(folder, splits, {})
 
 
 def measure(model: str, data_dir: str) -> dict:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import prompts
-from stance.common import errors, files, types
+from stance.common import errors, files, flags, types
 from stance.corpus import annotations, cleaning, splitting
 from stance.evaluation import figures, predictions, study_tables
 from stance.model import loading
@@ -65,11 +65,7 @@ class Run(NamedTuple):
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
     parser.add_argument("--base-model", default=BASE_MODEL, help="hub name or folder (%(default)s)")
     parser.add_argument("--study-dir", default=STUDY_DIR, help="where results go (%(default)s)")
@@ -77,7 +73,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--studies", nargs="+", default=STUDIES, choices=STUDIES, help="which to do (both)"
     )
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=SEEDS, help="seeds of the training (%(default)s)"
+        "--seeds",
+        nargs="+",
+        type=flags.seed,
+        default=SEEDS,
+        help="seeds of the training (%(default)s)",
     )
     parser.add_argument(
         "--epochs", type=float, help="passes over the data (default: that of finetune.py)"
@@ -155,14 +155,17 @@ def check_plan(folder: Path, plan: dict) -> None:
     files.write_json(path, plan)
 
 
-def call_script(script: str, *flags: object, log: Path) -> None:
+def call_script(script: str, *words: object, log: Path) -> None:
     """Run a script of the folder above; fail if it fails.
 
     What it prints goes to the end of a log file, its error line to the screen.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    words = [sys.executable, ROOT / script, *map(str, flags)]
-    with open(log, "a", encoding="utf-8") as file, subprocess.Popen(words, stdout=file) as running:
+    command = [sys.executable, ROOT / script, *map(str, words)]
+    with (
+        open(log, "a", encoding="utf-8") as file,
+        subprocess.Popen(command, stdout=file) as running,
+    ):
         try:
             running.wait()
         except SystemExit:  # SIGTERM
@@ -173,7 +176,7 @@ def call_script(script: str, *flags: object, log: Path) -> None:
             raise
     if running.returncode:
         errors.fail(
-            f"{script} {' '.join(map(str, flags))} failed: see above and {log}, then start again"
+            f"{script} {' '.join(map(str, words))} failed: see above and {log}, then start again"
         )
 
 
@@ -185,10 +188,11 @@ def prepare_splits(args: argparse.Namespace, folder: Path, run: Run) -> None:
     target = folder / "data" / run.data
     if run.fraction < 1:
         whole = folder / "data" / "all"
-        rows = splitting.load_split(whole / "train.jsonl")
-        files.write_jsonl(target / "train.jsonl", take_fraction(rows, run.fraction, run.seed))
-        for name in ("val.jsonl", "test.jsonl"):
-            shutil.copyfile(whole / name, target / name)
+        report = splitting.read_report(whole, splitting.SPLITS)
+        splits = {name: splitting.load_split(whole / f"{name}.jsonl") for name in splitting.SPLITS}
+        splits["train"] = take_fraction(splits["train"], run.fraction, run.seed)
+        part = {"fraction_of_train": run.fraction, "fraction_seed": run.seed}
+        splitting.write_splits(target, splits, {**report, **part})
         return
     held_out = [] if run.topic is None else ["--hold-out-topic", run.topic]
     log = folder / "logs" / f"{run.data}.txt"
@@ -227,23 +231,23 @@ def finish_run(args: argparse.Namespace, folder: Path, run: Run, plan: dict) -> 
     log = folder / "logs" / f"{run.name}.txt"
     done = "finished before"
     if not (home / "run.json").is_file():
-        flags = ["--base-model", args.base_model, "--data-dir", data, "--run-dir", home]
-        flags += ["--seed", run.seed]
+        words = ["--base-model", args.base_model, "--data-dir", data, "--run-dir", home]
+        words += ["--seed", run.seed]
         if any(home.glob("checkpoints/checkpoint-*")):
-            flags.append("--resume")
+            words.append("--resume")
         elif home.exists():
             shutil.rmtree(home)  # broken off before the first checkpoint
         if args.epochs is not None:
-            flags += ["--epochs", args.epochs]
+            words += ["--epochs", args.epochs]
         if args.learning_rate is not None:
-            flags += ["--learning-rate", args.learning_rate]
-        call_script("finetune.py", *flags, log=log)
+            words += ["--learning-rate", args.learning_rate]
+        call_script("finetune.py", *words, log=log)
         done = "trained and evaluated"
     check_run(home, data, run, plan)
     shutil.rmtree(home / "checkpoints", ignore_errors=True)  # gigabytes that only --resume needs
     if not is_evaluated(home, data):
-        flags = ["--adapter", home, "--data-dir", data, "--robustness-rows", 0]
-        call_script("evaluate.py", *flags, log=log)
+        words = ["--adapter", home, "--data-dir", data, "--robustness-rows", 0]
+        call_script("evaluate.py", *words, log=log)
         if done == "finished before":
             done = "evaluated"
     return done

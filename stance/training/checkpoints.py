@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from stance.common import errors, files
 from stance.common.types import Example
 from stance.model import adapters
+from stance.training import run_lock
 
 if TYPE_CHECKING:
     import torch
@@ -94,11 +95,9 @@ def find_checkpoint(run_dir: Path, resume: bool) -> Path | None:
 
     Fails rather than mix two runs: if a new one finds a folder in use, or --resume finds no run.
     """
-    if run_dir.exists() and not run_dir.is_dir():
-        errors.fail(f"{run_dir} is a file: choose another --run-dir")
     started = (run_dir / "plan.json").is_file()
     if not resume:
-        if run_dir.is_dir() and any(run_dir.iterdir()):
+        if run_dir.is_dir() and any(path.name != run_lock.LOCK_FILE for path in run_dir.iterdir()):
             hint = "add --resume to continue it" if started else "delete it"
             errors.fail(f"{run_dir} is not empty: {hint}, or choose another --run-dir")
         return None

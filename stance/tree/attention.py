@@ -1,6 +1,8 @@
 """Attention of a prefix tree: every node to the prefix, and each row of suffixes to itself.
 
-Registered with transformers by stance/tree/prefix_tree.py, which says what prefix, suffixes and rows are.
+Registered with transformers by stance/tree/prefix_tree.py, which says what prefix, suffixes and
+rows are. In shapes, N = T + R * L nodes are T of the prefix and R rows of L; there are H heads of
+size D for queries and G, of which H is a multiple, for keys and values.
 """
 
 import functools
@@ -26,22 +28,32 @@ class TreeMask(NamedTuple):
     row: torch.Tensor  # [R, L, L]
 
 
-def attend(
-    module,
-    query,
-    key,
-    value,
-    attention_mask,
-    scaling,
-    softcap=None,
-    dropout=0.0,
-    sliding_window=None,
-    **kwargs,
-):
-    """Attention of a prefix tree, for transformers' attention interface; the mask is a TreeMask.
+class Source(NamedTuple):
+    """Nodes that queries attend to, as weigh_values takes them."""
 
-    query [1, H, N, D]; key, value [1, G, N, D] with H a multiple of G. Returns ([1, N, H, D], None). Scores are capped
-    and exponentiated in float32, as in transformers' eager attention; dropout is not supported.
+    key: torch.Tensor  # [B', X, D]
+    value: torch.Tensor  # [B', X, D]
+    mask: torch.Tensor  # [B", M', X]; bool, True for visible
+
+
+def attend(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: TreeMask,
+    scaling: float,
+    softcap: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **kwargs: object,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a prefix tree, for transformers' attention interface.
+
+    query [1, H, N, D]; key, value [1, G, N, D]. Returns ([1, N, H, D], None): there are no
+    attention weights to return. Scores are capped and exponentiated in float32, as in transformers'
+    eager attention. The mask has the sliding window in it. Another mask, or dropout, raises
+    ValueError.
     """
     if not isinstance(attention_mask, TreeMask) or dropout:
         raise ValueError(
@@ -52,11 +64,22 @@ def attend(
     return output.unflatten(1, (query.shape[1], -1))[None], None
 
 
-def attend_nodes(query, key, value, mask, scaling, softcap, angles=None):
-    """Return the attention output [N, H * D] of query [N, H, D], key and value [N, G, D] under a TreeMask.
+def attend_nodes(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: TreeMask,
+    scaling: float,
+    softcap: float | None,
+    angles: list[torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Return the attention output [N, H * D] of query [N, H, D], key and value [N, G, D].
 
-    angles: cosine and sine [N, D] of the rotary embedding of query and key; None if they are rotated already.
+    scaling: what scores are multiplied by. softcap: the bound of the scaled scores, None for none.
+    angles: cosine and sine [N, D] of the rotary embedding of query and key; None if they are
+    rotated already.
     """
+    # The kernels are for capped scores, and for a head size that is a power of two.
     if (
         attention_gpu is not None
         and query.is_cuda
@@ -71,12 +94,22 @@ def attend_nodes(query, key, value, mask, scaling, softcap, angles=None):
     return attend_plainly(query, key, value, mask, scaling, softcap)
 
 
-def attend_by_library(query, key, value, mask, scaling):
-    """Return what attend_nodes does without a soft cap, by PyTorch's own attention: half the time on a CPU."""
+def attend_by_library(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: TreeMask,
+    scaling: float,
+) -> torch.Tensor:
+    """Return what attend_nodes does without a soft cap, by PyTorch's own attention.
+
+    On a CPU it takes half the time of attend_plainly.
+    """
     attend_masked = functools.partial(
         torch.nn.functional.scaled_dot_product_attention, scale=scaling, enable_gqa=True
     )
-    prefix, (rows, length) = mask.prefix.shape[1], mask.row.shape[:2]
+    prefix = mask.prefix.shape[1]
+    rows, length = mask.row.shape[:2]
     prefix_query, prefix_key, prefix_value = (
         tensor[None, :prefix].transpose(1, 2) for tensor in (query, key, value)
     )
@@ -84,25 +117,34 @@ def attend_by_library(query, key, value, mask, scaling):
         tensor[prefix:].unflatten(0, (rows, length)).transpose(1, 2)
         for tensor in (query, key, value)
     )
-    seen_key = torch.cat([prefix_key.expand(rows, -1, -1, -1), row_key], 2)  # [R, G, T + L, D]
+    # Nodes of rows see those of the prefix and of their row: [R, G, T + L, D].
+    seen_key = torch.cat([prefix_key.expand(rows, -1, -1, -1), row_key], 2)
     seen_value = torch.cat([prefix_value.expand(rows, -1, -1, -1), row_value], 2)
     seen = torch.cat([mask.prefix[prefix:].unflatten(0, (rows, length)), mask.row], 2)
     of_prefix = attend_masked(
         prefix_query, prefix_key, prefix_value, mask.prefix[None, None, :prefix]
     )
     of_rows = attend_masked(row_query, seen_key, seen_value, seen[:, None])
-    return torch.cat([of_prefix[0].transpose(0, 1), of_rows.transpose(1, 2).flatten(0, 1)]).flatten(
-        1
-    )
+    of_prefix = of_prefix[0].transpose(0, 1)  # [T, H, D]
+    of_rows = of_rows.transpose(1, 2).flatten(0, 1)  # [R * L, H, D]
+    return torch.cat([of_prefix, of_rows]).flatten(1)
 
 
-# Nodes come before heads wherever it is possible: with the only dimension that varies first, indices are cheap.
-def attend_plainly(query, key, value, mask, scaling, softcap):
-    """Return what attend_nodes does, by tensor operations."""
-    prefix, length = mask.prefix.shape[1], mask.row.shape[1]
-    length = (
-        ROW_LENGTH if length == ROW_LENGTH else length
-    )  # for the compiler a constant: its indices are faster
+# Nodes come before heads wherever it is possible: with the only dimension that varies first,
+# indices are cheap.
+def attend_plainly(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: TreeMask,
+    scaling: float,
+    softcap: float | None,
+) -> torch.Tensor:
+    """Return what attend_nodes does, by tensor operations; query and key are rotated already."""
+    prefix = mask.prefix.shape[1]
+    length = mask.row.shape[1]
+    if length == ROW_LENGTH:
+        length = ROW_LENGTH  # for the compiler a constant: its indices are faster
     groups = key.shape[1]
     prefix_query, prefix_key, prefix_value = (
         group_rows(tensor[:prefix], prefix, groups) for tensor in (query, key, value)
@@ -110,37 +152,38 @@ def attend_plainly(query, key, value, mask, scaling, softcap):
     row_query, row_key, row_value = (
         group_rows(tensor[prefix:], length, groups) for tensor in (query, key, value)
     )
-    in_prefix = (prefix_key, prefix_value, mask.prefix[None, :prefix])
-    row_to_prefix = (prefix_key, prefix_value, mask.prefix[prefix:].unflatten(0, (-1, length)))
-    in_row = (row_key, row_value, mask.row)
-    output = [
-        ungroup_rows(weigh_values(prefix_query, [in_prefix], scaling, softcap), prefix, groups),
-        ungroup_rows(
-            weigh_values(row_query, [row_to_prefix, in_row], scaling, softcap), length, groups
-        ),
-    ]
-    return torch.cat(output).to(value.dtype)
+    prefix_to_prefix = Source(prefix_key, prefix_value, mask.prefix[None, :prefix])
+    row_to_prefix_mask = mask.prefix[prefix:].unflatten(0, (-1, length))
+    row_to_prefix = Source(prefix_key, prefix_value, row_to_prefix_mask)
+    row_to_row = Source(row_key, row_value, mask.row)
+    of_prefix = weigh_values(prefix_query, [prefix_to_prefix], scaling, softcap)
+    of_prefix = ungroup_rows(of_prefix, prefix, groups)
+    of_rows = weigh_values(row_query, [row_to_prefix, row_to_row], scaling, softcap)
+    of_rows = ungroup_rows(of_rows, length, groups)
+    return torch.cat([of_prefix, of_rows]).to(value.dtype)
 
 
-def group_rows(tensor, length, groups):
+def group_rows(tensor: torch.Tensor, length: int, groups: int) -> torch.Tensor:
     """Return the nodes of rows [R * L, H, X] by group and row: [G * R, H/G * L, X]."""
     tensor = tensor.unflatten(0, (-1, length)).unflatten(2, (groups, -1))  # [R, L, G, H/G, X]
     return tensor.permute(2, 0, 3, 1, 4).flatten(2, 3).flatten(0, 1)
 
 
-def ungroup_rows(tensor, length, groups):
+def ungroup_rows(tensor: torch.Tensor, length: int, groups: int) -> torch.Tensor:
     """Undo group_rows, with all heads side by side: [R * L, H * X]."""
     tensor = tensor.unflatten(0, (groups, -1)).unflatten(2, (-1, length))  # [G, R, H/G, L, X]
     return tensor.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
 
 
-def weigh_values(query, sources, scaling, softcap):
-    """Return the mean [B, M, D] of the values of all sources, weighted by the softmax over all of them together.
+def weigh_values(
+    query: torch.Tensor, sources: list[Source], scaling: float, softcap: float | None
+) -> torch.Tensor:
+    """Return the mean of the values of all sources, weighted by one softmax over all of them.
 
-    query [B, M, D]; each source has keys and values [B', X, D] and a mask [B", M', X], B and M multiples of those.
+    query and what is returned: [B, M, D]; B and M are multiples of the sources' B', B" and M'.
     """
-    scores = [multiply(query, key.transpose(1, 2)) for key, _, _ in sources]
-    masks = [mask for _, _, mask in sources]
+    scores = [multiply(query, source.key.transpose(1, 2)) for source in sources]
+    masks = [source.mask for source in sources]
     if softcap is None:
         peak = find_peak(scores, masks)
         pairs = [
@@ -153,40 +196,46 @@ def weigh_values(query, sources, scaling, softcap):
             for one, mask in zip(scores, masks, strict=True)
         ]
     weighted = [
-        multiply(weights, value) for (weights, _), (_, value, _) in zip(pairs, sources, strict=True)
+        multiply(weights, source.value) for (weights, _), source in zip(pairs, sources, strict=True)
     ]
-    return functools.reduce(torch.add, weighted) / functools.reduce(
-        torch.add, [sums for _, sums in pairs]
-    )
+    sums = [sums_of_weights for _, sums_of_weights in pairs]
+    return functools.reduce(torch.add, weighted) / functools.reduce(torch.add, sums)
 
 
-def multiply(matrices, others):
-    """Return the products [B, M, Y] of matrices [B, M, X] with others [B', X, Y], each for the next B/B' of them."""
-    return torch.bmm(matrices.view(others.shape[0], -1, matrices.shape[2]), others).view(
-        *matrices.shape[:2], -1
-    )
+def multiply(matrices: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """Return the products [B, M, Y] of matrices [B, M, X] with others [B', X, Y].
 
-
-def exponentiate(scores, mask, scaling, softcap):
-    """Return (softmax numerators in the scores' dtype, their float32 sums over the last dimension, kept as size 1).
-
-    scores [B, M, T]; the matrices of the mask [B', M', T] repeat, and so do their lines. The soft cap
-    bounds the scores (Gemma-2: 50), so float32 and bfloat16, which shares its range, hold the exponentials without
-    subtracting a maximum first: one pass over the scores instead of two.
+    Each of the others is for the next B/B' matrices.
     """
-    weights = torch.exp(softcap * torch.tanh(scores.float() * (scaling / softcap))) * repeat_mask(
-        mask, scores
-    )
+    stacked = matrices.view(others.shape[0], -1, matrices.shape[2])  # [B', B/B' * M, X]
+    return torch.bmm(stacked, others).view(*matrices.shape[:2], -1)
+
+
+def exponentiate(
+    scores: torch.Tensor, mask: torch.Tensor, scaling: float, softcap: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the softmax numerators [B, M, T] of scores [B, M, T], and their sums [B, M, 1].
+
+    Numerators have the dtype of the scores, sums are float32. The matrices of the mask [B', M', T]
+    repeat, and so do their lines. The soft cap bounds the scores (Gemma-2: 50), so float32 and
+    bfloat16, which shares its range, hold the exponentials without subtracting a maximum first:
+    one pass over the scores instead of two.
+    """
+    weights = torch.exp(softcap * torch.tanh(scores.float() * (scaling / softcap)))
+    weights = weights * repeat_mask(mask, scores)
     return weights.to(scores.dtype), weights.sum(-1, keepdim=True)
 
 
-def repeat_mask(mask, scores):
+def repeat_mask(mask: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
     """Return a mask [B', M', T] repeated to the shape of scores [B, M, T]."""
     return mask.repeat(scores.shape[0] // mask.shape[0], scores.shape[1] // mask.shape[1], 1)
 
 
-def find_peak(scores, masks):
-    """Return the highest visible score of each node, over some scores [B, M, any] of the same nodes: [B, M, 1]."""
+def find_peak(scores: list[torch.Tensor], masks: list[torch.Tensor]) -> torch.Tensor:
+    """Return the highest visible score [B, M, 1] of each node.
+
+    scores: some [B, M, any] of the same nodes, each with its mask.
+    """
     visible = [
         one.detach().float().masked_fill(~repeat_mask(mask, one), -torch.inf)
         for one, mask in zip(scores, masks, strict=True)
@@ -194,10 +243,13 @@ def find_peak(scores, masks):
     return torch.cat(visible, 2).amax(2, keepdim=True)
 
 
-def exponentiate_below(scores, mask, scaling, peak):
-    """Return what exponentiate does, for scores without a soft cap: their highest, peak, is subtracted first.
+def exponentiate_below(
+    scores: torch.Tensor, mask: torch.Tensor, scaling: float, peak: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what exponentiate does, for scores without a soft cap.
 
-    Every node sees itself, so no peak is infinite.
+    Their highest, peak [B, M, 1], is subtracted first. Every node sees itself, so no peak is
+    infinite.
     """
     weights = torch.exp(
         (scores.float().masked_fill(~repeat_mask(mask, scores), -torch.inf) - peak) * scaling

@@ -1,15 +1,26 @@
-"""Triton kernels of tree attention: nodes into rows and back, and the softmax numerators, forward and backward.
+"""Triton kernels of tree attention: nodes into rows and back, and the softmax numerators.
 
-For models that cap their scores (Gemma-2), on a GPU; stance/tree/attention_gpu.py puts them together. Only imported where Triton
-is installed, which PyTorch for CUDA brings along. Trunks and rows have multiples of 16 nodes (stance/tree/prefix_tree.py).
+Each forward and backward, for models that cap their scores (Gemma-2), on a GPU;
+stance/tree/attention_gpu.py puts them together and says what the letters in shapes are. Only
+imported where Triton is installed, which PyTorch for CUDA brings along. The prefix and each row
+have a multiple of 16 nodes (stance/tree/prefix_tree.py).
+
+Shapes in docstrings are those of whole tensors, of which a program of a kernel handles a block.
+Parameters of kernels have no annotations: Triton takes them from the arguments, except constants.
 """
 
+from collections.abc import Sequence
+
+import torch
 import triton
 import triton.language as tl
 
-BLOCK_ROWS, BLOCK_COLUMNS = 16, 128  # of the scores that a program holds at a time
-BLOCK_NODES = 16  # that a program moves: all of the prefix, or all of one row
-# Triton compiles a kernel anew for sizes that are 1 or multiples of 16, which may not happen while a step is recorded.
+# Rows and columns of the scores that a program holds at a time.
+BLOCK_ROWS, BLOCK_COLUMNS = 16, 128
+# Nodes that a program moves: all of the prefix, or all of one row.
+BLOCK_NODES = 16
+# Parameters for which kernels are not specialised: Triton compiles a kernel anew for sizes that are
+# 1 or multiples of 16, which may not happen while a step is recorded.
 SCORE_SIZES = ["rows", "columns_16", "mask_matrices", "mask_rows"]
 TREE_SIZES = ["prefix", "rows", "length"]
 
@@ -18,15 +29,17 @@ TREE_SIZES = ["prefix", "rows", "length"]
 def load_tile(
     scores, mask, rows, columns, mask_matrices, mask_rows, start, BLOCK_ROWS, BLOCK_COLUMNS
 ):
-    """Return the offset of a tile, which of it lies inside, its scores in float32 and what of it is visible."""
+    """Return four things of a tile of scores [B, M, T], each [BLOCK_ROWS, BLOCK_COLUMNS].
+
+    Its offsets, which of it lies inside, its scores in float32, and what of it is visible.
+    """
     matrix = tl.program_id(1)
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = start + tl.arange(0, BLOCK_COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
     offset = (matrix * rows + row).to(tl.int64)[:, None] * columns + column[None, :]
-    seen = (matrix % mask_matrices * mask_rows + row % mask_rows).to(tl.int64)[
-        :, None
-    ] * columns + column[None, :]
+    mask_row = (matrix % mask_matrices * mask_rows + row % mask_rows).to(tl.int64)
+    seen = mask_row[:, None] * columns + column[None, :]
     score = tl.load(scores + offset, mask=inside, other=0.0).to(tl.float32)
     return offset, inside, score, tl.load(mask + seen, mask=inside, other=0) != 0
 
@@ -40,8 +53,13 @@ def cap(score, RATE: tl.constexpr):
 @triton.jit(do_not_specialize=SCORE_SIZES)
 def exponentiate_forward(
     scores, mask, weights, sums, rows, columns_16, mask_matrices, mask_rows,
-    RATE: tl.constexpr, SOFTCAP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    RATE: tl.constexpr, SOFTCAP: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """Write softmax numerators [B, M, T] into weights, and their sums [B, M], of scores [B, M, T].
+
+    SOFTCAP: the bound of the scaled scores; RATE: scaling / SOFTCAP.
+    """
     columns = columns_16 * 16  # tells the compiler that lines of scores are aligned
     total = tl.zeros([BLOCK_ROWS], tl.float32)
     for start in range(0, columns, BLOCK_COLUMNS):
@@ -58,8 +76,13 @@ def exponentiate_forward(
 @triton.jit(do_not_specialize=SCORE_SIZES)
 def exponentiate_backward(
     scores, mask, grads, grad_sums, rows, columns_16, mask_matrices, mask_rows,
-    RATE: tl.constexpr, SOFTCAP: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    RATE: tl.constexpr, SOFTCAP: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
+    """Turn the gradients of the weights [B, M, T], in grads, into those of the scores, in place.
+
+    grad_sums [B, M]: the gradients of the sums of the weights.
+    """
     columns = columns_16 * 16
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     grad_sum = tl.load(grad_sums + tl.program_id(1) * rows + row, mask=row < rows, other=0.0)
@@ -79,7 +102,11 @@ def exponentiate_backward(
 def place_block(
     prefix, rows, length, HEADS: tl.constexpr, GROUPS: tl.constexpr, BLOCK_NODES: tl.constexpr
 ):
-    """Return a program's offset in [N, H], whether its nodes are of the prefix, and their lines there or in the rows."""
+    """Return where a program's block of nodes is, as three things.
+
+    The offsets of its nodes in [N, H], whether they are of the prefix, and their lines: of the
+    vectors that split_forward writes to prefix_part or row_part.
+    """
     first, head = tl.program_id(0) * BLOCK_NODES, tl.program_id(1)
     number = tl.arange(0, BLOCK_NODES)
     members: tl.constexpr = HEADS // GROUPS
@@ -101,8 +128,14 @@ def swap_halves(column, SIZE: tl.constexpr):
 @triton.jit(do_not_specialize=TREE_SIZES)
 def split_forward(
     nodes, cosine, sine, prefix_part, row_part, prefix, rows, length,
-    ROTATE: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK_NODES: tl.constexpr,
+    ROTATE: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
+    BLOCK_NODES: tl.constexpr,
 ):  # fmt: skip
+    """Write nodes [N, H, D] into prefix_part [G, M * T, D] and row_part [G * R, M * L, D].
+
+    HEADS and GROUPS: H and G; of queries M = H/G, of keys and values M = 1; SIZE: D. ROTATE: turn
+    the vectors by the rotary embedding, of cosine and sine [N, D], first.
+    """
     node, in_prefix, line = place_block(prefix, rows, length, HEADS, GROUPS, BLOCK_NODES)
     column = tl.arange(0, SIZE)[None, :]
     value = tl.load(nodes + node[:, None] * SIZE + column).to(tl.float32)
@@ -123,14 +156,14 @@ def split_forward(
 @triton.jit(do_not_specialize=TREE_SIZES)
 def split_backward(
     grad_nodes, cosine, sine, grad_prefix, grad_row, prefix, rows, length,
-    ROTATE: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK_NODES: tl.constexpr,
+    ROTATE: tl.constexpr, HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
+    BLOCK_NODES: tl.constexpr,
 ):  # fmt: skip
+    """Write the gradients of split_forward's nodes [N, H, D] from those of its two parts."""
     node, in_prefix, line = place_block(prefix, rows, length, HEADS, GROUPS, BLOCK_NODES)
     column = tl.arange(0, SIZE)[None, :]
-    offset, swapped = (
-        line[:, None] * SIZE + column,
-        line[:, None] * SIZE + swap_halves(column, SIZE),
-    )
+    offset = line[:, None] * SIZE + column
+    swapped = line[:, None] * SIZE + swap_halves(column, SIZE)
     if in_prefix:
         grad, other = tl.load(grad_prefix + offset), tl.load(grad_prefix + swapped)
     else:
@@ -160,6 +193,10 @@ def join_forward(
     prefix_part, row_part, prefix_sum, row_sum, other_sum, nodes, prefix, rows, length,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK_NODES: tl.constexpr,
 ):  # fmt: skip
+    """Write into nodes [N, H, D] prefix_part and row_part, divided by the sums of their weights.
+
+    The parts are laid out as those that split_forward writes; sums have a number for each vector.
+    """
     node, in_prefix, line = place_block(prefix, rows, length, HEADS, GROUPS, BLOCK_NODES)
     column = tl.arange(0, SIZE)[None, :]
     if in_prefix:
@@ -172,10 +209,15 @@ def join_forward(
 
 @triton.jit(do_not_specialize=TREE_SIZES)
 def join_backward(
-    grad_nodes, nodes, prefix_sum, row_sum, other_sum, grad_prefix, grad_row, grad_prefix_sum, grad_row_sum,
-    prefix, rows, length,
+    grad_nodes, nodes, prefix_sum, row_sum, other_sum,
+    grad_prefix, grad_row, grad_prefix_sum, grad_row_sum, prefix, rows, length,
     HEADS: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr, BLOCK_NODES: tl.constexpr,
 ):  # fmt: skip
+    """Write the gradients of join_forward's two parts and of their sums.
+
+    grad_nodes, nodes: the gradients of what join_forward wrote, and what it wrote. Of nodes in rows
+    one gradient is that of both sums.
+    """
     node, in_prefix, line = place_block(prefix, rows, length, HEADS, GROUPS, BLOCK_NODES)
     column = tl.arange(0, SIZE)[None, :]
     grad = tl.load(grad_nodes + node[:, None] * SIZE + column).to(tl.float32)
@@ -192,17 +234,37 @@ def join_backward(
         tl.store(grad_row_sum + line, grad_sum)
 
 
-def launch_scores(kernel, tensors, scaling, softcap):
-    """Run a kernel over all scores [B, M, T], the first of the tensors, under the mask [B', M', T], the second."""
-    (matrices, rows, columns), (mask_matrices, mask_rows, _) = tensors[0].shape, tensors[1].shape
+def launch_scores(
+    kernel: triton.runtime.JITFunction,
+    tensors: Sequence[torch.Tensor],
+    scaling: float,
+    softcap: float,
+) -> None:
+    """Run a kernel over all scores [B, M, T] under their mask [B', M', T].
+
+    tensors: those that the kernel takes, scores first, mask second. The matrices of the mask
+    repeat, and so do their lines.
+    """
+    matrices, rows, columns = tensors[0].shape
+    mask_matrices, mask_rows, _ = tensors[1].shape
     grid = (triton.cdiv(rows, BLOCK_ROWS), matrices)
-    sizes = rows, columns // 16, mask_matrices, mask_rows
+    sizes = (rows, columns // 16, mask_matrices, mask_rows)
     kernel[grid](*tensors, *sizes, scaling / softcap, softcap, BLOCK_ROWS, BLOCK_COLUMNS)
 
 
-def launch_nodes(kernel, tensors, nodes, sizes, groups, *options):
-    """Run a kernel over all nodes [N, H, D] of a tree; sizes: T, R and L."""
+def launch_nodes(
+    kernel: triton.runtime.JITFunction,
+    tensors: Sequence[torch.Tensor | None],
+    nodes: torch.Tensor,
+    sizes: Sequence[int],
+    groups: int,
+    *options: bool,
+) -> None:
+    """Run a kernel over all nodes [N, H, D] of a tree.
+
+    tensors: those that the kernel takes. sizes: T, R and L. groups: G. options: ROTATE, where the
+    kernel takes it.
+    """
     count, heads, size = nodes.shape
-    kernel[(count // BLOCK_NODES, heads)](
-        *tensors, *sizes, *options, heads, groups, size, BLOCK_NODES
-    )
+    grid = (count // BLOCK_NODES, heads)
+    kernel[grid](*tensors, *sizes, *options, heads, groups, size, BLOCK_NODES)

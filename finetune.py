@@ -136,9 +136,9 @@ def load_rows(data_dir: str) -> tuple[list[Example], list[Example]]:
 
     Fails if one is no row or is in both, or if the files are not of one run of prepare_data.py.
     """
-    splitting.read_report(data_dir, ("train", "val"))
     train_rows = splitting.load_split(Path(data_dir) / "train.jsonl")
     val_rows = splitting.load_split(Path(data_dir) / "val.jsonl")
+    splitting.read_report(data_dir, ("train", "val"))
     splitting.check_splits_disjoint({"train": train_rows, "val": val_rows})
     return train_rows, val_rows
 

@@ -101,20 +101,17 @@ def train(tiny_model, data_dir):
     import finetune
 
     def run(run_dir, *flags, **constants):
-        usual = [
-            "--base-model",
-            tiny_model,
-            "--data-dir",
-            data_dir,
-            "--learning-rate",
-            "4e-3",
-            "--epochs",
-            EPOCHS,
-        ]
+        usual = {
+            "--base-model": tiny_model,
+            "--data-dir": data_dir,
+            "--learning-rate": "4e-3",
+            "--epochs": EPOCHS,
+        }
+        words = [word for flag in usual if flag not in flags for word in (flag, usual[flag])]
         with pytest.MonkeyPatch.context() as patch:
             for name, value in {**TRAINING, **constants}.items():
                 patch.setattr(finetune, name, value)
-            finetune.main([*usual, "--run-dir", str(run_dir), *flags])
+            finetune.main([*words, "--run-dir", str(run_dir), *flags])
         return run_dir
 
     return run

@@ -139,6 +139,8 @@ def read_report(data_dir: str | Path, names: Iterable[str]) -> dict:
         errors.fail(f"{report_path} is no report of prepare_data.py: {HINT}")
     for name in names:
         path = Path(data_dir) / f"{name}.jsonl"
+        if not path.is_file():
+            errors.fail(f"{path} not found: {HINT}")
         if files.hash_file(path) != hashes.get(path.name):
             problem = f"is not the file that {report_path} tells of (of another run, or edited)"
             errors.fail(f"{path} {problem}: {HINT}")

@@ -17,6 +17,7 @@ from stopping import stop_message
 import evaluate
 import finetune
 from stance.common import distributed, files
+from stance.corpus import splitting
 from stance.model import compilation, scoring
 from stance.training import fsdp, tree_trainer
 
@@ -36,6 +37,7 @@ import finetune
 from stance.model import loading
 from stance.training import tree_trainer
 from stance.common import distributed
+from stance.corpus import splitting
 from stance.training import callbacks
 from stance.training import fsdp
 
@@ -121,8 +123,9 @@ def small_data(data_dir, tmp_path_factory):
     """Folder of the splits with ROWS rows to train on, as text."""
     folder = tmp_path_factory.mktemp("small") / "data"
     shutil.copytree(data_dir, folder)
-    rows = files.read_jsonl(folder / "train.jsonl", (), "")
-    files.write_jsonl(folder / "train.jsonl", rows[:ROWS])
+    splits = {name: splitting.load_split(folder / f"{name}.jsonl") for name in splitting.SPLITS}
+    splits["train"] = splits["train"][:ROWS]
+    splitting.write_splits(folder, splits, {})
     return str(folder)
 
 
@@ -393,6 +396,7 @@ sys.path.insert(0, {str(ROOT)!r})
 import evaluate
 from stance.model import compilation
 from stance.common import distributed
+from stance.corpus import splitting
 from stance.model import scoring
 
 compilation.prepare_scoring = lambda model, rows: (None, 7)[distributed.get_rank()[0]]  # as if one GPU had less memory left

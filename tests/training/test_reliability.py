@@ -23,7 +23,7 @@ from stopping import line_below_bar
 import evaluate
 import finetune
 from stance.common import distributed, environment, errors, files
-from stance.corpus import tables
+from stance.corpus import splitting, tables
 from stance.model import adapters, compilation, fingerprints, loading, lora_linear
 from stance.training import callbacks, checkpoints, memory_probe, run_folder, tree_trainer
 from stance.tree import prefix_tree
@@ -315,9 +315,9 @@ def test_all_that_differs_is_named(whole, resume, capsys):
 
 
 def test_other_data_are_refused(copy, resume, data_dir, tmp_path, capsys):
-    shutil.copytree(data_dir, tmp_path / "data")
-    lines = (tmp_path / "data" / "train.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "data" / "train.jsonl").write_text("".join(lines[1:]))
+    splits = {name: splitting.load_split(f"{data_dir}/{name}.jsonl") for name in ("train", "val")}
+    splits["train"] = splits["train"][1:]
+    splitting.write_splits(tmp_path / "data", splits, {})
     message = line_below_bar(capsys, resume, copy, "--data-dir", str(tmp_path / "data"))
     assert "data train rows was 72, now it is 71" in message and "data train sha256 was" in message
 

@@ -18,6 +18,7 @@ from stopping import stop_message
 import finetune
 import prompts
 from stance.common import files
+from stance.corpus import splitting
 from stance.model import chat, compilation, loading
 from stance.training import callbacks, tree_trainer
 from stance.tree import prefix_tree
@@ -357,11 +358,10 @@ def test_the_seed_decides_the_run(train, tmp_path):
 def test_the_epoch_best_in_validation_is_kept(train, data_dir, tmp_path, select_by):
     """Validation labels are swapped, so validation gets worse as training goes on."""
     folder = tmp_path / "data"
-    folder.mkdir()
-    shutil.copy(f"{data_dir}/train.jsonl", folder)
     wrong = {"pro": "con", "con": "neu", "neu": "pro"}
-    rows = files.read_jsonl(f"{data_dir}/val.jsonl", (), "")
-    files.write_jsonl(folder / "val.jsonl", [{**row, "label": wrong[row["label"]]} for row in rows])
+    splits = {name: splitting.load_split(f"{data_dir}/{name}.jsonl") for name in ("train", "val")}
+    splits["val"] = [{**row, "label": wrong[row["label"]]} for row in splits["val"]]
+    splitting.write_splits(folder, splits, {})
     run = train(tmp_path / "run", "--data-dir", str(folder), SELECT_BY=select_by)
 
     result = read_run(run)["result"]
@@ -548,12 +548,11 @@ def test_missing_data_is_named(train, data_dir, tmp_path, capsys, missing):
 
 
 def test_leaky_splits_are_refused(train, data_dir, rows, tmp_path, capsys):
-    (tmp_path / "data").mkdir()
-    shutil.copy(f"{data_dir}/train.jsonl", tmp_path / "data")
     text = rows[5]["text"].upper() + "!"
     leak = {**rows[5], "text": text, "prompt": prompts.build_prompt(rows[5]["topic"], text)}
-    validation = files.read_jsonl(f"{data_dir}/val.jsonl", (), "")
-    files.write_jsonl(tmp_path / "data" / "val.jsonl", [*validation, leak])
+    splits = {name: splitting.load_split(f"{data_dir}/{name}.jsonl") for name in ("train", "val")}
+    splits["val"].append(leak)
+    splitting.write_splits(tmp_path / "data", splits, {})
     message = stop_message(capsys, train, tmp_path / "run", "--data-dir", str(tmp_path / "data"))
     assert "1 rows have their sentence in two splits" in message and "train and val" in message
     assert not (tmp_path / "run").exists()
@@ -580,3 +579,39 @@ def test_log_entries_are_one_json_object_a_line(tmp_path):
         log.on_log(None, state, None, logs={"loss": loss})
     lines = (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(lines[0]) == {"step": 3, "loss": 1.5} and len(lines) == 2
+
+
+# ---------------------------------------------------------------- splits that belong together
+
+
+@pytest.fixture
+def two_runs(data_dir, tmp_path):
+    """The splits of one run of prepare_data.py, and those of another seed."""
+    import prepare_data
+
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for seed, folder in enumerate(folders):
+        words = ["--corpus", f"{data_dir}/corpus.csv", "--output-dir", str(folder)]
+        prepare_data.main([*words, "--seed", str(seed)])
+    return folders
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "val.jsonl"])
+def test_splits_of_two_runs_are_refused(train, two_runs, tmp_path, capsys, name):
+    one, other = two_runs
+    shutil.copy(other / name, one / name)
+    message = stop_message(capsys, train, tmp_path / "run", "--data-dir", str(one))
+    assert f"{name} is not the file that" in message or "their sentence in two splits" in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{}", '{"outputs": [1]}', "{"])
+def test_splits_without_their_report_are_refused(train, two_runs, tmp_path, capsys, content):
+    report = two_runs[0] / splitting.REPORT
+    if content is None:
+        report.unlink()  # as where prepare_data.py was killed
+    else:
+        report.write_text(content)
+    message = stop_message(capsys, train, tmp_path / "run", "--data-dir", str(two_runs[0]))
+    assert splitting.REPORT in message and message.rstrip().endswith("run prepare_data.py again")
+    assert not (tmp_path / "run").exists()

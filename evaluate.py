@@ -413,6 +413,9 @@ def print_report(result: dict[str, dict]) -> None:
     result: {model: metrics}, of analysis.compute_model_metrics.
     """
     print(f"\n{result_tables.format_summary(result)}")
+    labels = result_tables.describe_gold_labels(result)
+    if labels:
+        print(f"note: {labels}")
     for name, numbers in result.items():
         print(f"\n{name}, by label\n{result_tables.format_labels(numbers)}")
         print(f"\n{name}, by topic\n{result_tables.format_topics(numbers['topics'])}")

@@ -15,6 +15,7 @@ from stance.common.types import EvaluationRecord, Prediction
 from stance.evaluation import metrics, prompt_variants, uncertainty
 
 INVALID = len(prompts.LABELS)  # index of a prediction that is no label
+RUN_SCORES = ("accuracy", "micro_f1", "macro_f1", "semeval_f1", "weighted_f1", "mcc")
 
 
 def analyse(
@@ -26,8 +27,9 @@ def analyse(
 
     table: records of the test split; validation: of the validation split; variants: records with
     "variant" and "swaps" of the prompt variants.
-    Keys: intervals, topics, comparisons, calibration, coverage, robustness; empty without data.
-    Compared is the last model with each other model and with the better baseline, TF-IDF.
+    Keys: intervals, scores, topics, comparisons, calibration, coverage, robustness; empty without
+    data. Compared is the last model with each other model and with the better baseline, TF-IDF.
+    scores: {baseline or model: metrics.compute_metrics without its parts by label}.
     """
     models = list(table[0]["models"])
     last = models[-1]
@@ -51,6 +53,7 @@ def analyse(
             name: uncertainty.describe_answers(gold, labels, topics)
             for name, labels in predicted.items()
         },
+        "scores": compute_scores(table),
         "topics": {name: describe_topics(gold, predicted[name], topics) for name in models},
         "comparisons": comparisons,
         "calibration": calibration,
@@ -67,6 +70,25 @@ def list_answers(table: list[EvaluationRecord]) -> dict[str, np.ndarray]:
     for name in table[0]["models"]:
         predicted[name] = index_labels(row["models"][name]["prediction"] for row in table)
     return predicted
+
+
+def compute_scores(table: list[EvaluationRecord]) -> dict[str, dict]:
+    """Return {name: metrics.compute_metrics} of baselines and models, baselines first.
+
+    Without "labels" and "confusion": those of the models are among compute_model_metrics.
+    """
+    gold = [row["label"] for row in table]
+    answers = {}
+    for name in table[0].get("baselines", ()):
+        answers[name] = [row["baselines"][name] for row in table]
+    for name in table[0]["models"]:
+        answers[name] = [row["models"][name]["prediction"] for row in table]
+    scores = {}
+    for name, predicted in answers.items():
+        numbers = metrics.compute_metrics(gold, predicted)
+        del numbers["labels"], numbers["confusion"]
+        scores[name] = numbers
+    return scores
 
 
 def index_labels(labels: Iterable[str | None]) -> np.ndarray:
@@ -259,15 +281,15 @@ def _find_confidence(prediction: Prediction) -> float | None:
 def compare_runs(tables: dict[str, list[EvaluationRecord]]) -> dict[str, dict]:
     """Return {"runs": {run: {model: metrics}}, "mean", "sd"} of {run: records}.
 
-    mean, sd: {"accuracy", "micro_f1", "macro_f1"} of the runs' last models; sd with n - 1, the
-    spread between runs, None for one run.
+    mean, sd: {each of RUN_SCORES} of the runs' last models; sd with n - 1, the spread between runs,
+    None for one run. Both are None for a score that the gold labels do not allow.
     """
     runs = {run: compute_model_metrics(table) for run, table in tables.items()}
     last = [numbers[list(numbers)[-1]] for numbers in runs.values()]
     result = {"runs": runs, "mean": {}, "sd": {}}
-    for key in ("accuracy", "micro_f1", "macro_f1"):
-        values = [numbers[key] for numbers in last]
-        result["mean"][key] = statistics.fmean(values)
+    for key in RUN_SCORES:
+        values = [numbers[key] for numbers in last if numbers[key] is not None]
+        result["mean"][key] = statistics.fmean(values) if values else None
         result["sd"][key] = statistics.stdev(values) if len(values) > 1 else None
     return result
 

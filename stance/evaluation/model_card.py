@@ -41,7 +41,7 @@ in two splits. The sentences are not part of this repository.
 
 {results}
 
-Brackets: {level} bootstrap intervals over the test sentences. {mode} Majority (the most frequent label) and tf-idf (a
+{labels}Brackets: {level} bootstrap intervals over the test sentences. {mode} Majority (the most frequent label) and tf-idf (a
 logistic regression over TF-IDF weights) are baselines, learnt from the training sentences. {splits}
 
 ## Use
@@ -145,6 +145,7 @@ def build_card(
     shown_settings = [f"{key} {settings[key]}" for key in SHOWN_SETTINGS]
     shown_versions = [f"{package} {version}" for package, version in versions.items() if version]
     header, rows = result_tables.tabulate_results(numbers["intervals"])
+    labels = result_tables.describe_gold_labels(numbers["scores"])
     text = TEXT.format(
         note=f"**{run['note']}**\n\n" if run.get("note") else "",
         base=name if local else base,
@@ -154,6 +155,7 @@ def build_card(
         topics=result_tables.count_topics(table),
         level=result_tables.LEVEL_TEXT,
         results=formatting.format_markdown(header, rows),
+        labels=f"{labels}\n\n" if labels else "",
         mode=result_tables.MODE_TEXTS.get(run.get("mode"), ""),
         splits=fingerprints.describe_splits(run),
         prompt_version=record["prompt_version"],

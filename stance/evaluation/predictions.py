@@ -86,31 +86,86 @@ def write_parts(folder: Path, parts: Parts, run: dict) -> list[str]:
 
 def read_records(path: str | Path) -> list[EvaluationRecord]:
     """Return the records of a file; fail if it is no file of evaluate.py."""
-    table = files.read_jsonl(path, RECORD_KEYS, "give an evaluation.jsonl that evaluate.py wrote")
-    for number, record in enumerate(table, start=1):
+    hint = "give an evaluation.jsonl that evaluate.py wrote"
+    table = []
+    line_of_row = {}
+    for number, record in files.iterate_numbered_jsonl(path, RECORD_KEYS, hint):
         if "floors" in record:  # the name in files of earlier versions
             record["baselines"] = record.pop("floors")
-        models = record["models"] if isinstance(record["models"], dict) else {}
-        if not models or models.keys() != table[0]["models"].keys():
-            errors.fail(f"{path}, line {number}: not the models of line 1: evaluate again")
-        if record["label"] not in prompts.LABELS or not all(map(is_prediction, models.values())):
-            labels = ", ".join(prompts.LABELS)
-            errors.fail(f"{path}, line {number}: labels must be {labels}: evaluate again")
+        table.append(record)
+        problem = find_problem(record, table[0])
+        if problem:
+            errors.fail(f"{path}, line {number}: {problem}: evaluate again")
+        row = (record["id"], record.get("variant"))
+        if row in line_of_row:
+            problem = f"the id {record['id']} of line {line_of_row[row]} again"
+            errors.fail(f"{path}, line {number}: {problem}: evaluate again")
+        line_of_row[row] = number
     return table
+
+
+def find_problem(record: dict, first: dict) -> str | None:
+    """Return what is wrong with a line of records; None if it is one that evaluate.py writes.
+
+    first: the first line of its file, which has the same models and baselines.
+    """
+    models = record["models"]
+    if not isinstance(models, dict) or not models or models.keys() != first["models"].keys():
+        return "not the models of the first line"
+    if not all(isinstance(record[key], str) for key in ("topic", "text")):
+        return "topic and text must be texts"
+    if not all(isinstance(record.get(key), str | int | None) for key in ("id", "variant")):
+        return "its id or variant is no name"
+    labels = ", ".join(prompts.LABELS)
+    if record["label"] not in prompts.LABELS:
+        return f"labels must be {labels}"
+    for name, prediction in models.items():
+        if not is_prediction(prediction):
+            return (
+                f"no prediction of {name}: labels must be {labels}, and their probabilities "
+                "numbers from 0 to 1 that add up to 1"
+            )
+    scored = has_probabilities(record)
+    if scored is None or scored != has_probabilities(first):
+        return "not all lines and models have probabilities"
+    if not is_baselines(record.get("baselines", {}), first.get("baselines", {})):
+        return f"not the baselines of the first line, or their labels are not {labels}"
+    return None
 
 
 def is_prediction(value: Any) -> bool:
     """Whether a value is a prediction of evaluate.py.
 
-    Its label is one of prompts.LABELS or None; it has the probabilities of all labels, or none.
+    With probabilities its label is one of prompts.LABELS, without them also None.
     """
     if not isinstance(value, dict) or "prediction" not in value:
         return False
-    if value["prediction"] not in (*prompts.LABELS, None):
-        return False
     if "probabilities" not in value:
-        return True
-    return set(value["probabilities"]) == set(prompts.LABELS)
+        return value["prediction"] in (*prompts.LABELS, None)
+    return value["prediction"] in prompts.LABELS and is_distribution(value["probabilities"])
+
+
+def is_distribution(value: Any) -> bool:
+    """Whether a value is {label: probability} of all labels, which add up to 1."""
+    if not isinstance(value, dict) or set(value) != set(prompts.LABELS):
+        return False
+    for probability in value.values():
+        if type(probability) not in (int, float) or not 0 <= probability <= 1:
+            return False
+    return abs(sum(value.values()) - 1) < 1e-3  # records are rounded to 6 significant digits
+
+
+def is_baselines(value: Any, first: dict) -> bool:
+    """Whether a value is {baseline: label}, with the baselines of the first line."""
+    if not isinstance(value, dict) or value.keys() != first.keys():
+        return False
+    return all(label in prompts.LABELS for label in value.values())
+
+
+def has_probabilities(record: dict) -> bool | None:
+    """Whether the predictions of a record have probabilities; None if only some have them."""
+    found = {"probabilities" in prediction for prediction in record["models"].values()}
+    return found.pop() if len(found) == 1 else None
 
 
 def read_parts(path: str | Path) -> tuple[Parts, dict]:
@@ -127,18 +182,49 @@ def read_parts(path: str | Path) -> tuple[Parts, dict]:
         errors.fail(f"{path} does not hold the answers of the test split: give {given}")
     parts = {"evaluation": read_records(path)}
     run = _read_run(path.with_name("evaluation.json"))
+    check_mode(path, parts["evaluation"], run)
+    records = run.get("records")
     for part in SIDE_RECORDS:
         side = path.with_name(f"{part}.jsonl")
-        expected = run.get("records", {}).get(side.name)
+        expected = records.get(side.name) if isinstance(records, dict) else None
         fits = expected and side.is_file() and files.hash_file(side) == expected
         if expected and not fits:
             print(f"note: {side} is missing or was changed: its tables are left out")
-        parts[part] = read_records(side) if fits else []
+        parts[part] = read_side_records(side, parts["evaluation"][0]) if fits else []
     known = {record["id"] for record in parts["evaluation"]}
     if not known.issuperset(record["id"] for record in parts["robustness"]):
         print(f"note: {path} lacks rows of robustness.jsonl: its tables are left out")
         parts["robustness"] = []
     return parts, run
+
+
+def read_side_records(path: Path, first: EvaluationRecord) -> list[EvaluationRecord]:
+    """Return the records of validation.jsonl or robustness.jsonl, which only --mode score writes.
+
+    Fails unless they go with the first record of the evaluation.jsonl beside them.
+    """
+    table = read_records(path)
+    if table[0]["models"].keys() != first["models"].keys():
+        errors.fail(f"{path} has not the models of evaluation.jsonl: evaluate again")
+    if not has_probabilities(table[0]) or not has_probabilities(first):
+        errors.fail(f"{path} or evaluation.jsonl has no probabilities: evaluate again")
+    if path.stem == "robustness":
+        for record in table:
+            named = isinstance(record.get("variant"), str)
+            if not named or not isinstance(record.get("swaps"), bool):
+                errors.fail(f"{path}: row {record['id']} is of no prompt variant: evaluate again")
+    return table
+
+
+def check_mode(path: Path, table: list[EvaluationRecord], run: dict) -> None:
+    """Fail if a row has no label though evaluation.json says --mode score, where all have one."""
+    if run.get("mode") != "score":
+        return
+    for record in table:
+        for name, prediction in record["models"].items():
+            if prediction["prediction"] is None:
+                problem = f"{name} has no label for the row {record['id']}, impossible with score"
+                errors.fail(f"{path}: {problem}: evaluate again")
 
 
 def _read_run(path: Path) -> dict:
@@ -175,7 +261,9 @@ def read_runs(folders: list[str]) -> tuple[dict[str, list[EvaluationRecord]], di
                     f"--runs: {folders[0]} and {folder} differ in {name}: evaluate both again with "
                     "the same"
                 )
-        found[folder] = read_records(Path(folder) / "evaluation.jsonl")
+        path = Path(folder) / "evaluation.jsonl"
+        found[folder] = read_records(path)
+        check_mode(path, found[folder], run)
         if _list_rows(found[folder]) != _list_rows(found[folders[0]]):
             errors.fail(f"--runs: {folders[0]} and {folder} hold other rows: evaluate both again")
     return found, first_run

@@ -21,6 +21,15 @@ MANY_TOPICS = 30
 # --------------------------------------------------------------------------
 
 ADVICE = " Quote the wider of both, and hold topics out (tools/study.py)."  # where topics are few
+TOPIC_LABELS_GUIDE = (
+    "Macro-F1 of a topic is the mean over the labels in the gold of its rows; outside: answers that "
+    "are none of these labels, and wrong."
+)
+OTHER_SCORES_GUIDE = (
+    "Scores that other papers report. SemEval-2016 F1: the mean of the F1 of pro and con. "
+    "Weighted F1: the F1 of the labels, weighted by their rows. MCC: Matthews' correlation "
+    "coefficient, 0 by chance. For SemEval-2016 F1 too, only labels in the gold count."
+)
 PICTURES = {
     "confusion.png": "Confusion matrices: rows, and their share of those with the gold label",
     "topics.png": "Macro-F1 by topic",
@@ -87,7 +96,8 @@ def write_results(
     pictures = draw_pictures(folder, table, result, numbers, run["note"])
     page = build_report(run, table, result, numbers, pictures)
     header, rows = result_tables.tabulate_results(numbers["intervals"])
-    latex = formatting.format_latex(header, rows, describe_caption(run, table), "tab:results")
+    caption = describe_caption(run, table, numbers)
+    latex = formatting.format_latex(header, rows, caption, "tab:results")
     files.write_json(folder / "evaluation.json", {**run, "metrics": result, "analysis": numbers})
     files.write_text(folder / "report.md", [page])
     files.write_text(folder / "results.tex", [latex])
@@ -123,12 +133,13 @@ def draw_pictures(
     return names
 
 
-def describe_caption(run: dict, table: list[types.EvaluationRecord]) -> str:
+def describe_caption(run: dict, table: list[types.EvaluationRecord], numbers: dict) -> str:
     """Return the caption of the table of results."""
     caption = (
         f"{len(table)} test sentences on {result_tables.count_topics(table)}; "
-        f"{result_tables.LEVEL_TEXT} bootstrap intervals over sentences."
-    )
+        f"{result_tables.LEVEL_TEXT} bootstrap intervals over sentences. "
+        f"{result_tables.describe_gold_labels(numbers['scores'])}"
+    ).strip()
     return f"{run['note']} {caption}" if run.get("note") else caption
 
 
@@ -195,6 +206,9 @@ def list_results(numbers: dict, topics: int) -> list[str]:
         "trained on the train split, its regularisation chosen on the validation split) are "
         "baselines.",
     ]
+    labels = result_tables.describe_gold_labels(numbers["scores"])
+    if labels:
+        blocks.append(labels)
     blocks += list_widthless(intervals)
     if topics > 1:
         blocks.append(f"With intervals over {topics} topics:")
@@ -203,6 +217,8 @@ def list_results(numbers: dict, topics: int) -> list[str]:
     for comparison in numbers["comparisons"]:
         blocks.append(f"{describe_comparison(comparison)}.")
         blocks.append(markdown(result_tables.tabulate_comparison(comparison)))
+    blocks.append(OTHER_SCORES_GUIDE)
+    blocks.append(markdown(result_tables.tabulate_scores(numbers["scores"])))
     return blocks
 
 
@@ -212,10 +228,15 @@ def list_parts(result: dict[str, dict], numbers: dict) -> list[str]:
     for name, metrics in result.items():
         header, rows = result_tables.tabulate_results(numbers["topics"][name], first="Topic")
         sizes = [str(part["n"]) for part in metrics["topics"].values()]
-        sized_rows = [[*row, size] for row, size in zip(rows, sizes, strict=True)]
+        more_header, more_rows = result_tables.tabulate_gold_labels(metrics["topics"])
+        sized_rows = [
+            [*row, size, *more] for row, size, more in zip(rows, sizes, more_rows, strict=True)
+        ]
         blocks.append(f"{name}:")
         blocks.append(markdown(result_tables.tabulate_labels(metrics)))
-        blocks.append(markdown(([*header, "n"], sized_rows)))
+        blocks.append(markdown(([*header, "n", *more_header], sized_rows)))
+        if more_header:
+            blocks.append(TOPIC_LABELS_GUIDE)
     return blocks
 
 

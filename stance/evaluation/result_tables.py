@@ -1,5 +1,8 @@
 """Numbers of an evaluation as tables: (header, rows) of texts."""
 
+from collections.abc import Iterable
+
+import prompts
 from stance.common import formatting, types
 from stance.evaluation import uncertainty
 
@@ -7,6 +10,11 @@ TextTable = tuple[list[str], list[list[str]]]  # header and rows, as many cells 
 
 LEVEL_TEXT = f"{100 * uncertainty.LEVEL:g} %"  # of intervals, as texts have it
 NAMES = {"accuracy": "Accuracy", "macro_f1": "Macro-F1", "kappa": "Cohen's kappa"}
+OTHER_NAMES = {
+    "semeval_f1": "SemEval-2016 F1",
+    "weighted_f1": "Weighted F1",
+    "mcc": "MCC",
+}  # of metrics.compute_metrics: scores that other papers report
 MODE_TEXTS = {
     "score": "The answer is the most probable of the three labels.",
     "generate": "The answer is read from generated text.",
@@ -32,6 +40,36 @@ def count_topics(table: list[types.EvaluationRecord]) -> str:
     """Return the number of topics of records as text."""
     topics = len({row["topic"] for row in table})
     return f"{topics} topic{'s' if topics > 1 else ''}"
+
+
+def join_words(words: Iterable[str]) -> str:
+    """Return words as an enumeration: a, b and c."""
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def describe_gold_labels(scores: dict[str, dict]) -> str:
+    """Return which labels macro-F1 is the mean of, if the gold labels are not all three; else "".
+
+    scores: {name: metrics.compute_metrics} of systems on the same rows.
+    """
+    known = next(iter(scores.values()))["gold_labels"]
+    absent = [label for label in prompts.LABELS if label not in known]
+    if not absent:
+        return ""
+    outside = [f"{numbers['outside']} of {name}" for name, numbers in scores.items()]
+    return (
+        f"Macro-F1 is the mean over {join_words(known)}: no row has the gold label "
+        f"{' or '.join(absent)}. Answers outside of these count as wrong: {join_words(outside)}."
+    )
+
+
+def tabulate_scores(scores: dict[str, dict]) -> TextTable:
+    """Return the scores of OTHER_NAMES as a table; scores: {name: metrics.compute_metrics}."""
+    rows = []
+    for name, numbers in scores.items():
+        rows.append([name, *(format_value(numbers[key]) for key in OTHER_NAMES)])
+    return ["Model", *OTHER_NAMES.values()], rows
 
 
 def format_p(p: float) -> str:
@@ -171,10 +209,17 @@ def tabulate_runs(comparison: dict) -> TextTable:
 
 
 def describe_runs(comparison: dict) -> str:
-    """Return the sentence below the table of runs."""
-    if len(comparison["runs"]) == 1:
-        return "One run, so without mean and standard deviation."
-    return "Runs on the same test split; sd: standard deviation between runs, with n - 1."
+    """Return the sentences below the table of runs."""
+    runs = comparison["runs"]
+    scores = {}
+    for run, models in runs.items():
+        for name, numbers in models.items():
+            scores[f"{name} in {run}"] = numbers
+    if len(runs) == 1:
+        sentence = "One run, so without mean and standard deviation."
+    else:
+        sentence = "Runs on the same test split; sd: standard deviation between runs, with n - 1."
+    return f"{sentence} {describe_gold_labels(scores)}".strip()
 
 
 def format_summary(metrics_of_model: dict[str, dict]) -> str:
@@ -196,10 +241,15 @@ def format_labels(metrics: dict) -> str:
 
 
 def tabulate_labels(metrics: dict) -> TextTable:
-    """Return precision, recall and F1 per label as a table; metrics: metrics.compute_metrics."""
+    """Return precision, recall and F1 per label as a table; metrics: metrics.compute_metrics.
+
+    A label that is gold nowhere has dashes: nobody can find it.
+    """
     rows = []
     for label, numbers in metrics["labels"].items():
-        values = [f"{numbers[key]:.3f}" for key in ("precision", "recall", "f1")]
+        values = ["-"] * 3
+        if numbers["support"]:
+            values = [f"{numbers[key]:.3f}" for key in ("precision", "recall", "f1")]
         rows.append([label, *values, str(numbers["support"])])
     return ["Label", "Precision", "Recall", "F1", "n"], rows
 
@@ -210,10 +260,27 @@ def format_topics(metrics_of_topic: dict[str, dict]) -> str:
 
 
 def tabulate_topics(metrics_of_topic: dict[str, dict]) -> TextTable:
-    """Return accuracy and macro-F1 per topic, of metrics.compute_topic_metrics, as a table."""
+    """Return accuracy and macro-F1 per topic, of metrics.compute_topic_metrics, as a table.
+
+    If a topic lacks a gold label, also with the columns of tabulate_gold_labels.
+    """
+    more_header, more_rows = tabulate_gold_labels(metrics_of_topic)
     rows = []
-    for topic, metrics in metrics_of_topic.items():
+    for (topic, metrics), more in zip(metrics_of_topic.items(), more_rows, strict=True):
         accuracy = f"{metrics['accuracy']:.3f}"
         macro_f1 = f"{metrics['macro_f1']:.3f}"
-        rows.append([topic, accuracy, macro_f1, str(metrics["n"])])
-    return ["Topic", "Accuracy", "Macro-F1", "n"], rows
+        rows.append([topic, accuracy, macro_f1, str(metrics["n"]), *more])
+    return ["Topic", "Accuracy", "Macro-F1", "n", *more_header], rows
+
+
+def tabulate_gold_labels(metrics_of_topic: dict[str, dict]) -> TextTable:
+    """Return the columns on the labels that the macro-F1 of each topic is the mean of.
+
+    These are the labels in the gold of its rows; "outside" counts the answers that are none of
+    them. Without columns if every topic has all three.
+    """
+    parts = metrics_of_topic.values()
+    if all(len(metrics["gold_labels"]) == len(prompts.LABELS) for metrics in parts):
+        return [], [[] for _ in parts]
+    rows = [[", ".join(metrics["gold_labels"]), str(metrics["outside"])] for metrics in parts]
+    return ["gold labels", "outside"], rows

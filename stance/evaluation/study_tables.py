@@ -10,10 +10,18 @@ import statistics
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, NamedTuple
 
+import prompts
 from stance.common import formatting, types
 from stance.evaluation import analysis, metrics, report, result_tables, uncertainty
 
 TUNED = "fine-tuned"  # name of the adapter in records
+CURVE_MODELS = ("base", TUNED, "tf-idf")
+PART_NAMES = {  # of pick_topic
+    "base": "base",
+    "cross": "cross-topic",
+    "in": "in-topic",
+    "cross_same": "cross-topic",
+}
 MEASURES = {"macro_f1": "Macro-F1", "accuracy": "Accuracy"}
 TOPICS_GUIDE = (
     "Cross-topic: the topic was held out, the adapter was trained on the others and tested on "
@@ -40,9 +48,10 @@ def compare_topics(tables: dict[Any, list[types.EvaluationRecord]]) -> dict:
     """Return the numbers of the study "topics".
 
     seeds: those of the runs.
-    by_topic: {topic: {"base", "cross", "in", "cross_same": {"n", "macro_f1", "accuracy"}}}, means
-    over seeds; base and cross on all rows of the topic, in and cross_same on those in the test
-    split of all topics.
+    by_topic: {topic: {"base", "cross", "in", "cross_same": {"n", "outside", "macro_f1",
+    "accuracy"}}}, means over seeds; base and cross on all rows of the topic, in and cross_same on
+    those in the test split of all topics.
+    gold_labels: {topic: {the same parts: labels in the gold of these rows}}.
     mean: over topics. spread: standard deviation over seeds of these means, None for one seed.
     gain: cross-topic minus base on all rows; same_rows: in-topic minus cross-topic on the same
     rows; both paired, for the first seed.
@@ -69,6 +78,9 @@ def compare_topics(tables: dict[Any, list[types.EvaluationRecord]]) -> dict:
     return {
         "seeds": seeds,
         "by_topic": by_topic,
+        "gold_labels": {
+            topic: list_topic_labels(first_whole, rows) for topic, rows in first_held_out.items()
+        },
         "mean": average(means),
         "spread": average(means, statistics.stdev) if len(seeds) > 1 else None,
         "gain": compare_with_base(list(first_held_out.values())),
@@ -77,34 +89,59 @@ def compare_topics(tables: dict[Any, list[types.EvaluationRecord]]) -> dict:
     }
 
 
-def measure_topic(
+def pick_topic(
     whole: list[types.EvaluationRecord], held_out: list[types.EvaluationRecord]
-) -> dict[str, dict | None]:
-    """Return {"base", "cross", "in", "cross_same": n, macro-F1 and accuracy} of one topic.
+) -> dict[str, tuple[str, list[types.EvaluationRecord]]]:
+    """Return {"base", "cross", "in", "cross_same": (model, its records)} of one topic.
 
     whole: records of the run on all data; held_out: of the run without the topic, which hold all
-    its rows. Without common rows, "in" and "cross_same" are None.
+    its rows.
     """
     ids = {row["id"] for row in held_out}
     common = [row for row in whole if row["id"] in ids]
     common_ids = {row["id"] for row in common}
     same = [row for row in held_out if row["id"] in common_ids]
     return {
-        "base": score_model(held_out, "base"),
-        "cross": score_model(held_out, TUNED),
-        "in": score_model(common, TUNED),
-        "cross_same": score_model(same, TUNED),
+        "base": ("base", held_out),
+        "cross": (TUNED, held_out),
+        "in": (TUNED, common),
+        "cross_same": (TUNED, same),
+    }
+
+
+def measure_topic(
+    whole: list[types.EvaluationRecord], held_out: list[types.EvaluationRecord]
+) -> dict[str, dict | None]:
+    """Return {part of pick_topic: n, outside, macro-F1 and accuracy} of one topic.
+
+    Without common rows, "in" and "cross_same" are None.
+    """
+    parts = pick_topic(whole, held_out)
+    return {part: score_model(rows, model) for part, (model, rows) in parts.items()}
+
+
+def list_topic_labels(
+    whole: list[types.EvaluationRecord], held_out: list[types.EvaluationRecord]
+) -> dict[str, list[str]]:
+    """Return {part of pick_topic: labels in the gold of its rows}, which its macro-F1 is over."""
+    parts = pick_topic(whole, held_out)
+    return {
+        part: metrics.list_gold_labels(row["label"] for row in rows)
+        for part, (_, rows) in parts.items()
     }
 
 
 def score_model(rows: list[types.EvaluationRecord], name: str) -> dict[str, float] | None:
-    """Return n, macro-F1 and accuracy of a model on records; None without any."""
+    """Return n, outside, macro-F1 and accuracy of a model on records; None without any.
+
+    outside: answers that are a label which is not in the gold of these records.
+    """
     if not rows:
         return None
     gold = [row["label"] for row in rows]
     predicted = [row["models"][name]["prediction"] for row in rows]
     numbers = metrics.compute_metrics(gold, predicted)
-    return {key: numbers[key] for key in ("n", *MEASURES)}
+    return {key: numbers[key] for key in ("n", "outside", *MEASURES)}
 
 
 def average(
@@ -205,9 +242,10 @@ def trace_curve(
 ) -> list[dict]:
     """Return the numbers of the study "curve", a point a fraction, the smallest first.
 
-    A point: {"rows", "fraction", "n", "runs": [{"seed", model: statistics}]}. rows: it was trained
-    on, of sizes {run: rows}; n: rows it was tested on; statistics: uncertainty.describe_answers of
-    base, fine-tuned and tf-idf.
+    A point: {"rows", "fraction", "n", "gold_labels", "runs": [{"seed", "outside", model:
+    statistics}]}. rows: it was trained on, of sizes {run: rows}; n: rows it was tested on;
+    gold_labels: labels in their gold; statistics: uncertainty.describe_answers of base, fine-tuned
+    and tf-idf; outside: {model: answers that are a label which is not among gold_labels}.
     """
     points = {}
     for run, table in tables.items():
@@ -216,14 +254,17 @@ def trace_curve(
         gold = analysis.index_labels(row["label"] for row in table)
         topics = [row["topic"] for row in table]
         predicted = analysis.list_answers(table)
-        numbers = {"seed": run.seed}
-        for name in ("base", TUNED, "tf-idf"):
+        scores = analysis.compute_scores(table)
+        numbers = {"seed": run.seed, "outside": {}}
+        for name in CURVE_MODELS:
+            numbers["outside"][name] = scores[name]["outside"]
             numbers[name] = uncertainty.describe_answers(gold, predicted[name], topics)
         if run.fraction not in points:
             points[run.fraction] = {
                 "rows": sizes[run],
                 "fraction": run.fraction,
                 "n": len(table),
+                "gold_labels": scores[TUNED]["gold_labels"],
                 "runs": [],
             }
         points[run.fraction]["runs"].append(numbers)
@@ -250,6 +291,8 @@ def list_topics(result: dict) -> list[TitledTable]:
     """Return the in-topic and cross-topic tables of compare_topics."""
     header = ["Topic", "n", "base", "cross-topic"]
     header += ["n in test split", "cross-topic there", "in-topic there"]
+    labels = describe_topic_labels(result)
+    guide = f"{TOPICS_GUIDE} {labels}".strip()
     titled_tables = []
     for key, measure in MEASURES.items():
         rows = []
@@ -260,7 +303,9 @@ def list_topics(result: dict) -> list[TitledTable]:
             name = f"sd over {len(result['seeds'])} seeds"
             rows.append(tabulate_topic(name, result["spread"], key))
         title = f"{measure}: each topic held out in turn"
-        titled_tables.append(TitledTable(title, header, rows, TOPICS_GUIDE))
+        if labels and key == "macro_f1":  # for the screen, which shows no guide
+            title += ", mean over the labels in the gold of the rows"
+        titled_tables.append(TitledTable(title, header, rows, guide))
 
     worth = report.describe_topic_intervals(len(result["by_topic"]))
     guide = f"Brackets: bootstrap intervals. {worth}"
@@ -271,6 +316,28 @@ def list_topics(result: dict) -> list[TitledTable]:
         header, rows = result_tables.tabulate_comparison(comparison)
         titled_tables.append(TitledTable(f"{names} {same}; {test}", header, rows, guide))
     return titled_tables
+
+
+def describe_topic_labels(result: dict) -> str:
+    """Return which topics lack a gold label, and how many answers are such a label; "" if none does.
+
+    result: compare_topics.
+    """
+    sentences = []
+    # Both parts of a pair are on the same rows.
+    for where, parts in (("", ("base", "cross")), (" there", ("cross_same", "in"))):
+        for topic, labels_of_part in result["gold_labels"].items():
+            known = labels_of_part[parts[0]]
+            if known and len(known) < len(prompts.LABELS):
+                cell = result["by_topic"][topic]
+                outside = [f"{cell[part]['outside']:g} of {PART_NAMES[part]}" for part in parts]
+                sentences.append(
+                    f"{topic}{where}: {result_tables.join_words(known)}; answers outside of these "
+                    f"count as wrong: {result_tables.join_words(outside)}."
+                )
+    if not sentences:
+        return ""
+    return " ".join(["Macro-F1 is the mean over the labels in the gold of the rows.", *sentences])
 
 
 def tabulate_topic(
@@ -312,7 +379,20 @@ def list_curve(curve: list[dict]) -> list[TitledTable]:
     measured = [f"{name}, {result_tables.LEVEL_TEXT} of first seed" for name in MEASURES.values()]
     header = ["Share", "training rows", *measured, "Macro-F1 of base", "of tf-idf"]
     title = f"Learning curve on {curve[-1]['n']} test rows"
-    return [TitledTable(title, header, rows, CURVE_GUIDE)]
+    labels = describe_curve_labels(curve)
+    guide = f"{CURVE_GUIDE} {labels}".strip()
+    if labels:  # for the screen, which shows no guide
+        title += f", macro-F1 over {result_tables.join_words(curve[-1]['gold_labels'])}"
+    return [TitledTable(title, header, rows, guide)]
+
+
+def describe_curve_labels(curve: list[dict]) -> str:
+    """Return result_tables.describe_gold_labels of trace_curve, answers being those of all runs."""
+    scores = {}
+    for name in CURVE_MODELS:
+        outside = sum(run["outside"][name] for point in curve for run in point["runs"])
+        scores[name] = {"gold_labels": curve[-1]["gold_labels"], "outside": outside}
+    return result_tables.describe_gold_labels(scores)
 
 
 def format_screen(titled_tables: list[TitledTable]) -> str:

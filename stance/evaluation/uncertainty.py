@@ -14,6 +14,7 @@ narrower than the one over rows, and 82 to 86 % held the true mean; with 40 topi
 both, and hold topics out (tools/study.py).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -35,6 +36,7 @@ ANSWERS = 4  # three labels and invalid
 TINY = 1e-12  # probability that stands for one that was rounded to 0
 
 Labels = Sequence[int] | np.ndarray  # gold or predicted, one index a row
+Statistic = Callable[[np.ndarray], np.ndarray]  # of counts [..., 3, 4]
 
 
 # ---------------------------------------------------------------- statistics of counts
@@ -56,16 +58,24 @@ def accuracy(counts: np.ndarray) -> np.ndarray:
     return np.trace(counts, axis1=-2, axis2=-1) / counts.sum((-2, -1))
 
 
-def macro_f1(counts: np.ndarray) -> np.ndarray:
-    """Return the mean F1 of the three labels [...]; counts [..., 3, 4].
+def find_gold_labels(counts: np.ndarray) -> list[int]:
+    """Return the labels that occur in the gold of the rows behind counts [3, 4, ...]."""
+    rows_of_label = counts.reshape(len(counts), -1).sum(1)
+    return np.flatnonzero(rows_of_label).tolist()
 
-    The F1 of a label that is neither gold nor predicted is 0.
+
+def macro_f1(counts: np.ndarray, labels: Sequence[int]) -> np.ndarray:
+    """Return the mean F1 of some labels [...]; counts [..., 3, 4].
+
+    The F1 of a label that is neither gold nor predicted is 0. labels: find_gold_labels of all rows;
+    for samples of them too, though a sample may lack one, so that all are the mean of the same.
     """
     right = np.diagonal(counts, axis1=-2, axis2=-1)
     gold = counts.sum(-1)
     predicted = counts.sum(-2)[..., :3]
     total = gold + predicted  # 2 right + missed + wrongly predicted
-    return (2 * right / np.maximum(total, 1)).mean(-1)
+    f1 = 2 * right / np.maximum(total, 1)
+    return f1[..., labels].mean(-1)
 
 
 def kappa(counts: np.ndarray) -> np.ndarray:
@@ -80,7 +90,13 @@ def kappa(counts: np.ndarray) -> np.ndarray:
     return np.where(defined, (accuracy(counts) - by_chance) / divisor, 0.0)
 
 
-STATISTICS = {"accuracy": accuracy, "macro_f1": macro_f1, "kappa": kappa}
+def list_statistics(labels: Sequence[int]) -> dict[str, Statistic]:
+    """Return {name: statistic}; labels: those that macro-F1 is the mean of, as it takes them."""
+    return {
+        "accuracy": accuracy,
+        "macro_f1": functools.partial(macro_f1, labels=labels),
+        "kappa": kappa,
+    }
 
 
 # ---------------------------------------------------------------- bootstrap
@@ -139,12 +155,13 @@ def draw_samples(
 def describe_answers(gold: Labels, predicted: Labels, topics: Sequence[str]) -> dict[str, dict]:
     """Return {statistic: {"value", "rows": [low, high], "topics": [low, high]}} of n predictions.
 
-    No "topics" if there is only one. accuracy also has "wilson": the bootstrap finds no width where
-    all predictions are right, Wilson's score interval does.
+    No "topics" if there is only one. macro_f1 is the mean over the labels in gold, in all samples.
+    accuracy also has "wilson": the bootstrap finds no width where all predictions are right,
+    Wilson's score interval does.
     """
     counts, samples = draw_samples(gold, topics, predicted)
     result = {}
-    for name, statistic in STATISTICS.items():
+    for name, statistic in list_statistics(find_gold_labels(counts)).items():
         result[name] = {"value": float(statistic(counts))}
         for over, part in samples.items():
             result[name][over] = find_interval(statistic(part))
@@ -162,7 +179,7 @@ def compare_answers(
     """
     counts, samples = draw_samples(gold, topics, first, second)
     result = {}
-    for name, statistic in STATISTICS.items():
+    for name, statistic in list_statistics(find_gold_labels(counts)).items():
         result[name] = {"difference": float(_subtract_models(statistic, counts))}
         for over, part in samples.items():
             result[name][over] = find_interval(_subtract_models(statistic, part))
@@ -174,9 +191,7 @@ def compare_answers(
     return result
 
 
-def _subtract_models(
-    statistic: Callable[[np.ndarray], np.ndarray], counts: np.ndarray
-) -> np.ndarray:
+def _subtract_models(statistic: Statistic, counts: np.ndarray) -> np.ndarray:
     """Return a statistic of the second model minus that of the first [...]; counts [..., 3, 4, 4].
 
     Counts hold both models, so that each bootstrap sample takes the same rows of both.

@@ -246,7 +246,52 @@ def test_one_run_has_no_standard_deviation():
         "accuracy": None,
         "micro_f1": None,
         "macro_f1": None,
+        "semeval_f1": None,
+        "weighted_f1": None,
+        "mcc": None,
     }
+
+
+def make_binary_table(perfect=True):
+    """The table with gold pro and con alone; fine-tuned is right, or answers neu in rows 4 and 6."""
+    table = make_table()
+    for row in table:
+        if row["label"] == "neu":
+            row["label"] = "pro"
+        answer = row["models"]["fine-tuned"]
+        answer["prediction"] = row["label"]
+        if not perfect and row["id"] in ("4", "6"):
+            answer["prediction"] = "neu"
+        answer["probabilities"] = spread(answer["prediction"], 0.8)
+    return table
+
+
+def test_a_perfect_model_has_macro_f1_1_without_gold_neu():
+    """In every number: overall, by topic, in all intervals, over runs."""
+    table = make_binary_table()
+    numbers = analysis.analyse(table, table)
+    whole = numbers["intervals"]["fine-tuned"]["macro_f1"]
+    assert whole["value"] == 1
+    # A sample of these 6 rows may lack con: the labels stay those of all rows, as with sklearn.
+    assert whole["rows"][1] == 1 and whole["topics"] == [1, 1]
+    for topic, part in numbers["topics"]["fine-tuned"].items():
+        assert part["macro_f1"]["value"] == part["macro_f1"]["rows"][1] == 1, topic
+    result = analysis.compute_model_metrics(table)["fine-tuned"]
+    assert result["macro_f1"] == 1
+    assert {part["macro_f1"] for part in result["topics"].values()} == {1}
+    runs = analysis.compare_runs({"a": table, "b": table})
+    assert (runs["mean"]["macro_f1"], runs["sd"]["macro_f1"]) == (1, 0)
+
+
+def test_answers_outside_of_the_gold_labels_are_wrong_and_counted():
+    scores = analysis.analyse(make_binary_table(perfect=False))["scores"]
+    # Of base, row 5 is neu and row 6; majority always says so; tf-idf in row 4.
+    outside = {name: numbers["outside"] for name, numbers in scores.items()}
+    assert outside == {"majority": 6, "tf-idf": 1, "base": 2, "fine-tuned": 2}
+    # Gold pro pro con pro con pro; pro 2*2/(4+2), con 1
+    assert scores["fine-tuned"]["macro_f1"] == pytest.approx((2 / 3 + 1) / 2)
+    assert scores["fine-tuned"]["accuracy"] == pytest.approx(4 / 6)
+    assert scores["majority"]["macro_f1"] == 0
 
 
 def test_everything_can_be_written_as_json(numbers):

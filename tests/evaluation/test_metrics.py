@@ -1,9 +1,12 @@
 """Metrics against tables worked out by hand, and the text of the tables to the character."""
 
 import math
+import random
 
 import pytest
+import sklearn.metrics
 
+import prompts
 from stance.common import formatting
 from stance.evaluation import metrics, result_tables
 
@@ -73,12 +76,12 @@ def test_micro_f1_equals_accuracy_without_invalid_answers():
 @pytest.mark.filterwarnings(
     "error"
 )  # sklearn warns of a division by zero unless told what it means
-def test_a_label_absent_from_gold_counts_in_macro_f1():
-    # neu is never right and never wrong to expect: its F1 is 0, and macro-F1 stays the mean of three
+def test_a_label_absent_from_gold_does_not_count_in_macro_f1():
     m = metrics.compute_metrics(["pro", "pro", "con", "con"], ["pro", "con", "con", "con"])
     assert m["labels"]["neu"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 0}
     # pro 2*1/(1+2) = 2/3, con 2*2/(3+2) = 4/5
-    assert m["macro_f1"] == pytest.approx((2 / 3 + 4 / 5 + 0) / 3)
+    assert m["macro_f1"] == pytest.approx((2 / 3 + 4 / 5) / 2)
+    assert (m["gold_labels"], m["outside"]) == (["pro", "con"], 0)
     assert m["micro_f1"] == pytest.approx(3 / 4)
     assert m["confusion"] == [[1, 1, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0]]
 
@@ -90,6 +93,8 @@ def test_a_label_absent_from_gold_but_predicted():
     assert m["labels"]["pro"] == pytest.approx(
         {"precision": 1.0, "recall": 1 / 2, "f1": 2 / 3, "support": 2}
     )
+    assert (m["gold_labels"], m["outside"], m["accuracy"]) == (["pro"], 1, 1 / 2)
+    assert m["macro_f1"] == pytest.approx(2 / 3)
     assert m["confusion"] == [[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
 
 
@@ -109,8 +114,45 @@ def test_only_invalid_answers():
 @pytest.mark.filterwarnings("error")
 def test_a_perfect_single_row():
     m = metrics.compute_metrics(["con"], ["con"])
-    assert (m["accuracy"], m["micro_f1"]) == (1.0, 1.0)
-    assert m["macro_f1"] == pytest.approx(1 / 3)
+    assert (m["accuracy"], m["micro_f1"], m["macro_f1"]) == (1.0, 1.0, 1.0)
+    assert (m["weighted_f1"], m["semeval_f1"]) == (1.0, 1.0)
+    assert m["mcc"] == 0  # 0 / 0, as kappa is then
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("labels", [("pro", "con"), ("pro", "neu"), ("con", "neu"), prompts.LABELS])
+def test_a_perfect_model_has_1_whatever_labels_are_gold(labels):
+    gold = [*labels] * 5 + [labels[0]]
+    m = metrics.compute_metrics(gold, gold)
+    keys = ("accuracy", "micro_f1", "macro_f1", "weighted_f1", "semeval_f1", "mcc")
+    assert [m[key] for key in keys] == [1] * len(keys)
+    assert (m["gold_labels"], m["outside"]) == ([*labels], 0)
+
+
+def test_semeval_f1_without_pro_and_con_is_none():
+    m = metrics.compute_metrics(["neu", "neu"], ["neu", "pro"])
+    assert m["semeval_f1"] is None and m["macro_f1"] == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scores_are_those_of_sklearn(seed):
+    """Of gold labels of which some may be missing, invalid answers among the predictions."""
+    rng = random.Random(seed)
+    known = rng.sample(prompts.LABELS, rng.choice([2, 3]))
+    gold = known + rng.choices(known, k=40)
+    predicted = [rng.choice([truth, *prompts.LABELS, None]) for truth in gold]
+    named = [label or "invalid" for label in predicted]
+    m = metrics.compute_metrics(gold, predicted)
+
+    def f1(labels, average="macro"):
+        options = {"labels": labels, "average": average, "zero_division": 0}
+        return pytest.approx(sklearn.metrics.f1_score(gold, named, **options))
+
+    assert m["macro_f1"] == f1(known)
+    assert m["weighted_f1"] == f1(known, "weighted")
+    assert m["semeval_f1"] == f1([label for label in ("pro", "con") if label in known])
+    assert m["mcc"] == pytest.approx(sklearn.metrics.matthews_corrcoef(gold, named))
+    assert m["outside"] == sum(label in prompts.LABELS and label not in known for label in named)
 
 
 def test_numbers_are_plain_python():
@@ -138,8 +180,9 @@ def test_topics_are_separate_and_alphabetical():
     assert (by_topic["atoms"]["n"], by_topic["atoms"]["invalid"]) == (3, 0)
     assert by_topic["atoms"]["accuracy"] == pytest.approx(2 / 3)
     assert by_topic["atoms"]["confusion"] == [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
-    # pro 2*1/(1+1), con 2*1/(1+2), neu 0/(1+0)
-    assert by_topic["atoms"]["macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+    # pro 2*1/(1+1), con 2*1/(1+2); neu is not in its gold, so that the answer neu is outside
+    assert by_topic["atoms"]["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+    assert (by_topic["atoms"]["gold_labels"], by_topic["atoms"]["outside"]) == (["pro", "con"], 1)
     assert (by_topic["zoos"]["n"], by_topic["zoos"]["invalid"]) == (2, 1)
     assert by_topic["zoos"]["accuracy"] == pytest.approx(1 / 2)
     assert by_topic["zoos"]["confusion"] == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
@@ -173,15 +216,28 @@ def test_label_table():
 def test_topic_table():
     by_topic = metrics.compute_topic_metrics(["Zoos"] * 4 + ["Nuclear power"] * 6, GOLD, PREDICTED)
     # Nuclear power: con con neu, then neu pro invalid: accuracy 3/6
-    #   pro 0/(1+0), con 2*2/(2+3), neu 2*1/(2+3): macro-F1 (0 + 4/5 + 2/5) / 3
-    # Zoos: pro pro con invalid: accuracy 2/4
-    #   pro 2*2/(2+4), con 0/(1+0), neu 0: macro-F1 2/3 / 3
+    #   con 2*2/(2+3), neu 2*1/(2+3); gold is never pro: macro-F1 (4/5 + 2/5) / 2
+    # Zoos, all pro: pro pro con invalid: accuracy 2/4; pro 2*2/(2+4): macro-F1 2/3
     assert result_tables.format_topics(by_topic).split("\n") == [
-        "Topic          Accuracy  Macro-F1  n",
-        "------------------------------------",
-        "Nuclear power     0.500     0.400  6",
-        "Zoos              0.500     0.222  4",
+        "Topic          Accuracy  Macro-F1  n  gold labels  outside",
+        "----------------------------------------------------------",
+        "Nuclear power     0.500     0.600  6  con, neu           1",
+        "Zoos              0.500     0.667  4  pro                1",
     ]
+
+
+def test_topics_with_all_labels_have_no_further_columns():
+    by_topic = metrics.compute_topic_metrics(["Zoos"] * 10, GOLD, PREDICTED)
+    assert result_tables.format_topics(by_topic).split("\n") == [
+        "Topic  Accuracy  Macro-F1   n",
+        "-----------------------------",
+        "Zoos      0.500     0.546  10",
+    ]
+
+
+def test_a_label_that_is_gold_nowhere_has_dashes():
+    m = metrics.compute_metrics(["pro", "con"], ["pro", "con"])
+    assert result_tables.tabulate_labels(m)[1][-1] == ["neu", "-", "-", "-", "0"]
 
 
 def test_table_aligns_the_first_column_left_and_the_others_right():

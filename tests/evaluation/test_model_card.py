@@ -5,8 +5,8 @@ import types
 import huggingface_hub
 import pytest
 from stopping import stop_message
-from test_analysis import make_table
-from test_report import RUN
+from test_analysis import make_binary_table, make_table
+from test_report import BINARY_NOTE, RUN
 
 import prompts
 from stance.common import files
@@ -101,6 +101,17 @@ def test_the_card_tells_data_labels_prompt_settings_and_versions():
     ):  # fmt: skip
         assert shown in text
     assert "None" not in text and "trl" not in text
+
+
+def test_macro_f1_of_two_gold_labels():
+    """A perfect adapter has 1, and the card says what of."""
+    table = make_binary_table()
+    card = model_card.build_card(RECORD, RUN, table, analysis.analyse(table))
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values == {"accuracy": 1, "f1": 1}
+    table = make_binary_table(perfect=False)
+    card = model_card.build_card(RECORD, RUN, table, analysis.analyse(table))
+    assert BINARY_NOTE in str(card) and "Macro-F1 is the mean" not in str(make_card())
 
 
 def test_no_corpus_text_is_in_the_card():

@@ -4,7 +4,7 @@ import re
 
 import openpyxl
 import pytest
-from test_analysis import make_table, make_variants
+from test_analysis import make_binary_table, make_table, make_variants
 
 from stance.common import formatting
 from stance.evaluation import analysis, report, result_tables
@@ -83,7 +83,7 @@ def test_the_report_has_every_section_and_picture(written):
 
 def test_every_table_of_the_report_is_whole(written):
     tables = read_markdown((written[0] / "report.md").read_text(encoding="utf-8"))
-    assert len(tables) == 2 + 2 + 2 * 2 + 3
+    assert len(tables) == 2 + 2 + 1 + 2 * 2 + 3
     for table in tables:
         assert len({len(row) for row in table}) == 1
 
@@ -99,6 +99,57 @@ def test_results_show_values_and_intervals(written):
             for key in part
         ]
         assert row == [name, *cells]
+
+
+def test_scores_of_other_papers_have_a_table(written):
+    text = (written[0] / "report.md").read_text(encoding="utf-8")
+    [table] = [table for table in read_markdown(text) if table[0][1] == "SemEval-2016 F1"]
+    assert table[0] == ["Model", "SemEval-2016 F1", "Weighted F1", "MCC"]
+    # fine-tuned: gold pro pro con neu con neu, answers pro pro neu con con neu: F1 1, 1/2, 1/2;
+    # MCC (6 * 4 - 12) / (36 - 12), as three gold labels and answers occur twice each
+    assert table[-1] == ["fine-tuned", "0.750", "0.667", "0.500"]
+    assert report.OTHER_SCORES_GUIDE in text
+
+
+BINARY_NOTE = (
+    "Macro-F1 is the mean over pro and con: no row has the gold label neu. Answers outside of these "
+    "count as wrong: 6 of majority, 1 of tf-idf, 2 of base and 2 of fine-tuned."
+)
+
+
+def test_missing_gold_labels_are_said_in_the_report_and_the_caption(tmp_path):
+    table = make_binary_table(perfect=False)
+    result, numbers = analysis.compute_model_metrics(table), make_numbers(table)
+    report.write_results(tmp_path, RUN, table, result, numbers)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert BINARY_NOTE in text and BINARY_NOTE in (tmp_path / "results.tex").read_text()
+    topics = [table for table in read_markdown(text) if table[0][0] == "Topic"]
+    assert [row[-3:] for row in topics[1][2:]] == [["3", "pro, con", "2"], ["3", "pro, con", "0"]]
+    assert text.count(report.TOPIC_LABELS_GUIDE) == 2
+
+
+def test_a_perfect_model_on_two_labels_in_the_report(tmp_path):
+    table = make_binary_table()
+    result, numbers = analysis.compute_model_metrics(table), make_numbers(table)
+    shown = read_markdown(report.build_report(RUN, table, result, numbers, []))[0]
+    assert shown[-1][2].startswith("1.000 [")
+
+
+def test_all_gold_labels_need_no_note(written):
+    for name in ("report.md", "results.tex"):
+        text = (written[0] / name).read_text(encoding="utf-8")
+        assert "Macro-F1 is the mean over" not in text.replace(report.TOPIC_LABELS_GUIDE, "")
+    runs = analysis.compare_runs({"a": make_table()})
+    assert "Macro-F1 is the mean" not in result_tables.describe_runs(runs)
+
+
+def test_missing_gold_labels_are_said_below_the_runs():
+    text = result_tables.describe_runs(analysis.compare_runs({"a": make_binary_table(False)}))
+    assert text == (
+        "One run, so without mean and standard deviation. Macro-F1 is the mean over pro and con: no "
+        "row has the gold label neu. Answers outside of these count as wrong: 2 of base in a and 2 "
+        "of fine-tuned in a."
+    )
 
 
 def test_latex_is_a_booktabs_table(written):

@@ -14,6 +14,7 @@ from stance.evaluation import uncertainty
 GOLD = [0] * 4 + [1] * 3 + [2] * 3
 FIRST = [0, 0, 1, 3] + [1, 1, 2] + [2, 0, 3]
 SECOND = [0, 0, 0, 1] + [1, 2, 2] + [2, 2, 0]
+ALL = [0, 1, 2]
 TOPICS = ["a", "b", "a", "b", "a", "b", "a", "b", "a", "b"]
 
 
@@ -35,7 +36,8 @@ def test_counts_and_statistics_by_hand():
     counts = uncertainty.count_answers(GOLD, FIRST)
     assert counts.tolist() == [[2, 1, 0, 1], [0, 2, 1, 0], [1, 0, 1, 1]]
     assert uncertainty.accuracy(counts) == pytest.approx(5 / 10)
-    assert uncertainty.macro_f1(counts) == pytest.approx((4 / 7 + 2 / 3 + 2 / 5) / 3)
+    assert uncertainty.macro_f1(counts, ALL) == pytest.approx((4 / 7 + 2 / 3 + 2 / 5) / 3)
+    assert uncertainty.macro_f1(counts, [0, 2]) == pytest.approx((4 / 7 + 2 / 5) / 2)
     # Chance: gold 4 3 3, answers 3 3 2 of 10: (12 + 9 + 6) / 100; kappa (0.5 - 0.27) / 0.73
     assert uncertainty.kappa(counts) == pytest.approx(0.23 / 0.73)
 
@@ -48,7 +50,7 @@ def test_statistics_are_those_of_sklearn(seed):
     assert uncertainty.accuracy(counts) == pytest.approx(
         sklearn.metrics.accuracy_score(gold, answers)
     )
-    assert uncertainty.macro_f1(counts) == pytest.approx(f1)
+    assert uncertainty.macro_f1(counts, ALL) == pytest.approx(f1)
     assert uncertainty.kappa(counts) == pytest.approx(
         sklearn.metrics.cohen_kappa_score(gold, answers)
     )
@@ -57,13 +59,15 @@ def test_statistics_are_those_of_sklearn(seed):
 @pytest.mark.filterwarnings("error")
 def test_a_label_that_never_occurs_and_kappa_without_chance():
     counts = uncertainty.count_answers([0, 0], [0, 0])
-    assert uncertainty.macro_f1(counts) == pytest.approx(1 / 3)
+    assert uncertainty.find_gold_labels(counts) == [0]
+    assert uncertainty.macro_f1(counts, [0]) == 1
+    assert uncertainty.macro_f1(counts, ALL) == pytest.approx(1 / 3)
     assert uncertainty.kappa(counts) == 0  # 0 / 0
 
 
 def test_statistics_of_many_samples_at_once():
     tables = np.random.default_rng(0).integers(0, 9, (5, 2, 3, 4))
-    for value in uncertainty.STATISTICS.values():
+    for value in uncertainty.list_statistics(ALL).values():
         single = [[float(value(tables[i, j])) for j in range(2)] for i in range(5)]
         assert value(tables) == pytest.approx(np.array(single))
 
@@ -144,6 +148,39 @@ def test_all_right_has_no_bootstrap_width_but_a_wilson_interval():
     assert described["accuracy"]["wilson"] == pytest.approx([30 / (30 + 1.959964**2), 1])
 
 
+def test_macro_f1_of_samples_is_over_the_labels_in_the_gold_of_all_rows():
+    """A perfect model has 1 in every sample; one that answers a label that is gold nowhere has it wrong."""
+    gold, topics = [0, 1] * 20, ["a", "a", "b", "b"] * 10
+    perfect = uncertainty.describe_answers(gold, gold, topics)["macro_f1"]
+    assert perfect == {"value": 1, "rows": [1, 1], "topics": [1, 1]}
+    # Half of the rows of both labels neu: F1 of both 2 * 10 / (20 + 10)
+    unsure = [0, 1, 2, 2] * 10
+    described = uncertainty.describe_answers(gold, unsure, topics)["macro_f1"]
+    assert described["value"] == pytest.approx(2 / 3)
+    assert described["topics"] == pytest.approx([0, 1])  # topic a alone is right, b alone wrong
+    compared = uncertainty.compare_answers(gold, unsure, gold, topics)["macro_f1"]
+    assert compared["difference"] == pytest.approx(1 / 3)
+    assert compared["topics"] == pytest.approx([0, 1])
+
+
+@pytest.mark.slow
+def test_intervals_of_two_labels_are_those_of_sklearn_with_fixed_labels():
+    """Also in samples that lack a rare label: the labels stay those of all rows."""
+    rng = np.random.default_rng(3)
+    gold = np.array([0] * 37 + [2] * 3)
+    predicted = np.where(rng.random(40) < 0.7, gold, rng.integers(0, 4, 40))
+    drawn = []
+    for _ in range(4000):
+        rows = rng.integers(0, 40, 40)
+        drawn.append(
+            sklearn.metrics.f1_score(
+                gold[rows], predicted[rows], labels=[0, 2], average="macro", zero_division=0
+            )
+        )
+    found = uncertainty.describe_answers(gold, predicted, [0] * 40)["macro_f1"]["rows"]
+    assert found == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
+
+
 # ---------------------------------------------------------------- comparison of two models
 
 
@@ -166,7 +203,7 @@ def test_mcnemar_is_the_sum_of_binomial_chances():
 def test_differences_are_paired():
     """Two models with equal answers differ by 0 in every sample, however few the rows."""
     compared = uncertainty.compare_answers(GOLD, FIRST, FIRST, TOPICS)
-    for name in uncertainty.STATISTICS:
+    for name in uncertainty.list_statistics(ALL):
         assert compared[name] == {"difference": 0, "rows": [0, 0], "topics": [0, 0]}
 
 
@@ -184,7 +221,7 @@ def test_differences_are_second_minus_first_with_brute_force_intervals():
         np.quantile(drawn, [0.025, 0.975]), abs=0.012
     )
     one, two = (uncertainty.describe_answers(gold, answers, topics) for answers in (first, second))
-    for name in uncertainty.STATISTICS:
+    for name in uncertainty.list_statistics(ALL):
         assert compared[name]["difference"] == pytest.approx(
             two[name]["value"] - one[name]["value"]
         )

@@ -18,6 +18,9 @@ from stance.training import checkpoints
 
 KEYS = ("accuracy", "micro_f1", "macro_f1")
 RECORD = '{"id": "1", "topic": "t", "text": "s", "label": "%s", "models": {%s}}\n'
+OTHER = '{"id": "2", "topic": "t", "text": "s", "label": "con", "models": {%s}}\n'
+SCORED = '"base": {"prediction": %s, "probabilities": {"pro": %s, "con": 0, "neu": 0}}'
+ANSWERED = RECORD % ("pro", '"base": {"prediction": "pro"}')
 FILES = {  # that an evaluation leaves
     "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md",
     "results.tex", "errors.xlsx", "confusion.png", "topics.png", "reliability.png", "coverage.png",
@@ -376,6 +379,38 @@ def test_records_of_earlier_versions_give_the_same_tables(scored, tmp_path):
     (RECORD % ("pro", '"base": {"prediction": null}') + RECORD % ("Pro", '"base": {"prediction": null}'), "line 2"),
     (RECORD % ("pro", '"base": {"prediction": "contra"}'), "line 1"),
     (RECORD % ("pro", '"base": {"prediction": "pro", "probabilities": {"pro": 1}}'), "line 1"),
+    (RECORD % ("pro", '"base": {"prediction": "pro", "probabilities": null}'), "line 1: no prediction of base"),
+    (RECORD % ("pro", '"base": {"prediction": "pro", "probabilities": [1, 0, 0]}'), "line 1: no prediction of base"),
+    (RECORD % ("pro", SCORED % ("null", 1)), "line 1: no prediction of base"),
+    (RECORD % ("pro", SCORED % ('"pro"', "NaN")), "numbers from 0 to 1"),
+    (RECORD % ("pro", SCORED % ('"pro"', "Infinity")), "numbers from 0 to 1"),
+    (RECORD % ("pro", SCORED % ('"pro"', "1e400")), "numbers from 0 to 1"),
+    (RECORD % ("pro", SCORED % ('"pro"', '"1"')), "numbers from 0 to 1"),
+    (RECORD % ("pro", SCORED % ('"pro"', "true")), "numbers from 0 to 1"),
+    (RECORD % ("pro", SCORED % ('"pro"', "-0.2")), "numbers from 0 to 1"),
+    (RECORD % ("pro", SCORED % ('"pro"', "1.5")), "numbers from 0 to 1"),
+    (RECORD % ("pro", SCORED % ('"pro"', "0.4")), "add up to 1"),
+    (RECORD % ("pro", '"base": {"prediction": ["pro"]}'), "line 1: no prediction of base"),
+    (
+        RECORD % ("pro", SCORED % ('"pro"', 1)) + OTHER % '"base": {"prediction": "pro"}',
+        "line 2: not all lines and models have probabilities",
+    ),
+    (
+        RECORD % ("pro", SCORED % ('"pro"', 1) + ', "mine": {"prediction": "pro"}'),
+        "line 1: not all lines and models have probabilities",
+    ),
+    (RECORD % ("pro", '"base": {"prediction": "pro"}') * 2, "line 2: the id 1 of line 1 again"),
+    ("\n" + RECORD % ("pro", '"base": {"prediction": "x"}'), "line 2: no prediction of base"),
+    (ANSWERED.replace('"s"', "null"), "line 1: topic and text must be texts"),
+    (ANSWERED.replace('"t"', "7"), "line 1: topic and text must be texts"),
+    (ANSWERED.replace('"1"', '["1"]'), "line 1: its id or variant is no name"),
+    (ANSWERED.replace("}}}", '}}, "baselines": null}'), "line 1: not the baselines"),
+    (ANSWERED.replace("}}}", '}}, "baselines": {"tf-idf": "Pro"}}'), "line 1: not the baselines"),
+    (
+        ANSWERED.replace("}}}", '}}, "baselines": {"tf-idf": "pro"}}')
+        + OTHER % '"base": {"prediction": "pro"}',
+        "line 2: not the baselines of the first line",
+    ),
 ])  # fmt: skip
 def test_other_files_are_no_predictions(tmp_path, capsys, content, expected):
     path = tmp_path / "evaluation.jsonl"
@@ -402,6 +437,62 @@ def test_side_records_of_another_evaluation_are_left_out(scored, tmp_path, capsy
     found = files.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"]
     assert (found["robustness"] == {}) == (name == "robustness")
     assert ("temperature" in found["calibration"]["base"]) == (name != "validation")
+
+
+@pytest.mark.parametrize("where", ["evaluation", "robustness"])
+def test_a_missing_label_in_score_mode_ends_in_one_line(copied, where, tmp_path, capsys):
+    """Not in a KeyError where variants are compared."""
+    folder = Path(copied("one"))
+    names = {"evaluation": "evaluation.jsonl", "robustness": "robustness.jsonl"}
+    for name in ("validation.jsonl", "robustness.jsonl"):
+        (folder / name).write_bytes((folder.parent / "sides" / name).read_bytes())
+    rows = files.read_jsonl(folder / names[where], (), "fix the test")
+    for row in rows:
+        for answer in row["models"].values():
+            del answer["probabilities"]
+    rows[1]["models"]["base"]["prediction"] = None
+    files.write_jsonl(folder / names[where], rows)
+    described = files.read_json(folder / "evaluation.json", "fix the test")
+    described["records"][names["robustness"]] = files.hash_file(folder / "robustness.jsonl")
+    for mode in ("score", None):  # None: what only the records say
+        files.write_json(folder / "evaluation.json", {**described, "mode": mode})
+        flags = ("--predictions", folder / "evaluation.jsonl", "--output-dir", tmp_path / "out")
+        message = stop_message(capsys, main, *flags)
+        assert "evaluate again" in message and f"{where}.jsonl" in message
+        assert not (tmp_path / "out").exists()
+
+
+def test_runs_with_a_missing_label_in_score_mode_are_refused(copied, tmp_path, capsys):
+    def spoil_answers(rows):
+        for row in rows:
+            for answer in row["models"].values():
+                del answer["probabilities"]
+        rows[0]["models"]["base"]["prediction"] = None
+
+    out = tmp_path / "out"
+    flags = ("--runs", copied("one"), copied("two", spoil_answers), "--output-dir", out)
+    message = stop_message(capsys, main, *flags)
+    assert "two/evaluation.jsonl: base has no label for the row" in message and not out.exists()
+
+
+@pytest.mark.parametrize("change, expected", [
+    (lambda row: row["models"].pop("base"), "robustness.jsonl has not the models"),
+    (lambda row: row.pop("swaps"), "is of no prompt variant"),
+    (lambda row: row.pop("variant"), "again: evaluate again"),
+])  # fmt: skip
+def test_side_records_that_do_not_fit_end_in_one_line(copied, tmp_path, capsys, change, expected):
+    folder = Path(copied("one"))
+    for name in ("validation.jsonl", "robustness.jsonl"):
+        (folder / name).write_bytes((folder.parent / "sides" / name).read_bytes())
+    rows = files.read_jsonl(folder / "robustness.jsonl", (), "fix the test")
+    for row in rows:
+        change(row)
+    files.write_jsonl(folder / "robustness.jsonl", rows)
+    described = files.read_json(folder / "evaluation.json", "fix the test")
+    described["records"]["robustness.jsonl"] = files.hash_file(folder / "robustness.jsonl")
+    files.write_json(folder / "evaluation.json", described)
+    flags = ("--predictions", folder / "evaluation.jsonl", "--output-dir", tmp_path / "out")
+    assert expected in stop_message(capsys, main, *flags) and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["validation", "robustness"])
@@ -591,6 +682,71 @@ def test_the_summary_is_printed_first_and_the_statistics_below(scored, tmp_path,
     assert "fine-tuned against base: " in output and "McNemar's exact test p" in output
 
 
+# ---------------------------------------------------------------- two of three labels in the gold column
+
+BINARY_NOTE = "Macro-F1 is the mean over pro and con: no row has the gold label neu."
+
+
+@pytest.fixture
+def binary(tmp_path):
+    """A function that writes records on two topics without gold neu to a folder, and returns it.
+
+    The adapter is right but for so many answers neu; the base always answers neu.
+    """
+
+    def write(name, wrong=0):
+        folder = tmp_path / name
+        rows = []
+        for number in range(40):
+            label = ("pro", "con")[number % 2]
+            answer = "neu" if number < wrong else label
+            models = {"base": {"prediction": "neu"}, "fine-tuned": {"prediction": answer}}
+            row = {"id": str(number), "topic": f"Topic {number % 4 // 2}", "text": "s"}
+            rows.append({**row, "label": label, "models": models})
+        files.write_jsonl(folder / "evaluation.jsonl", rows)
+        described = {"test_sha256": "a", "mode": "generate", "prompt_version": "b", "note": None}
+        files.write_json(folder / "evaluation.json", described)
+        return folder
+
+    return write
+
+
+def test_a_perfect_model_without_gold_neu_has_macro_f1_1(binary, capsys):
+    folder = binary("one")
+    main("--predictions", folder / "evaluation.jsonl")
+    result = files.read_json(folder / "evaluation.json", "fix the test")
+    tuned = result["metrics"]["fine-tuned"]
+    assert (tuned["macro_f1"], tuned["semeval_f1"], tuned["weighted_f1"], tuned["mcc"]) == (1,) * 4
+    assert [part["macro_f1"] for part in tuned["topics"].values()] == [1, 1]
+    interval = result["analysis"]["intervals"]["fine-tuned"]["macro_f1"]
+    assert interval == {"value": 1, "rows": [1, 1], "topics": [1, 1]}
+    for part in result["analysis"]["topics"]["fine-tuned"].values():
+        assert part["macro_f1"] == {"value": 1, "rows": [1, 1]}
+    note = f"{BINARY_NOTE} Answers outside of these count as wrong: 40 of base and 0 of fine-tuned."
+    output = capsys.readouterr().out
+    assert f"note: {note}" in output.splitlines()
+    assert ["fine-tuned", "1.000", "1.000", "1.000", "40", "0"] in map(
+        str.split, output.splitlines()
+    )
+    assert note in (folder / "report.md").read_text(encoding="utf-8")
+    assert note in (folder / "results.tex").read_text(encoding="utf-8")
+
+
+def test_runs_without_gold_neu(binary, tmp_path, capsys):
+    one, two, out = binary("one"), binary("two", wrong=3), tmp_path / "out"
+    main("--runs", one, two, "--output-dir", out)
+    result = files.read_json(out / "runs.json", "fix the test")
+    assert result["runs"][str(one)]["fine-tuned"]["macro_f1"] == 1
+    # Wrong are two of 20 pro and one of 20 con: F1 2*18/(20+18) and 2*19/(20+19)
+    f1 = (36 / 38 + 38 / 39) / 2
+    assert result["runs"][str(two)]["fine-tuned"]["macro_f1"] == pytest.approx(f1)
+    assert result["mean"]["macro_f1"] == pytest.approx((1 + f1) / 2)
+    assert result["mean"]["semeval_f1"] == pytest.approx((1 + f1) / 2)
+    shown = [capsys.readouterr().out, (out / "runs.tex").read_text(encoding="utf-8")]
+    for text in shown:
+        assert BINARY_NOTE in text and "3 of fine-tuned in" in text
+
+
 # ---------------------------------------------------------------- several runs
 
 
@@ -606,6 +762,9 @@ def copied(scored, tmp_path):
             change_rows(rows)
         files.write_jsonl(folder / "evaluation.jsonl", rows)
         files.write_json(folder / "evaluation.json", {**scored[2], **changes})
+        (tmp_path / "sides").mkdir(exist_ok=True)
+        for side in ("validation.jsonl", "robustness.jsonl"):
+            (tmp_path / "sides" / side).write_bytes((scored[0] / side).read_bytes())
         return str(folder)
 
     return copy
@@ -804,6 +963,8 @@ def test_a_folder_without_adapter_is_refused(data_dir, tmp_path, capsys):
 def test_an_adapter_of_another_prompt_is_refused(trained_run, data_dir, tmp_path, capsys):
     record = json.loads((trained_run / "run.json").read_text(encoding="utf-8"))
     (tmp_path / "adapter_model.safetensors").touch()
+    config = (trained_run / "adapter_config.json").read_bytes()
+    (tmp_path / "adapter_config.json").write_bytes(config)
     (tmp_path / "run.json").write_text(json.dumps({**record, "prompt_version": "000000000000"}))
     assert "000000000000" in stop_message(
         capsys, main, "--adapter", tmp_path, "--data-dir", data_dir

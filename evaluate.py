@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import prompts
-from stance.common import distributed, environment, errors, files, formatting
+from stance.common import distributed, environment, errors, files, flags, formatting
 from stance.common.types import Example, Prediction
 from stance.corpus import splitting
 from stance.evaluation import (
@@ -60,11 +60,7 @@ Splits = dict[str, list[Example]]  # by "test" and, where they are, "train" and 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags of a command; fail on those that are impossible together or alone."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument(
         "--base-model", help=f"base model (default: that of the adapter; without one {BASE_MODEL})"
     )
@@ -127,7 +123,8 @@ def read_earlier(path: Path) -> tuple[predictions.Parts, dict]:
 def load_splits(data_dir: str) -> Splits:
     """Return the rows of the test split and, where they are, of the train and val split.
 
-    Prints a note on those that are missing; fails if a sentence is in two of them.
+    Prints a note on those that are missing; fails if a sentence is in two of them, or if they are
+    not of one run of prepare_data.py.
     """
     splits = {"test": splitting.load_split(Path(data_dir) / "test.jsonl")}
     lost_without = {"train": "no baselines", "val": "no baselines and no temperature"}
@@ -138,6 +135,12 @@ def load_splits(data_dir: str) -> Splits:
         else:
             print(f"note: {path} not found: {loss}")
     splitting.check_splits_disjoint(splits)
+    if len(splits) > 1 or (Path(data_dir) / splitting.REPORT).is_file():
+        splitting.read_report(data_dir, splits)
+    else:
+        print(
+            f"note: {Path(data_dir) / splitting.REPORT} not found: the test split is taken as it is"
+        )
     return splits
 
 
@@ -225,8 +228,12 @@ def compare_with_training(
     """Return what the run says about splits and adapter; fail if it has seen test sentences."""
     if adapter is None:
         return {"splits_of_adapter": None}
-    train_hash = adapters.check_adapter(adapter)["data"]["train"]["sha256"]
-    return fingerprints.compare_splits(data_dir, adapter, train_hash, test_rows)
+    record = adapters.check_adapter(adapter)
+    train_hash = record["data"]["train"]["sha256"]
+    cleaning_of_adapter = splitting.read_cleaning(record)
+    return fingerprints.compare_splits(
+        data_dir, adapter, train_hash, cleaning_of_adapter, test_rows
+    )
 
 
 def list_questions(splits: Splits, mode: str, robustness_rows: int) -> predictions.Questions:

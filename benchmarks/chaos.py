@@ -24,7 +24,7 @@ import tiny_model
 import torch
 
 import finetune
-from stance.common import environment, errors, files
+from stance.common import environment, errors, files, flags
 from stance.corpus import splitting
 from stance.model import loading
 
@@ -52,11 +52,7 @@ WHOLE = "whole"  # name of the run that is left alone
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags of the command line, or of these words."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument(
         "--base-model", default=BASE_MODEL, help="folder of a tiny model (%(default)s)"
     )

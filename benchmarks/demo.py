@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from stance.common import environment, errors, files, formatting
+from stance.common import environment, errors, files, flags, formatting
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/demo.json"  # of this run
@@ -31,11 +31,7 @@ ISA_VARIABLES = ("ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "OMP_NUM_THREA
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags of the command line, or of these words."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     return parser.parse_args(argv)
 

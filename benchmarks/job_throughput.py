@@ -20,7 +20,7 @@ import transformers
 import workload
 
 import prepare_data
-from stance.common import files, formatting
+from stance.common import files, flags, formatting
 from stance.corpus import splitting
 
 # ---------------------------------------------------------------- settings
@@ -35,11 +35,7 @@ COLUMNS = ("seconds", "start_seconds", "training_seconds", "rows_per_second", "p
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags of the command line, or of these words."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     workload.add_model_flags(parser)
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     parser.add_argument("--runs", type=int, default=RUNS, help="how often (%(default)s)")

@@ -25,7 +25,7 @@ import workload
 
 import finetune
 import prompts
-from stance.common import environment, errors, files, formatting
+from stance.common import environment, errors, files, flags, formatting
 from stance.corpus import annotations
 from stance.labelling import labeller
 from stance.model import loading, precision, scoring
@@ -50,11 +50,7 @@ SEED = 0  # of the rows
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags of the command line, or of these words."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument(
         "--rows", type=int, nargs="+", default=ROWS, help="of the tables (%(default)s)"
     )

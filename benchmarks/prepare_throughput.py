@@ -31,7 +31,7 @@ import openpyxl
 from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 
 import prepare_data
-from stance.common import environment, files, formatting
+from stance.common import environment, files, flags, formatting
 from stance.corpus import annotations, near_duplicates
 
 # ---------------------------------------------------------------- settings
@@ -48,11 +48,7 @@ STAGES = ("read", "merge", "split", "near", "write")
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags of the command line, or of these words."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     return parser.parse_args(argv)
 

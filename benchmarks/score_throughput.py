@@ -20,7 +20,7 @@ import transformers
 import workload
 
 import finetune
-from stance.common import environment, files, formatting
+from stance.common import environment, files, flags, formatting
 from stance.model import chat, compilation, cuda_graphs, loading, lora_linear, scoring
 
 # ---------------------------------------------------------------- settings
@@ -34,11 +34,7 @@ SEED = 0  # of the rows
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags of the command line, or of these words."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     workload.add_model_flags(parser)
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     return parser.parse_args(argv)

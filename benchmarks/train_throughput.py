@@ -29,7 +29,7 @@ import workload
 
 import finetune
 import prompts
-from stance.common import environment, files, formatting
+from stance.common import environment, files, flags, formatting
 from stance.model import loading
 from stance.training import memory_probe, tree_trainer
 
@@ -79,11 +79,7 @@ FLOPS = {"forward": 16.65e9, "backward": 16.65e9}
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags of the command line, or of these words."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     workload.add_model_flags(parser)
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the figures (%(default)s)")
     parser.add_argument(

@@ -29,7 +29,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from stance.common import environment, errors, files
+from stance.common import environment, errors, files, flags
 from stance.model import chat, loading
 
 # ---------------------------------------------------------------- settings
@@ -49,11 +49,7 @@ NOTE = (
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags of the command line, or of these words."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument(
         "--output-dir", default=OUTPUT_DIR, help="folder of the model (%(default)s)"
     )

@@ -14,7 +14,7 @@ import huggingface_hub
 
 from stance.common import errors, files, formatting
 from stance.common.types import Example
-from stance.corpus import cleaning
+from stance.corpus import cleaning, splitting
 
 if TYPE_CHECKING:
     import transformers
@@ -102,7 +102,11 @@ def check_unseen(folder: str | Path, rows: Sequence[Example], source: str | Path
 
 
 def compare_splits(
-    data_dir: str | Path, adapter: str | Path, train_hash: str, test_rows: Sequence[Example]
+    data_dir: str | Path,
+    adapter: str | Path,
+    train_hash: str,
+    adapter_cleaning: str,
+    test_rows: Sequence[Example],
 ) -> dict[str, bool]:
     """Return what run records hold of the splits that an adapter is tested on.
 
@@ -110,19 +114,33 @@ def compare_splits(
     known to hold no sentence that it was trained on; its own splits have been checked against each
     other.
 
-    train_hash: SHA-256 of the train.jsonl that the adapter was trained on. Prints a note if the
-    splits are others, and ends the script if the adapter has seen test sentences.
+    train_hash: SHA-256 of the train.jsonl that the adapter was trained on. adapter_cleaning: the
+    version of the cleaning of its texts; of another version, equal sentences may have other hashes,
+    so that it cannot be told whether they were seen. Prints a note if the splits are others, and
+    ends the script if the adapter has seen test sentences.
     """
     train = Path(data_dir) / "train.jsonl"
     same = train.is_file() and files.hash_file(train) == train_hash
-    unseen = same or check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
+    found_none = same or check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
+    cleaning_here = read_cleaning(data_dir)
+    unseen = same or (found_none and cleaning_here == adapter_cleaning)
     if not same:
-        if unseen:
+        if found_none and not unseen:
+            versions = f"cleaned by version {adapter_cleaning}, these by {cleaning_here}"
+            finding = f"learnt from texts {versions}: it cannot be told whether it has seen some"
+        elif unseen:
             finding = "has seen none of these test sentences"
         else:
             finding = "may have been trained on test sentences"
         print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: it {finding}")
     return {"splits_of_adapter": same, "unseen_test": unseen}
+
+
+def read_cleaning(data_dir: str | Path) -> str:
+    """Return the version of the cleaning of a folder's splits; of today where no report tells it."""
+    if not (Path(data_dir) / splitting.REPORT).is_file():
+        return cleaning.describe_cleaning(cleaning.ALL_REPAIRS)
+    return splitting.read_cleaning(splitting.read_report(data_dir, ()))
 
 
 def describe_splits(run: dict) -> str:

@@ -14,6 +14,7 @@ from stopping import stop_message
 import evaluate
 import predict
 from stance.common import files
+from stance.corpus import cleaning, splitting
 from stance.model import adapters, fingerprints, loading
 from tools import export
 
@@ -246,12 +247,13 @@ def test_a_model_out_of_reach_is_one_line_with_steps(capsys, problem):
 
 # ---------------------------------------------------------------- sentences seen in training
 
+CLEANING = cleaning.describe_cleaning(cleaning.ALL_REPAIRS)
+
 
 def copy_splits(data_dir, folder, test_rows):
     """Write splits that are not the adapter's: its validation split as train split, and other test rows."""
-    folder.mkdir()
-    shutil.copy(Path(data_dir, "val.jsonl"), folder / "train.jsonl")
-    files.write_jsonl(folder / "test.jsonl", test_rows)
+    splits = {"train": splitting.load_split(Path(data_dir, "val.jsonl")), "test": test_rows}
+    splitting.write_splits(folder, splits, {"cleaning_version": CLEANING})
     return str(folder)
 
 
@@ -269,11 +271,15 @@ def test_sentences_of_the_training_are_no_test(adapter, data_dir, tmp_path, caps
 def test_unseen_sentences_are_said_to_be_so(adapter, data_dir, tmp_path, capsys):
     rows = list(files.read_jsonl(Path(data_dir, "test.jsonl"), (), "fix the test"))
     splits = copy_splits(data_dir, tmp_path / "data", rows)
-    found = fingerprints.compare_splits(splits, adapter, "another hash", rows)
+    found = fingerprints.compare_splits(splits, adapter, "another hash", CLEANING, rows)
     assert found == {"splits_of_adapter": False, "unseen_test": True}
     assert "it has seen none of these test sentences" in capsys.readouterr().out
+    found = fingerprints.compare_splits(splits, adapter, "another hash", "1", rows)
+    assert found == {"splits_of_adapter": False, "unseen_test": False}
+    printed = capsys.readouterr().out
+    assert f"cleaned by version 1, these by {CLEANING}: it cannot be told" in printed
     (adapter / fingerprints.SENTENCES_FILE).unlink()
-    found = fingerprints.compare_splits(splits, adapter, "another hash", rows)
+    found = fingerprints.compare_splits(splits, adapter, "another hash", CLEANING, rows)
     assert found == {"splits_of_adapter": False, "unseen_test": False}
     assert "may have been trained on test sentences" in capsys.readouterr().out
 

@@ -24,8 +24,6 @@ import argparse
 import shutil
 from pathlib import Path
 
-import transformers
-
 from stance.common import environment, errors, files
 from stance.corpus import splitting
 from stance.model import adapters, chat, loading, merging, scoring
@@ -67,8 +65,7 @@ def check_output_dir(output_dir: Path, base: str) -> None:
     if output_dir.exists():
         errors.fail(f"{output_dir} is there already: delete it or choose another --output-dir")
     files.make_folder(output_dir.parent)
-    config = loading.load_pretrained(transformers.AutoConfig.from_pretrained, base)
-    needed_bytes = 2 * loading.count_weights(config)  # of bfloat16
+    needed_bytes = 2 * loading.count_weights(loading.load_config(base))  # of bfloat16
     free_bytes = shutil.disk_usage(output_dir.parent).free
     if free_bytes < needed_bytes:
         errors.fail(

@@ -7,26 +7,43 @@ import peft
 import safetensors
 
 import prompts
-from stance.common import distributed, errors, files
+from stance.common import distributed, errors, files, formatting
 from stance.common.types import Example, RunRecord
-from stance.model import fingerprints, loading, lora_linear, memory, precision
+from stance.model import (
+    adapter_weights,
+    fingerprints,
+    loading,
+    lora_linear,
+    memory,
+    precision,
+)
 
 if TYPE_CHECKING:
     import transformers
 
 
+# What scripts read of a run record, and as which type of JSON.
+RUN_KEYS = {
+    "base_model": str,
+    "prompt_version": str,
+    "labels": list,
+    "precision": dict,
+    "data": dict,
+    "demo": bool,
+}
+
+
 def check_same_base(
     folder: str | Path, base: str, tokenizer: "transformers.PreTrainedTokenizerBase"
 ) -> None:
-    """End the script if an adapter was trained on another version of the base or its tokenizer.
+    """End the script if an adapter does not belong to a base: before the weights of the base load.
 
-    folder: what finetune.py wrote. Another compute precision, as that of a GPU is on many CPUs, is
-    only a note.
+    That is, if it was trained on another version of the base or its tokenizer, or if its weights
+    would not land on this base. folder: what finetune.py wrote. Another compute precision, as that
+    of a GPU is on many CPUs, is only a note.
     """
     found = loading.describe_base(base, tokenizer)
-    record = files.read_json(
-        Path(folder) / "run.json", "give the folder that finetune.py wrote (--adapter)"
-    )
+    record = read_record(folder)
     for key in ("base_revision", "tokenizer"):
         was = record.get(key)
         now = found[key]
@@ -34,18 +51,49 @@ def check_same_base(
             continue
         hint = "restore it or train again"
         # A commit of the Hub, unlike the hash of a folder's files, can be loaded again by its name.
-        was_commit = was and not was.startswith("files")
+        was_commit = isinstance(was, str) and not was.startswith("files")
         if key == "base_revision" and was_commit and not Path(base).is_dir():
             pinned = f"{base.partition('@')[0]}@{was}"
             hint = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'
         errors.fail(f"{folder} was trained with {key} {was} of {base}, here it is {now}: {hint}")
+    adapter_weights.check_adapter_weights(folder, loading.load_config(base))
 
-    was = record.get("precision", {}).get("compute")
+    was = record["precision"].get("compute")
     now = precision.describe_precision()["compute"]
     if was != now and distributed.get_rank()[0] == 0:
         print(
             f"note: {folder} was trained in {was}, this machine computes in {now}: probabilities differ a little"
         )
+
+
+def read_record(folder: str | Path) -> RunRecord:
+    """Return the run record of an adapter folder; end the script if it is none.
+
+    What it must hold is in RUN_KEYS; the rest is for readers alone.
+    """
+    path = Path(folder) / "run.json"
+    record = files.read_json(path, adapter_weights.FOLDER_HINT)
+    if not isinstance(record, dict):
+        errors.fail(
+            f"{path} is no run record, which is a JSON object: {adapter_weights.FOLDER_HINT}"
+        )
+    missing = sorted(RUN_KEYS.keys() - record.keys())
+    if missing:
+        errors.fail(
+            f"{path} is no run record, it lacks {', '.join(missing)}: {adapter_weights.FOLDER_HINT}"
+        )
+    for key, kind in RUN_KEYS.items():
+        if not isinstance(record[key], kind):
+            found = formatting.quote(str(record[key]))
+            errors.fail(
+                f"{path} is no run record, its {key} is {found}: {adapter_weights.FOLDER_HINT}"
+            )
+    train = record["data"].get("train")
+    if not isinstance(train, dict) or not isinstance(train.get("sha256"), str):
+        errors.fail(
+            f"{path} is no run record, its data lacks train.sha256: {adapter_weights.FOLDER_HINT}"
+        )
+    return record
 
 
 def check_adapter(folder: str | Path) -> RunRecord:
@@ -54,24 +102,14 @@ def check_adapter(folder: str | Path) -> RunRecord:
     Ends the script if it is no finished adapter of this prompt, these labels and this precision,
     or if it holds files that could run code.
     """
-    hint = "give the folder that finetune.py wrote (--adapter)"
-    record = files.read_json(Path(folder) / "run.json", hint)
-    missing = {"base_model", "prompt_version", "labels", "precision", "data", "demo"} - set(record)
-    if missing:
-        errors.fail(
-            f"{folder}/run.json is no run record, it lacks {', '.join(sorted(missing))}: {hint}"
-        )
+    record = read_record(folder)
     if (Path(folder) / "adapter_model.bin").exists():
         errors.fail(
             f"{folder} holds adapter_model.bin, a pickle, which can run code when it is loaded: delete it"
         )
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         errors.fail(f"{folder} holds no adapter_model.safetensors: the training run did not finish")
-    config = Path(folder) / "adapter_config.json"
-    if config.is_file():  # fields with which peft would import or build something else
-        fields = files.read_json(config, "copy it again from where the adapter was trained")
-        if fields.get("peft_type") != "LORA" or fields.get("megatron_config"):
-            errors.fail(f"{config} describes no plain LoRA adapter: {hint}")
+    adapter_weights.check_adapter_config(folder)
     if record["prompt_version"] != prompts.PROMPT_VERSION:
         errors.fail(
             f"{folder} was trained with prompt version {record['prompt_version']}, prompts.py now builds "
@@ -89,6 +127,17 @@ def check_adapter(folder: str | Path) -> RunRecord:
                 f"{folder} was trained with {key} {was}, now they are {now}: restore them or train again"
             )
     return record
+
+
+def check_checkpoint(
+    folder: str | Path, base: str, lora_config: peft.LoraConfig | None = None
+) -> None:
+    """End the script if the adapter in a checkpoint would not land on the base that is trained.
+
+    folder: with adapter_config.json and adapter_model.safetensors. lora_config: that of the run
+    which goes on; None: that of the checkpoint. Loads no weights of the base.
+    """
+    adapter_weights.check_adapter_weights(folder, loading.load_config(base), lora_config)
 
 
 def save_adapter(model: peft.PeftModel, folder: str | Path, train_rows: list[Example]) -> None:
@@ -113,4 +162,5 @@ def load_adapter(
         reason = str(problem).strip().partition("\n")[0]
         errors.fail(f"cannot load the adapter {folder} ({reason}): copy it again, or train again")
     lora_linear.fuse_adapters(adapted)
+    adapted.adapter_folder = str(folder)  # for messages
     return adapted

@@ -98,7 +98,7 @@ def check_base(base: str) -> None:
     Reasons: the model cannot be had, its architecture is unknown, the GPU is too old, or there is
     none and the model is large.
     """
-    config = load_pretrained(transformers.AutoConfig.from_pretrained, base)
+    config = load_config(base)
     known = (*prefix_tree.MASK_BY_LAYER, *prefix_tree.ONE_MASK)
     if config.model_type not in known:
         errors.fail(
@@ -116,6 +116,11 @@ def check_base(base: str) -> None:
             f"no CUDA GPU found and {base} has {size:,} parameters: run on a GPU (16 GB for gemma-2-9b), or try the "
             "scripts on a small model with `make demo`"
         )
+
+
+def load_config(base: str) -> transformers.PreTrainedConfig:
+    """Return the config of a base; end the script with what to do if it cannot be had."""
+    return load_pretrained(transformers.AutoConfig.from_pretrained, base)
 
 
 def count_weights(config: transformers.PreTrainedConfig) -> int:

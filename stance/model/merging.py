@@ -45,6 +45,7 @@ def merge_adapter(adapted: peft.PeftModel, base: str, kind: str) -> transformers
         start = lora_linear.read_weight(layer.base_layer) if kind == "rounded" else weight
         update = layer.get_delta_weight(layer.active_adapters[0])
         weight.copy_(start.float().cpu() + update.float().cpu())
+    merged.adapter_folder = adapted.adapter_folder
     return merged
 
 
@@ -56,7 +57,7 @@ def score_merged(
     """Return the scores of a merged model on prompts (lists of token ids).
 
     They are computed on the GPU if the model fits there, without one as the CPU computes fastest.
-    The model's weights are bfloat16 again afterwards.
+    The model's weights are bfloat16 again afterwards. Ends the script if scores are not finite.
     """
     if torch.cuda.is_available() and memory.free_memory() > merged.get_memory_footprint() + 2e9:
         merged.to(torch.cuda.current_device())

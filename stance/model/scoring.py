@@ -2,18 +2,16 @@
 
 import contextlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
+import transformers
 from tqdm import tqdm
 
 import prompts
 from stance.common import errors, progress
-from stance.model import chat, cuda_graphs
+from stance.model import chat, cuda_graphs, output_head
 from stance.tree import prefix_tree
-
-if TYPE_CHECKING:
-    import transformers
 
 # ---------------------------------------------------------------- settings
 # Rows a forward pass, if not compilation.COMPILED_BATCH_SIZE; other sizes round differently.
@@ -109,7 +107,7 @@ def _starts_with(ids, beginning):
 @torch.no_grad()
 def score_prompts(
     model: torch.nn.Module,
-    tokenizer: "transformers.PreTrainedTokenizerBase",
+    tokenizer: transformers.PreTrainedTokenizerBase,
     encoded: list[list[int]],
     batch_size: int | None = None,
     bar: tqdm | progress.ProgressLines | None = None,
@@ -123,7 +121,8 @@ def score_prompts(
     batch_size: rows a forward pass (None: SCORE_BATCH_SIZE), halved if the memory does not hold
     them. bar: progress.open_progress's, which counts the rows; None: one of its own.
 
-    Ends the script if a single prompt does not fit into the memory.
+    Ends the script if a single prompt does not fit into the memory, or if the model gives no
+    finite number for a label.
     """
     size = batch_size or SCORE_BATCH_SIZE
     paths = find_label_paths(chat.encode_labels(tokenizer))
@@ -154,12 +153,33 @@ def score_prompts(
 
     nll = torch.empty(len(encoded), len(prompts.LABELS))
     nll[order] = torch.cat(parts).cpu()
+    check_finite(model, nll.isfinite().all(1).tolist(), below_bar=bar is not None)
     return Scores(
         probabilities=(-nll).softmax(1),
         label_mass=(-nll).exp().sum(1),
         nll=nll,
         batch_size=size,
     )
+
+
+def check_finite(model: torch.nn.Module, finite: Sequence[bool], below_bar: bool) -> None:
+    """Stop if a model's predictions are not finite numbers: any label would be a wrong answer.
+
+    finite: for each prompt, whether they are. below_bar: whether a progress bar is open.
+    """
+    count = len(finite) - sum(finite)
+    if count == 0:
+        return
+    base = model.config._name_or_path or "the base"
+    folder = getattr(model, "adapter_folder", None)
+    if folder is None:
+        where = base
+        hint = "its weights are damaged or too large for the precision: download it again"
+    else:
+        where = f"{folder} on {base}"
+        hint = "train again with a lower learning rate, or if evaluate.py --adapter none fails too, download the base again"
+    fail = errors.fail_below_bar if below_bar else errors.fail
+    fail(f"{where} predicts no finite numbers for {count} of {len(finite)} prompts: {hint}")
 
 
 def _halve_batch(sequences):
@@ -232,28 +252,51 @@ def _predict_tokens(model, tree, nodes, graph=None):
         name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()
     }
     logits_to_keep = torch.tensor(nodes, device=model.device)
-    with prefix_tree.compute_precision(model):
+    with prefix_tree.compute_precision(model), output_head.float32_logits(model):
         if graph is None:
             logits = prefix_tree.forward_tree(model, model.config, inputs, logits_to_keep)
         else:
             logits = graph(inputs, logits_to_keep)
-    return logits.float().log_softmax(1)
+    return logits.log_softmax(1)
+
+
+class FiniteWatch:
+    """A logits processor for generate, which notes whether the logits are finite numbers."""
+
+    def __init__(self) -> None:
+        self.finite = None  # [B] on the model's device; None before a step
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Take the logits [B, vocabulary] of a step, and return them as they are."""
+        finite = scores.isfinite().all(1)
+        self.finite = finite if self.finite is None else self.finite & finite
+        return scores
+
+    def finish(self) -> list[bool]:
+        """Return, for each prompt of a batch, whether all logits were finite; then start anew."""
+        finite = self.finite.tolist()
+        self.finite = None
+        return finite
 
 
 @torch.no_grad()
 def generate_replies(
     model: torch.nn.Module,
-    tokenizer: "transformers.PreTrainedTokenizerBase",
+    tokenizer: transformers.PreTrainedTokenizerBase,
     encoded: list[list[int]],
 ) -> list[str]:
     """Return what the model writes after each prompt, a list of token ids, as text.
 
-    It decodes greedily, MAX_NEW_TOKENS at most: the published procedure.
+    It decodes greedily, MAX_NEW_TOKENS at most: the published procedure. Tokens are chosen from the
+    float32 logits that score_prompts reads.
+
+    Ends the script if the model gives no finite number for a token.
     """
     attention = model.config._attn_implementation
     model.set_attn_implementation("eager")  # decoding token by token has no tree
     stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
     replies = []
+    watch = FiniteWatch()
     model.eval()
     with progress.open_progress(len(encoded), "generating", "row") as bar:
         for start in range(0, len(encoded), GENERATE_BATCH_SIZE):
@@ -265,7 +308,7 @@ def generate_replies(
                 padding = width - len(row)  # on the left, so that all replies start at one position
                 ids.append([tokenizer.pad_token_id] * padding + row)
                 mask.append([0] * padding + [1] * len(row))
-            with prefix_tree.compute_precision(model):
+            with prefix_tree.compute_precision(model), output_head.float32_logits(model):
                 output = model.generate(
                     input_ids=torch.tensor(ids, device=model.device),
                     attention_mask=torch.tensor(mask, device=model.device),
@@ -273,7 +316,9 @@ def generate_replies(
                     do_sample=False,
                     eos_token_id=stop_ids,
                     pad_token_id=tokenizer.pad_token_id,
+                    logits_processor=transformers.LogitsProcessorList([watch]),
                 )
+            check_finite(model, watch.finish(), below_bar=True)
             replies += tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
             bar.update(len(batch))
     model.set_attn_implementation(attention)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from stopping import stop_message
+from stopping import line_below_bar, stop_message
 
 import predict
 import prompts
@@ -92,10 +92,10 @@ def label(trained_run, small_blocks):
     """A function that labels a table with the trained adapter, in this process; returns the bytes of the output."""
 
     def run(source, output, *flags):
+        adapter = [] if "--adapter" in flags else ["--adapter", str(trained_run)]
         predict.main(
             [
-                "--adapter",
-                str(trained_run),
+                *adapter,
                 "--input",
                 str(source),
                 "--output",
@@ -395,8 +395,12 @@ def test_a_changed_adapter_does_not_mix(
     for file in ("run.json", *labeller.ADAPTER_FILES):
         shutil.copy(trained_run / file, adapter)
     interrupt(monkeypatch, label, table, tmp_path / "out.csv", "--adapter", adapter)
-    with open(adapter / name, "ab") as file:
-        file.write(b" ")
+    content = bytearray((adapter / name).read_bytes())
+    if name.endswith(".json"):
+        content += b" "
+    else:
+        content[-4] ^= 1  # the last bit of the last weight
+    (adapter / name).write_bytes(content)
     message = stop_message(capsys, label, table, tmp_path / "out.csv", "--adapter", adapter)
     assert "differs in adapter:" in message
 
@@ -446,6 +450,30 @@ def test_part_files_of_other_outputs_are_left_alone(table, label, quick, tmp_pat
 
 
 # ---------------------------------------------------------------- memory
+
+
+@pytest.mark.slow
+def test_logits_that_are_no_numbers_stop_and_keep_what_is_labelled(
+    table, label, scored, trained_run, tmp_path, monkeypatch, capsys
+):
+    """Not a table that says pro, with probabilities of nan."""
+    with monkeypatch.context() as patch:
+        score_batch, calls = scoring._score_batch, []
+
+        def score(model, tokenizer, sequences, paths):
+            calls.append(sequences)
+            found = score_batch(model, tokenizer, sequences, paths)
+            return found if len(calls) < 3 else torch.full_like(found, torch.nan)
+
+        patch.setattr(scoring, "_score_batch", score)
+        message = line_below_bar(capsys, label, table, tmp_path / "out.csv")
+    count = len(scored[-1])
+    assert f"{trained_run} on " in message and f"for {count} of {count} prompts" in message
+    assert not (tmp_path / "out.csv").exists()
+    blocks = len(scored)
+    label(table, tmp_path / "out.csv")
+    assert "going on where a run stopped: 2 of" in capsys.readouterr().out
+    assert len(scored) == blocks + (40 - 2 * BLOCK_SIZE + BLOCK_SIZE - 1) // BLOCK_SIZE
 
 
 def test_a_batch_size_that_fits_is_kept(table, label, quick, tmp_path, monkeypatch):

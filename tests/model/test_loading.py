@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 import workload
+from stopping import stop_message
 
 import finetune
 import prompts
@@ -109,12 +110,13 @@ def write_adapter(folder, **changes):
         "prompt_version": prompts.PROMPT_VERSION,
         "labels": list(prompts.LABELS),
         "precision": precision.describe_precision(),
-        "data": {},
+        "data": {"train": {"sha256": "0" * 64}},
         "demo": False,
         **changes,
     }
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     (folder / "adapter_model.safetensors").write_bytes(b"")
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 32}')
 
 
 def test_adapter_of_another_prompt_is_refused(tmp_path, capsys):
@@ -145,6 +147,47 @@ def test_a_run_record_without_its_keys_is_refused(tmp_path, capsys):
         adapters.check_adapter(tmp_path)
     assert stopped.value.code == 2
     assert "base_model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", '"text"', "[" * 100_000])
+@pytest.mark.parametrize("name", ["run.json", "adapter_config.json"])
+def test_records_of_another_type_are_refused(tmp_path, capsys, name, content):
+    write_adapter(tmp_path)
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert name in stop_message(capsys, adapters.check_adapter, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bfloat16"},
+        {"precision": [1]},
+        {"base_model": 9},
+        {"labels": {"pro": 1}},
+        {"data": []},
+        {"data": {"train": "abc"}},
+        {"data": {"train": {}}},
+        {"prompt_version": None},
+        {"demo": "no"},
+    ],
+    ids=str,
+)
+def test_values_of_another_type_are_refused(tmp_path, capsys, change):
+    write_adapter(tmp_path, **change)
+    message = stop_message(capsys, adapters.check_adapter, tmp_path)
+    assert "is no run record" in message and f"its {next(iter(change))} " in message
+
+
+@pytest.mark.parametrize("revision", [None, 3, ["files"]])
+def test_a_version_of_another_type_is_another_version(
+    tmp_path, tiny_model, capsys, monkeypatch, revision
+):
+    write_adapter(tmp_path, base_model=tiny_model, base_revision=revision)
+    tokenizer = loading.load_tokenizer(tiny_model)
+    for folder in (tiny_model, "a/name-on-the-hub"):
+        monkeypatch.setattr(loading.fingerprints, "fingerprint_base", lambda base: "files-1")
+        message = stop_message(capsys, adapters.check_same_base, tmp_path, folder, tokenizer)
+        assert "trained with base_revision" in message
 
 
 def test_unfinished_adapter_is_refused(tmp_path, capsys):

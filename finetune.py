@@ -29,7 +29,7 @@ from stance.common import distributed, environment, errors, files, flags
 from stance.common.types import Example, RunRecord
 from stance.corpus import splitting
 from stance.evaluation import figures
-from stance.model import chat, compilation, loading, memory, precision
+from stance.model import adapters, chat, compilation, loading, memory, precision
 from stance.training import (
     callbacks,
     checkpoints,
@@ -184,6 +184,25 @@ def make_config(args: argparse.Namespace, run_dir: Path) -> tree_trainer.StanceC
     )
 
 
+def make_lora_config() -> peft.LoraConfig:
+    """Return the adapter that is trained, as the constants say."""
+    return peft.LoraConfig(
+        r=LORA_R,
+        lora_alpha=LORA_ALPHA,
+        lora_dropout=LORA_DROPOUT,
+        target_modules=LORA_TARGETS,
+        task_type="CAUSAL_LM",
+    )
+
+
+def check_resumed(checkpoint: Path | None, base: str) -> None:
+    """Fail if a checkpoint, or the best one before it, holds no adapter of this run and base."""
+    if checkpoint is None:
+        return
+    for folder in {checkpoint, checkpoints.find_best(checkpoint)} - {None}:
+        adapters.check_checkpoint(folder, base, make_lora_config())
+
+
 def build_trainer(
     args: argparse.Namespace,
     run_dir: Path,
@@ -212,13 +231,7 @@ def build_trainer(
         eval_dataset=datasets.Dataset.from_dict(val_columns),
         processing_class=tokenizer,
         data_collator=tree_trainer.TreeCollator(tokenizer.pad_token_id),
-        peft_config=peft.LoraConfig(
-            r=LORA_R,
-            lora_alpha=LORA_ALPHA,
-            lora_dropout=LORA_DROPOUT,
-            target_modules=LORA_TARGETS,
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=make_lora_config(),
         callbacks=[callbacks.JsonlLog(run_dir / "log.jsonl"), callbacks.TrainingLines()],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # prints log entries as dicts
@@ -339,6 +352,7 @@ def run(
         record["shortened_sentences"] = chat.report_long(tokenizer, pairs)
         if args.resume:
             run_folder.check_same_run(run_dir, record)
+            check_resumed(checkpoint, args.base_model)
     # All have looked into the run folder: only then may one write to it.
     distributed.wait_for_ranks()
     if is_first:

@@ -24,7 +24,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from stance.common import environment, errors, files
+from stance.common import environment, errors, files, flags
 from stance.corpus import splitting
 from stance.model import adapters, chat, loading, merging, scoring
 
@@ -39,11 +39,7 @@ CHECK_ROWS = 200  # validation rows answered by adapter and merged model, to com
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = flags.FlagParser(__doc__)
     parser.add_argument(
         "--adapter", default=ADAPTER, help="folder that finetune.py wrote (%(default)s)"
     )

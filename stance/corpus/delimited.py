@@ -12,7 +12,7 @@ from typing import NamedTuple
 from stance.common import files
 
 # ---------------------------------------------------------------- settings
-SAMPLE_CHARACTERS = 1 << 20  # of a file's start, from which its delimiter is guessed
+SAMPLE_CHARACTERS = 50_000  # of a file's start, from which its delimiter is guessed
 SAMPLE_RECORDS = 200  # of them, at most
 WHOLE_ROWS = (
     100  # physical lines in one quoted cell, each a whole row: enough to say that nothing is quoted

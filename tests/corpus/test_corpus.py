@@ -3,6 +3,7 @@
 import csv
 import datetime
 import hashlib
+import json
 import random
 import re
 import zipfile
@@ -875,3 +876,69 @@ def test_load_split_stale(tmp_path, capsys, changes, expected):
         capsys, splitting.load_split, write_split(tmp_path / "test.jsonl", **changes)
     )
     assert expected in message and message.endswith("run prepare_data.py again\n")
+
+
+# ---- rows that are something else
+
+
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_a_text_that_swallows_rows_is_named(tmp_path, delimiter):
+    """A quotation mark that opens a cell and closes in a later row."""
+    rows = [["A.", f"Sentence {i}.", "pro"] for i in range(6)]
+    rows[2][1], rows[4][1] = '"It begins here', 'it ends"'
+    path = tmp_path / "c.csv"
+    header = delimiter.join(["topic", "text", "stance"])
+    path.write_text("\n".join([header, *(delimiter.join(row) for row in rows)]))
+    [finding] = [one for one in annotations.scan_corpus(path).findings if one.serious]
+    assert (finding.row, finding.what) == (4, "text holds a whole row of the table")
+
+
+def test_a_text_of_several_lines_is_none_of_these(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_text('topic,text,stance\nA.,"One, two.\nThree, four, five.",pro\n')
+    scan = annotations.scan_corpus(path)
+    assert [row["text"] for row in scan.rows] == ["One, two.\nThree, four, five."]
+    assert not scan.findings
+
+
+def write_answers(path, answers):
+    rows = [
+        {"topic": "A.", "text": f"Sentence {i}.", "stance": "pro", "answer": answer}
+        for i, answer in enumerate(answers)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_what_prodigy_rejected_is_left_out(tmp_path):
+    path = write_answers(tmp_path / "c.jsonl", ["accept", "reject", "ignore", None, "accept"])
+    scan = annotations.scan_corpus(path)
+    assert [row["row"] for row in scan.rows] == [1, 4, 5]
+    assert [(finding.row, finding.serious) for finding in scan.findings] == [(2, False), (3, False)]
+
+
+def test_a_column_of_other_answers_leaves_nothing_out(tmp_path):
+    path = write_answers(tmp_path / "c.jsonl", ["yes", "no", "accept"])
+    assert len(annotations.scan_corpus(path).rows) == 3
+    path = write_answers(tmp_path / "d.jsonl", ["yes", "reject"])
+    [finding] = annotations.scan_corpus(path).findings
+    assert finding.serious and "rename the column" in finding.hint
+
+
+@pytest.mark.parametrize("content", ["[1]", "[]", '[{"topic": 1}, []]', "[{]", "["])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_json_array_of_something_else(tmp_path, capsys, content, suffix):
+    path = tmp_path / f"c{suffix}"
+    path.write_text(content)
+    message = stop_message(capsys, annotations.read_corpus, path)
+    assert str(path) in message and "JSON array" in message
+
+
+def test_a_sentence_of_nothing_but_marks_is_compared(tmp_path):
+    """It has no words, but more than one blank."""
+    from stance.corpus import near_duplicates
+
+    marks, positions = near_duplicates.mark_sentences(
+        ["! ! ! ! !  ! !", "one two three four five six"]
+    )
+    assert len(marks) == len(positions)

@@ -601,7 +601,15 @@ def test_texts_that_excel_would_cut_are_written_elsewhere(run, asked, tmp_path):
     assert read_table(tmp_path / "out.csv")[1][0][1] == "one " * 9000
 
 
-@pytest.mark.parametrize("rows", [[[TOPIC, "one"], [TOPIC, "three"]], [[TOPIC, "one"]]])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[TOPIC, "one"], [TOPIC, "three"]],
+        [[TOPIC, "one"]],
+        [[TOPIC, "one"], [TOPIC, "new"], [TOPIC, "one"]],
+        [[TOPIC, "new"], [TOPIC, "one"], [TOPIC, "two"]],
+    ],
+)
 def test_a_table_that_changes_meanwhile_is_not_mixed(
     run, asked, rows, tmp_path, capsys, monkeypatch
 ):
@@ -810,3 +818,53 @@ def test_an_output_that_cannot_be_written_is_found_before_the_model_works(
     path = write_table(tmp_path / "in.csv", ["topic", "text"], [[TOPIC, "one"]])
     message = stop_message(capsys, run, "--input", path, "--output", tmp_path / output)
     assert str(tmp_path / output.split("/")[0]) in message
+
+
+# ---------------------------------------------------------------- columns without a header
+
+
+def test_coloured_cells_beside_the_table_become_no_columns(run, asked, tmp_path):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    sheet = book.active
+    for row in [
+        ["topic", "text", None, "note"],
+        [TOPIC, "one", None, "a"],
+        [TOPIC, "two", None, "b"],
+    ]:
+        sheet.append(row)
+    for column in (*range(1, 40), 16384):
+        sheet.cell(1, column).fill = openpyxl.styles.PatternFill("solid", start_color="FFFF00")
+    book.save(tmp_path / "in.xlsx")
+    run("--input", tmp_path / "in.xlsx", "--output", tmp_path / "out.xlsx")
+    header, rows = read_table(tmp_path / "out.xlsx")
+    assert header[:4] == ["topic", "text", "note", "stance"] and len(header) == 9
+    assert [row[:3] for row in rows] == [[TOPIC, "one", "a"], [TOPIC, "two", "b"]]
+
+
+def test_what_stands_below_no_header_is_left_out_with_a_note(run, asked, tmp_path, capsys):
+    """As the numbers of rows that pandas writes."""
+    path = write_table(tmp_path / "in.csv", ["", "topic", "text"], [["0", TOPIC, "one"]])
+    run("--input", path, "--output", tmp_path / "out.csv")
+    assert read_table(tmp_path / "out.csv")[0][:3] == ["topic", "text", "stance"]
+    note = "columns without a header are left out, also where they hold something (1 rows)"
+    assert capsys.readouterr().out.count(note) == 1
+
+
+def test_misread_characters_are_repaired_for_the_model_alone(run, asked, tmp_path, capsys):
+    path = write_table(tmp_path / "in.csv", ["topic", "text"], [[TOPIC, "don\x92t &gt; so"]])
+    run("--input", path, "--output", tmp_path / "out.csv")
+    assert asked == [(TOPIC, "don’t > so")]
+    assert read_table(tmp_path / "out.csv")[1][0][1] == "don\x92t &gt; so"
+    printed = capsys.readouterr().out
+    assert "C1 characters, read as Windows meant them, in 1 cells" in printed
+
+
+def test_the_topics_are_not_overwritten(run, tmp_path, capsys):
+    write_table(tmp_path / "in.csv", ["text"], [["one"]])
+    (tmp_path / "topics.csv").write_text(TOPIC)
+    words = ["--input", tmp_path / "in.csv", "--topics-file", tmp_path / "topics.csv"]
+    with pytest.raises(SystemExit) as stopped:
+        run(*words, "--output", tmp_path / "topics.csv")
+    assert stopped.value.code == 2 and "the file of --topics-file" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """prepare_data.py from end to end: files, table, report, and nothing written on a defect."""
 
+import csv
 import json
 import random
 from pathlib import Path
@@ -367,3 +368,126 @@ def test_sample_splits_stay_as_they_were(tmp_path, seed, hashes):
     run(SAMPLE, tmp_path, "--seed", seed)
     for name, digits in hashes.items():
         assert files.hash_file(tmp_path / f"{name}.jsonl").startswith(digits)
+
+
+# ---------------------------------------------------------------- no wrong splits in silence
+
+
+def stop_line(capsys, path, folder, *words):
+    with pytest.raises(SystemExit) as stopped:
+        run(path, folder, *words)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", str(1 << 32)])
+def test_impossible_seeds_are_refused_before_anything_is_written(tmp_path, capsys, seed):
+    path = write_corpus(tmp_path / "c.xlsx", make_table(60))
+    assert f"{seed} is no seed" in stop_line(capsys, path, tmp_path / "out", "--seed", seed)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_repeated_flag_is_refused(tmp_path, capsys):
+    path = write_corpus(tmp_path / "c.xlsx", make_table(60))
+    words = ["--hold-out-topic", TOPICS[0], "--hold-out-topic", TOPICS[1]]
+    line = stop_line(capsys, path, tmp_path / "out", *words)
+    assert line == "error: --hold-out-topic is given 2 times: give it once\n"
+
+
+@pytest.mark.parametrize("name", SPLIT_FILES)
+def test_a_corpus_among_the_splits_is_not_overwritten(tmp_path, capsys, name):
+    folder = tmp_path / "out"
+    run(write_corpus(tmp_path / "c.xlsx", make_table(120)), folder)
+    before = (folder / name).read_bytes()
+    assert "would replace the file of --corpus" in stop_line(capsys, folder / name, folder)
+    assert (folder / name).read_bytes() == before
+
+
+def test_a_run_that_is_broken_off_leaves_no_report(tmp_path, monkeypatch):
+    """Then nothing takes new train rows for those that belong to old test rows."""
+    folder = tmp_path / "out"
+    path = write_corpus(tmp_path / "c.xlsx", make_table(120))
+    run(path, folder)
+    splitting.read_report(folder, splitting.SPLITS)
+    write_jsonl = files.write_jsonl
+
+    def write_first(target, rows):
+        if target.name != "train.jsonl":
+            raise KeyboardInterrupt
+        return write_jsonl(target, rows)
+
+    monkeypatch.setattr(files, "write_jsonl", write_first)
+    with pytest.raises(KeyboardInterrupt):
+        run(path, folder, "--seed", "1")
+    assert not (folder / splitting.REPORT).exists()
+    with pytest.raises(SystemExit):
+        splitting.read_report(folder, splitting.SPLITS)
+
+
+def test_two_runs_at_once_are_not_taken_for_one(tmp_path, monkeypatch, capsys):
+    """The report tells the hashes of what its run wrote, not of what lies there."""
+    folder = tmp_path / "out"
+    path = write_corpus(tmp_path / "c.xlsx", make_table(120))
+    write_json = files.write_json
+
+    def write_late(target, report):
+        monkeypatch.setattr(files, "write_json", write_json)
+        run(path, folder, "--seed", "1")  # another process, from start to end
+        write_json(target, report)
+
+    monkeypatch.setattr(files, "write_json", write_late)
+    run(path, folder)
+    with pytest.raises(SystemExit):
+        splitting.read_report(folder, splitting.SPLITS)
+    assert "is not the file that" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "constants, texts, version",
+    [
+        ({}, {"don’t, & so"}, "2"),
+        ({"CLEAN_C1": False}, {"dont, & so"}, "2 without C1"),
+        ({"UNESCAPE_HTML": False}, {"don’t, &amp; so"}, "2 without HTML"),
+    ],
+)
+def test_repairs_can_be_switched_off_and_are_recorded(
+    tmp_path, monkeypatch, constants, texts, version
+):
+    rows = make_table(120)
+    rows[5] = (TOPICS[0], "don\x92t, &amp; so", "Pro")
+    path = tmp_path / "c.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter=";").writerows([("topic", "text", "stance"), *rows])
+    for name, value in constants.items():
+        monkeypatch.setattr(prepare_data, name, value)
+    splits = run(path, tmp_path / "out")
+    found = {line["text"] for part in splits.values() for line in part if " so" in line["text"]}
+    assert found == texts
+    report = files.read_json(tmp_path / "out" / splitting.REPORT, "")
+    assert report["cleaning_version"] == version
+    assert len(report["repaired_cells"]) == 2 - len(constants)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_check_and_plain_run_agree_on_differing_stances(tmp_path, capsys, strict):
+    rows = make_table(60)
+    path = write_corpus(tmp_path / "c.xlsx", [*rows, (rows[7][0], rows[7][1], "Neutral")])
+    words = ["--strict"] if strict else []
+    codes = []
+    for more in ([], ["--check"]):
+        try:
+            run(path, tmp_path / "out", *words, *more)
+            codes.append(0)
+        except SystemExit as stopped:
+            codes.append(stopped.code)
+    assert codes == ([2, 2] if strict else [0, 0])
+
+
+def test_check_finds_that_no_splits_can_be_made(tmp_path, capsys):
+    path = write_corpus(tmp_path / "c.xlsx", [(TOPICS[0], "The same.", "Pro")] * 60)
+    plain = stop_line(capsys, path, tmp_path / "out")
+    assert stop_line(capsys, path, tmp_path / "out", "--check") == plain
+    word = ["--hold-out-topic", "No such topic."]
+    path = write_corpus(tmp_path / "c.xlsx", make_table(60))
+    plain = stop_line(capsys, path, tmp_path / "out", *word)
+    assert stop_line(capsys, path, tmp_path / "out", "--check", *word) == plain

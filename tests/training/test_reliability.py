@@ -1023,3 +1023,14 @@ def test_no_token_is_written_anywhere(train, tmp_path, capfd, monkeypatch):
         path.name for path in files
     }
     assert [path.name for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_a_checkpoint_whose_adapter_does_not_fit_is_refused(copy, resume, capsys):
+    """Its files are whole, so only its tensors tell."""
+    folder = max((copy / "checkpoints").glob("checkpoint-*"), key=checkpoints.count_steps)
+    path = folder / "adapter_model.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    renamed = {name.replace("lora_A", "lora_C"): tensor for name, tensor in tensors.items()}
+    safetensors.torch.save_file(renamed, path)
+    checkpoints.mark_complete(folder)
+    assert "tensors are missing" in line_below_bar(capsys, resume, copy)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import random
 import shutil
 
@@ -20,7 +21,7 @@ import prompts
 from stance.common import files
 from stance.corpus import splitting
 from stance.model import chat, compilation, loading
-from stance.training import callbacks, tree_trainer
+from stance.training import callbacks, run_lock, tree_trainer
 from stance.tree import prefix_tree
 
 END_OF_TURN = 107
@@ -559,10 +560,25 @@ def test_leaky_splits_are_refused(train, data_dir, rows, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "flags", [("--epochs", "0"), ("--epochs", "-1"), ("--learning-rate", "nan")]
+    "flags",
+    [
+        ("--epochs", "0"),
+        ("--epochs", "-1"),
+        ("--epochs", "1e308"),
+        ("--learning-rate", "nan"),
+        ("--learning-rate", "inf"),
+    ],
 )
 def test_impossible_settings_are_refused_before_anything_is_written(train, tmp_path, capsys, flags):
     assert flags[0] in stop_message(capsys, train, tmp_path / "run", *flags)
+    assert list_files(tmp_path) == {}
+
+
+@pytest.mark.parametrize("seed", ["-1", str(1 << 32)])
+def test_impossible_seeds_are_refused_before_anything_is_written(train, tmp_path, capsys, seed):
+    with pytest.raises(SystemExit) as stopped:
+        train(tmp_path / "run", "--seed", seed)
+    assert stopped.value.code == 2 and f"{seed} is no seed from 0 to" in capsys.readouterr().err
     assert list_files(tmp_path) == {}
 
 
@@ -615,3 +631,25 @@ def test_splits_without_their_report_are_refused(train, two_runs, tmp_path, caps
     message = stop_message(capsys, train, tmp_path / "run", "--data-dir", str(two_runs[0]))
     assert splitting.REPORT in message and message.rstrip().endswith("run prepare_data.py again")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_trainings_never_share_a_run_folder(train, tmp_path, capsys, monkeypatch):
+    """The second stops while the first trains, with --resume or without; the first is not disturbed."""
+    lines = []
+
+    def start_another(*words):
+        lines.append(stop_message(capsys, train, tmp_path / "run", *words))
+
+    usual = tree_trainer.StanceTrainer.train
+
+    def train_disturbed(self, **options):
+        start_another()
+        start_another("--resume")
+        return usual(self, **options)
+
+    monkeypatch.setattr(tree_trainer.StanceTrainer, "train", train_disturbed)
+    run = train(tmp_path / "run", "--epochs", "1")
+    assert len(lines) == 2 and all(f"process {os.getpid()}" in line for line in lines)
+    assert read_run(run)["result"]["validation"]
+    assert not (run / run_lock.LOCK_FILE).exists()

@@ -1,6 +1,7 @@
 """evaluate.py: its records are what plain transformers and peft answer, its numbers are those of its records."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import evaluate
 import finetune
 import prompts
 from stance.common import files
+from stance.corpus import splitting
 from stance.evaluation import baselines, metrics, model_card, prompt_variants, report
 from stance.model import loading, scoring
 from stance.training import checkpoints
@@ -32,17 +34,10 @@ def run_evaluate(trained_run, data_dir):
     """A function that evaluates the trained run and returns (records, evaluation.json)."""
 
     def run(output_dir, *flags):
-        evaluate.main(
-            [
-                "--adapter",
-                str(trained_run),
-                "--data-dir",
-                data_dir,
-                "--output-dir",
-                str(output_dir),
-                *flags,
-            ]
-        )
+        words = ["--adapter", str(trained_run), "--output-dir", str(output_dir), *flags]
+        if "--data-dir" not in flags:
+            words += ["--data-dir", data_dir]
+        evaluate.main(words)
         return read_results(output_dir)
 
     return run
@@ -919,11 +914,11 @@ def test_results_go_to_the_adapter_folder(trained_run, data_dir, tmp_path):
 def test_other_splits_than_the_adapters_are_noted(run_evaluate, scored, data_dir, tmp_path, capsys):
     """The adapter may have been trained on sentences of another test split."""
     assert scored[2]["splits_of_adapter"] is True
-    (tmp_path / "data").mkdir()
-    for name, source in (("test", "test"), ("train", "val")):
-        (tmp_path / "data" / f"{name}.jsonl").write_bytes(
-            Path(data_dir, f"{source}.jsonl").read_bytes()
-        )
+    splits = {
+        "train": splitting.load_split(Path(data_dir, "val.jsonl")),
+        "test": splitting.load_split(Path(data_dir, "test.jsonl")),
+    }
+    splitting.write_splits(tmp_path / "data", splits, {})
     capsys.readouterr()
     rows, result = run_evaluate(tmp_path / "out", "--data-dir", str(tmp_path / "data"))
     assert [row["models"] for row in rows] == [row["models"] for row in scored[1]]
@@ -986,3 +981,30 @@ def test_a_file_in_place_of_the_output_folder(trained_run, data_dir, tmp_path, c
     flags = ("--adapter", trained_run, "--data-dir", data_dir, "--output-dir", tmp_path / "out")
     message = stop_message(capsys, main, *flags)
     assert str(tmp_path / "out") in message
+
+
+# ---------------------------------------------------------------- splits that belong together
+
+
+def test_a_test_split_alone_is_taken_as_it_is(data_dir, tmp_path, capsys):
+    """Nothing tells of what run of prepare_data.py it is, and nothing is compared with it."""
+    (tmp_path / "data").mkdir()
+    shutil.copy(Path(data_dir, "test.jsonl"), tmp_path / "data")
+    splits = evaluate.load_splits(str(tmp_path / "data"))
+    assert list(splits) == ["test"]
+    assert "prepare_data.report.json not found: the test split is taken as it is" in (
+        capsys.readouterr().out
+    )
+
+
+@pytest.mark.parametrize("without", ["report", "its own test split"])
+def test_splits_that_do_not_belong_together_are_refused(data_dir, tmp_path, capsys, without):
+    folder = shutil.copytree(data_dir, tmp_path / "data")
+    if without == "report":
+        (folder / splitting.REPORT).unlink()
+    else:
+        lines = (folder / "test.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+        (folder / "test.jsonl").write_text("".join(lines[1:]), encoding="utf-8")
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.load_splits(str(folder))
+    assert stopped.value.code == 2 and "run prepare_data.py again" in capsys.readouterr().err

@@ -122,7 +122,7 @@ def load_scorer(
             "or set CUDA_GRAPHS in stance/model/compilation.py to False"
         )
         with memory.explain_memory("record how one sentence is answered", hint):
-            cuda_graphs.record_answers(model)
+            cuda_graphs.record_predictions(model)
 
     def score(
         pairs: list[tuple[str, str]], batch_size: int | None = None, bar: object = None
@@ -170,9 +170,9 @@ def main(argv: list[str] | None = None) -> None:
         text = cleaning.clean_text(args.text, repairs)
         if not text:
             errors.fail("--text must not be empty")
-        terminal.print_answer(load(1), topic, text, args.explain, bar=False)
+        terminal.print_prediction(load(1), topic, text, args.explain, bar=False)
     else:
-        terminal.answer_lines(lambda: load(1), topic, args.explain)
+        terminal.predict_lines(lambda: load(1), topic, args.explain)
     note = loading.read_demo_note(base)
     if note and distributed.get_rank()[0] == 0:
         print(note)

@@ -72,11 +72,11 @@ def measure(
         generate(encoded[:batch])
         results[f"generate, batch {batch}"] = time_rows(generate, encoded[:GENERATED_ROWS])
     compilation.prepare_scoring(model, 0)
-    cuda_graphs.record_answers(model)  # as predict.py does for one sentence
+    cuda_graphs.record_predictions(model)  # as predict.py does for one sentence
     single = []
     for row in encoded[:SINGLE_ANSWERS]:
         single.append(1 / time_rows(score, [row]))
-    del model.answer_graph
+    del model.prediction_graph
     score(encoded[:256])
     results["score, uncompiled"] = time_rows(score, encoded[:1024])
     compilation.prepare_scoring(model, compilation.COMPILE_MIN_ROWS)

@@ -33,7 +33,7 @@ def analyse(
     """
     models = list(table[0]["models"])
     last = models[-1]
-    predicted = list_answers(table)
+    predicted = list_predictions(table)
     gold = index_labels(row["label"] for row in table)
     topics = [row["topic"] for row in table]
 
@@ -41,7 +41,7 @@ def analyse(
     for first in predicted:
         if first in ("majority", last):
             continue
-        compared = uncertainty.compare_answers(gold, predicted[first], predicted[last], topics)
+        compared = uncertainty.compare_predictions(gold, predicted[first], predicted[last], topics)
         comparisons.append({"first": first, "second": last, **compared})
     calibration = {}
     if is_scored(table):
@@ -50,7 +50,7 @@ def analyse(
 
     return {
         "intervals": {
-            name: uncertainty.describe_answers(gold, labels, topics)
+            name: uncertainty.describe_predictions(gold, labels, topics)
             for name, labels in predicted.items()
         },
         "scores": compute_scores(table),
@@ -62,7 +62,7 @@ def analyse(
     }
 
 
-def list_answers(table: list[EvaluationRecord]) -> dict[str, np.ndarray]:
+def list_predictions(table: list[EvaluationRecord]) -> dict[str, np.ndarray]:
     """Return {name: index_labels of its predictions} of baselines and models, baselines first."""
     predicted = {}
     for name in table[0].get("baselines", ()):
@@ -108,7 +108,7 @@ def describe_topics(
         rows_of_topic[topic].append(index)
     described = {}
     for topic, rows in rows_of_topic.items():
-        numbers = uncertainty.describe_answers(gold[rows], predicted[rows], [topic] * len(rows))
+        numbers = uncertainty.describe_predictions(gold[rows], predicted[rows], [topic] * len(rows))
         described[topic] = {"n": len(rows), **numbers}
     return described
 

@@ -25,10 +25,10 @@ def predict_baselines(
 
     Both are fitted to the train rows. The val rows only choose the strength of regularisation.
     """
-    return {"majority": answer_majority(train, test), "tf-idf": answer_tfidf(train, val, test)}
+    return {"majority": predict_majority(train, test), "tf-idf": predict_tfidf(train, val, test)}
 
 
-def answer_majority(train: list[Example], test: list[Example]) -> list[str]:
+def predict_majority(train: list[Example], test: list[Example]) -> list[str]:
     """Return the most frequent label of the train rows for every test row.
 
     Of equally frequent labels it is the first of prompts.LABELS.
@@ -38,13 +38,13 @@ def answer_majority(train: list[Example], test: list[Example]) -> list[str]:
     return [most_frequent] * len(test)
 
 
-def answer_tfidf(train: list[Example], val: list[Example], test: list[Example]) -> list[str]:
+def predict_tfidf(train: list[Example], val: list[Example], test: list[Example]) -> list[str]:
     """Return the labels of a logistic regression over TF-IDF weights of topic and sentence.
 
     Of PENALTIES, it takes the first with the highest accuracy on the val rows.
     """
     if len({row["label"] for row in train}) == 1:  # nothing to regress on
-        return answer_majority(train, test)
+        return predict_majority(train, test)
     texts = join_texts(val)
     gold = [row["label"] for row in val]
     models = [fit_tfidf(train, penalty) for penalty in PENALTIES]

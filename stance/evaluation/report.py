@@ -41,7 +41,7 @@ PICTURES = {
 def describe_comparison(comparison: dict) -> str:
     """Return McNemar's test of two models as a sentence.
 
-    comparison: uncertainty.compare_answers, with the names "first" and "second".
+    comparison: uncertainty.compare_predictions, with the names "first" and "second".
     """
     test = comparison["mcnemar"]
     first = comparison["first"]
@@ -75,7 +75,7 @@ def format_statistics(numbers: dict) -> str:
 def list_widthless(intervals: dict[str, dict]) -> list[str]:
     """Return a sentence about each model whose accuracy has a bootstrap interval without width.
 
-    intervals: {model: uncertainty.describe_answers}.
+    intervals: {model: uncertainty.describe_predictions}.
     """
     sentences = []
     for name, statistics in intervals.items():

@@ -82,7 +82,7 @@ def tabulate_results(
 ) -> TextTable:
     """Return a table of results, each number with its interval.
 
-    intervals: {name: uncertainty.describe_answers} of models or topics; over: "rows" or "topics",
+    intervals: {name: uncertainty.describe_predictions} of models or topics; over: "rows" or "topics",
     what the intervals resample; first: header of the names.
     """
     rows = []
@@ -97,7 +97,7 @@ def tabulate_results(
 
 
 def tabulate_comparison(comparison: dict) -> TextTable:
-    """Return the differences between two models, of uncertainty.compare_answers, as a table."""
+    """Return the differences between two models, of uncertainty.compare_predictions, as a table."""
     rows = []
     for key, title in NAMES.items():
         difference = comparison[key]

@@ -196,13 +196,13 @@ def compare_rows(
     first: tuple[str, list[types.Prediction]],
     second: tuple[str, list[types.Prediction]],
 ) -> dict:
-    """Return uncertainty.compare_answers of two models, with the keys first, second (names) and n.
+    """Return uncertainty.compare_predictions of two models, with the keys first, second (names) and n.
 
     first, second: name and one prediction a row; n: number of rows.
     """
     first_name, first_predictions = first
     second_name, second_predictions = second
-    compared = uncertainty.compare_answers(
+    compared = uncertainty.compare_predictions(
         analysis.index_labels(row["label"] for row in rows),
         analysis.index_labels(prediction["prediction"] for prediction in first_predictions),
         analysis.index_labels(prediction["prediction"] for prediction in second_predictions),
@@ -244,7 +244,7 @@ def trace_curve(
 
     A point: {"rows", "fraction", "n", "gold_labels", "runs": [{"seed", "outside", model:
     statistics}]}. rows: it was trained on, of sizes {run: rows}; n: rows it was tested on;
-    gold_labels: labels in their gold; statistics: uncertainty.describe_answers of base, fine-tuned
+    gold_labels: labels in their gold; statistics: uncertainty.describe_predictions of base, fine-tuned
     and tf-idf; outside: {model: answers that are a label which is not among gold_labels}.
     """
     points = {}
@@ -253,12 +253,12 @@ def trace_curve(
             continue
         gold = analysis.index_labels(row["label"] for row in table)
         topics = [row["topic"] for row in table]
-        predicted = analysis.list_answers(table)
+        predicted = analysis.list_predictions(table)
         scores = analysis.compute_scores(table)
         numbers = {"seed": run.seed, "outside": {}}
         for name in CURVE_MODELS:
             numbers["outside"][name] = scores[name]["outside"]
-            numbers[name] = uncertainty.describe_answers(gold, predicted[name], topics)
+            numbers[name] = uncertainty.describe_predictions(gold, predicted[name], topics)
         if run.fraction not in points:
             points[run.fraction] = {
                 "rows": sizes[run],

@@ -42,7 +42,7 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # of counts [..., 3, 4]
 # ---------------------------------------------------------------- statistics of counts
 
 
-def count_answers(gold: Labels, *predicted: Labels) -> np.ndarray:
+def count_predictions(gold: Labels, *predicted: Labels) -> np.ndarray:
     """Return how often each combination of a gold label and the predictions of m models occurs.
 
     int [3, 4, ...], with an axis of 4 for each model.
@@ -140,19 +140,21 @@ def draw_samples(
     gold = np.asarray(gold)
     topics = np.asarray(topics)
     columns = [np.asarray(column) for column in predicted]
-    counts = count_answers(gold, *columns)
+    counts = count_predictions(gold, *columns)
     samples = {"rows": resample_rows(counts)}
     names = np.unique(topics)
     if len(names) > 1:
         by_topic = []
         for name in names:
             chosen = topics == name
-            by_topic.append(count_answers(gold[chosen], *(column[chosen] for column in columns)))
+            by_topic.append(
+                count_predictions(gold[chosen], *(column[chosen] for column in columns))
+            )
         samples["topics"] = resample_topics(np.stack(by_topic))
     return counts, samples
 
 
-def describe_answers(gold: Labels, predicted: Labels, topics: Sequence[str]) -> dict[str, dict]:
+def describe_predictions(gold: Labels, predicted: Labels, topics: Sequence[str]) -> dict[str, dict]:
     """Return {statistic: {"value", "rows": [low, high], "topics": [low, high]}} of n predictions.
 
     No "topics" if there is only one. macro_f1 is the mean over the labels in gold, in all samples.
@@ -169,12 +171,12 @@ def describe_answers(gold: Labels, predicted: Labels, topics: Sequence[str]) -> 
     return result
 
 
-def compare_answers(
+def compare_predictions(
     gold: Labels, first: Labels, second: Labels, topics: Sequence[str]
 ) -> dict[str, dict]:
     """Return the paired comparison of two models on the same n rows: second minus first.
 
-    {statistic: {"difference", "rows", "topics"}} as in describe_answers, and run_mcnemar as
+    {statistic: {"difference", "rows", "topics"}} as in describe_predictions, and run_mcnemar as
     "mcnemar".
     """
     counts, samples = draw_samples(gold, topics, first, second)

@@ -128,13 +128,13 @@ class PairStore:
             _, pairs = self.read_block(block)
             yield from pairs
 
-    def add_answers(self, block: int, probabilities: list[list[float]]) -> None:
+    def add_predictions(self, block: int, probabilities: list[list[float]]) -> None:
         """Keep the probabilities of a block's pairs: three for each, in prompts.LABELS order."""
         first = block * BLOCK_SIZE + 1
         rows = ((number, *row) for number, row in enumerate(probabilities, start=first))
         self.database.executemany("INSERT OR REPLACE INTO predictions VALUES (?, ?, ?, ?)", rows)
 
-    def find_answer(self, topic: str, text: str) -> tuple[float, float, float] | None:
+    def find_prediction(self, topic: str, text: str) -> tuple[float, float, float] | None:
         """Return the probabilities of a pair in prompts.LABELS order.
 
         None if the pair is not in the store, or has no probabilities yet.
@@ -229,7 +229,7 @@ def _add_entry(store, entry):
     keys, _ = store.read_block(entry["block"])
     if entry["keys"] != keys or len(entry["answers"]) != len(keys):
         raise ValueError("other rows")
-    store.add_answers(entry["block"], entry["answers"])
+    store.add_predictions(entry["block"], entry["answers"])
 
 
 def open_part(output: str | Path, rank: int, dependencies: dict) -> BinaryIO:

@@ -219,7 +219,7 @@ def label_rows(
     rows = 0
     for _, cells, pairs in labeller.read_rows(table, source.topics, source.repairs):
         for topic, text in pairs:
-            probabilities = store.find_answer(topic, text)
+            probabilities = store.find_prediction(topic, text)
             if probabilities is None:
                 fail_on_change(table)
             rows += 1

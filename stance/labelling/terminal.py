@@ -36,7 +36,7 @@ def paint(text: str, color: str, colors: bool) -> str:
     return f"\033[{color}m{text}\033[0m" if colors and text else text
 
 
-def format_answer(probabilities: Sequence[float]) -> str:
+def format_prediction(probabilities: Sequence[float]) -> str:
     """Return the line of a prediction: its label, and the probabilities in prompts.LABELS order."""
     parts = [scoring.pick_label(probabilities)]
     for label, value in zip(prompts.LABELS, probabilities, strict=True):
@@ -111,7 +111,9 @@ def format_words(
     return f"{''.join(parts)}\n{table}"
 
 
-def print_answer(score: labeller.Scorer, topic: str, text: str, explain: int, bar: bool) -> None:
+def print_prediction(
+    score: labeller.Scorer, topic: str, text: str, explain: int, bar: bool
+) -> None:
     """Print the prediction for one pair of cleaned texts, with a bar if it is wanted.
 
     explain: how many of the words that the prediction hangs on most are shown; 0: none.
@@ -123,7 +125,7 @@ def print_answer(score: labeller.Scorer, topic: str, text: str, explain: int, ba
     scores = score([(topic, part) for part in (text, *texts_without)])
     probabilities, *without = scores.probabilities.tolist()
     colors = use_colors(sys.stdout)
-    line = format_answer(probabilities)
+    line = format_prediction(probabilities)
     if bar:
         line = f"{line}  {format_bar(probabilities, colors)}"
     print(line)
@@ -133,10 +135,10 @@ def print_answer(score: labeller.Scorer, topic: str, text: str, explain: int, ba
         print(format_words(text, words, weights, explain, label, colors))
 
 
-def answer_lines(load_scorer: Callable[[], labeller.Scorer], topic: str, explain: int) -> None:
+def predict_lines(load_scorer: Callable[[], labeller.Scorer], topic: str, explain: int) -> None:
     """Load a model, ask for a topic if it is empty, then answer each line until Ctrl-D or Ctrl-C.
 
-    explain: see print_answer.
+    explain: see print_prediction.
     """
     try:
         score = load_scorer()
@@ -152,7 +154,7 @@ def answer_lines(load_scorer: Callable[[], labeller.Scorer], topic: str, explain
             if first_word == "/topic":
                 topic = text.removeprefix("/topic").strip()
             else:
-                print_answer(score, topic, text, explain, bar=True)
+                print_prediction(score, topic, text, explain, bar=True)
     except (EOFError, KeyboardInterrupt):
         print()
 

@@ -16,7 +16,7 @@ from stance.tree import prefix_tree
 
 # ---------------------------------------------------------------- settings
 # Tokens of the one prompt whose forward pass is recorded; a longer one is computed as it comes.
-ANSWER_NODES = 256
+PREDICTION_NODES = 256
 # --------------------------------------------------------------------------
 
 
@@ -28,24 +28,24 @@ class Recording(NamedTuple):
     result: torch.Tensor  # into which each replay writes
 
 
-def record_answers(model: torch.nn.Module) -> None:
-    """Record on a GPU how a model answers one prompt, as its answer_graph; does nothing on a CPU.
+def record_predictions(model: torch.nn.Module) -> None:
+    """Record on a GPU how a model answers one prompt, as its prediction_graph; does nothing on a CPU.
 
     Neither the model nor which adapter is active may change after that.
     """
     if torch.cuda.is_available() and compilation.CUDA_GRAPHS:
-        model.answer_graph = AnswerGraph(model)
+        model.prediction_graph = PredictionGraph(model)
 
 
-class AnswerGraph:
-    """The forward pass over the tree of one prompt, of ANSWER_NODES nodes, as a CUDA graph.
+class PredictionGraph:
+    """The forward pass over the tree of one prompt, of PREDICTION_NODES nodes, as a CUDA graph.
 
     For a single prompt, operations take longer to launch than to run.
     """
 
     @torch.no_grad()
     def __init__(self, model: torch.nn.Module):
-        tree = prefix_tree.tree_inputs(prefix_tree.merge_prefixes([[0]], 0, ANSWER_NODES))
+        tree = prefix_tree.tree_inputs(prefix_tree.merge_prefixes([[0]], 0, PREDICTION_NODES))
         inputs = {name: tensor.to(model.device) for name, tensor in tree.items()}
         inputs["logits_to_keep"] = torch.zeros(1, dtype=torch.long, device=model.device)
 

@@ -213,12 +213,12 @@ def _score_batch(model, tokenizer, sequences, paths):
 
 def _score_one_token_labels(model, tokenizer, sequences, paths):
     """_score_batch where every label is one token: all are read at the last token of a sequence."""
-    graph = None  # recorded for one short prompt: see cuda_graphs.record_answers
+    graph = None  # recorded for one short prompt: see cuda_graphs.record_predictions
     multiple = None
-    if len(sequences) == 1 and len(sequences[0]) <= cuda_graphs.ANSWER_NODES:
-        graph = getattr(model, "answer_graph", None)
+    if len(sequences) == 1 and len(sequences[0]) <= cuda_graphs.PREDICTION_NODES:
+        graph = getattr(model, "prediction_graph", None)
     if graph is not None:
-        multiple = cuda_graphs.ANSWER_NODES
+        multiple = cuda_graphs.PREDICTION_NODES
     tree = prefix_tree.merge_prefixes(sequences, pad_id=tokenizer.pad_token_id, multiple=multiple)
     last_nodes = [nodes[-1] for nodes in tree.nodes]
     log_probabilities = _predict_tokens(model, tree, last_nodes, graph=graph)
@@ -246,7 +246,7 @@ def _score_longer_labels(model, tokenizer, sequences, paths):
 def _predict_tokens(model, tree, nodes, graph=None):
     """Return the float32 log-probabilities [K, vocabulary] of the token after each of K nodes.
 
-    graph: a cuda_graphs.AnswerGraph that computes the forward pass; None: the model itself.
+    graph: a cuda_graphs.PredictionGraph that computes the forward pass; None: the model itself.
     """
     inputs = {
         name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()

@@ -19,11 +19,11 @@ TEST = make_rows(
 
 
 def test_majority_is_the_most_frequent_label_of_the_train_rows():
-    assert baselines.answer_majority(TRAIN, TEST) == ["pro"] * 4
+    assert baselines.predict_majority(TRAIN, TEST) == ["pro"] * 4
 
 
 def test_of_equally_frequent_labels_the_first_in_order():
-    assert baselines.answer_majority(make_rows(("a", "neu"), ("b", "con")), TEST) == ["con"] * 4
+    assert baselines.predict_majority(make_rows(("a", "neu"), ("b", "con")), TEST) == ["con"] * 4
 
 
 def test_tfidf_learns_words():
@@ -38,15 +38,17 @@ def test_tfidf_learns_words():
 
 def test_tfidf_does_not_look_at_test_labels():
     other = [{**row, "label": "neu"} for row in TEST]
-    assert baselines.answer_tfidf(TRAIN, TRAIN, TEST) == baselines.answer_tfidf(TRAIN, TRAIN, other)
+    assert baselines.predict_tfidf(TRAIN, TRAIN, TEST) == baselines.predict_tfidf(
+        TRAIN, TRAIN, other
+    )
 
 
 def test_the_validation_split_chooses_the_regularisation(monkeypatch):
     """Strongly regularised, every answer is the majority; validation rows that want it must choose that."""
     monkeypatch.setattr(baselines, "PENALTIES", (1e-6, 100.0))
     wish_pro = make_rows(("hate", "pro"), ("time", "pro"))
-    assert baselines.answer_tfidf(TRAIN, wish_pro, TEST) == ["pro"] * 4
-    assert baselines.answer_tfidf(TRAIN, TRAIN, TEST) == ["con", "pro", "neu", "pro"]
+    assert baselines.predict_tfidf(TRAIN, wish_pro, TEST) == ["pro"] * 4
+    assert baselines.predict_tfidf(TRAIN, TRAIN, TEST) == ["con", "pro", "neu", "pro"]
 
 
 @pytest.mark.filterwarnings("error")

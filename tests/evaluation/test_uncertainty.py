@@ -33,7 +33,7 @@ def draw(n, seed, invalid=True):
 
 
 def test_counts_and_statistics_by_hand():
-    counts = uncertainty.count_answers(GOLD, FIRST)
+    counts = uncertainty.count_predictions(GOLD, FIRST)
     assert counts.tolist() == [[2, 1, 0, 1], [0, 2, 1, 0], [1, 0, 1, 1]]
     assert uncertainty.accuracy(counts) == pytest.approx(5 / 10)
     assert uncertainty.macro_f1(counts, ALL) == pytest.approx((4 / 7 + 2 / 3 + 2 / 5) / 3)
@@ -45,7 +45,7 @@ def test_counts_and_statistics_by_hand():
 @pytest.mark.parametrize("seed", range(5))
 def test_statistics_are_those_of_sklearn(seed):
     gold, answers, _, _ = draw(60, seed)
-    counts = uncertainty.count_answers(gold, answers)
+    counts = uncertainty.count_predictions(gold, answers)
     f1 = sklearn.metrics.f1_score(gold, answers, labels=[0, 1, 2], average="macro", zero_division=0)
     assert uncertainty.accuracy(counts) == pytest.approx(
         sklearn.metrics.accuracy_score(gold, answers)
@@ -58,7 +58,7 @@ def test_statistics_are_those_of_sklearn(seed):
 
 @pytest.mark.filterwarnings("error")
 def test_a_label_that_never_occurs_and_kappa_without_chance():
-    counts = uncertainty.count_answers([0, 0], [0, 0])
+    counts = uncertainty.count_predictions([0, 0], [0, 0])
     assert uncertainty.find_gold_labels(counts) == [0]
     assert uncertainty.macro_f1(counts, [0]) == 1
     assert uncertainty.macro_f1(counts, ALL) == pytest.approx(1 / 3)
@@ -102,7 +102,7 @@ def brute_force(gold, answers, topics, over, n=4000):
 def test_intervals_are_those_of_a_brute_force_bootstrap(over):
     gold, answers, _, topics = draw(150, 3)
     fast, slow = (
-        uncertainty.describe_answers(gold, answers, topics),
+        uncertainty.describe_predictions(gold, answers, topics),
         brute_force(gold, answers, topics, over),
     )
     for name in slow:
@@ -118,16 +118,19 @@ def test_the_interval_over_topics_of_two_topics_by_hand(monkeypatch):
     assert values == pytest.approx([0.25, 0.5, 0.75])
     assert counts / uncertainty.RESAMPLES == pytest.approx([0.25, 0.5, 0.25], abs=0.02)
     monkeypatch.setattr(uncertainty, "LEVEL", 0.4)  # tails of 0.3 lie in the middle value
-    assert uncertainty.describe_answers(gold, answers, topics)["accuracy"]["topics"] == [0.5, 0.5]
+    assert uncertainty.describe_predictions(gold, answers, topics)["accuracy"]["topics"] == [
+        0.5,
+        0.5,
+    ]
 
 
 def test_one_topic_has_no_interval_over_topics():
-    described = uncertainty.describe_answers(GOLD, FIRST, ["a"] * 10)
+    described = uncertainty.describe_predictions(GOLD, FIRST, ["a"] * 10)
     assert "rows" in described["accuracy"] and "topics" not in described["accuracy"]
 
 
 def test_resampled_rows_keep_their_number_and_stay_in_filled_cells():
-    counts = uncertainty.count_answers(GOLD, FIRST, SECOND)
+    counts = uncertainty.count_predictions(GOLD, FIRST, SECOND)
     samples = uncertainty.resample_rows(counts)
     assert samples.shape == (uncertainty.RESAMPLES, 3, 4, 4)
     assert (samples.sum((1, 2, 3)) == 10).all() and (samples[:, counts == 0] == 0).all()
@@ -135,14 +138,14 @@ def test_resampled_rows_keep_their_number_and_stay_in_filled_cells():
 
 
 def test_the_same_seed_gives_the_same_intervals(monkeypatch):
-    one, two = (uncertainty.describe_answers(*draw(50, 1)[:2], [0] * 50) for _ in range(2))
+    one, two = (uncertainty.describe_predictions(*draw(50, 1)[:2], [0] * 50) for _ in range(2))
     monkeypatch.setattr(uncertainty, "BOOTSTRAP_SEED", 1)
-    other = uncertainty.describe_answers(*draw(50, 1)[:2], [0] * 50)
+    other = uncertainty.describe_predictions(*draw(50, 1)[:2], [0] * 50)
     assert one == two != other
 
 
 def test_all_right_has_no_bootstrap_width_but_a_wilson_interval():
-    described = uncertainty.describe_answers([0, 1, 2] * 10, [0, 1, 2] * 10, ["a", "b"] * 15)
+    described = uncertainty.describe_predictions([0, 1, 2] * 10, [0, 1, 2] * 10, ["a", "b"] * 15)
     assert described["accuracy"]["rows"] == described["accuracy"]["topics"] == [1, 1]
     # Wilson's score interval of n of n reaches from n / (n + z^2) to 1
     assert described["accuracy"]["wilson"] == pytest.approx([30 / (30 + 1.959964**2), 1])
@@ -151,14 +154,14 @@ def test_all_right_has_no_bootstrap_width_but_a_wilson_interval():
 def test_macro_f1_of_samples_is_over_the_labels_in_the_gold_of_all_rows():
     """A perfect model has 1 in every sample; one that answers a label that is gold nowhere has it wrong."""
     gold, topics = [0, 1] * 20, ["a", "a", "b", "b"] * 10
-    perfect = uncertainty.describe_answers(gold, gold, topics)["macro_f1"]
+    perfect = uncertainty.describe_predictions(gold, gold, topics)["macro_f1"]
     assert perfect == {"value": 1, "rows": [1, 1], "topics": [1, 1]}
     # Half of the rows of both labels neu: F1 of both 2 * 10 / (20 + 10)
     unsure = [0, 1, 2, 2] * 10
-    described = uncertainty.describe_answers(gold, unsure, topics)["macro_f1"]
+    described = uncertainty.describe_predictions(gold, unsure, topics)["macro_f1"]
     assert described["value"] == pytest.approx(2 / 3)
     assert described["topics"] == pytest.approx([0, 1])  # topic a alone is right, b alone wrong
-    compared = uncertainty.compare_answers(gold, unsure, gold, topics)["macro_f1"]
+    compared = uncertainty.compare_predictions(gold, unsure, gold, topics)["macro_f1"]
     assert compared["difference"] == pytest.approx(1 / 3)
     assert compared["topics"] == pytest.approx([0, 1])
 
@@ -177,7 +180,7 @@ def test_intervals_of_two_labels_are_those_of_sklearn_with_fixed_labels():
                 gold[rows], predicted[rows], labels=[0, 2], average="macro", zero_division=0
             )
         )
-    found = uncertainty.describe_answers(gold, predicted, [0] * 40)["macro_f1"]["rows"]
+    found = uncertainty.describe_predictions(gold, predicted, [0] * 40)["macro_f1"]["rows"]
     assert found == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.02)
 
 
@@ -186,7 +189,7 @@ def test_intervals_of_two_labels_are_those_of_sklearn_with_fixed_labels():
 
 def test_mcnemar_by_hand():
     # Rows that only one has right: 1 of first, 2 of second. Two-sided: P(at most 1 or at least 2 of 3) = 1
-    compared = uncertainty.compare_answers(GOLD, FIRST, SECOND, TOPICS)["mcnemar"]
+    compared = uncertainty.compare_predictions(GOLD, FIRST, SECOND, TOPICS)["mcnemar"]
     assert compared == {"only_first": 1, "only_second": 2, "p": pytest.approx(1)}
     # 1 of 9: P(0 or 1 of 9) twice = 2 * (1 + 9) / 2^9
     assert uncertainty.run_mcnemar(1, 8)["p"] == pytest.approx(20 / 512)
@@ -202,14 +205,14 @@ def test_mcnemar_is_the_sum_of_binomial_chances():
 
 def test_differences_are_paired():
     """Two models with equal answers differ by 0 in every sample, however few the rows."""
-    compared = uncertainty.compare_answers(GOLD, FIRST, FIRST, TOPICS)
+    compared = uncertainty.compare_predictions(GOLD, FIRST, FIRST, TOPICS)
     for name in uncertainty.list_statistics(ALL):
         assert compared[name] == {"difference": 0, "rows": [0, 0], "topics": [0, 0]}
 
 
 def test_differences_are_second_minus_first_with_brute_force_intervals():
     gold, first, second, topics = draw(120, 5)
-    compared = uncertainty.compare_answers(gold, first, second, topics)
+    compared = uncertainty.compare_predictions(gold, first, second, topics)
     rng, drawn = np.random.default_rng(11), []
     for _ in range(4000):
         rows = rng.integers(0, 120, 120)
@@ -220,7 +223,9 @@ def test_differences_are_second_minus_first_with_brute_force_intervals():
     assert compared["accuracy"]["rows"] == pytest.approx(
         np.quantile(drawn, [0.025, 0.975]), abs=0.012
     )
-    one, two = (uncertainty.describe_answers(gold, answers, topics) for answers in (first, second))
+    one, two = (
+        uncertainty.describe_predictions(gold, answers, topics) for answers in (first, second)
+    )
     for name in uncertainty.list_statistics(ALL):
         assert compared[name]["difference"] == pytest.approx(
             two[name]["value"] - one[name]["value"]
@@ -238,7 +243,7 @@ def cover(topics, rows, spread, trials=300):
         level = (0.75 + spread * rng.uniform(-1, 1, topics))[names]
         gold = rng.integers(0, 3, len(names))
         answers = np.where(rng.random(len(names)) < level, gold, (gold + 1) % 3)
-        described = uncertainty.describe_answers(gold, answers, names)["accuracy"]
+        described = uncertainty.describe_predictions(gold, answers, names)["accuracy"]
         for over in held:
             held[over] += described[over][0] <= 0.75 <= described[over][1]
     return {over: count / trials for over, count in held.items()}

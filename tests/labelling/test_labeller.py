@@ -184,14 +184,14 @@ def test_answers_are_found_by_pair(small_blocks):
     pairs = [("a", f"{number}") for number in range(20)]
     store = labeller.PairStore(pairs)
     for block in (1, 0, 2):
-        store.add_answers(
+        store.add_predictions(
             block,
             [[block / 10, place / 10, 0.5] for place in range(len(store.read_block(block)[1]))],
         )
-    assert [store.find_answer(*pair) for pair in pairs] == [
+    assert [store.find_prediction(*pair) for pair in pairs] == [
         (n // 8 / 10, n % 8 / 10, 0.5) for n in range(20)
     ]
-    assert store.find_answer("a", "20") is None
+    assert store.find_prediction("a", "20") is None
 
 
 def test_a_full_disk_is_named(monkeypatch, capsys):

@@ -49,7 +49,7 @@ def test_a_bar_is_divided_as_the_probabilities_are(probabilities, bar):
 
 def test_an_answer_is_one_line():
     assert (
-        terminal.format_answer([0.1, 0.2345, 0.6655])
+        terminal.format_prediction([0.1, 0.2345, 0.6655])
         == "neu  p_pro 0.100  p_con 0.234  p_neu 0.665"
     )
 
@@ -89,7 +89,7 @@ def test_a_word_weighs_what_the_answer_loses_without_it():
 
 
 def test_the_heaviest_words_are_shown(capsys):
-    terminal.print_answer(score_words, TOPIC, "well no but yes and yes", 2, bar=False)
+    terminal.print_prediction(score_words, TOPIC, "well no but yes and yes", 2, bar=False)
     assert capsys.readouterr().out.splitlines() == [
         "pro  p_pro 0.600  p_con 0.200  p_neu 0.100",
         "Word  position  weight for pro",
@@ -103,14 +103,14 @@ def test_words_are_coloured_in_the_sentence_on_a_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setattr(sys, "stdout", Terminal())
-    terminal.print_answer(score_words, TOPIC, "well no, yes  no", 2, bar=True)
+    terminal.print_prediction(score_words, TOPIC, "well no, yes  no", 2, bar=True)
     _, sentence, *table = sys.stdout.getvalue().splitlines()
     assert sentence == "well no, \033[1;34myes\033[0m  \033[1;33mno\033[0m"
     assert not any("\033" in line for line in table)
 
 
 def test_more_words_than_there_are(capsys):
-    terminal.print_answer(score_words, TOPIC, "yes", 10, bar=False)
+    terminal.print_prediction(score_words, TOPIC, "yes", 10, bar=False)
     assert capsys.readouterr().out.splitlines()[3:] == ["yes          1          +0.300"]
 
 

@@ -319,11 +319,11 @@ def test_a_recorded_forward_pass_serves_single_short_prompts(
         sizes.append(len(inputs["prefix_end"]))
         return prefix_tree.forward_tree(exact_model, exact_model.config, inputs, logits_to_keep)
 
-    monkeypatch.setattr(exact_model, "answer_graph", answer, raising=False)
+    monkeypatch.setattr(exact_model, "prediction_graph", answer, raising=False)
     found = torch.cat(
         [scoring.score_prompts(exact_model, tokenizer, [ids]).nll for ids in encoded[:3]]
     )
-    assert sizes == [cuda_graphs.ANSWER_NODES] * 3
+    assert sizes == [cuda_graphs.PREDICTION_NODES] * 3
     assert torch.allclose(found, exact_scores.nll[:3], atol=1e-4)
     scoring.score_prompts(exact_model, tokenizer, encoded[:2])
     scoring.score_prompts(exact_model, tokenizer, [encoded[0] * 9])

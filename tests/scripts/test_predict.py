@@ -511,7 +511,7 @@ def test_an_answer_whose_recording_does_not_fit_is_one_line(run, capsys, monkeyp
                     "CUDA error: operation failed due to a previous error during capture"
                 )
 
-    monkeypatch.setattr(cuda_graphs, "record_answers", run_out)
+    monkeypatch.setattr(cuda_graphs, "record_predictions", run_out)
     message = line_below_bar(capsys, run, "--topic", TOPIC, "--text", "one")
     assert (
         "not enough GPU memory to record how one sentence is answered: " in message

@@ -30,7 +30,9 @@ class FlagParser(argparse.ArgumentParser):
         self.flags.update(name for name in names if name.startswith("-"))
         return super().add_argument(*names, **options)
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace=None) -> argparse.Namespace:
+    def parse_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
         """Return the flags of a command line; stop if one is given twice."""
         words = sys.argv[1:] if args is None else list(args)
         given = words[: words.index("--")] if "--" in words else words

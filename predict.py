@@ -20,7 +20,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from stance.common import distributed, errors, files, flags
-from stance.corpus import cleaning, tables
+from stance.common.types import RunRecord
+from stance.corpus import cleaning, splitting, tables
 from stance.labelling import labeller, table, terminal
 from stance.model import adapters, chat, compilation, cuda_graphs, loading, memory, scoring
 
@@ -98,6 +99,14 @@ def check_mode(text: str | None, table_path: str | None) -> None:
         )
 
 
+def note_cleaning(record: RunRecord, repairs: cleaning.Cleaning) -> None:
+    """Print a note if an adapter was trained on texts that were cleaned in another way."""
+    trained = splitting.read_cleaning(record)
+    here = cleaning.describe_cleaning(repairs)
+    if trained != here and distributed.get_rank()[0] == 0:
+        print(f"note: the adapter learnt from texts cleaned by version {trained}, these by {here}")
+
+
 def choose_topics(topic: str, topics_file: str | None) -> list[str] | None:
     """Return the cleaned topics that flags give for all rows; None if each row has its own.
 
@@ -144,6 +153,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = loading.load_tokenizer(base)
     adapters.check_same_base(args.adapter, base, tokenizer)
     repairs = cleaning.Cleaning(CLEAN_C1, UNESCAPE_HTML)
+    note_cleaning(record, repairs)
     topic = cleaning.clean_text(args.topic, repairs)
 
     def load(rows: int) -> labeller.Scorer:

@@ -12,6 +12,9 @@ from typing import Any, BinaryIO
 
 from stance.common import errors, formatting
 
+# One encoder for all rows: json.dumps makes one for every row.
+LINE_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False)
+
 
 def make_folder(path: str | Path) -> None:
     """Make a folder for results, with its parents; fail, before any work is done, if that is
@@ -111,13 +114,13 @@ def _decode(text):
 
 
 def write_jsonl(path: str | Path, rows: Iterable[dict]) -> str:
-    """Write dicts, one JSON object a line, whole or not at all; return the file's SHA-256.
+    """Write dicts, one JSON object a line, whole or not at all; return the file's SHA-256."""
+    return write_text(path, map(encode_line, rows))
 
-    What JSON has no type for is written as text.
-    """
-    # One encoder for all rows: json.dumps makes one for every row.
-    encoder = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False)
-    return write_text(path, (_encode(encoder, row) + "\n" for row in rows))
+
+def encode_line(row: dict) -> str:
+    """Return a dict as a line of a JSON Lines file; what JSON has no type for as text."""
+    return _encode(LINE_ENCODER, row) + "\n"
 
 
 def read_jsonl(path: str | Path, required: Collection[str], hint: str) -> list[dict]:

@@ -199,7 +199,7 @@ class JsonlLog(transformers.TrainerCallback):
         """Append an entry."""
         if state.is_world_process_zero:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
+                file.write(files.encode_line({"step": state.global_step, **logs}))
                 file.flush()
                 os.fsync(file.fileno())  # before a checkpoint counts, the log up to it is on disk
 

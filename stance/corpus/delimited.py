@@ -1,23 +1,28 @@
-"""Delimited text files (.csv, .tsv): what separates cells, whether quotation marks quote, rows of cells. No torch."""
+"""Delimited text files (.csv, .tsv): their encoding, delimiter and quoting, and their rows of cells.
 
+No torch.
+"""
+
+import codecs
 import csv
 import functools
 import io
 import itertools
 import re
+import string
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from stance.common import files
+from stance.common import errors, files
 
 # ---------------------------------------------------------------- settings
 SAMPLE_CHARACTERS = 50_000  # of a file's start, from which its delimiter is guessed
 SAMPLE_RECORDS = 200  # of them, at most
-WHOLE_ROWS = (
-    100  # physical lines in one quoted cell, each a whole row: enough to say that nothing is quoted
-)
 DELIMITERS = ",;\t|"  # where the decimal sign is a comma, Excel separates by semicolons
+# Bytes beyond ASCII, as a share of all letters, up to which a file that is not UTF-8 may be cp1252:
+# in texts of other code pages, most letters are such bytes.
+FOREIGN_SHARE = 0.05
 # --------------------------------------------------------------------------
 
 LONGEST_FIELD = (1 << 31) - 1  # characters; Python's own limit of 131,072 calls long texts damaged
@@ -30,22 +35,30 @@ TAB_RECORD = re.compile(
 )
 
 
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UNDEFINED = bytes([0x81, 0x8D, 0x8F, 0x90, 0x9D])  # in cp1252
+BEYOND_ASCII = bytes(range(0x80, 0x100))
+LETTERS = string.ascii_letters.encode()
+CHUNK = 1 << 20  # bytes looked at at a time
+
+
 class Dialect(NamedTuple):
     """How the cells of a delimited file are told apart."""
 
     delimiter: str
+    encoding: str = "utf-8-sig"
     quoted: bool = True  # whether quotation marks enclose cells; False: they are text
     skipped: int = 0  # lines above the table: 1 where a line "sep=;" names the delimiter
 
 
 def open_delimited(path: str | Path) -> Iterator[tuple[str, Iterator[tuple[int, list[str]]]]]:
-    """Yield the one (location, lines) of a .csv or .tsv file; stop if it cannot be read.
+    """Yield the one (location, lines) of a .csv or .tsv file; fail if it cannot be read.
 
     Lines are (row number as Excel shows it, cells): a record with line breaks in its cells is one.
     """
     csv.field_size_limit(LONGEST_FIELD)
     dialect = find_dialect(path)
-    file = open_text(path)
+    file = open_text(path, dialect.encoding)
     for _ in range(dialect.skipped):
         next(file)
     reader = csv.reader(
@@ -57,40 +70,79 @@ def open_delimited(path: str | Path) -> Iterator[tuple[str, Iterator[tuple[int, 
     yield str(path), files.guard(enumerate(reader, start=1), path)
 
 
-def open_text(path: str | Path) -> io.TextIOWrapper:
+def open_text(path: str | Path, encoding: str) -> io.TextIOWrapper:
     """Open a text file so that its lines keep their ends, be they LF, CR LF or CR."""
-    return io.TextIOWrapper(files.open_file(path), encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(files.open_file(path), encoding=encoding, newline="")
 
 
 def find_dialect(path: str | Path) -> Dialect:
-    """Return the Dialect of a file; print a note that says how the quotation marks of a tab file are read."""
-    with open_text(path) as file:
-        try:
-            sample = file.read(SAMPLE_CHARACTERS)
-        except UnicodeDecodeError:  # whoever reads the rows says what is wrong
-            return Dialect(",")
+    """Return the Dialect of a file; fail if its encoding cannot be told.
+
+    Prints a note on an encoding other than UTF-8, and on how quotation marks of a tab file are read.
+    """
+    encoding = find_encoding(path)
+    if encoding != "utf-8-sig":
+        note_once(path, f"is read as {encoding}, not as UTF-8")
+    with open_text(path, encoding) as file:
+        sample = file.read(SAMPLE_CHARACTERS)
     named = SEPARATOR_LINE.match(sample)
     if named:
-        return Dialect(named[1], skipped=1)
+        return Dialect(named[1], encoding, skipped=1)
     delimiter = guess_delimiter(sample, Path(path).suffix.lower() == ".tsv")
     if delimiter != "\t":
-        return Dialect(delimiter)
-    with open_text(path) as file:
-        try:
-            quoted = find_quoting(file)
-        except UnicodeDecodeError:
-            return Dialect(delimiter)
+        return Dialect(delimiter, encoding)
+    with open_text(path, encoding) as file:
+        quoted = find_quoting(file)
     if quoted is None:
-        return Dialect(delimiter, quoted=False)
-    note_quoting(path, quoted)
-    return Dialect(delimiter, quoted)
+        return Dialect(delimiter, encoding, quoted=False)
+    reading = "enclose cells" if quoted else "are part of the text"
+    note_once(path, f"its quotation marks {reading}")
+    return Dialect(delimiter, encoding, quoted)
+
+
+def find_encoding(path: str | Path) -> str:
+    """Return the encoding of a text file, by its bytes; fail if they do not tell.
+
+    UTF-8, or UTF-16 with a mark at its start. Else cp1252 (Windows, western Europe), but only if
+    all its bytes mean something there and few letters lie beyond ASCII: other code pages decode too,
+    into other words.
+    """
+    with files.open_file(path) as file:
+        start = file.read(2)
+        if start in UTF16_MARKS:
+            return "utf-16"
+        file.seek(0)
+        try:
+            for _ in codecs.iterdecode(iter(lambda: file.read(CHUNK), b""), "utf-8-sig"):
+                pass
+            return "utf-8-sig"
+        except UnicodeDecodeError:
+            pass
+        file.seek(0)
+        letters, foreign, undefined = count_letters(file)
+    if undefined or foreign > FOREIGN_SHARE * letters:
+        hint = "save it in Excel as .xlsx or as 'CSV UTF-8'"
+        errors.fail(f"{path} is not UTF-8, and its encoding cannot be told: {hint}")
+    return "cp1252"
+
+
+def count_letters(file: BinaryIO) -> tuple[int, int, int]:
+    """Return (letters, those of them beyond ASCII, bytes that cp1252 does not define) of a file.
+
+    All bytes beyond ASCII count as letters.
+    """
+    letters, foreign, undefined = 0, 0, 0
+    while chunk := file.read(CHUNK):
+        letters += len(chunk) - len(chunk.translate(None, LETTERS + BEYOND_ASCII))
+        foreign += len(chunk) - len(chunk.translate(None, BEYOND_ASCII))
+        undefined += len(chunk) - len(chunk.translate(None, UNDEFINED))
+    return letters, foreign, undefined
 
 
 @functools.cache  # a file may be read twice
-def note_quoting(path: str | Path, quoted: bool) -> None:
-    """Print which reading of a file's quotation marks was taken."""
-    reading = "enclose cells" if quoted else "are part of the text"
-    print(f"note: {path}: its quotation marks {reading}")
+def note_once(path: str | Path, finding: str) -> None:
+    """Print how a file is read."""
+    print(f"note: {path}: {finding}")
 
 
 def guess_delimiter(sample: str, prefer_tab: bool) -> str:

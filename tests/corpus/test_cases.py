@@ -29,6 +29,8 @@ def texts_of(scan):
         ("q1.tsv", 60),
         ("q3.tsv", 60),
         ("cr.tsv", 60),
+        ("cp.tsv", 60),
+        ("utf16.tsv", 60),
         ("c1.csv", 45),
         ("r03.csv", 45),
         ("r03.tsv", 45),
@@ -54,6 +56,14 @@ def test_rows_that_are_used(tmp_path, name, count):
 def test_every_line_of_a_tab_file_is_a_row_with_its_marks(name):
     lines = (CASES / name).read_text(encoding="utf-8").splitlines()[1:]
     assert texts_of(read(name)) == [line.split("\t")[1] for line in lines]
+
+
+@pytest.mark.parametrize("name, encoding", [("cp.tsv", "cp1252"), ("utf16.tsv", "utf-16")])
+def test_another_encoding_is_found_by_its_bytes(capsys, name, encoding):
+    lines = (CASES / name).read_text(encoding=encoding).splitlines()[1:]
+    assert texts_of(read(name)) == [line.split("\t")[1] for line in lines]
+    if encoding == "cp1252":
+        assert any("’" in line for line in lines) and any("€" in line for line in lines)
 
 
 def test_a_tab_file_to_label():

@@ -607,7 +607,7 @@ def test_header_without_rows(tmp_path, capsys):
 
 
 def test_csv_in_another_encoding(tmp_path, capsys):
-    path = write_csv(tmp_path / "c.csv", [HEADER, (GUNS, "émigré", "pro")], "latin-1")
+    path = write_csv(tmp_path / "c.csv", [HEADER, (GUNS, "оружие убивает людей", "pro")], "cp1251")
     assert "c.csv is not UTF-8" in stop_message(capsys, annotations.read_corpus, path)
 
 

@@ -125,3 +125,35 @@ def test_a_long_cell_is_read(tmp_path, suffix):
     delimiter = "," if suffix == ".csv" else "\t"
     path = write(tmp_path, f"a{suffix}", f"text{delimiter}notes\nshort{delimiter}{cell}\n")
     assert read(path)[1] == ["short", cell]
+
+
+# ---------------------------------------------------------------- encodings
+
+GERMAN = "topic,text,stance\nA.,Die Züge fahren seit langem durch das ganze Land und kosten mit dem neuen Ticket nur noch 5 € am Tag.,pro\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_an_encoding_that_its_bytes_tell(tmp_path, capsys, encoding):
+    path = tmp_path / "a.csv"
+    path.write_bytes(GERMAN.encode(encoding))
+    assert read(path)[1][1].startswith("Die Züge fahren") and "5 €" in read(path)[1][1]
+    note = f"note: {path}: is read as {encoding}, not as UTF-8\n"
+    assert capsys.readouterr().out == ("" if encoding.startswith("utf-8") else note)
+
+
+@pytest.mark.parametrize(
+    "text, encoding",
+    [
+        ("Поезда идут рано и поздно.", "cp1251"),
+        ("Τα τρένα φεύγουν νωρίς.", "cp1253"),
+        ("電車は早い。", "shift_jis"),
+        ("trains \x81 are early", "latin-1"),
+    ],
+)
+def test_an_encoding_that_its_bytes_do_not_tell(tmp_path, capsys, text, encoding):
+    path = tmp_path / "a.csv"
+    path.write_bytes(f"topic,text,stance\nA.,{text},pro\n".encode(encoding))
+    with pytest.raises(SystemExit) as stopped:
+        read(path)
+    assert stopped.value.code == 2
+    assert f"{path} is not UTF-8, and its encoding cannot be told" in capsys.readouterr().err

@@ -23,11 +23,20 @@ from pathlib import Path
 import prompts
 from stance.common import environment, errors, files, flags, formatting
 from stance.common.types import AnnotatedRow, Example
-from stance.corpus import annotations, cleaning, marked_copy, near_duplicates, splitting, tables
+from stance.corpus import (
+    annotations,
+    cleaning,
+    labels,
+    marked_copy,
+    near_duplicates,
+    splitting,
+    tables,
+)
 
 # ---------------------------------------------------------------- settings
 CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv, .jsonl or .json
 DATA_DIR = "data"  # folder of the splits
+LABELS = ()  # words as of --labels: what the stances of the corpus mean
 MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
 CLEAN_C1 = True  # don\x92t, cp1252 misread, becomes don’t; False: such characters are dropped
 UNESCAPE_HTML = True  # &gt; becomes >; False: HTML entities stay as they are
@@ -51,6 +60,13 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         nargs=3,
         metavar=("TOPIC", "TEXT", "STANCE"),
         help="their headers (default: those of stance/corpus/annotations.py)",
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL=STANCE,...",
+        default=LABELS,
+        help="what stances mean: pro=1 con=-1 neu=0 drop=unrelated (default: built-in spellings)",
     )
     parser.add_argument(
         "--strict", action="store_true", help="doubtful cells and differing stances are errors"
@@ -230,7 +246,10 @@ def main(argv: list[str] | None = None) -> None:
     output_dir = Path(args.output_dir)
     repairs = cleaning.Cleaning(CLEAN_C1, UNESCAPE_HTML)
     check_output_dir(output_dir, args.corpus)
-    scan = annotations.scan_corpus(args.corpus, args.sheet, args.columns, args.strict, repairs)
+    stances = labels.read_stances(args.labels)
+    scan = annotations.scan_corpus(
+        args.corpus, args.sheet, args.columns, args.strict, repairs, stances
+    )
     annotations.note_repairs(scan.table.location, scan.repairs)
     table, rows = scan.table, scan.rows
     merged = annotations.merge_duplicates(rows)
@@ -261,6 +280,7 @@ def main(argv: list[str] | None = None) -> None:
         "hold_out_topic": args.hold_out_topic,
         "prompt_version": prompts.PROMPT_VERSION,
         "cleaning_version": cleaning.describe_cleaning(repairs),
+        "labels": stances.named,
         "repaired_cells": dict(scan.repairs),
         "counts": counts,
         "duplicates": duplicates,

@@ -22,18 +22,14 @@ stance:"""
 
 STANCE_SPELLINGS = {  # spellings found in annotated files; compared after strip and casefold
     "pro": (
-        "pro",
-        "for",
-        "favor",
-        "favour",
-        "in favor",
-        "in favour",
-        "support",
-        "supports",
-        "agree",
+        *("pro", "for", "favor", "favour", "in favor", "in favour", "in_favor", "in_favour"),
+        *("support", "supports", "supportive", "agree", "agrees"),
     ),
-    "con": ("con", "contra", "against", "anti", "oppose", "opposes", "opposed", "disagree"),
-    "neu": ("neu", "neutral", "none", "neither", "no stance", "no position"),
+    "con": (
+        *("con", "contra", "against", "anti", "oppose", "opposes", "opposed", "critical"),
+        *("disagree", "disagrees"),
+    ),
+    "neu": ("neu", "neutral", "none", "neither", "no stance", "no position", "discuss"),
 }
 # --------------------------------------------------------------------------
 

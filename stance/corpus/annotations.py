@@ -12,7 +12,7 @@ from typing import NamedTuple
 import prompts
 from stance.common import errors, formatting
 from stance.common.types import AnnotatedRow
-from stance.corpus import cleaning, error_values, tables, workbook_reader
+from stance.corpus import cleaning, error_values, labels, tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
 COLUMN_NAMES = {  # headers accepted for each column; compared after strip and casefold
@@ -29,6 +29,8 @@ RENAME = (
     "name those of the file: --columns of prepare_data.py, "
     "or COLUMN_NAMES in stance/corpus/annotations.py"
 )
+# Stands for the hint that proposes --labels words, which need all unknown stances of a file.
+UNKNOWN_STANCE = "name it with --labels"
 NO_ACTION = "nothing need be done"
 CHECK_TYPE = "check it and type it into a cell of the format Text"
 
@@ -84,12 +86,13 @@ def scan_corpus(
     headers: Sequence[str] | None = None,
     strict: bool = False,
     repairs: cleaning.Cleaning = cleaning.ALL_REPAIRS,
+    stances: labels.Stances = labels.BUILT_IN,
 ) -> Scan:
     """Read an annotated file with everything that is wrong or doubtful in it.
 
     sheet: name of a sheet (None: the only one with the columns). headers: those of topic, text and
     stance (None: any of COLUMN_NAMES). strict: rows with doubtful cells cannot be used either.
-    repairs: what is repaired in topics and texts.
+    repairs: what is repaired in topics and texts. stances: what stances mean.
     """
     needed = COLUMN_NAMES
     if headers:
@@ -101,6 +104,7 @@ def scan_corpus(
     rows = []
     findings = []
     repaired = Counter()
+    unknown = {}  # stances, in the order of the file
     for number, line in table.rows:
         cells = [line[index] for index in indices]
         if verdicts is not None and verdicts.leaves_out(number, line):
@@ -108,20 +112,33 @@ def scan_corpus(
         topic = cleaning.clean_text(cells[0], repairs)
         text = cleaning.clean_text(cells[1], repairs)
         stance = cleaning.clean_text(cells[2])
-        label = prompts.parse_stance(stance)
+        label = stances.find_label(stance)
+        if label == labels.DROP:
+            what = f"left out, as --labels drops {formatting.quote(stance)}"
+            findings.append(Finding(number, "stance", what, NO_ACTION, serious=False))
+            continue
         if label and is_usable(topic, cells[0]) and is_usable(text, cells[1]):
             rows.append(
                 {"topic": topic, "text": text, "label": label, "stance": stance, "row": number}
             )
         elif topic or text or stance or any(cell is workbook_reader.UNSTORED for cell in cells):
-            findings += find_faults(number, cells)
-        findings += find_doubts(number, cells, strict)
+            findings += find_faults(number, cells, stances)
+            if stance and label is None:
+                unknown[stance] = None
+        doubted = cells[:2] if stances.named else cells  # numbers may be named as stances
+        findings += find_doubts(number, doubted, strict)
         if "\n" in text:
-            findings += find_glued_rows(number, text, table)
+            findings += find_glued_rows(number, text, table, stances)
         for cell in cells[:2]:
             repaired.update(cleaning.list_repairs(cell, repairs))
     if verdicts is not None:
         findings += verdicts.list_findings()
+    if unknown:
+        hint = f"write {', '.join(prompts.LABELS)}, or name them: {labels.propose_words(unknown)}"
+        findings = [
+            finding._replace(hint=hint) if finding.hint == UNKNOWN_STANCE else finding
+            for finding in findings
+        ]
     unusable = {finding.row for finding in findings if finding.serious}
     rows = [row for row in rows if row["row"] not in unusable]
     return Scan(table, rows, findings, repaired)
@@ -193,7 +210,9 @@ def find_verdicts(path: str | Path, table: tables.Table) -> Verdicts | None:
     return None if index in table.columns.values() else Verdicts(index)
 
 
-def find_glued_rows(number: int, text: str, table: tables.Table) -> list[Finding]:
+def find_glued_rows(
+    number: int, text: str, table: tables.Table, stances: labels.Stances
+) -> list[Finding]:
     """Return a Finding if a text has a line that looks like a row of the table itself.
 
     A quotation mark that opens a cell and closes in a later row makes one text of all between.
@@ -204,17 +223,17 @@ def find_glued_rows(number: int, text: str, table: tables.Table) -> list[Finding
             cells = line.split(delimiter)
             if len(cells) != len(table.header):
                 continue
-            if prompts.parse_stance(cleaning.clean_text(cells[index].strip('"'))) is not None:
+            if stances.find_label(cleaning.clean_text(cells[index].strip('"'))) is not None:
                 what = "text holds a whole row of the table"
                 hint = "close the quotation mark that opens it, or double marks that are text"
                 return [Finding(number, "text", what, hint)]
     return []
 
 
-def find_faults(number: int, cells: list) -> list[Finding]:
+def find_faults(number: int, cells: list, stances: labels.Stances) -> list[Finding]:
     """Return Findings about those cells of a row that cannot be used.
 
-    number: of the row; cells: raw, in the order of COLUMN_NAMES.
+    number: of the row; cells: raw, in the order of COLUMN_NAMES; stances: what stances mean.
     """
     findings = []
     for name, cell in zip(COLUMN_NAMES, cells):
@@ -228,10 +247,9 @@ def find_faults(number: int, cells: list) -> list[Finding]:
         elif find_error(value, cell):
             what = f"{name} is {value}"
             hint = "mend its formula or write the value"
-        elif name == "stance" and prompts.parse_stance(value) is None:
+        elif name == "stance" and stances.find_label(value) is None:
             what = f"unknown stance {formatting.quote(value)}"
-            labels = ", ".join(prompts.LABELS)
-            hint = f"write {labels}, or add the spelling to STANCE_SPELLINGS in prompts.py"
+            hint = UNKNOWN_STANCE
         else:
             continue
         findings.append(Finding(number, name, what, hint))

@@ -39,7 +39,7 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 UNDEFINED = bytes([0x81, 0x8D, 0x8F, 0x90, 0x9D])  # in cp1252
 BEYOND_ASCII = bytes(range(0x80, 0x100))
 LETTERS = string.ascii_letters.encode()
-CHUNK = 1 << 20  # bytes looked at at a time
+BLOCK = 1 << 20  # bytes looked at at a time
 
 
 class Dialect(NamedTuple):
@@ -113,7 +113,7 @@ def find_encoding(path: str | Path) -> str:
             return "utf-16"
         file.seek(0)
         try:
-            for _ in codecs.iterdecode(iter(lambda: file.read(CHUNK), b""), "utf-8-sig"):
+            for _ in codecs.iterdecode(iter(lambda: file.read(BLOCK), b""), "utf-8-sig"):
                 pass
             return "utf-8-sig"
         except UnicodeDecodeError:
@@ -132,7 +132,7 @@ def count_letters(file: BinaryIO) -> tuple[int, int, int]:
     All bytes beyond ASCII count as letters.
     """
     letters, foreign, undefined = 0, 0, 0
-    while chunk := file.read(CHUNK):
+    while chunk := file.read(BLOCK):
         letters += len(chunk) - len(chunk.translate(None, LETTERS + BEYOND_ASCII))
         foreign += len(chunk) - len(chunk.translate(None, BEYOND_ASCII))
         undefined += len(chunk) - len(chunk.translate(None, UNDEFINED))

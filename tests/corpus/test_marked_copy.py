@@ -87,7 +87,7 @@ def test_everything_is_found_and_marked(tmp_path, capsys, suffix):
     row = {number: number - offset for number in range(2, 44)}
     text_21 = f'(row {row[21]} "Pro", row {row[43]} "Contra")'
     found = [line for line in lines if line.startswith(("problem: ", "note: "))]
-    found = [line.partition(": write pro, con, neu, or add ")[0] for line in found]
+    found = [line.partition(": write pro, con, neu, or name ")[0] for line in found]
     cut = "text has 32,767 characters, all that an Excel cell holds, and is probably cut"
     assert found == [
         f"problem: text is empty in row {row[3]}: {FILL}",

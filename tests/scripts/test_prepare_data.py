@@ -338,6 +338,7 @@ def test_defaults_are_the_constants():
     assert vars(args) == {
         **defaults,
         "columns": None,
+        "labels": (),
         "strict": False,
         "check": False,
         "hold_out_topic": None,

@@ -1,0 +1,109 @@
+"""Which stance of a corpus means which label: built-in spellings, and those that a user names.
+
+No torch.
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import prompts
+from stance.common import errors, formatting
+from stance.corpus import cleaning
+
+DROP = "drop"  # rows of a stance that is named so are left out
+NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+GAPS = {"n/a", "na", "nan", "null", "-", "?"}  # what stands for a gap in a column of stances
+# Words in a stance from which its label is guessed, in this order: "no argument" before "argument".
+GUESSES = (
+    (DROP, {"unrelated", "na", "irrelevant", "skip", "offtopic"}),
+    (
+        "neu",
+        {"no", "noargument", "none", "neutral", "neither", "other", "comment", "query", "unsure"},
+    ),
+    (
+        "con",
+        {"against", "con", "contra", "anti", "oppose", "disagree", "deny", "denies", "negative"},
+    ),
+    ("pro", {"for", "pro", "favor", "favour", "support", "agree", "positive", "endorse"}),
+)
+
+
+class Stances(NamedTuple):
+    """What the stances of a corpus mean."""
+
+    named: dict[str, str] = {}  # label or DROP by the stance as stances are compared
+
+    def find_label(self, stance: str) -> str | None:
+        """Return the label of a cleaned cell, or DROP; None if the stance is unknown."""
+        label = self.named.get(fold_stance(stance))
+        return label if label is not None else prompts.parse_stance(stance)
+
+
+BUILT_IN = Stances()
+
+
+def fold_stance(stance: str) -> str:
+    """Return a stance as stances are compared: case and spacing aside; numbers as numbers."""
+    folded = " ".join(stance.split()).casefold()
+    if NUMBER.fullmatch(folded):
+        return f"{float(folded):g}"
+    return folded
+
+
+def read_stances(words: Sequence[str]) -> Stances:
+    """Return what words like pro=1 con=-1 neu=0,3 drop=unrelated say; fail if they say nothing.
+
+    A label may be named several times; a stance that is named for two labels is refused.
+    """
+    named = {}
+    for word in words:
+        label, sign, values = word.partition("=")
+        label = label.strip().casefold()
+        choices = (*prompts.LABELS, DROP)
+        if not sign or label not in choices:
+            hint = f"write {', '.join(f'{choice}=...' for choice in choices)}"
+            errors.fail(f"--labels {formatting.quote(word)} names no label: {hint}")
+        for value in values.split(","):
+            stance = fold_stance(cleaning.clean_text(value))
+            if not stance:
+                errors.fail(
+                    f"--labels {formatting.quote(word)} names an empty stance: leave it out"
+                )
+            if named.setdefault(stance, label) != label:
+                both = f"{named[stance]} and {label}"
+                errors.fail(f"--labels: {formatting.quote(stance)} is named for {both}: choose one")
+    return Stances(named)
+
+
+def guess_label(stance: str) -> str | None:
+    """Return what an unknown stance probably means, for a proposal alone; None: no idea."""
+    folded = fold_stance(stance)
+    if NUMBER.fullmatch(folded):
+        number = float(folded)
+        return "neu" if number == 0 else "pro" if number > 0 else "con"
+    if folded in GAPS:
+        return DROP
+    words = set(re.findall(r"[a-z]+", folded.replace("_", " ")))
+    for label, hints in GUESSES:
+        if words & hints:
+            return label
+    return None
+
+
+def propose_words(stances: Iterable[str]) -> str:
+    """Return the --labels words for unknown stances, with what each probably means."""
+    guesses = {}
+    for stance in dict.fromkeys(stances):
+        guesses.setdefault(guess_label(stance) or "?", []).append(stance)
+    words = [
+        shlex.quote(f"{label}={','.join(guesses[label])}")
+        for label in (*prompts.LABELS, DROP)
+        if label in guesses
+    ]
+    text = f"--labels {' '.join(words)}" if words else "--labels pro=... con=... neu=..."
+    if "?" in guesses:
+        unknown = formatting.list_first([formatting.quote(stance) for stance in guesses["?"]])
+        text += f", and what {unknown} means: pro, con, neu or {DROP}"
+    return text

@@ -1,0 +1,105 @@
+"""What the stances of a corpus mean: built-in spellings, and those that --labels names."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+import prepare_data
+from stance.corpus import annotations, labels
+
+CASES = Path(__file__).parent / "cases"
+
+
+def fail_line(capsys, *words):
+    with pytest.raises(SystemExit) as stopped:
+        labels.read_stances(words)
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "stance, label",
+    [
+        ("1", "pro"),
+        ("1.0", "pro"),
+        ("+1", "pro"),
+        ("-1", "con"),
+        ("0", "neu"),
+        ("Support", "pro"),
+        ("argument FOR", "pro"),
+        ("off  topic", labels.DROP),
+        ("against", "con"),  # built in
+        ("2", None),
+        ("10", None),
+    ],
+)
+def test_stances_are_found_as_they_are_named(stance, label):
+    words = ["pro=1,support", "con=-1", "neu=0", "PRO=Argument for", "drop=off topic"]
+    assert labels.read_stances(words).find_label(stance) == label
+
+
+def test_a_named_stance_counts_before_a_built_in_one():
+    assert labels.read_stances(["con=for"]).find_label("For") == "con"
+
+
+def test_the_first_sign_of_equality_separates():
+    assert labels.read_stances(["pro=a=b"]).find_label("a=b") == "pro"
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["1=pro"], "names no label"),
+        (["pro"], "names no label"),
+        (["pro="], "an empty stance"),
+        (["pro=1,,2"], "an empty stance"),
+        (["pro=1", "con=1.0"], "is named for pro and con"),
+    ],
+)
+def test_words_that_say_nothing_or_two_things(capsys, words, expected):
+    assert expected in fail_line(capsys, *words)
+
+
+@pytest.mark.parametrize("name", ["l_agrees.csv", "l_infavor.csv"])
+def test_spellings_of_published_corpora_are_built_in(name):
+    assert len(annotations.scan_corpus(CASES / name).rows) == 60
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "l_deny.csv",
+        "l_posneg.csv",
+        "l_proarg.csv",
+        "l_str.csv",
+        "l_ukp.csv",
+        "l_na.csv",
+        "num.csv",
+        "num_int.xlsx",
+    ],
+)
+def test_the_words_that_the_message_proposes_are_taken(tmp_path, capsys, name):
+    words = ["--corpus", str(CASES / name), "--output-dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as stopped:
+        prepare_data.main(words)
+    assert stopped.value.code == 2 and not list(tmp_path.iterdir())
+    proposed = shlex.split(capsys.readouterr().err.partition("or name them: ")[2])
+    assert proposed[0] == "--labels"
+    prepare_data.main([*words, *proposed])
+    report = json.loads((tmp_path / "prepare_data.report.json").read_text())
+    dropped = 20 if any(word.startswith("drop=") for word in proposed) else 0
+    assert report["corpus"]["rows"] == 60 - dropped and report["labels"]
+    assert "read as text" not in capsys.readouterr().out
+
+
+def test_dropped_rows_are_counted(tmp_path, capsys):
+    words = ["--corpus", str(CASES / "l_proarg.csv"), "--output-dir", str(tmp_path)]
+    prepare_data.main([*words, "--labels", "drop=unrelated"])
+    assert 'left out, as --labels drops "unrelated" in 20 rows' in capsys.readouterr().out
+
+
+def test_what_nobody_can_guess_is_asked():
+    text = labels.propose_words(["1", "-1", "perhaps", "perhaps"])
+    assert text == '--labels pro=1 con=-1, and what "perhaps" means: pro, con, neu or drop'

@@ -231,9 +231,13 @@ def test_any_damage_to_a_file_stops_in_one_line(tmp_path_factory, data, suffix):
         [HEADER, *(["Vegans are right.", f"Sentence {i}.", "Pro"] for i in range(8))],
     )
     content = bytearray((folder / f"c{suffix}").read_bytes())
+    # Shares of the file, not positions: workbooks hold the time, so their size is not always the same.
+    shares = st.integers(0, 10_000)
     for _ in range(data.draw(st.integers(0, 8))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    (folder / f"c{suffix}").write_bytes(content[: data.draw(st.integers(0, len(content)))])
+        position = data.draw(shares) * (len(content) - 1) // 10_000
+        content[position] = data.draw(st.integers(0, 255))
+    kept = data.draw(shares) * len(content) // 10_000
+    (folder / f"c{suffix}").write_bytes(content[:kept])
     for row in stop_or_return(annotations.read_corpus, folder / f"c{suffix}") or []:
         assert row["label"] in prompts.LABELS
 

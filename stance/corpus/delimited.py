@@ -173,7 +173,10 @@ def score_delimiter(sample: str, delimiter: str) -> tuple[float, int]:
     scores = [(0.0, 0)]
     for quoting in readings:
         reader = csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, quoting=quoting)
-        records = list(itertools.islice(filter(any, reader), SAMPLE_RECORDS + 1))
+        try:
+            records = list(itertools.islice(filter(any, reader), SAMPLE_RECORDS + 1))
+        except csv.Error:  # whoever reads the rows says what is wrong
+            continue
         if not records:
             continue
         width = len(records[0])

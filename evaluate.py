@@ -89,6 +89,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.robustness_rows < 0:
         errors.fail(f"--robustness-rows {args.robustness_rows} is impossible: give 0 or more")
+    if args.runs and args.predictions:
+        errors.fail("--runs and --predictions do not go together: leave one out")
     _, processes = distributed.get_rank()
     if processes > 1 and (args.runs or args.predictions):
         errors.fail("torchrun is for answering: without a model, start evaluate.py with python")

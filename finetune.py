@@ -378,6 +378,7 @@ def run(
         distributed.go_on_alone()
         record["result"] = run_folder.describe_result(trainer, checkpoint, time.time() - started)
         checkpoints.save_final_adapter(trainer.model, run_dir, train_rows)
+        record["adapter_files"] = adapters.hash_files(run_dir)
         figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
         files.write_json(run_dir / "run.json", record)  # last: with it, the run counts as finished
     kept = record["result"]["kept_validation"]

@@ -79,7 +79,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     if args.columns:
-        headers = {cleaning.clean_text(header).casefold() for header in args.columns}
+        headers = {tables.fold_header(cleaning.clean_text(header)) for header in args.columns}
         if "" in headers or len(headers) < 3:
             given = " ".join(map(formatting.quote, args.columns))
             errors.fail(f"--columns {given}: give three different headers")
@@ -289,6 +289,9 @@ def main(argv: list[str] | None = None) -> None:
         "environment": environment.describe_environment(),
     }
     paths = write_splits(output_dir, splits, report)
+    splitting.read_report(
+        output_dir, splits
+    )  # fails if another run wrote into the folder meanwhile
     print(f"\n{format_counts(counts)}\n")
     for path in paths:
         print(f"wrote {path}")

@@ -1,6 +1,7 @@
 """How a script ends on something the user can mend, and on signals."""
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -35,10 +36,17 @@ def run_script(main: Callable[[], object]) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("RANK", "0") == "0":
         signal.signal(signal.SIGTERM, interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a sign gets its code
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
+        sys.stdout.flush()
     except KeyboardInterrupt:
         interrupt(signal.SIGINT)
+    except BrokenPipeError:  # as of `| head`: nobody reads on, which is no fault
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
 
 
 def interrupt(number: int, frame: FrameType | None = None) -> NoReturn:

@@ -41,7 +41,8 @@ def write_text(path: str | Path, chunks: Iterable[str]) -> str:
         digest = hashlib.sha256()
         with open(temporary, "xb") as file:
             for chunk in chunks:
-                content = chunk.encode("utf-8")
+                # Half a character, as a text cut inside an emoji holds, has no bytes.
+                content = chunk.encode("utf-8", errors="replace")
                 digest.update(content)
                 file.write(content)
             file.flush()

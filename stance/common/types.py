@@ -77,3 +77,4 @@ class RunRecord(TypedDict, total=False):
     shortened_sentences: dict
     memory_probe: dict | None
     result: dict
+    adapter_files: dict[str, str]  # SHA-256 by name

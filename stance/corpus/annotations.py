@@ -128,7 +128,7 @@ def scan_corpus(
         doubted = cells[:2] if stances.named else cells  # numbers may be named as stances
         findings += find_doubts(number, doubted, strict)
         if "\n" in text:
-            findings += find_glued_rows(number, text, table, stances)
+            findings += find_glued_rows(number, line, table, stances)
         for cell in cells[:2]:
             repaired.update(cleaning.list_repairs(cell, repairs))
     if verdicts is not None:
@@ -149,7 +149,7 @@ def is_usable(text: str, cell: object) -> bool:
 
     text: the cleaned cell.
     """
-    return bool(text) and find_error(text, cell) is None
+    return bool(text) and not isinstance(cell, (dict, list)) and find_error(text, cell) is None
 
 
 def find_error(text: str, cell: object) -> str | None:
@@ -176,10 +176,10 @@ class Verdicts:
 
     def leaves_out(self, number: int, line: list) -> bool:
         """Return whether a row is left out; number: of the row, line: its cells."""
-        verdict = line[self.index]
-        if verdict is None or PRODIGY_VERDICTS.get(str(verdict)) is True:
+        verdict = str(line[self.index]).strip().casefold()
+        if line[self.index] is None or PRODIGY_VERDICTS.get(verdict) is True:
             return False
-        if str(verdict) not in PRODIGY_VERDICTS:
+        if verdict not in PRODIGY_VERDICTS:
             self.other = verdict
             return False
         self.left_out[number] = verdict
@@ -204,30 +204,58 @@ def find_verdicts(path: str | Path, table: tables.Table) -> Verdicts | None:
     """Return the Verdicts of a table; None if it has no column for them."""
     if Path(path).suffix.lower() not in tables.JSON_SUFFIXES:
         return None
-    if PRODIGY_COLUMN not in table.header:
+    header = [tables.fold_header(name) for name in table.header]
+    if PRODIGY_COLUMN not in header:
         return None
-    index = table.header.index(PRODIGY_COLUMN)
+    index = header.index(PRODIGY_COLUMN)
     return None if index in table.columns.values() else Verdicts(index)
 
 
 def find_glued_rows(
-    number: int, text: str, table: tables.Table, stances: labels.Stances
+    number: int, line: list, table: tables.Table, stances: labels.Stances
 ) -> list[Finding]:
-    """Return a Finding if a text has a line that looks like a row of the table itself.
+    """Return a Finding if the text of a row holds lines that look like rows of the table itself.
 
     A quotation mark that opens a cell and closes in a later row makes one text of all between.
+    number, line: of the row, with all its cells.
     """
-    index = table.columns["stance"]
-    for line in text.split("\n")[1:]:
-        for delimiter in ",;\t|":
-            cells = line.split(delimiter)
-            if len(cells) != len(table.header):
-                continue
-            if stances.find_label(cleaning.clean_text(cells[index].strip('"'))) is not None:
-                what = "text holds a whole row of the table"
-                hint = "close the quotation mark that opens it, or double marks that are text"
-                return [Finding(number, "text", what, hint)]
+    text_lines = str(line[table.columns["text"]]).splitlines()
+    for delimiter in ",;\t|":
+        if holds_rows([part.split(delimiter) for part in text_lines], line, table, stances):
+            what = "text holds a whole row of the table"
+            hint = "close the quotation mark that opens it, or double marks that are text"
+            return [Finding(number, "text", what, hint)]
     return []
+
+
+def holds_rows(
+    parts: list[list[str]], line: list, table: tables.Table, stances: labels.Stances
+) -> bool:
+    """Return whether the lines of a text, split into cells, look like rows of its table.
+
+    parts: cells of each line of the text. line: the cells of the row that the text is in.
+    """
+    if len(parts) < 2:
+        return False
+    width = len(line)
+    text_index = table.columns["text"]
+    stance_index = table.columns["stance"]
+    if any(is_row(cells, stance_index, width, stances) for cells in parts[1:-1]):
+        return True
+    if stance_index < text_index:  # it stands on the last line too
+        return is_row(parts[-1], stance_index, width, stances)
+    # The first line begins with the cells before the text, the last ends with those after it.
+    first = [*line[:text_index], *parts[0]]
+    last_width = len(parts[-1]) + width - text_index - 1
+    return is_row(first, stance_index, width, stances) and last_width == width
+
+
+def is_row(cells: list, stance_index: int, width: int, stances: labels.Stances) -> bool:
+    """Return whether cells look like a row: a stance where it must stand, and not too many cells."""
+    if not stance_index < len(cells) <= width:
+        return False
+    stance = cleaning.clean_text(cells[stance_index]).strip('"')
+    return stances.find_label(stance) is not None
 
 
 def find_faults(number: int, cells: list, stances: labels.Stances) -> list[Finding]:
@@ -244,6 +272,9 @@ def find_faults(number: int, cells: list, stances: labels.Stances) -> list[Findi
         elif not value:
             what = f"{name} is empty"
             hint = "fill it or delete the row"
+        elif isinstance(cell, (dict, list)):
+            what = f"{name} is a list or an object"
+            hint = "write one text"
         elif find_error(value, cell):
             what = f"{name} is {value}"
             hint = "mend its formula or write the value"

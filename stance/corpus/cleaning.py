@@ -5,6 +5,7 @@ No torch.
 
 import functools
 import html
+import html.entities
 import re
 import unicodedata
 from typing import NamedTuple
@@ -33,6 +34,10 @@ CLEANING = {
 
 FIRST_VERSION = "1"  # of reports and runs that name none
 VERSION = 2  # of the cleaning: keys of sentences change with it; 1: C1 dropped, HTML left alone
+# UTF-8 of one character, each byte read as a character of its own.
+SPLIT_UTF8 = re.compile(
+    "[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
 C1 = re.compile("[\x80-\x9f]")  # control characters that nobody types: bytes of cp1252 misread
 HTML_ENTITY = re.compile(r"&(?:[A-Za-z][A-Za-z0-9]{1,30}|#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6});")
 
@@ -89,19 +94,37 @@ def clean_text(value: object, cleaning: Cleaning = ALL_REPAIRS) -> str:
     if cleaning.unescape_html:
         text = unescape_html(text)
     if cleaning.repair_c1:
-        text = C1.sub(repair_c1, text)
+        text = C1.sub(repair_c1, SPLIT_UTF8.sub(join_utf8, text))
     text = LINE_END.sub("\n", text.translate(CLEANING))
-    return unicodedata.normalize("NFC", text).strip()
+    text = unicodedata.normalize("NFC", text).strip()
+    # What was dropped may have stood inside an entity: cleaned texts are not changed again.
+    if text != value and ("&" in text or "_x" in text):
+        return clean_text(text, cleaning)
+    return text
 
 
 def unescape_html(text: str) -> str:
     """Return a text with its HTML entities as characters, also where they were escaped twice."""
     while "&" in text:
-        plain = HTML_ENTITY.sub(lambda found: html.unescape(found[0]), text)
+        plain = HTML_ENTITY.sub(unescape_entity, text)
         if plain == text:
             break
         text = plain
     return text
+
+
+def unescape_entity(found: re.Match) -> str:
+    """Return the characters of an HTML entity; one that does not exist as it is."""
+    if found[0].startswith("&#"):
+        return html.unescape(found[0])
+    return html.entities.html5.get(found[0][1:], found[0])
+
+
+def join_utf8(found: re.Match) -> str:
+    """Return the character of UTF-8 bytes that were read one by one, if one of them is C1."""
+    if not C1.search(found[0]):
+        return found[0]
+    return found[0].encode("latin-1").decode("utf-8", errors="replace").replace("\ufffd", found[0])
 
 
 def repair_c1(found: re.Match) -> str:

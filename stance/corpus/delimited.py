@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from stance.common import errors, files
+from stance.common import errors, files, formatting
 
 # ---------------------------------------------------------------- settings
 SAMPLE_CHARACTERS = 50_000  # of a file's start, from which its delimiter is guessed
@@ -67,7 +67,38 @@ def open_delimited(path: str | Path) -> Iterator[tuple[str, Iterator[tuple[int, 
         quoting=csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE,
         strict=True,
     )
-    yield str(path), files.guard(enumerate(reader, start=1), path)
+    lines = files.guard(enumerate(reader, start=1), path)
+    yield str(path), note_glued(lines, path, dialect.delimiter)
+
+
+def note_glued(
+    lines: Iterator[tuple[int, list[str]]], path: str | Path, delimiter: str
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield lines; at their end, note those whose cells hold line breaks as if rows were glued.
+
+    A quotation mark that is text, but opens a cell, makes one cell of all up to the next one.
+    """
+    width = 0  # of the header
+    glued = []
+    for number, cells in lines:
+        width = width or len(cells)
+        if any("\n" in cell for cell in cells) and looks_glued(cells, width, delimiter):
+            glued.append(number)
+        yield number, cells
+    if glued:
+        rows = formatting.count_rows(glued)
+        note_once(
+            path, f"lines within a cell look like rows, {rows}: is a quotation mark left open?"
+        )
+
+
+def looks_glued(cells: list[str], width: int, delimiter: str) -> bool:
+    """Return whether each physical line of a record has as many cells as the header."""
+    index = next(i for i, cell in enumerate(cells) if "\n" in cell)
+    counts = [line.count(delimiter) + 1 for line in cells[index].splitlines()]
+    counts[0] += index
+    counts[-1] += len(cells) - index - 1
+    return len(counts) > 1 and width > 1 and all(count == width for count in counts)
 
 
 def open_text(path: str | Path, encoding: str) -> io.TextIOWrapper:
@@ -86,18 +117,20 @@ def find_dialect(path: str | Path) -> Dialect:
     with open_text(path, encoding) as file:
         sample = file.read(SAMPLE_CHARACTERS)
     named = SEPARATOR_LINE.match(sample)
+    skipped = 1 if named else 0
     if named:
-        return Dialect(named[1], encoding, skipped=1)
-    delimiter = guess_delimiter(sample, Path(path).suffix.lower() == ".tsv")
+        delimiter = named[1]
+    else:
+        delimiter = guess_delimiter(sample, Path(path).suffix.lower() == ".tsv")
     if delimiter != "\t":
-        return Dialect(delimiter, encoding)
+        return Dialect(delimiter, encoding, skipped=skipped)
     with open_text(path, encoding) as file:
-        quoted = find_quoting(file)
+        quoted = find_quoting(itertools.islice(file, skipped, None))
     if quoted is None:
-        return Dialect(delimiter, encoding, quoted=False)
+        return Dialect(delimiter, encoding, quoted=False, skipped=skipped)
     reading = "enclose cells" if quoted else "are part of the text"
     note_once(path, f"its quotation marks {reading}")
-    return Dialect(delimiter, encoding, quoted)
+    return Dialect(delimiter, encoding, quoted, skipped)
 
 
 def find_encoding(path: str | Path) -> str:
@@ -150,9 +183,9 @@ def guess_delimiter(sample: str, prefer_tab: bool) -> str:
 
     A header may hold any of the candidates in its texts, so that to count them there does not do. Without any
     delimiter in the header, as in a file of one column, it is the comma. prefer_tab: take the tab if half of the
-    records agree with it.
+    records agree with it, or if there is no delimiter.
     """
-    best, best_score = ",", (0.0, 0)
+    best, best_score = "\t" if prefer_tab else ",", (0.0, 0)
     for delimiter in DELIMITERS:
         score = score_delimiter(sample, delimiter)
         if delimiter == "\t" and prefer_tab and score[0] >= 0.5:
@@ -188,35 +221,72 @@ def score_delimiter(sample: str, delimiter: str) -> tuple[float, int]:
 
 
 def find_quoting(lines: Iterable[str]) -> bool | None:
-    """Return whether the quotation marks of a tab-separated file enclose cells; None if it has none.
+    """Return whether the quotation marks of a tab-separated file enclose cells; None without any.
 
-    They do if all of them obey quoting and a quoted cell needs it: it holds a tab, a line break or a doubled mark, or
-    a comma while no other cell holds one, as Excel writes such files; or if the headers are quoted. They do not if
-    physical lines that are whole rows by themselves would become one row.
+    They do if all of them obey quoting and a quoted cell needs it: it holds a tab, a line break or
+    a doubled mark, or a comma while no other cell holds one, as Excel writes such files; or if the
+    headers are quoted. They do not if physical lines that are rows by themselves would become one.
     """
-    header_tabs: int | None = None
-    any_marks, is_needed, quoted_comma, plain_comma = False, False, False, False
+    evidence = None
     for record in group_lines(lines):
         text = "".join(record)
-        if header_tabs is not None and '"' not in text:  # most records by far
-            plain_comma = plain_comma or "," in text
+        if evidence is not None and '"' not in text:  # most records by far
+            evidence.add_plain(text)
             continue
         if not TAB_RECORD.fullmatch(text):
             return False
         cells = [cell for cell in TAB_CELL.findall(text) if cell]
-        quoted_cells = [cell for cell in cells if cell.startswith('"')]
-        any_marks = any_marks or bool(quoted_cells)
-        if header_tabs is None and cells:
-            header_tabs = text.count("\t") - sum(cell.count("\t") for cell in cells)
-            is_needed = len(quoted_cells) == len(cells)
-        elif len(record) > 1 and all(line.count("\t") == header_tabs for line in record):
-            return False
-        is_needed = is_needed or any(NEEDS_QUOTING.search(cell[1:-1]) for cell in quoted_cells)
-        quoted_comma = quoted_comma or any("," in cell for cell in quoted_cells)
-        plain_comma = plain_comma or any("," in cell for cell in cells if cell[0] != '"')
-    if not any_marks:
-        return None
-    return is_needed or (quoted_comma and not plain_comma)
+        if evidence is None:
+            if cells:
+                evidence = QuotingEvidence(text, cells)
+        else:
+            evidence.add_quoted(record, cells)
+    return evidence.decide() if evidence is not None else None
+
+
+class QuotingEvidence:
+    """What speaks for and against quotation marks that enclose the cells of a tab-separated file."""
+
+    def __init__(self, header: str, cells: list[str]) -> None:
+        """header: the record of the headers; cells: those that are not empty."""
+        self.header_tabs = header.count("\t") - sum(cell.count("\t") for cell in cells)
+        self.is_header_quoted = all(cell.startswith('"') for cell in cells)
+        self.has_marks = any(cell.startswith('"') for cell in cells)
+        self.is_needed = False
+        self.has_quoted_comma = False
+        self.has_plain_comma = False
+        self.fewest_tabs = self.header_tabs  # of rows without marks: rows may be shorter
+        self.joined: set[tuple[int, int]] = set()  # (fewest, most) tabs of lines that are joined
+
+    def add_plain(self, text: str) -> None:
+        """Take in a record without quotation marks."""
+        self.has_plain_comma = self.has_plain_comma or "," in text
+        if text.strip():
+            self.fewest_tabs = min(self.fewest_tabs, text.count("\t"))
+
+    def add_quoted(self, record: list[str], cells: list[str]) -> None:
+        """Take in a record with marks; record: its physical lines, cells: those not empty."""
+        self.has_marks = True
+        tabs = [line.count("\t") for line in record if line.strip()]
+        if len(tabs) > 1:
+            self.joined.add((min(tabs), max(tabs)))
+        for cell in cells:
+            if not cell.startswith('"'):
+                self.has_plain_comma = self.has_plain_comma or "," in cell
+                continue
+            self.is_needed = self.is_needed or NEEDS_QUOTING.search(cell[1:-1]) is not None
+            self.has_quoted_comma = self.has_quoted_comma or "," in cell
+
+    def decide(self) -> bool | None:
+        """Return whether marks enclose cells; None if there are none."""
+        if not self.has_marks:
+            return None
+        if self.is_header_quoted:
+            return True
+        for fewest, most in self.joined:  # lines that are as long as rows are
+            if self.fewest_tabs <= fewest and most <= self.header_tabs:
+                return False
+        return self.is_needed or (self.has_quoted_comma and not self.has_plain_comma)
 
 
 def group_lines(lines: Iterable[str]) -> Iterator[list[str]]:

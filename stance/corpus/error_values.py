@@ -28,6 +28,7 @@ SPELLINGS = """
     #ΚΕΝΟ! #ΔΙΑΙΡ/0! #ΤΙΜΗ! #ΑΝΑΦ! #ΟΝΟΜΑ? #ΑΡΙΘ! #Δ/Υ
 """
 ERROR_VALUES = frozenset(SPELLINGS.split())
+LOADING = "Loading..."  # Google Sheets, of a formula that was not ready
 # LibreOffice writes a code
 LIBRE_OFFICE = re.compile(r"(Err|Fehler|Erreur|Error|Errore|Erro|Fout):\s?\d{3}", re.IGNORECASE)
 
@@ -38,6 +39,8 @@ class ErrorValue(str):
 
 def is_error(text: str) -> bool:
     """Return whether a cleaned cell holds nothing but an error value of a spreadsheet."""
-    if not text.startswith(("#", "E", "e", "F", "f")):
+    if not text.startswith(("#", "E", "e", "F", "f", "L")):
         return False
+    if text == LOADING:
+        return True
     return text.upper() in ERROR_VALUES or LIBRE_OFFICE.fullmatch(text) is not None

@@ -247,7 +247,10 @@ class CellParser(_reader.WorkSheetParser):
             if child.tag in (_reader.VALUE_TAG, _reader.INLINE_STRING):
                 self.col_counter = column_index_from_string(reference.rstrip("0123456789"))
                 if kind == "s":
-                    return self.col_counter, self.shared_strings[int(child.text)]
+                    index = int(child.text)
+                    if index < 0:
+                        raise IndexError(f"text number {index}")
+                    return self.col_counter, self.shared_strings[index]
                 return self.col_counter, read_text(child)
         cell = super().parse_cell(element)
         value = cell["value"]

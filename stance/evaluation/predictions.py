@@ -26,6 +26,17 @@ Parts = dict[str, list[EvaluationRecord]]  # by "evaluation", "validation", "rob
 Questions = dict[str, tuple[list[Example], prompt_variants.Variant]]  # by part or variant
 
 
+# Types of those values of an evaluation.json that a report needs; they may all be missing.
+RUN_TYPES = {
+    "adapter": (str, type(None)),
+    "base_model": (str, type(None)),
+    "device": (str, type(None)),
+    "environment": (dict, type(None)),
+    "mode": (str, type(None)),
+    "note": (str, type(None)),
+}
+
+
 def make_records(
     rows: list[Example], predicted: dict[str, list[Prediction]], **more: Any
 ) -> list[EvaluationRecord]:
@@ -77,6 +88,7 @@ def write_parts(folder: Path, parts: Parts, run: dict) -> list[str]:
     names = {part: f"{part}.jsonl" for part, records in parts.items() if records}
     for part, name in names.items():
         files.write_jsonl(folder / name, parts[part])
+    run["evaluation_sha256"] = files.hash_file(folder / names["evaluation"])
     run["records"] = {}
     for part in SIDE_RECORDS:
         if part in names:
@@ -238,6 +250,9 @@ def _read_run(path: Path) -> dict:
     run = files.read_json(path, "delete it")
     if not isinstance(run, dict):
         errors.fail(f"{path} is no record of evaluate.py: delete it")
+    for key, kinds in RUN_TYPES.items():
+        if not isinstance(run.get(key), kinds):
+            errors.fail(f"{path}: {key} is no record of evaluate.py: delete the file")
     return run
 
 
@@ -249,7 +264,7 @@ def read_runs(folders: list[str]) -> tuple[dict[str, list[EvaluationRecord]], di
     found = {}
     first_run = None
     for folder in folders:
-        if folder in found:
+        if any(Path(folder).resolve() == Path(other).resolve() for other in found):
             errors.fail(f"--runs: {folder} is named twice")
         hint = "give folders that evaluate.py wrote"
         run = files.read_json(Path(folder) / "evaluation.json", hint)

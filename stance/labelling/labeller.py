@@ -229,6 +229,12 @@ def _add_entry(store, entry):
     keys, _ = store.read_block(entry["block"])
     if entry["keys"] != keys or len(entry["answers"]) != len(keys):
         raise ValueError("other rows")
+    for row in entry["answers"]:
+        is_valid = len(row) == len(prompts.LABELS) and all(
+            type(value) in (int, float) and 0 <= value <= 1 for value in row
+        )
+        if not is_valid or abs(sum(row) - 1) > 1e-3:  # they are rounded
+            raise ValueError("no probabilities")
     store.add_predictions(entry["block"], entry["answers"])
 
 

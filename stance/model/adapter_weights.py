@@ -6,6 +6,7 @@ at most, and the bare base would answer as if it were the adapter.
 
 import copy
 import math
+import re
 from pathlib import Path
 
 import peft
@@ -117,7 +118,7 @@ def list_expected(
             base = transformers.AutoModelForCausalLM.from_config(base_config)
             # A copy: peft writes into it.
             adapted = peft.get_peft_model(base, copy.deepcopy(lora_config))
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as problem:
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, re.error) as problem:
         reason = str(problem).strip().partition("\n")[0]
         errors.fail(f"{Path(folder) / CONFIG} does not fit the base ({reason}): {COPY_AGAIN}")
     state = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)

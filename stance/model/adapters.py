@@ -57,6 +57,7 @@ def check_same_base(
             hint = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'
         errors.fail(f"{folder} was trained with {key} {was} of {base}, here it is {now}: {hint}")
     adapter_weights.check_adapter_weights(folder, loading.load_config(base))
+    check_files(folder, record)
 
     was = record["precision"].get("compute")
     now = precision.describe_precision()["compute"]
@@ -64,6 +65,30 @@ def check_same_base(
         print(
             f"note: {folder} was trained in {was}, this machine computes in {now}: probabilities differ a little"
         )
+
+
+def hash_files(folder: str | Path) -> dict[str, str]:
+    """Return {name: SHA-256} of the files that make an adapter."""
+    names = (adapter_weights.CONFIG, adapter_weights.WEIGHTS)
+    return {name: files.hash_file(Path(folder) / name) for name in names}
+
+
+def check_files(folder: str | Path, record: RunRecord) -> None:
+    """End the script if the files of an adapter are not those that its training wrote.
+
+    Numbers that were changed within the shapes would answer, only wrongly. Run records of earlier
+    versions name no hashes.
+    """
+    was = record.get("adapter_files")
+    if was is None:
+        return
+    now = hash_files(folder)
+    for name, digest in now.items():
+        if not isinstance(was, dict) or was.get(name) != digest:
+            errors.fail(
+                f"{Path(folder) / name} is not the file that the training wrote: "
+                f"{adapter_weights.COPY_AGAIN}"
+            )
 
 
 def read_record(folder: str | Path) -> RunRecord:

@@ -12,6 +12,7 @@ import psutil
 from stance.common import errors, files, formatting
 
 LOCK_FILE = "finetune.lock"
+CLOCK_STEP = 5  # seconds by which the start of a process may differ: it is told by the clock
 KEYS = {"host", "pid", "started"}
 
 
@@ -111,7 +112,7 @@ def is_running(held: dict) -> bool:
     """Return whether the process that a lock names runs: its number may have been given to another one since."""
     try:
         process = psutil.Process(held["pid"])
-        return abs(process.create_time() - held["started"]) < 1
+        return abs(process.create_time() - held["started"]) < CLOCK_STEP
     except (psutil.NoSuchProcess, TypeError, ValueError, OverflowError):
         return False
     except psutil.AccessDenied:  # it is there, but of another user

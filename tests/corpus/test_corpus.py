@@ -15,7 +15,7 @@ from stopping import stop_message
 
 import prompts
 from stance.common import files
-from stance.corpus import annotations, cleaning, splitting, workbook_reader
+from stance.corpus import annotations, cleaning, splitting, tables, workbook_reader
 
 GUNS = "There should be more gun control."
 VEGANS = "Vegans are right."
@@ -891,6 +891,39 @@ def test_a_text_that_swallows_rows_is_named(tmp_path, delimiter):
     path.write_text("\n".join([header, *(delimiter.join(row) for row in rows)]))
     [finding] = [one for one in annotations.scan_corpus(path).findings if one.serious]
     assert (finding.row, finding.what) == (4, "text holds a whole row of the table")
+
+
+def write_glued(path, header, rows, delimiter=","):
+    path.write_text("\n".join(delimiter.join(row) for row in [header, *rows]))
+    return path
+
+
+@pytest.mark.parametrize(
+    "header, rows",
+    [
+        (["topic", "text", "stance"], [["T", '"Yes he said', "pro"], ["T", 'never again"', "con"]]),
+        (["id", "topic", "text", "stance"], [["1", "T", '"Yes', "pro"], ["2", "T", 'no"', "con"]]),
+        (["stance", "topic", "text"], [["pro", "T", '"Yes'], ["con", "T", 'no"']]),
+        (
+            ["topic", "text", "stance", "note"],
+            [["T", '"Yes', "pro"], ["T", "mid", "con"], ["T", 'no"', "con"]],
+        ),
+    ],
+)
+@pytest.mark.parametrize("delimiter", [",", ";"])
+def test_two_rows_that_became_one_are_named(tmp_path, header, rows, delimiter):
+    path = write_glued(tmp_path / "c.csv", header, rows, delimiter)
+    findings = annotations.scan_corpus(path).findings
+    assert [one.what for one in findings if one.serious] == ["text holds a whole row of the table"]
+
+
+def test_a_table_to_label_gets_a_note_on_lines_that_look_like_rows(tmp_path, capsys):
+    rows = [["T", '"Yes'], ["T", "this is fine"], ["T", 'no"'], ["T", "z"]]
+    path = write_glued(tmp_path / "c.csv", ["topic", "text"], rows)
+    assert len(list(tables.open_table(path, {}).rows)) == 2
+    assert (
+        "lines within a cell look like rows, row 2: is a quotation mark" in capsys.readouterr().out
+    )
 
 
 def test_a_text_of_several_lines_is_none_of_these(tmp_path):

@@ -157,3 +157,38 @@ def test_an_encoding_that_its_bytes_do_not_tell(tmp_path, capsys, text, encoding
         read(path)
     assert stopped.value.code == 2
     assert f"{path} is not UTF-8, and its encoding cannot be told" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- rows that marks would glue together
+
+
+def test_short_rows_are_not_glued_either(tmp_path):
+    """Trailing empty cells are often cut off."""
+    rows = [["A.", f"Sentence {i}.", "pro"] for i in range(5)]
+    rows += [["A.", '"Yes he said', "pro"], ["A.", 'never again"', "con", "x"]]
+    content = "topic\ttext\tstance\tnote\n" + "".join("\t".join(row) + "\n" for row in rows)
+    assert read(write(tmp_path, "a.tsv", content))[1:] == rows
+
+
+def test_a_blank_line_between_them_hides_nothing(tmp_path):
+    path = write(tmp_path, "a.tsv", 'id\ttext\n1\t"Yes\n2\tthis is fine\n\n3\tno"\n')
+    assert [cells for cells in read(path) if cells][1:] == [
+        ["1", '"Yes'],
+        ["2", "this is fine"],
+        ["3", 'no"'],
+    ]
+
+
+def test_a_tab_file_of_one_column(tmp_path):
+    path = write(tmp_path, "a.tsv", 'text\n"Yes.\nThis is fine, too.\nNo."\n')
+    assert read(path) == [["text"], ['"Yes.'], ["This is fine, too."], ['No."']]
+
+
+def test_a_line_that_names_the_tab_changes_nothing(tmp_path):
+    path = write(tmp_path, "a.csv", 'sep=\t\nid\ttext\n1\t"Yes\n2\tno"\n')
+    assert read(path) == [["id", "text"], ["1", '"Yes'], ["2", 'no"']]
+
+
+def test_quoted_headers_say_that_cells_are_quoted(tmp_path):
+    path = write(tmp_path, "a.tsv", '"id"\t"text"\n"1"\t"First.\n\tSecond."\n')
+    assert read(path) == [["id", "text"], ["1", "First.\n\tSecond."]]

@@ -17,10 +17,10 @@ from stopping import line_below_bar, stop_message
 
 import predict
 import prompts
-from stance.common import distributed
+from stance.common import distributed, files
 from stance.corpus import tables
 from stance.labelling import labeller
-from stance.model import scoring
+from stance.model import adapters, scoring
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK_SIZE = 8
@@ -401,8 +401,23 @@ def test_a_changed_adapter_does_not_mix(
     else:
         content[-4] ^= 1  # the last bit of the last weight
     (adapter / name).write_bytes(content)
+    record = read_record(adapter)  # as if it were another training: a changed file is refused
+    record["adapter_files"] = adapters.hash_files(adapter)
+    files.write_json(adapter / "run.json", record)
     message = stop_message(capsys, label, table, tmp_path / "out.csv", "--adapter", adapter)
     assert "differs in adapter:" in message
+
+
+def test_a_changed_adapter_is_refused(table, label, trained_run, tmp_path, capsys):
+    """Numbers changed within the shapes would answer, only wrongly."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    for file in ("run.json", *labeller.ADAPTER_FILES):
+        shutil.copy(trained_run / file, adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    files.write_json(adapter / "adapter_config.json", config | {"lora_alpha": 3200})
+    message = stop_message(capsys, label, table, tmp_path / "out.csv", "--adapter", adapter)
+    assert "adapter_config.json is not the file that the training wrote" in message
 
 
 def test_a_changed_base_does_not_mix(tiny_model, trained_run, tmp_path):

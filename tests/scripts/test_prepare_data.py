@@ -437,10 +437,9 @@ def test_two_runs_at_once_are_not_taken_for_one(tmp_path, monkeypatch, capsys):
         write_json(target, report)
 
     monkeypatch.setattr(files, "write_json", write_late)
-    run(path, folder)
+    assert "is not the file that" in stop_line(capsys, path, folder)
     with pytest.raises(SystemExit):
         splitting.read_report(folder, splitting.SPLITS)
-    assert "is not the file that" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,18 @@ def choose_output_dir(given: str | None, adapter: str | None, mode: str) -> Path
     return home if mode == "score" else home / mode
 
 
+def check_own_splits(data_dir: str, adapter: str | None, output_dir: str | None) -> None:
+    """Fail if results on other splits than the adapter's would replace those beside the adapter."""
+    if adapter is None or output_dir is not None:
+        return
+    train = Path(data_dir) / "train.jsonl"
+    own = adapters.check_adapter(adapter)["data"]["train"]["sha256"]
+    if not train.is_file() or files.hash_file(train) != own:
+        problem = f"{data_dir} does not hold the splits of {adapter}"
+        hint = "name a folder for these results with --output-dir"
+        errors.fail(f"{problem}, whose own evaluation would be replaced: {hint}")
+
+
 # ---------------------------------------------------------------- with models
 
 
@@ -454,6 +466,7 @@ def main(argv: list[str] | None = None) -> None:
             splits = load_splits(args.data_dir)
             base, adapter = resolve_base(args.base_model, args.adapter)
             output_dir = choose_output_dir(args.output_dir, adapter, args.mode)
+            check_own_splits(args.data_dir, adapter, args.output_dir)
             files.make_folder(output_dir)
         parts, run = evaluate_models(
             base, adapter, splits, args.data_dir, args.mode, args.robustness_rows

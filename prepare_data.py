@@ -293,6 +293,9 @@ def main(argv: list[str] | None = None) -> None:
         output_dir, splits
     )  # fails if another run wrote into the folder meanwhile
     print(f"\n{format_counts(counts)}\n")
+    used = [label for label in prompts.LABELS if any(row["label"] == label for row in kept)]
+    if len(used) < len(prompts.LABELS):
+        print(f"note: no row has a label but {' and '.join(used)}")
     for path in paths:
         print(f"wrote {path}")
 

@@ -33,6 +33,7 @@ ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote
 DATA_DIR = "data"  # folder of the splits that prepare_data.py wrote
 # rounded: weights as NF4 rounds them, on which the adapter was trained; original: as published
 MERGE_INTO = "rounded"
+LEAST_AGREEMENT = 0.95  # share of rows with the adapter's label, below which a note warns
 CHECK_ROWS = 200  # validation rows answered by adapter and merged model, to compare
 # --------------------------------------------------------------------------
 
@@ -98,6 +99,12 @@ def main(argv: list[str] | None = None) -> None:
         print(
             f"merged into {kind} weights: {same:.1%} the same label, "
             f"probabilities differ by {most:.4f} at most"
+        )
+    written_agreement = agreement[args.merge_into]["same_label"]
+    if written_agreement < LEAST_AGREEMENT:
+        print(
+            f"note: the written model gives {written_agreement:.1%} of the rows the adapter's label: "
+            "evaluate it before you use it, or merge into the other weights (--merge-into)"
         )
     record = {
         "base_model": run["base_model"],

@@ -132,7 +132,7 @@ def compare_splits(
             finding = "has seen none of these test sentences"
         else:
             finding = "may have been trained on test sentences"
-        print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: it {finding}")
+        print(f"note: {data_dir} does not hold the train.jsonl of {adapter}: the adapter {finding}")
     return {"splits_of_adapter": same, "unseen_test": unseen}
 
 

@@ -264,7 +264,8 @@ def test_sentences_of_the_training_are_no_test(adapter, data_dir, tmp_path, caps
     text = known["text"].upper() + "!!"
     known = {**known, "text": text, "prompt": evaluate.prompts.build_prompt(known["topic"], text)}
     splits = copy_splits(data_dir, tmp_path / "data", [*rows, known])
-    message = stop_message(capsys, evaluate.main, ["--adapter", str(adapter), "--data-dir", splits])
+    words = ["--adapter", str(adapter), "--data-dir", splits, "--output-dir", str(tmp_path / "out")]
+    message = stop_message(capsys, evaluate.main, words)
     assert "1 of 25 sentences" in message and text[:40] in message and "was trained on" in message
 
 
@@ -273,7 +274,7 @@ def test_unseen_sentences_are_said_to_be_so(adapter, data_dir, tmp_path, capsys)
     splits = copy_splits(data_dir, tmp_path / "data", rows)
     found = fingerprints.compare_splits(splits, adapter, "another hash", CLEANING, rows)
     assert found == {"splits_of_adapter": False, "unseen_test": True}
-    assert "it has seen none of these test sentences" in capsys.readouterr().out
+    assert "the adapter has seen none of these test sentences" in capsys.readouterr().out
     found = fingerprints.compare_splits(splits, adapter, "another hash", "1", rows)
     assert found == {"splits_of_adapter": False, "unseen_test": False}
     printed = capsys.readouterr().out

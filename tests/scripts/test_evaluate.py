@@ -1008,3 +1008,42 @@ def test_splits_that_do_not_belong_together_are_refused(data_dir, tmp_path, caps
     with pytest.raises(SystemExit) as stopped:
         evaluate.load_splits(str(folder))
     assert stopped.value.code == 2 and "run prepare_data.py again" in capsys.readouterr().err
+
+
+def test_other_splits_do_not_replace_the_adapters_own_evaluation(
+    trained_run, data_dir, tmp_path, capsys
+):
+    (tmp_path / "data").mkdir()
+    shutil.copy(Path(data_dir, "test.jsonl"), tmp_path / "data")
+    before = sorted(path.name for path in trained_run.iterdir())
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["--adapter", str(trained_run), "--data-dir", str(tmp_path / "data")])
+    assert stopped.value.code == 2 and "with --output-dir" in capsys.readouterr().err
+    assert sorted(path.name for path in trained_run.iterdir()) == before
+
+
+def test_one_folder_is_no_two_runs(scored, capsys, monkeypatch, tmp_path):
+    folder = Path(scored[0])
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(["--runs", folder.name, f"{folder.name}/", "--output-dir", str(tmp_path)])
+    assert stopped.value.code == 2 and "is named twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["adapter", "environment", "mode", "note"])
+@pytest.mark.parametrize("value", [5, [1]])
+def test_a_description_of_other_types_is_refused(scored, tmp_path, capsys, key, value):
+    for name in ("evaluation.jsonl", "evaluation.json"):
+        shutil.copy(Path(scored[0]) / name, tmp_path)
+    path = tmp_path / "evaluation.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(run | {key: value}), encoding="utf-8")
+    words = [
+        "--predictions",
+        str(tmp_path / "evaluation.jsonl"),
+        "--output-dir",
+        str(tmp_path / "o"),
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        evaluate.main(words)
+    assert stopped.value.code == 2 and f"{path}: {key} is no record" in capsys.readouterr().err

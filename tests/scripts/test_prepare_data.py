@@ -2,7 +2,11 @@
 
 import csv
 import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import openpyxl
@@ -491,3 +495,35 @@ def test_check_finds_that_no_splits_can_be_made(tmp_path, capsys):
     path = write_corpus(tmp_path / "c.xlsx", make_table(60))
     plain = stop_line(capsys, path, tmp_path / "out", *word)
     assert stop_line(capsys, path, tmp_path / "out", "--check", *word) == plain
+
+
+def start(*words, **options):
+    command = [sys.executable, str(SAMPLE.parents[1] / "prepare_data.py"), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1"])
+def test_what_a_terminal_cannot_show_is_escaped(tmp_path, encoding):
+    case = SAMPLE.parents[1] / "tests" / "corpus" / "cases" / "r20.csv"
+    variables = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = start("--corpus", case, "--output-dir", tmp_path, env=variables)
+    assert (done.returncode, done.stderr) == (0, "") and "\\u" in done.stdout
+    splitting.read_report(tmp_path, splitting.SPLITS)
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_fault_of_ours(tmp_path):
+    """As `| head -1`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "prepare_data.py", "--output-dir", str(tmp_path)]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=SAMPLE.parents[1])
+    os.close(writing)
+    assert done.returncode == 128 + signal.SIGPIPE and done.stderr == b""
+
+
+def test_a_corpus_of_one_stance_gets_a_note(tmp_path, capsys):
+    rows = [(topic, text, "Pro") for topic, text, _ in make_table(120)]
+    run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out")
+    assert "note: no row has a label but pro\n" in capsys.readouterr().out

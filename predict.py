@@ -85,7 +85,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def check_mode(text: str | None, table_path: str | None) -> None:
+def check_something_to_read(text: str | None, table_path: str | None) -> None:
     """Fail if there is nothing to read, or no one process to read it.
 
     text: the sentence that --text gives; table_path: --input, which is - for stdin.
@@ -146,7 +146,7 @@ def load_scorer(
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    check_mode(args.text, args.input)
+    check_something_to_read(args.text, args.input)
     record = adapters.check_adapter(args.adapter)
     base = record["base_model"]
     loading.check_base(base)

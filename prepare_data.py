@@ -224,13 +224,13 @@ def format_near(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def check_output_dir(output_dir: Path, corpus: str) -> None:
+def check_corpus_is_kept(output_dir: Path, corpus: str) -> None:
     """Fail if the corpus is one of the files that would be written."""
     for name in (*(f"{name}.jsonl" for name in splitting.SPLITS), splitting.REPORT):
         files.check_not_input(output_dir / name, {"--corpus": corpus})
 
 
-def write_splits(output_dir: Path, splits: dict[str, list[Example]], report: dict) -> list[Path]:
+def write_files(output_dir: Path, splits: dict[str, list[Example]], report: dict) -> list[Path]:
     """Write the split files and, with their hashes, the report; return the paths."""
     try:
         splitting.write_splits(output_dir, splits, report)
@@ -245,7 +245,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     output_dir = Path(args.output_dir)
     repairs = cleaning.Cleaning(CLEAN_C1, UNESCAPE_HTML)
-    check_output_dir(output_dir, args.corpus)
+    check_corpus_is_kept(output_dir, args.corpus)
     stances = labels.read_stances(args.labels)
     scan = annotations.scan_corpus(
         args.corpus, args.sheet, args.columns, args.strict, repairs, stances
@@ -288,7 +288,7 @@ def main(argv: list[str] | None = None) -> None:
         "near_duplicates": near,
         "environment": environment.describe_environment(),
     }
-    paths = write_splits(output_dir, splits, report)
+    paths = write_files(output_dir, splits, report)
     splitting.read_report(
         output_dir, splits
     )  # fails if another run wrote into the folder meanwhile

@@ -117,7 +117,7 @@ def scan_corpus(
             what = f"left out, as --labels drops {formatting.quote(stance)}"
             findings.append(Finding(number, "stance", what, NO_ACTION, serious=False))
             continue
-        if label and is_usable(topic, cells[0]) and is_usable(text, cells[1]):
+        if label and holds_text(topic, cells[0]) and holds_text(text, cells[1]):
             rows.append(
                 {"topic": topic, "text": text, "label": label, "stance": stance, "row": number}
             )
@@ -144,7 +144,7 @@ def scan_corpus(
     return Scan(table, rows, findings, repaired)
 
 
-def is_usable(text: str, cell: object) -> bool:
+def holds_text(text: str, cell: object) -> bool:
     """Return whether a cell holds a text: it is neither empty nor an error value.
 
     text: the cleaned cell.

@@ -122,7 +122,7 @@ def compare_splits(
     train = Path(data_dir) / "train.jsonl"
     same = train.is_file() and files.hash_file(train) == train_hash
     found_none = same or check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
-    cleaning_here = read_cleaning(data_dir)
+    cleaning_here = find_cleaning(data_dir)
     unseen = same or (found_none and cleaning_here == adapter_cleaning)
     if not same:
         if found_none and not unseen:
@@ -136,7 +136,7 @@ def compare_splits(
     return {"splits_of_adapter": same, "unseen_test": unseen}
 
 
-def read_cleaning(data_dir: str | Path) -> str:
+def find_cleaning(data_dir: str | Path) -> str:
     """Return the version of the cleaning of a folder's splits; of today where no report tells it."""
     if not (Path(data_dir) / splitting.REPORT).is_file():
         return cleaning.describe_cleaning(cleaning.ALL_REPAIRS)

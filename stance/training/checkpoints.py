@@ -82,7 +82,7 @@ def find_best(folder: Path) -> Path | None:
     return folder.with_name(f"checkpoint-{step}") if step else None
 
 
-def is_usable(folder: Path) -> bool:
+def can_go_on(folder: Path) -> bool:
     """Return whether a run can go on from a checkpoint: it and the best so far are complete."""
     if not is_complete(folder):
         return False
@@ -104,7 +104,7 @@ def find_checkpoint(run_dir: Path, resume: bool) -> Path | None:
     if not started:
         errors.fail(f"--resume: {run_dir} holds no run to continue: start without --resume")
     for folder in reversed(list_checkpoints(run_dir)):
-        if is_usable(folder):
+        if can_go_on(folder):
             return folder
     return None
 

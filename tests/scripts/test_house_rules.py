@@ -347,6 +347,15 @@ def test_a_constant_is_assigned_once_below_the_scripts(name):
     assert {other: sorted(constants) for other, constants in shared.items() if constants} == {}
 
 
+def test_a_function_name_has_one_meaning():
+    homes = {}
+    for name in [*MODULES, *SCRIPTS]:
+        for node in TREES[name].body:
+            if isinstance(node, ast.FunctionDef) and node.name not in ("main", "parse_args", "_"):
+                homes.setdefault(node.name, set()).add(name)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_default_is_the_constant_of_the_same_name(name):
     flags = find_flags(name)

@@ -195,6 +195,11 @@ def read_parts(path: str | Path) -> tuple[Parts, dict]:
     parts = {"evaluation": read_records(path)}
     run = _read_run(path.with_name("evaluation.json"))
     check_mode(path, parts["evaluation"], run)
+    if run.get("evaluation_sha256") not in (None, files.hash_file(path)):
+        rows = len(parts["evaluation"])
+        print(
+            f"note: {path} was changed since evaluate.py wrote it: its {rows} rows count as they are"
+        )
     records = run.get("records")
     for part in SIDE_RECORDS:
         side = path.with_name(f"{part}.jsonl")

@@ -14,7 +14,14 @@ import finetune
 import prompts
 from stance.common import files
 from stance.corpus import splitting
-from stance.evaluation import baselines, metrics, model_card, prompt_variants, report
+from stance.evaluation import (
+    baselines,
+    metrics,
+    model_card,
+    predictions,
+    prompt_variants,
+    report,
+)
 from stance.model import loading, scoring
 from stance.training import checkpoints
 
@@ -1047,3 +1054,18 @@ def test_a_description_of_other_types_is_refused(scored, tmp_path, capsys, key, 
     with pytest.raises(SystemExit) as stopped:
         evaluate.main(words)
     assert stopped.value.code == 2 and f"{path}: {key} is no record" in capsys.readouterr().err
+
+
+def test_records_that_were_cut_get_a_note(scored, tmp_path, capsys):
+    for name in ("evaluation.jsonl", "evaluation.json"):
+        shutil.copy(Path(scored[0]) / name, tmp_path)
+    path = tmp_path / "evaluation.jsonl"
+    predictions.read_parts(path)
+    assert "was changed since" not in capsys.readouterr().out
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:6]), encoding="utf-8")
+    predictions.read_parts(path)
+    assert (
+        f"note: {path} was changed since evaluate.py wrote it: its 6 rows"
+        in capsys.readouterr().out
+    )

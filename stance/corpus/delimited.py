@@ -39,7 +39,7 @@ UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 UNDEFINED = bytes([0x81, 0x8D, 0x8F, 0x90, 0x9D])  # in cp1252
 BEYOND_ASCII = bytes(range(0x80, 0x100))
 LETTERS = string.ascii_letters.encode()
-BLOCK = 1 << 20  # bytes looked at at a time
+BLOCK = 1 << 16  # bytes looked at at a time
 
 
 class Dialect(NamedTuple):

@@ -710,7 +710,9 @@ def read_commands():
 
 
 @pytest.mark.parametrize("command", read_commands())
-def test_the_commands_of_the_readme_work(run, typed, tmp_path, monkeypatch, capsys, command):
+def test_the_commands_of_the_readme_work(
+    trained_run, typed, tmp_path, monkeypatch, capsys, command
+):
     """All but torchrun's, which test_labelling.py runs; there is one of every kind."""
     shown = re.match(r"(?:cat (\S+) \| )?(python|torchrun \S+ \S+) predict\.py ?(.*)", command)
     before, program, words = shown.groups()
@@ -721,8 +723,9 @@ def test_the_commands_of_the_readme_work(run, typed, tmp_path, monkeypatch, caps
     lines = b"yes good\nno\n" if before == "sentences.txt" else b""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     typed(TOPIC, "yes good")
-    run(*shlex.split(words))
-    flags = dict(zip(shlex.split(words)[::2], shlex.split(words)[1::2]))
+    words = shlex.split(words.replace("outputs/mine", str(trained_run)))
+    predict.main(words)
+    flags = dict(zip(words[::2], words[1::2]))
     if "--output" in flags:
         header, rows = read_table(tmp_path / flags["--output"])
         assert header[-6:] == ADDED and len(rows) == (4 if "--topics-file" in flags else 2)

@@ -89,7 +89,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def check_corpus(
     path: str | Path, scan: annotations.Scan, merged: annotations.MergedRows, strict: bool
 ) -> bool:
-    """Show all that is wrong with a corpus and mark it in a copy; return whether splits can be made.
+    """Show all that is wrong with a corpus and mark it in a copy; return whether splits can be
+    made.
 
     scan, merged: of the corpus; strict: whether differing stances are a problem.
     """

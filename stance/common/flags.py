@@ -12,7 +12,8 @@ MAX_SEED = (1 << 32) - 1  # the largest that numpy and transformers take
 
 
 class FlagParser(argparse.ArgumentParser):
-    """argparse's parser for a script: its docstring is the help, flags are written out, and each is given once.
+    """argparse's parser for a script: its docstring is the help, flags are written out, and each is
+    given once.
 
     Where a flag is repeated, argparse takes the last value in silence, which changes an experiment.
     """
@@ -44,7 +45,8 @@ class FlagParser(argparse.ArgumentParser):
 
 
 def seed(text: str) -> int:
-    """Return a random seed; for argparse, which turns the error into a line with the flag's name."""
+    """Return a random seed; for argparse, which turns the error into a line with the flag's
+    name."""
     number = int(text)
     if not 0 <= number <= MAX_SEED:
         raise argparse.ArgumentTypeError(f"{text} is no seed from 0 to {MAX_SEED}")

@@ -54,7 +54,8 @@ class EvaluationRecord(_EvaluationRecord, total=False):
 
 
 class RunRecord(TypedDict, total=False):
-    """run.json of a training run: what a reader needs to repeat it, and what scripts check before they use it."""
+    """run.json of a training run: what a reader needs to repeat it, and what scripts check before
+    they use it."""
 
     base_model: str
     base_revision: str

@@ -186,7 +186,8 @@ class Verdicts:
         return True
 
     def list_findings(self) -> list[Finding]:
-        """Return a Finding for each row that is left out; serious ones if it may be something else."""
+        """Return a Finding for each row that is left out; serious ones if it may be something
+        else."""
         if self.left_out and self.other is not None:
             what = (
                 f'the column "{PRODIGY_COLUMN}" holds verdicts of Prodigy and others, as '
@@ -251,7 +252,8 @@ def holds_rows(
 
 
 def is_row(cells: list, stance_index: int, width: int, stances: labels.Stances) -> bool:
-    """Return whether cells look like a row: a stance where it must stand, and not too many cells."""
+    """Return whether cells look like a row: a stance where it must stand, and not too many
+    cells."""
     if not stance_index < len(cells) <= width:
         return False
     stance = cleaning.clean_text(cells[stance_index]).strip('"')

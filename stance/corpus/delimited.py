@@ -109,7 +109,8 @@ def open_text(path: str | Path, encoding: str) -> io.TextIOWrapper:
 def find_dialect(path: str | Path) -> Dialect:
     """Return the Dialect of a file; fail if its encoding cannot be told.
 
-    Prints a note on an encoding other than UTF-8, and on how quotation marks of a tab file are read.
+    Prints a note on an encoding other than UTF-8, and on how quotation marks of a tab file are
+    read.
     """
     encoding = find_encoding(path)
     if encoding != "utf-8-sig":
@@ -137,8 +138,8 @@ def find_encoding(path: str | Path) -> str:
     """Return the encoding of a text file, by its bytes; fail if they do not tell.
 
     UTF-8, or UTF-16 with a mark at its start. Else cp1252 (Windows, western Europe), but only if
-    all its bytes mean something there and few letters lie beyond ASCII: other code pages decode too,
-    into other words.
+    all its bytes mean something there and few letters lie beyond ASCII: other code pages decode
+    too, into other words.
     """
     with files.open_file(path) as file:
         start = file.read(2)
@@ -181,9 +182,9 @@ def note_once(path: str | Path, finding: str) -> None:
 def guess_delimiter(sample: str, prefer_tab: bool) -> str:
     """Return the delimiter by which most records of a sample have as many cells as its header.
 
-    A header may hold any of the candidates in its texts, so that to count them there does not do. Without any
-    delimiter in the header, as in a file of one column, it is the comma. prefer_tab: take the tab if half of the
-    records agree with it, or if there is no delimiter.
+    A header may hold any of the candidates in its texts, so that to count them there does not do.
+    Without any delimiter in the header, as in a file of one column, it is the comma. prefer_tab:
+    take the tab if half of the records agree with it, or if there is no delimiter.
     """
     best, best_score = "\t" if prefer_tab else ",", (0.0, 0)
     for delimiter in DELIMITERS:
@@ -245,7 +246,8 @@ def find_quoting(lines: Iterable[str]) -> bool | None:
 
 
 class QuotingEvidence:
-    """What speaks for and against quotation marks that enclose the cells of a tab-separated file."""
+    """What speaks for and against quotation marks that enclose the cells of a tab-separated
+    file."""
 
     def __init__(self, header: str, cells: list[str]) -> None:
         """header: the record of the headers; cells: those that are not empty."""
@@ -290,7 +292,8 @@ class QuotingEvidence:
 
 
 def group_lines(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Yield physical lines, those of one record together: until the quotation marks in them are even."""
+    """Yield physical lines, those of one record together: until the quotation marks in them are
+    even."""
     record = []
     is_open = False
     for line in lines:

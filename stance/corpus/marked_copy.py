@@ -98,7 +98,8 @@ def write_checked(
 
 
 def load_whole_workbook(path: str | Path) -> openpyxl.Workbook | None:
-    """Return a workbook with all that it holds beside the cells; None, with a note, if it is damaged."""
+    """Return a workbook with all that it holds beside the cells; None, with a note, if it is
+    damaged."""
     try:
         return openpyxl.load_workbook(path, rich_text=True)
     except Exception:  # openpyxl has no error of its own, and any kind of damage is the same

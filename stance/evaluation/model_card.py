@@ -171,7 +171,8 @@ def build_card(
 
 
 def _make_result(metric_type, statistic, statistics):
-    """Return a number of uncertainty.describe_predictions as the Hub lists it, there by metric_type."""
+    """Return a number of uncertainty.describe_predictions as the Hub lists it, there by
+    metric_type."""
     return huggingface_hub.EvalResult(
         task_type="text-classification",
         dataset_type="private",

@@ -82,8 +82,8 @@ def tabulate_results(
 ) -> TextTable:
     """Return a table of results, each number with its interval.
 
-    intervals: {name: uncertainty.describe_predictions} of models or topics; over: "rows" or "topics",
-    what the intervals resample; first: header of the names.
+    intervals: {name: uncertainty.describe_predictions} of models or topics; over: "rows" or
+    "topics", what the intervals resample; first: header of the names.
     """
     rows = []
     for name, statistics in intervals.items():

@@ -196,7 +196,8 @@ def compare_rows(
     first: tuple[str, list[types.Prediction]],
     second: tuple[str, list[types.Prediction]],
 ) -> dict:
-    """Return uncertainty.compare_predictions of two models, with the keys first, second (names) and n.
+    """Return uncertainty.compare_predictions of two models, with the keys first, second (names) and
+    n.
 
     first, second: name and one prediction a row; n: number of rows.
     """
@@ -244,8 +245,9 @@ def trace_curve(
 
     A point: {"rows", "fraction", "n", "gold_labels", "runs": [{"seed", "outside", model:
     statistics}]}. rows: it was trained on, of sizes {run: rows}; n: rows it was tested on;
-    gold_labels: labels in their gold; statistics: uncertainty.describe_predictions of base, fine-tuned
-    and tf-idf; outside: {model: answers that are a label which is not among gold_labels}.
+    gold_labels: labels in their gold; statistics: uncertainty.describe_predictions of base,
+    fine-tuned and tf-idf; outside: {model: answers that are a label which is not among
+    gold_labels}.
     """
     points = {}
     for run, table in tables.items():
@@ -319,7 +321,8 @@ def list_topics(result: dict) -> list[TitledTable]:
 
 
 def describe_topic_labels(result: dict) -> str:
-    """Return which topics lack a gold label, and how many answers are such a label; "" if none does.
+    """Return which topics lack a gold label, and how many answers are such a label; "" if none
+    does.
 
     result: compare_topics.
     """

@@ -29,7 +29,8 @@ class Recording(NamedTuple):
 
 
 def record_predictions(model: torch.nn.Module) -> None:
-    """Record on a GPU how a model answers one prompt, as its prediction_graph; does nothing on a CPU.
+    """Record on a GPU how a model answers one prompt, as its prediction_graph; does nothing on a
+    CPU.
 
     Neither the model nor which adapter is active may change after that.
     """
@@ -61,7 +62,8 @@ class PredictionGraph:
     def __call__(
         self, inputs: dict[str, torch.Tensor], logits_to_keep: torch.Tensor
     ) -> torch.Tensor:
-        """Return forward_tree's float32 logits [1, vocabulary] at the node of logits_to_keep [1]."""
+        """Return forward_tree's float32 logits [1, vocabulary] at the node of logits_to_keep
+        [1]."""
         inputs = {**inputs, "logits_to_keep": logits_to_keep}
         return replay_graph(self.graph, self.buffers, inputs, self.logits)
 

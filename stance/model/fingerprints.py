@@ -137,7 +137,8 @@ def compare_splits(
 
 
 def find_cleaning(data_dir: str | Path) -> str:
-    """Return the version of the cleaning of a folder's splits; of today where no report tells it."""
+    """Return the version of the cleaning of a folder's splits; of today where no report tells
+    it."""
     if not (Path(data_dir) / splitting.REPORT).is_file():
         return cleaning.describe_cleaning(cleaning.ALL_REPAIRS)
     return splitting.read_cleaning(splitting.read_report(data_dir, ()))

@@ -20,8 +20,8 @@ KEYS = {"host", "pid", "started"}
 def hold_run(run_dir: Path) -> Iterator[None]:
     """Hold the lock of a run folder; stop if another training holds it.
 
-    A lock whose process is gone from this computer is taken over with a note. Whether a process of another computer
-    still runs cannot be seen from here.
+    A lock whose process is gone from this computer is taken over with a note. Whether a process of
+    another computer still runs cannot be seen from here.
     """
     if run_dir.exists() and not run_dir.is_dir():
         errors.fail(f"{run_dir} is a file: choose another --run-dir")
@@ -42,7 +42,8 @@ def hold_run(run_dir: Path) -> Iterator[None]:
 
 
 def describe_process(process: psutil.Process) -> dict:
-    """Return what names a process for good: computer, number, and when it started (seconds since 1970)."""
+    """Return what names a process for good: computer, number, and when it started (seconds since
+    1970)."""
     return {
         "host": socket.gethostname(),
         "pid": process.pid,
@@ -51,7 +52,8 @@ def describe_process(process: psutil.Process) -> dict:
 
 
 def create_lock(path: Path, own: dict) -> bool:
-    """Return whether the lock file could be made: not if there is one. It is there with its content at once."""
+    """Return whether the lock file could be made: not if there is one. It is there with its content
+    at once."""
     temporary = path.with_name(f"{path.name}.{own['pid']}.tmp")
     temporary.write_text(json.dumps(own) + "\n", encoding="utf-8")
     try:
@@ -70,7 +72,8 @@ def create_lock(path: Path, own: dict) -> bool:
 
 
 def read_lock(path: Path) -> dict | None:
-    """Return the content of a lock file; None if there is none, an empty dict if it is no lock of ours."""
+    """Return the content of a lock file; None if there is none, an empty dict if it is no lock of
+    ours."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -109,7 +112,8 @@ def remove_stale(path: Path) -> None:
 
 
 def is_running(held: dict) -> bool:
-    """Return whether the process that a lock names runs: its number may have been given to another one since."""
+    """Return whether the process that a lock names runs: its number may have been given to another
+    one since."""
     try:
         process = psutil.Process(held["pid"])
         return abs(process.create_time() - held["started"]) < CLOCK_STEP

@@ -307,6 +307,7 @@ def change_part(path, name, change):
             book.writestr(part, content)
 
 
+@pytest.mark.slow
 def test_zip_bomb(tmp_path, capsys):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, "One.", "pro")])
     change_part(path, "xl/media/image1.png", lambda content: bytes(90 << 20))

@@ -93,6 +93,7 @@ def test_no_text_changes_control_tokens_or_the_answer(tokenizer, topic, sentence
     )
 
 
+@pytest.mark.slow
 @given(
     st.one_of(TEXT, st.none(), st.integers(), st.floats(), st.booleans()),
     st.sampled_from(SPELLINGS),

@@ -487,6 +487,7 @@ def test_a_note_is_in_the_picture(tmp_path, drawn, draw):
     check_layout(noted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", PICTURES)
 def test_a_picture_is_the_same_each_time_and_closed(tmp_path, draw):
     draw(tmp_path / "one.png", NOTE)

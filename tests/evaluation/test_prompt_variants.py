@@ -110,6 +110,7 @@ def test_other_templates_do_not_change_the_prompt_of_models():
     assert prompts.build_prompt("t", "s") == prompts.PROMPT_TEMPLATE.format(topic="t", sentence="s")
 
 
+@pytest.mark.slow
 def test_variants_are_encoded_with_their_template(gemma_tokenizer, variants):
     variant = variants["paraphrased prompt"]
     encoded = chat.encode_examples(gemma_tokenizer, variant.pairs, template=variant.template)

@@ -47,6 +47,7 @@ def written(tmp_path_factory):
     return folder, names
 
 
+@pytest.mark.slow
 def test_all_files_are_written(written):
     folder, names = written
     assert sorted(names) == sorted(path.name for path in folder.iterdir())

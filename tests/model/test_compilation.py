@@ -318,6 +318,7 @@ def both_ways(linear):
     return (linear.out_features, linear.in_features), (linear.in_features, linear.out_features)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False], ids=["with gradients", "without"])
 def test_the_short_adapter_forward_is_that_of_peft(tmp_path, measure_rows, training):
     model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).eval()

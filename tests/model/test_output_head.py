@@ -159,6 +159,7 @@ def broken_model(request, dtype, tied_model, tokenizer):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [None, "outputs/mine"])
 @pytest.mark.parametrize("run", [scoring.score_prompts, scoring.generate_replies])
 def test_logits_that_are_no_numbers_stop(

@@ -154,6 +154,7 @@ def test_batch_size_does_not_change_float32_scores(
     assert (scores.label_mass - exact_scores.label_mass).abs().max() <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7])
 def test_batch_size_does_not_change_4_bit_decisions(
     tuned_model, tokenizer, tuned_prompts, tuned_flat, monkeypatch, size

@@ -151,6 +151,7 @@ def test_probabilities_are_those_of_plain_peft(scored, flat, name):
     )  # and so would another order of the rows
 
 
+@pytest.mark.slow
 def test_labels_are_those_that_plain_generate_writes(scored, plain, plain_prompts, tie):
     _, rows, _ = scored
     tokenizer, sequences = plain_prompts
@@ -301,6 +302,7 @@ def test_the_printed_tables_show_the_numbers(run_evaluate, tmp_path, capsys):
 # ---------------------------------------------------------------- rescoring
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["scored", "generated"])
 def test_rescoring_gives_the_same_tables_without_a_model(
     request, mode, tmp_path, capsys, monkeypatch

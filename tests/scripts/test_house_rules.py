@@ -445,6 +445,7 @@ def test_importing_a_script_does_nothing(outcome, name):
     assert outcome[name]["touched"] == [] and outcome[name]["gpu"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_shows_every_flag(outcome, name):
     code, text = outcome[name]["parsed"].get(json.dumps(["--help"]), ["not imported", ""])

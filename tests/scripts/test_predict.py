@@ -163,6 +163,7 @@ def stop_message(capsys, action, *words):
 # ---------------------------------------------------------------- one sentence
 
 
+@pytest.mark.slow
 def test_one_sentence_gets_the_answer_of_evaluate(run, evaluated, check_answer, capsys):
     labels = set()
     for record in evaluated[:6]:
@@ -296,6 +297,7 @@ def test_explained_words_are_those_without_which_the_answer_is_less_probable(
 # ---------------------------------------------------------------- tables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", [".xlsx", ".csv", ".tsv", ".jsonl"])
 @pytest.mark.parametrize("source", [".xlsx", ".csv", ".jsonl"])
 def test_a_table_comes_back_with_more_columns(

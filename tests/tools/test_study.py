@@ -204,6 +204,7 @@ def test_finished_runs_are_skipped(pretend, two_topics, tmp_path, capsys):
     assert capsys.readouterr().out.count("finished before") == 5
 
 
+@pytest.mark.slow
 def test_an_interrupted_study_goes_on(pretend, two_topics, tmp_path, monkeypatch):
     """One run has a checkpoint, one broke off before it, one was trained but not evaluated; other runs are done."""
     first = run_study(two_topics, tmp_path)

@@ -251,6 +251,7 @@ def test_a_tokenizer_that_joins_the_parts_of_its_template_is_refused(monkeypatch
 # ---------------------------------------------------------------- the tree
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family, window", [(name, {}) for name in FAMILIES] + list(WINDOWS.items()), ids=str
 )

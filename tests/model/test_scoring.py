@@ -280,6 +280,7 @@ def test_replies_are_those_of_plain_generate(exact_model, exact_plain, tokenizer
     assert exact_model.config._attn_implementation == prefix_tree.ATTENTION
 
 
+@pytest.mark.slow
 def test_replies_of_the_adapter_are_the_labels_that_scoring_finds(
     tuned_model, tokenizer, tuned_prompts, tuned_flat, monkeypatch
 ):

@@ -183,6 +183,7 @@ def test_a_prediction_is_the_most_probable_label(scored):
             )
 
 
+@pytest.mark.slow
 def test_generated_records_hold_the_reply(generated, scored, tie):
     _, rows, result = generated
     assert result["mode"] == "generate" and scored[2]["mode"] == "score"

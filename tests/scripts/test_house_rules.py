@@ -459,6 +459,7 @@ def test_help_shows_every_flag(outcome, name):
         assert "help" in flag.options, f"{flag.text} is not explained"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_docstring_commands_parse(outcome, name):
     commands = collect_commands()[name]

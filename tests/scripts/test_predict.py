@@ -214,6 +214,7 @@ def typed(monkeypatch):
     return type_lines
 
 
+@pytest.mark.slow
 def test_lines_typed_on_a_terminal_are_answered(run, evaluated, check_answer, typed, capsys):
     """The topic is asked for first, and can be changed; a blank line asks again."""
     first = evaluated[0]

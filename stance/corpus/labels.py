@@ -3,6 +3,7 @@
 No torch.
 """
 
+import decimal
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -48,7 +49,7 @@ def fold_stance(stance: str) -> str:
     """Return a stance as stances are compared: case and spacing aside; numbers as numbers."""
     folded = " ".join(stance.split()).casefold()
     if NUMBER.fullmatch(folded):
-        return f"{float(folded):g}"
+        return f"{decimal.Decimal(folded).normalize() + 0:f}"  # exact, and -0 is 0
     return folded
 
 

@@ -33,10 +33,20 @@ def fail_line(capsys, *words):
         ("against", "con"),  # built in
         ("2", None),
         ("10", None),
+        ("1000001", "pro"),  # codes of a questionnaire, which differ in the last digit
+        ("1000002", "con"),
+        ("1000003", None),
+        ("-0.0", "neu"),
     ],
 )
 def test_stances_are_found_as_they_are_named(stance, label):
-    words = ["pro=1,support", "con=-1", "neu=0", "PRO=Argument for", "drop=off topic"]
+    words = [
+        "pro=1,support,1000001",
+        "con=-1,1000002",
+        "neu=0",
+        "PRO=Argument for",
+        "drop=off topic",
+    ]
     assert labels.read_stances(words).find_label(stance) == label
 
 
@@ -98,6 +108,10 @@ def test_dropped_rows_are_counted(tmp_path, capsys):
     words = ["--corpus", str(CASES / "l_proarg.csv"), "--output-dir", str(tmp_path)]
     prepare_data.main([*words, "--labels", "drop=unrelated"])
     assert 'left out, as --labels drops "unrelated" in 20 rows' in capsys.readouterr().out
+
+
+def test_a_round_number_is_guessed_too():
+    assert labels.propose_words(["100", "-100"]) == "--labels pro=100 con=-100"
 
 
 def test_what_nobody_can_guess_is_asked():

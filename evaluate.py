@@ -176,9 +176,8 @@ def check_own_splits(data_dir: str, adapter: str | None, output_dir: str | None)
     """Fail if results on other splits than the adapter's would replace those beside the adapter."""
     if adapter is None or output_dir is not None:
         return
-    train = Path(data_dir) / "train.jsonl"
     own = adapters.check_adapter(adapter)["data"]["train"]["sha256"]
-    if not train.is_file() or files.hash_file(train) != own:
+    if not fingerprints.holds_train_split(data_dir, own):
         problem = f"{data_dir} does not hold the splits of {adapter}"
         hint = "name a folder for these results with --output-dir"
         errors.fail(f"{problem}, whose own evaluation would be replaced: {hint}")

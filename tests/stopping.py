@@ -26,3 +26,15 @@ def line_below_bar(capsys, action, *words, **options):
     ]
     assert message.startswith("error: ") and message.endswith("\n")
     return message
+
+
+def read_stop(capsys, action, *arguments):
+    """The one line on stderr with which an action stops."""
+    with pytest.raises(SystemExit) as stopped:
+        action(*arguments)
+    assert stopped.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith("error: ") and printed.err.endswith("\n")
+    assert printed.err.count("\n") == 1
+    return printed.err[len("error: ") : -1]

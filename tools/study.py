@@ -80,10 +80,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="seeds of the training (%(default)s)",
     )
     parser.add_argument(
-        "--epochs", type=float, help="passes over the data (default: that of finetune.py)"
+        "--epochs",
+        type=flags.positive_number,
+        help="passes over the data (default: that of finetune.py)",
     )
     parser.add_argument(
-        "--learning-rate", type=float, help="peak rate (default: that of finetune.py)"
+        "--learning-rate",
+        type=flags.positive_number,
+        help="peak rate (default: that of finetune.py)",
     )
     return parser.parse_args(argv)
 

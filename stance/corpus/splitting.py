@@ -152,8 +152,8 @@ def read_cleaning(report: dict) -> str:
     return str(report.get("cleaning_version", cleaning.FIRST_VERSION))
 
 
-def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report: dict) -> dict:
-    """Write split files and then the report with their hashes; return the report as written.
+def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report: dict) -> None:
+    """Write split files and then the report with their hashes.
 
     Where this is broken off, there is no report, and read_report fails.
     """
@@ -162,9 +162,7 @@ def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report:
     hashes = {}
     for name, lines in splits.items():
         hashes[f"{name}.jsonl"] = files.write_jsonl(data_dir / f"{name}.jsonl", lines)
-    report = {**report, "outputs": hashes}
-    files.write_json(data_dir / REPORT, report)
-    return report
+    files.write_json(data_dir / REPORT, {**report, "outputs": hashes})
 
 
 def check_splits_disjoint(splits: dict[str, list[Example]]) -> None:

@@ -101,6 +101,12 @@ def check_unseen(folder: str | Path, rows: Sequence[Example], source: str | Path
     return True
 
 
+def holds_train_split(data_dir: str | Path, train_hash: str) -> bool:
+    """Return whether a folder holds the train.jsonl with this SHA-256."""
+    train = Path(data_dir) / "train.jsonl"
+    return train.is_file() and files.hash_file(train) == train_hash
+
+
 def compare_splits(
     data_dir: str | Path,
     adapter: str | Path,
@@ -119,8 +125,7 @@ def compare_splits(
     so that it cannot be told whether they were seen. Prints a note if the splits are others, and
     ends the script if the adapter has seen test sentences.
     """
-    train = Path(data_dir) / "train.jsonl"
-    same = train.is_file() and files.hash_file(train) == train_hash
+    same = holds_train_split(data_dir, train_hash)
     found_none = same or check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
     cleaning_here = find_cleaning(data_dir)
     unseen = same or (found_none and cleaning_here == adapter_cleaning)

@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+from stopping import read_stop
 
 from stance.common import files
 
@@ -15,18 +16,6 @@ READERS = [
     pytest.param(lambda path: files.read_jsonl(path, ("id",), "do X"), id="jsonl"),
     pytest.param(lambda path: files.read_json(path, "do X"), id="json"),
 ]
-
-
-def read_stop(capsys, action, *arguments):
-    """The one line on stderr with which an action stops."""
-    with pytest.raises(SystemExit) as stopped:
-        action(*arguments)
-    assert stopped.value.code == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err.startswith("error: ") and printed.err.endswith("\n")
-    assert printed.err.count("\n") == 1
-    return printed.err[len("error: ") : -1]
 
 
 # ---------------------------------------------------------------- writing

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from stance.common import distributed, errors, files, flags
 from stance.common.types import RunRecord
-from stance.corpus import cleaning, splitting, tables
+from stance.corpus import cleaning, reading, splitting, tables
 from stance.labelling import labeller, table, terminal
 from stance.model import adapters, chat, compilation, cuda_graphs, loading, memory, scoring
 
@@ -60,6 +60,10 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--text-column", default=TEXT_COLUMN, help="header of the sentences (default: text, ...)"
     )
+    parser.add_argument(
+        "--topic-column", default=TOPIC_COLUMN, help="header of the topics (default: topic, ...)"
+    )
+    reading.add_file_flags(parser, SHEET)
     parser.add_argument(
         "--explain", type=int, default=EXPLAIN, help="show so many words that decide (%(default)s)"
     )
@@ -163,7 +167,8 @@ def main(argv: list[str] | None = None) -> None:
         distributed.join_ranks()
         with distributed.first_rank_first():
             topics = choose_topics(topic, args.topics_file)
-        source = table.Source(args.input, args.text_column, TOPIC_COLUMN, SHEET, topics, repairs)
+        how = reading.take_reading(args)
+        source = table.Source(args.input, args.text_column, args.topic_column, how, topics, repairs)
         table.label_table(
             source,
             args.output,

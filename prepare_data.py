@@ -29,6 +29,7 @@ from stance.corpus import (
     labels,
     marked_copy,
     near_duplicates,
+    reading,
     splitting,
     tables,
 )
@@ -54,7 +55,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=splitting.SPLIT_SEED,
         help="random seed of the splits (%(default)s)",
     )
-    parser.add_argument("--sheet", help="sheet of the workbook (default: the one with the columns)")
+    reading.add_file_flags(parser)
     parser.add_argument(
         "--columns",
         nargs=3,
@@ -249,7 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     check_corpus_is_kept(output_dir, args.corpus)
     stances = labels.read_stances(args.labels)
     scan = annotations.scan_corpus(
-        args.corpus, args.sheet, args.columns, args.strict, repairs, stances
+        args.corpus, reading.take_reading(args), args.columns, args.strict, repairs, stances
     )
     annotations.note_repairs(scan.table.location, scan.repairs)
     table, rows = scan.table, scan.rows

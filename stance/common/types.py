@@ -17,15 +17,21 @@ class AnnotatedRow(TypedDict):
     row: int  # as Excel shows it
 
 
-class Example(TypedDict):
-    """A line of a split file: one topic and sentence with its label."""
-
+class _Example(TypedDict):
     id: str  # 16 hex digits that name the pair of topic and sentence
     topic: str
     text: str
     stance: str
     prompt: str
     label: str
+
+
+class Example(_Example, total=False):
+    """A line of a split file: one topic and sentence with its label."""
+
+    source_id: str | list[str]  # of the row in its source; of several rows that were merged, a list
+    agreement: float  # share of the annotators' votes that the label got
+    leaked: bool  # whether the sentence also stands in the train split, kept by --keep-leaks
 
 
 class Prediction(TypedDict, total=False):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import prompts
 from stance.common import errors, formatting
 from stance.common.types import AnnotatedRow
-from stance.corpus import cleaning, error_values, labels, tables, workbook_reader
+from stance.corpus import cleaning, error_values, labels, reading, tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
 COLUMN_NAMES = {  # headers accepted for each column; compared after strip and casefold
@@ -64,7 +64,7 @@ class MergedRows(NamedTuple):
 
 def read_corpus(
     path: str | Path,
-    sheet: str | None = None,
+    how: reading.Reading = reading.Reading(),
     headers: Sequence[str] | None = None,
     strict: bool = False,
 ) -> list[AnnotatedRow]:
@@ -73,7 +73,7 @@ def read_corpus(
     Texts are cleaned; rows without topic, text and stance are skipped; other columns are ignored.
     The parameters are those of scan_corpus.
     """
-    scan = scan_corpus(path, sheet, headers, strict)
+    scan = scan_corpus(path, how, headers, strict)
     check_rows(scan.table.location, scan.rows, scan.findings)
     note_repairs(scan.table.location, scan.repairs)
     tables.note_unused(scan.table)
@@ -82,7 +82,7 @@ def read_corpus(
 
 def scan_corpus(
     path: str | Path,
-    sheet: str | None = None,
+    how: reading.Reading = reading.Reading(),
     headers: Sequence[str] | None = None,
     strict: bool = False,
     repairs: cleaning.Cleaning = cleaning.ALL_REPAIRS,
@@ -90,15 +90,15 @@ def scan_corpus(
 ) -> Scan:
     """Read an annotated file with everything that is wrong or doubtful in it.
 
-    sheet: name of a sheet (None: the only one with the columns). headers: those of topic, text and
-    stance (None: any of COLUMN_NAMES). strict: rows with doubtful cells cannot be used either.
+    how: what the user says about the file. headers: those of topic, text and stance (None: any of
+    COLUMN_NAMES). strict: rows with doubtful cells cannot be used either.
     repairs: what is repaired in topics and texts. stances: what stances mean.
     """
     needed = COLUMN_NAMES
     if headers:
         accepted = [(cleaning.clean_text(header),) for header in headers]
         needed = dict(zip(COLUMN_NAMES, accepted, strict=True))
-    table = tables.open_table(path, needed, sheet, "name one with --sheet", RENAME)
+    table = tables.open_table(path, needed, how, "name one with --sheet", RENAME)
     indices = [table.columns[name] for name in COLUMN_NAMES]
     verdicts = find_verdicts(path, table)
     rows = []

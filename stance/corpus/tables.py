@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from stance.common import errors, files, formatting
-from stance.corpus import cleaning, delimited, workbook_reader, workbook_writer
+from stance.corpus import cleaning, delimited, reading, workbook_reader, workbook_writer
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")  # of the tables that are written
 JSON_SUFFIXES = (".jsonl", ".json")
@@ -46,17 +46,18 @@ class Candidate(NamedTuple):
 def open_table(
     path: str | Path,
     needed: Mapping[str, Sequence[str]],
-    sheet: str | None = None,
+    how: reading.Reading = reading.Reading(),
     choose: str = "keep only one of them in the file",
     rename: str | None = None,
 ) -> Table:
     """Open the sheet whose first row that is not empty has a header for every needed column.
 
     needed: {column: headers accepted for it}; headers are compared after strip and casefold.
-    sheet: its name; None: the only one that fits. choose: what the user is told to do if several
+    how: what the user says about the file. choose: what the user is told to do if several
     sheets fit; rename: what else than to change the headers if none does. Fails if there is not
     exactly one sheet and one header for each column.
     """
+    sheet = how.sheet
     check_readable(path, sheet)
     is_xlsx = Path(path).suffix.lower() == ".xlsx"
     fitting = []

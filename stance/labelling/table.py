@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
 
 import prompts
 from stance.common import distributed, errors, formatting
-from stance.corpus import annotations, cleaning, tables
+from stance.corpus import annotations, cleaning, reading, tables
 from stance.evaluation import figures
 from stance.labelling import labeller, terminal
 from stance.model import chat, loading, scoring
@@ -30,7 +30,7 @@ class Source(NamedTuple):
     path: str  # of the table; - for the lines of stdin
     text_column: str | None  # header of the sentences; None: any of annotations.COLUMN_NAMES
     topic_column: str | None  # header of the topics; None: any of annotations.COLUMN_NAMES
-    sheet: str | None  # name of the sheet of a workbook; None: the only one with these headers
+    how: reading.Reading  # what the user says about the file
     topics: list[str] | None  # cleaned topics for every sentence; None: each row has its own
     repairs: cleaning.Cleaning = cleaning.ALL_REPAIRS  # of sentences and topics
     stdin: BinaryIO | None = None  # what tables.keep_stdin kept of stdin
@@ -90,9 +90,9 @@ def open_source(source: Source) -> tables.Table:
             accepted[column] = (cleaning.clean_text(header),)
         else:
             accepted[column] = annotations.COLUMN_NAMES[column]
-    choose = "name one in SHEET at the top of predict.py"
-    rename = "name those of the file: --text-column, and TOPIC_COLUMN at the top of predict.py"
-    table = tables.open_table(source.path, accepted, source.sheet, choose, rename)
+    choose = "name one with --sheet"
+    rename = "name those of the file: --text-column and --topic-column"
+    table = tables.open_table(source.path, accepted, source.how, choose, rename)
     return drop_unnamed(table)
 
 

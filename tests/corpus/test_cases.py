@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import prepare_data
-from stance.corpus import annotations, tables
+from stance.corpus import annotations, reading, tables
 from stance.labelling import table as labelling_table
 
 CASES = Path(__file__).parent / "cases"
@@ -68,7 +68,7 @@ def test_another_encoding_is_found_by_its_bytes(capsys, name, encoding):
 
 def test_a_tab_file_to_label():
     table = labelling_table.open_source(
-        labelling_table.Source(str(CASES / "r02p.tsv"), None, None, None, None)
+        labelling_table.Source(str(CASES / "r02p.tsv"), None, None, reading.Reading(), None)
     )
     lines = (CASES / "r02p.tsv").read_text(encoding="utf-8").splitlines()[1:]
     assert [cells for _, cells in table.rows] == [line.split("\t") for line in lines]

@@ -15,7 +15,7 @@ from stopping import stop_message
 
 import prompts
 from stance.common import files
-from stance.corpus import annotations, cleaning, splitting, tables, workbook_reader
+from stance.corpus import annotations, cleaning, reading, splitting, tables, workbook_reader
 
 GUNS = "There should be more gun control."
 VEGANS = "Vegans are right."
@@ -104,17 +104,17 @@ def test_the_sheet_is_chosen_if_several_fit(tmp_path, capsys):
         'sheet "a" and ' in message
         and 'sheet "b" have the same headers: name one with --sheet' in message
     )
-    assert [row["text"] for row in annotations.read_corpus(path, "b")] == ["Two."]
+    assert [row["text"] for row in annotations.read_corpus(path, reading.Reading("b"))] == ["Two."]
     assert 'sheet "b" is read, not sheet "a", sheet "notes"\n' in capsys.readouterr().out
     assert 'no sheet "c" with the headers topic' in stop_message(
-        capsys, annotations.read_corpus, path, "c"
+        capsys, annotations.read_corpus, path, reading.Reading("c")
     )
     assert 'no sheet "notes" with the headers topic' in stop_message(
-        capsys, annotations.read_corpus, path, "notes"
+        capsys, annotations.read_corpus, path, reading.Reading("notes")
     )
     path = write_csv(tmp_path / "c.csv", sheets["a"])
     assert "c.csv has no sheets: leave out --sheet" in stop_message(
-        capsys, annotations.read_corpus, path, "a"
+        capsys, annotations.read_corpus, path, reading.Reading("a")
     )
 
 

@@ -413,11 +413,7 @@ def write_sheets(path, *titles):
 def test_one_of_several_sheets_is_named_by_a_constant(run, asked, tmp_path, monkeypatch, capsys):
     path = write_sheets(tmp_path / "in.xlsx", "A", "B")
     message = stop_message(capsys, run, "--input", path, "--output", tmp_path / "out.csv")
-    assert (
-        'sheet "A"' in message
-        and 'sheet "B"' in message
-        and "SHEET at the top of predict.py" in message
-    )
+    assert 'sheet "A"' in message and 'sheet "B"' in message and "name one with --sheet" in message
     monkeypatch.setattr(predict, "SHEET", "B")
     run("--input", path, "--output", tmp_path / "out.csv")
     assert asked == [(TOPIC, "sentence of B")]
@@ -527,7 +523,7 @@ def test_a_header_that_is_missing_is_named(run, no_model, tmp_path, capsys):
     flags = ["--input", path, "--output", tmp_path / "out.csv", "--text-column", "Volltext"]
     message = stop_message(capsys, run, *flags)
     assert 'in.csv has "topic", "Beitrag" and lacks "Volltext": put' in message
-    assert "--text-column" in message and "TOPIC_COLUMN" in message
+    assert "--text-column" in message and "--topic-column" in message
 
 
 def test_sentences_on_stdin(run, asked, tmp_path, monkeypatch):

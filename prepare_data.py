@@ -1,7 +1,9 @@
-"""Split an annotated corpus into train.jsonl, val.jsonl and test.jsonl, 80/10/10.
+"""Split an annotated corpus into train.jsonl, val.jsonl and test.jsonl, 80/10/10, or as it was published.
 
-Reads the .xlsx, .csv, .tsv or .jsonl file --corpus with the columns topic, text and stance, or those of --columns.
-Writes the three splits and prepare_data.report.json to --output-dir; nothing at all if the corpus has a defect.
+Reads the table --corpus (.xlsx, .csv, .tsv, .jsonl and others), or several, with the columns topic, text and stance, or
+those of --columns; or the published splits --train, --val and --test.
+Writes the three splits and prepare_data.report.json to --output-dir; nothing at all if the corpus has a defect, unless
+--skip-bad leaves such rows out and lists them in prepare_data.skipped.csv.
 With --check, writes no splits but shows all that is wrong, and marks it in a copy: <name>.checked.xlsx.
 With --strict, what is doubtful counts as wrong: numbers and dates in place of texts, cut texts, differing stances.
 
@@ -9,6 +11,7 @@ With --strict, what is doubtful counts as wrong: numbers and dates in place of t
     python prepare_data.py --corpus my_annotations.xlsx --check
     python prepare_data.py --corpus my_annotations.xlsx --output-dir data/my-corpus --seed 1
     python prepare_data.py --corpus my_annotations.xlsx --columns Claim "Full text" Code --strict
+    python prepare_data.py --corpus coded.csv --labels pro=1 con=-1 neu=0 --split-column set
     python prepare_data.py --hold-out-topic "Vegans are right." --output-dir data/without-vegans
 """
 
@@ -19,6 +22,7 @@ import argparse
 import gc
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import prompts
 from stance.common import environment, errors, files, flags, formatting
@@ -26,28 +30,44 @@ from stance.common.types import AnnotatedRow, Example
 from stance.corpus import (
     annotations,
     cleaning,
-    labels,
+    corpus_flags,
+    dates,
+    duplicates,
     marked_copy,
     near_duplicates,
-    reading,
+    published_splits,
     splitting,
     tables,
+    voting,
 )
 
 # ---------------------------------------------------------------- settings
-CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv, .jsonl or .json
+CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file, or several: ("a.csv", "b.csv")
 DATA_DIR = "data"  # folder of the splits
 LABELS = ()  # words as of --labels: what the stances of the corpus mean
+SPLIT_BY = "random"  # time: the newest rows, by --date-column, are the test split
 MIN_ROWS = 30  # usable rows; with fewer, val and test would hold one or two
 CLEAN_C1 = True  # don\x92t, cp1252 misread, becomes don’t; False: such characters are dropped
 UNESCAPE_HTML = True  # &gt; becomes >; False: HTML entities stay as they are
 # --------------------------------------------------------------------------
 
+SKIPPED = "prepare_data.skipped.csv"  # rows that --skip-bad left out
+SKIPPED_HEADER = ("file", "row", "topic", "text", "stance", "reason")
+
+
+class Way(NamedTuple):
+    """How a corpus is split; without anything, at random with all topics in all splits."""
+
+    topics: list[str] | None = None  # the test split is these topics, held out
+    is_published: bool = False  # rows have a split already
+    keeps_leaks: bool = False  # of published splits
+    by_time: bool = False  # the newest rows are the test split
+
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    """Return the flags; fail unless --columns names three headers. argv: None for sys.argv."""
+    """Return the flags; fail on those that do not go together. argv: None for sys.argv."""
     parser = flags.FlagParser(__doc__)
-    parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
+    corpus_flags.add_corpus_flags(parser, CORPUS, LABELS)
     parser.add_argument("--output-dir", default=DATA_DIR, help="folder of the splits (%(default)s)")
     parser.add_argument(
         "--seed",
@@ -55,103 +75,174 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=splitting.SPLIT_SEED,
         help="random seed of the splits (%(default)s)",
     )
-    reading.add_file_flags(parser)
-    parser.add_argument(
-        "--columns",
-        nargs=3,
-        metavar=("TOPIC", "TEXT", "STANCE"),
-        help="their headers (default: those of stance/corpus/annotations.py)",
-    )
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        metavar="LABEL=STANCE,...",
-        default=LABELS,
-        help="what stances mean: pro=1 con=-1 neu=0 drop=unrelated (default: built-in spellings)",
-    )
-    parser.add_argument(
-        "--strict", action="store_true", help="doubtful cells and differing stances are errors"
-    )
     parser.add_argument(
         "--check", action="store_true", help="mark all that is wrong in a copy, write no splits"
     )
     parser.add_argument(
-        "--hold-out-topic", help="test on this topic, train and validate on the others"
+        "--hold-out-topic",
+        nargs="+",
+        metavar="TOPIC",
+        help="test on this topic, or these, train and validate on the others",
     )
+    parser.add_argument(
+        "--split-column", help="the published split of each row: train, val (dev) or test"
+    )
+    parser.add_argument(
+        "--train", nargs="+", metavar="FILE", help="file, or files, of the published train split"
+    )
+    parser.add_argument(
+        "--val", nargs="+", metavar="FILE", help="the same of val; without it, val is of train"
+    )
+    parser.add_argument("--test", nargs="+", metavar="FILE", help="the same of the test split")
+    parser.add_argument(
+        "--keep-leaks",
+        action="store_true",
+        help="keep sentences that stand in two published splits, and record them",
+    )
+    parser.add_argument(
+        "--split-by",
+        choices=("random", "time"),
+        default=SPLIT_BY,
+        help="how to split; time: the newest rows are the test split (%(default)s)",
+    )
+    parser.add_argument("--date-column", help="dates of the rows, for --split-by time")
     args = parser.parse_args(argv)
-    if args.columns:
-        headers = {tables.fold_header(cleaning.clean_text(header)) for header in args.columns}
-        if "" in headers or len(headers) < 3:
-            given = " ".join(map(formatting.quote, args.columns))
-            errors.fail(f"--columns {given}: give three different headers")
+    corpus_is_given = args.corpus != parser.get_default("corpus")
+    check_split_flags(args, corpus_is_given)
     return args
 
 
-def check_corpus(
-    path: str | Path, scan: annotations.Scan, merged: annotations.MergedRows, strict: bool
-) -> bool:
-    """Show all that is wrong with a corpus and mark it in a copy; return whether splits can be
-    made.
+def check_split_flags(args: argparse.Namespace, corpus_is_given: bool) -> None:
+    """Fail if the flags that say how to split do not go together."""
+    files_given = [f"--{name}" for name in splitting.SPLITS if getattr(args, name)]
+    published = bool(files_given or args.split_column)
+    ways = {
+        "--train, --val and --test": files_given,
+        "--split-column": args.split_column,
+        "--hold-out-topic": args.hold_out_topic,
+        "--split-by time": args.split_by == "time",
+    }
+    chosen = [way for way, is_given in ways.items() if is_given]
+    if len(chosen) > 1:
+        errors.fail(f"{' and '.join(chosen)} do not go together: leave one out")
+    if files_given and corpus_is_given:
+        errors.fail("--corpus and --train, --val, --test do not go together: leave one out")
+    if files_given and not (args.train and args.test):
+        errors.fail(f"{' and '.join(files_given)}: give --train and --test (and --val, if it is)")
+    if args.keep_leaks and not published:
+        errors.fail("--keep-leaks is for published splits: give --split-column, or --train --test")
+    if args.group_column and published:
+        errors.fail("--group-column does not go with published splits: leave it out")
+    if (args.split_by == "time") != (args.date_column is not None):
+        errors.fail("--split-by time and --date-column go together")
 
-    scan, merged: of the corpus; strict: whether differing stances are a problem.
+
+def list_sources(args: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """Return (file, its split as published or None) of all files to read."""
+    if not args.train:
+        return [(path, None) for path in args.corpus]
+    return [(path, name) for name in splitting.SPLITS for path in getattr(args, name) or ()]
+
+
+def check_corpus(
+    scans: list[annotations.Scan], decided: duplicates.Decided, strict: bool, skip_bad: bool
+) -> bool:
+    """Show all that is wrong with a corpus and mark it in copies of its files; return whether
+    splits can be made.
+
+    decided: of the scans; strict: whether differing stances are a problem. skip_bad: whether
+    problems leave out their rows alone.
     """
-    clashes = marked_copy.find_clashes(merged.duplicates, merged.conflicts, strict)
-    findings = scan.findings + clashes
-    problems = sum(finding.serious for finding in findings)
-    notes = len(findings) - problems
-    usable = len(merged.rows)
-    print(f"{scan.table.location}: {usable} usable rows, {problems} problems, {notes} notes")
-    if findings:
-        print(marked_copy.format_findings(findings))
-        print(f"wrote {marked_copy.write_checked(path, scan.table, findings)}")
-    return problems == 0
+    clashes = marked_copy.find_clashes(decided.duplicates, decided.conflicts, strict)
+    counts = annotations.count_rows_of_files(scans, decided.rows)
+    problems = 0
+    for (scan, findings), used in zip(annotations.share_findings(scans, clashes), counts):
+        serious = sum(finding.serious for finding in findings)
+        usable = f"{used} usable rows"
+        print(
+            f"{scan.table.location}: {usable}, {serious} problems, {len(findings) - serious} notes"
+        )
+        if findings:
+            print(marked_copy.format_findings(findings))
+            print(f"wrote {marked_copy.write_checked(scan.path, scan.table, findings)}")
+        problems += serious
+    return problems == 0 or skip_bad
 
 
 def make_splits(
-    path: str | Path, rows: list[AnnotatedRow], seed: int, topic: str | None = None
+    name: str, rows: list[AnnotatedRow], seed: int, way: Way = Way()
 ) -> dict[str, list[Example]]:
     """Return {split: lines of its file}, sorted by id.
 
-    path: of the corpus, for messages. topic: the one to hold out; None: the splits share all
-    topics. Fails if there are too few rows to split, or none of the topic.
+    name: of the corpus, for messages. Fails if there are too few rows to split,
+    or none of a topic held out.
     """
     if len(rows) < MIN_ROWS:
-        errors.fail(f"{path}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
-    if topic is None:
-        drawn = splitting.draw_splits(rows, seed)
+        errors.fail(f"{name}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
+    if way.topics:
+        drawn = draw_topics(name, rows, seed, way.topics)
+    elif way.is_published:
+        drawn = splitting.take_published(rows, seed)
+    elif way.by_time:
+        check_dates(name, rows)
+        drawn = splitting.draw_by_time(rows, seed)
     else:
-        drawn = draw_topic(path, rows, seed, topic)
-    splits = {name: [make_line(row) for row in part] for name, part in drawn.items()}
-    for name, lines in splits.items():
+        drawn = splitting.draw_splits(rows, seed)
+    splits = {split: [make_line(row) for row in part] for split, part in drawn.items()}
+    for split, lines in splits.items():
         if not lines:
-            problem = f"the {name} split is empty, there are too few different sentences"
-            errors.fail(f"{path}: {problem}: annotate more")
+            problem = f"the {split} split is empty, there are too few different sentences"
+            hint = "annotate more"
+            if way.is_published:
+                problem, hint = f"no row is left for the {split} split", "split in another way"
+            errors.fail(f"{name}: {problem}: {hint}")
         lines.sort(key=lambda line: line["id"])  # so that the order of the corpus does not matter
     splitting.check_splits_disjoint(splits)
+    if way.by_time:
+        print(format_dates(drawn))
     return splits
 
 
-def draw_topic(
-    path: str | Path, rows: list[AnnotatedRow], seed: int, topic: str
+def draw_topics(
+    name: str, rows: list[AnnotatedRow], seed: int, topics: list[str]
 ) -> dict[str, list[AnnotatedRow]]:
-    """Return {split: rows} with one topic as test split; fail if no row has it.
+    """Return {split: rows} with some topics as test split; fail if no row has one of them.
 
-    path: of the corpus, for messages. Prints a note on rows that are left out.
+    name: of the corpus, for messages. Prints a note on rows that are left out.
     """
-    held_out = splitting.hold_out_topic(rows, topic, seed)
-    if held_out is None:
-        known = formatting.list_first(sorted({formatting.quote(row["topic"]) for row in rows}))
-        problem = f"no row has the topic {formatting.quote(topic)}"
-        errors.fail(f"{path}: {problem}: hold out one of {known}")
-    splits, left_out = held_out
+    known = {cleaning.normalise_key(row["topic"]) for row in rows}
+    for topic in topics:
+        if cleaning.normalise_key(topic) not in known:
+            shown = formatting.list_first(sorted({formatting.quote(row["topic"]) for row in rows}))
+            problem = f"no row has the topic {formatting.quote(topic)}"
+            errors.fail(f"{name}: {problem}: hold out one of {shown}")
+    splits, left_out = splitting.hold_out_topics(rows, topics, seed)
     if left_out:
         numbers = formatting.count_rows([row["row"] for row in left_out])
         print(f"left out: sentences of other topics that also occur in the test topic, {numbers}")
     return splits
 
 
+def check_dates(name: str, rows: list[AnnotatedRow]) -> None:
+    """Fail if some dates of a corpus are numbers and some are not: they have no order."""
+    numbers = [row["row"] for row in rows if isinstance(row["date"], float)]
+    if numbers and len(numbers) < len(rows):
+        listed = formatting.count_rows(numbers)
+        errors.fail(f"{name}: dates are numbers in {listed} and not in others: {dates.DATE_HINT}")
+
+
+def format_dates(drawn: dict[str, list[AnnotatedRow]]) -> str:
+    """Return the line on the dates of splits by time."""
+    parts = []
+    for split, rows in drawn.items():
+        found = [row["date"] for row in rows]
+        first, last = map(dates.format_date, (min(found), max(found)))
+        parts.append(f"{split} {first} to {last}")
+    return f"dates: {', '.join(parts)}"
+
+
 def make_line(row: AnnotatedRow) -> Example:
-    """Return a line of a split file: the keys of splitting.SPLIT_KEYS in their order."""
+    """Return a line of a split file: splitting.SPLIT_KEYS and those of MORE_KEYS that it has."""
     topic = row["topic"]
     text = row["text"]
     line = {
@@ -159,7 +250,7 @@ def make_line(row: AnnotatedRow) -> Example:
         "id": splitting.make_id(topic, text),
         "prompt": prompts.build_prompt(topic, text),
     }
-    return {key: line[key] for key in splitting.SPLIT_KEYS}
+    return {key: line[key] for key in (*splitting.SPLIT_KEYS, *splitting.MORE_KEYS) if key in line}
 
 
 def count_labels(splits: dict[str, list[Example]]) -> dict[str, dict[str, dict[str, int]]]:
@@ -188,12 +279,12 @@ def format_counts(counts: dict[str, dict[str, dict[str, int]]]) -> str:
     return formatting.format_table(["Topic", "Label", *splitting.SPLITS, "total"], lines)
 
 
-def format_merging(duplicates: list[dict], conflicts: list[dict]) -> str:
+def format_merging(repeated: list[dict], conflicts: list[dict]) -> str:
     """Return the lines on duplicates and conflicts, with their Excel rows.
 
-    duplicates, conflicts: from annotations.merge_duplicates.
+    repeated, conflicts: from duplicates.merge_duplicates.
     """
-    merged = [f"{row} = {entry['kept']}" for entry in duplicates for row in entry["merged"]]
+    merged = [f"{row} = {entry['kept']}" for entry in repeated for row in entry["merged"]]
     what = "rows that repeat an earlier one with the same stance; merged"
     lines = [f"duplicates: {len(merged)} ({what})"]
     if merged:
@@ -203,6 +294,7 @@ def format_merging(duplicates: list[dict], conflicts: list[dict]) -> str:
     what = f"sentences with different stances on a topic; {left_out} rows left out"
     lines.append(f"conflicts: {len(conflicts)} ({what})")
     if conflicts:
+        lines[-1] += "; if they are several annotators': --annotator-column, majority counts"
         clashes = []
         for entry in conflicts:
             clashes.append(" / ".join(f"{row['row']} {row['stance']}" for row in entry["rows"]))
@@ -226,20 +318,102 @@ def format_near(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def check_corpus_is_kept(output_dir: Path, corpus: str) -> None:
-    """Fail if the corpus is one of the files that would be written."""
-    for name in (*(f"{name}.jsonl" for name in splitting.SPLITS), splitting.REPORT):
-        files.check_not_input(output_dir / name, {"--corpus": corpus})
+def format_leaks(leaks: list[dict], are_kept: bool) -> str:
+    """Return the lines on sentences that stand in several published splits.
+
+    leaks: of published_splits.separate_splits.
+    """
+    done = "kept and marked" if are_kept else "taken out of the split named first"
+    lines = [f"leaks: {len(leaks)} rows whose sentence another published split holds; {done}"]
+    if leaks:
+        pairs = [
+            f"{one['row']} {one['split']} = {one['like']} {one['like_split']}" for one in leaks
+        ]
+        lines.append(f"  Excel rows {formatting.list_first(pairs)}")
+        counts = Counter(f"{one['split']} = {one['like_split']}" for one in leaks)
+        lines.append(f"  {', '.join(f'{pair}: {count}' for pair, count in counts.items())}")
+    return "\n".join(lines)
 
 
-def write_files(output_dir: Path, splits: dict[str, list[Example]], report: dict) -> list[Path]:
-    """Write the split files and, with their hashes, the report; return the paths."""
+def check_corpus_is_kept(output_dir: Path, paths: list[str]) -> None:
+    """Fail if a file of the corpus is one of the files that would be written."""
+    for name in (*(f"{name}.jsonl" for name in splitting.SPLITS), splitting.REPORT, SKIPPED):
+        for path in paths:
+            files.check_not_input(output_dir / name, {"--corpus": path})
+
+
+def list_skipped(scans: list[annotations.Scan]) -> list[list[str]]:
+    """Return a line of prepare_data.skipped.csv for each row that cannot be used."""
+    lines = []
+    for scan in scans:
+        reasons = {}  # findings by row number
+        for finding in scan.findings:
+            if finding.serious:
+                reasons.setdefault(finding.row, []).append(f"{finding.what}: {finding.hint}")
+        for row, cells in sorted(scan.bad_rows.items()):
+            lines.append([str(scan.path), str(row), *cells, "; ".join(reasons[row])])
+    return lines
+
+
+def write_files(
+    output_dir: Path,
+    splits: dict[str, list[Example]],
+    skipped: list[list[str]],
+    report: dict,
+) -> list[Path]:
+    """Write the split files, the rows that are left out and, with hashes, the report; return the
+    paths."""
+    paths = [output_dir / f"{name}.jsonl" for name in splits]
     try:
+        (output_dir / SKIPPED).unlink(missing_ok=True)  # of an earlier run
+        if skipped:
+            tables.write_table(output_dir / SKIPPED, SKIPPED_HEADER, skipped)
+            paths.append(output_dir / SKIPPED)
         splitting.write_splits(output_dir, splits, report)
     except OSError as problem:
         hint = "choose another --output-dir"
         errors.fail(f"cannot write to {output_dir} ({problem.strerror}): {hint}")
-    return [*(output_dir / f"{name}.jsonl" for name in splits), output_dir / splitting.REPORT]
+    return [*paths, output_dir / splitting.REPORT]
+
+
+def read_sources(
+    sources: list[tuple[str, str | None]], options: corpus_flags.CorpusOptions
+) -> list[annotations.Scan]:
+    """Return the scans of (file, its published split or None), with notes on what was repaired."""
+    scans = annotations.scan_files([path for path, _ in sources], options)
+    for scan, (_, split) in zip(scans, sources, strict=True):
+        annotations.note_repairs(scan.table.location, scan.repairs)
+        if split is not None:
+            for row in scan.rows:
+                row["split"] = split
+    return scans
+
+
+def report_decisions(decided: duplicates.Decided) -> None:
+    """Print what became of rows that repeat others."""
+    if decided.votes is not None:
+        print(voting.format_agreement(decided))
+    else:
+        print(format_merging(decided.duplicates, decided.conflicts))
+
+
+def separate_leaks(rows: list[AnnotatedRow], way: Way) -> tuple[list[AnnotatedRow], list[dict]]:
+    """Return (rows, leaks) of published splits as published_splits.separate_splits does, with
+    lines on the leaks; of others, all rows."""
+    if not way.is_published:
+        return rows, []
+    separated = published_splits.separate_splits(rows, way.keeps_leaks)
+    print(format_leaks(separated.leaks, way.keeps_leaks))
+    return separated
+
+
+def describe_way(args: argparse.Namespace) -> str:
+    """Return in a word or two how the splits were made."""
+    if args.train:
+        return "published files"
+    if args.split_column:
+        return f"column {args.split_column}"
+    return "topic" if args.hold_out_topic else args.split_by
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -247,58 +421,79 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     output_dir = Path(args.output_dir)
     repairs = cleaning.Cleaning(CLEAN_C1, UNESCAPE_HTML)
-    check_corpus_is_kept(output_dir, args.corpus)
-    stances = labels.read_stances(args.labels)
-    scan = annotations.scan_corpus(
-        args.corpus, reading.take_reading(args), args.columns, args.strict, repairs, stances
+    options = corpus_flags.take_options(args, repairs)
+    way = Way(
+        args.hold_out_topic,
+        is_published=bool(args.train or args.split_column),
+        keeps_leaks=args.keep_leaks,
+        by_time=args.split_by == "time",
     )
-    annotations.note_repairs(scan.table.location, scan.repairs)
-    table, rows = scan.table, scan.rows
-    merged = annotations.merge_duplicates(rows)
-    kept, duplicates, conflicts = merged
+    sources = list_sources(args)
+    paths = [path for path, _ in sources]
+    check_corpus_is_kept(output_dir, paths)
+    scans = read_sources(sources, options)
+    name = formatting.list_first(paths)
+    location = scans[0].table.location if len(scans) == 1 else name
+    decided = voting.decide_rows((row for scan in scans for row in scan.rows), options)
     if args.check:
-        is_usable = check_corpus(args.corpus, scan, merged, args.strict)
+        is_usable = check_corpus(scans, decided, args.strict, args.skip_bad)
         if is_usable:
-            make_splits(args.corpus, kept, args.seed, args.hold_out_topic)  # fails if it cannot
+            kept, _ = separate_leaks(decided.rows, way)
+            make_splits(name, kept, args.seed, way)  # fails if it cannot
         raise SystemExit(0 if is_usable else 2)
-    annotations.check_rows(table.location, rows, scan.findings)
-    tables.note_unused(table)
-    if args.strict:
-        clashes = marked_copy.find_clashes([], conflicts, serious=True)
-        annotations.check_rows(table.location, kept, clashes)
-    print(f"{args.corpus}: {len(rows)} rows, {len(kept)} used")
-    print(format_merging(duplicates, conflicts))
-    splits = make_splits(args.corpus, kept, args.seed, args.hold_out_topic)
-    near = near_duplicates.find_near_duplicates(splits, kept)
+    skipped = list_skipped(scans) if args.skip_bad else []
+    annotations.check_scans(scans, args.skip_bad)
+    for scan in scans:
+        tables.note_unused(scan.table)
+    if args.strict and not args.skip_bad:
+        clashes = marked_copy.find_clashes([], decided.conflicts, serious=True)
+        annotations.check_rows(location, decided.rows, clashes)
+    read = sum(len(scan.rows) for scan in scans)
+    print(f"{name}: {read} rows, {len(decided.rows)} used")
+    if skipped:
+        print(f"skipped: {len(skipped)} rows that cannot be used, listed in {SKIPPED}")
+    report_decisions(decided)
+    rows, leaks = separate_leaks(decided.rows, way)
+    splits = make_splits(name, rows, args.seed, way)
+    near = near_duplicates.find_near_duplicates(splits, rows)
     print(format_near(near))
     counts = count_labels(splits)
     report = {
-        "corpus": {
-            "file": Path(args.corpus).name,
-            "sha256": files.hash_file(args.corpus),
-            "rows": len(rows),
-        },
+        "corpus": [
+            {
+                "file": Path(scan.path).name,
+                "sha256": files.hash_file(scan.path),
+                "rows": len(scan.rows),
+            }
+            for scan in scans
+        ],
         "seed": args.seed,
-        "hold_out_topic": args.hold_out_topic,
+        "split_by": describe_way(args),
+        "hold_out_topics": args.hold_out_topic,
         "prompt_version": prompts.PROMPT_VERSION,
         "cleaning_version": cleaning.describe_cleaning(repairs),
-        "labels": stances.named,
-        "repaired_cells": dict(scan.repairs),
+        "topic": options.topic,
+        "labels": options.stances.named,
+        "group_column": options.group_column,
+        "repaired_cells": dict(sum((scan.repairs for scan in scans), Counter())),
+        "skipped": len(skipped),
         "counts": counts,
-        "duplicates": duplicates,
-        "conflicts": conflicts,
+        "duplicates": decided.duplicates,
+        "conflicts": decided.conflicts,
+        "agreement": None if decided.votes is None else decided.votes.agreement,
+        "leaks": {"are_kept": args.keep_leaks, "rows": leaks},
         "near_duplicates": near,
         "environment": environment.describe_environment(),
     }
-    paths = write_files(output_dir, splits, report)
+    written = write_files(output_dir, splits, skipped, report)
     splitting.read_report(
         output_dir, splits
     )  # fails if another run wrote into the folder meanwhile
     print(f"\n{format_counts(counts)}\n")
-    used = [label for label in prompts.LABELS if any(row["label"] == label for row in kept)]
+    used = [label for label in prompts.LABELS if any(row["label"] == label for row in rows)]
     if len(used) < len(prompts.LABELS):
         print(f"note: no row has a label but {' and '.join(used)}")
-    for path in paths:
+    for path in written:
         print(f"wrote {path}")
 
 

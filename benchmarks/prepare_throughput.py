@@ -32,7 +32,7 @@ from openpyxl.xml.constants import SHARED_STRINGS, SHEET_MAIN_NS
 
 import prepare_data
 from stance.common import environment, files, flags, formatting
-from stance.corpus import annotations, near_duplicates
+from stance.corpus import annotations, duplicates, near_duplicates
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/prepare.json"  # of this run
@@ -120,7 +120,7 @@ def measure(path: str, folder: str) -> dict:
     times = [time.perf_counter()]  # before the first stage, and after each
     rows = annotations.read_corpus(path)
     times.append(time.perf_counter())
-    kept, duplicates, conflicts = annotations.merge_duplicates(rows)
+    kept, repeated, conflicts, _ = duplicates.merge_duplicates(rows)
     times.append(time.perf_counter())
     splits = prepare_data.make_splits(path, kept, SEED)
     counts = prepare_data.count_labels(splits)

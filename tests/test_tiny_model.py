@@ -10,7 +10,7 @@ import transformers
 
 import prepare_data
 import prompts
-from stance.corpus import annotations, cleaning, splitting
+from stance.corpus import annotations, cleaning, duplicates, splitting
 from stance.model import chat, loading
 from stance.tree import prefix_tree
 
@@ -77,7 +77,7 @@ def model(folder):
 
 @pytest.fixture(scope="module")
 def splits():
-    rows, _, _ = annotations.merge_duplicates(annotations.read_corpus(ROOT / prepare_data.CORPUS))
+    rows = duplicates.merge_duplicates(annotations.read_corpus(ROOT / prepare_data.CORPUS)).rows
     return splitting.draw_splits(rows, prepare_data.parse_args([]).seed)
 
 

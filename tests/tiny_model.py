@@ -16,7 +16,7 @@ import transformers
 
 import prompts
 from stance.common import environment, files
-from stance.corpus import annotations, splitting
+from stance.corpus import annotations, duplicates, splitting
 from stance.model import chat, loading
 from stance.tree import prefix_tree
 
@@ -81,7 +81,7 @@ def read_train_pairs(path):
 
     The stances only serve to draw the splits.
     """
-    rows, _, _ = annotations.merge_duplicates(annotations.read_corpus(path))
+    rows = duplicates.merge_duplicates(annotations.read_corpus(path)).rows
     return [
         (row["topic"], row["text"])
         for row in splitting.draw_splits(rows, splitting.SPLIT_SEED)["train"]

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import prompts
 from stance.common import errors, files, flags, types
-from stance.corpus import annotations, cleaning, splitting
+from stance.corpus import annotations, cleaning, duplicates, splitting
 from stance.evaluation import figures, predictions, study_tables
 from stance.model import loading
 
@@ -94,7 +94,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 def list_corpus_topics(path: str) -> list[str]:
     """Return the topics of a corpus, each once, alphabetically."""
-    rows, _, _ = annotations.merge_duplicates(annotations.read_corpus(path))
+    rows = duplicates.merge_duplicates(annotations.read_corpus(path)).rows
     topics = {}
     for row in rows:
         topics.setdefault(cleaning.normalise_key(row["topic"]), row["topic"])

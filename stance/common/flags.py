@@ -59,3 +59,22 @@ def positive_number(text: str) -> float:
     if not (math.isfinite(number) and number > 0):
         raise argparse.ArgumentTypeError(f"{text} is no number above 0")
     return number
+
+
+def list_words(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Return the words of a command line that give the named flags the values that they have.
+
+    names: as args has them, with underscores. Values that start with a dash would be taken for
+    flags, so that single ones are joined to their flag.
+    """
+    words = []
+    for name in names:
+        value = getattr(args, name)
+        flag = "--" + name.replace("_", "-")
+        if value is True:
+            words.append(flag)
+        elif isinstance(value, (list, tuple)):
+            words += [flag, *map(str, value)] if value else []
+        elif value is not None and value is not False:
+            words.append(f"{flag}={value}")
+    return words

@@ -4,17 +4,28 @@ They are plain dicts: JSON files hold them as they are. Keys that only some of t
 total=False.
 """
 
+import datetime
 from typing import TypedDict
 
 
-class AnnotatedRow(TypedDict):
-    """A usable row of an annotated file, as stance/corpus/annotations.py reads it."""
-
+class _AnnotatedRow(TypedDict):
     topic: str  # cleaned
     text: str  # the sentence, cleaned
     label: str  # one of prompts.LABELS
     stance: str  # as the annotator spelled it
-    row: int  # as Excel shows it
+    row: int | str  # as Excel shows it; where a corpus has several files, "file:row"
+    source_id: str | list[str]  # in its source: --id-column, or "file:row"; a list if merged
+
+
+class AnnotatedRow(_AnnotatedRow, total=False):
+    """A usable row of an annotated file, as stance/corpus/annotations.py reads it."""
+
+    votes: dict[str, tuple[str, str]]  # (label, stance) by annotator; label is "" until decided
+    agreement: float  # share of the votes that the label got
+    groups: list[str]  # values of --group-column; of merged rows, of all of them
+    date: datetime.datetime | float  # of --date-column; of merged rows, the newest
+    split: str  # as published
+    leaked: bool  # whether its sentence also stands in a split that is learnt from
 
 
 class _Example(TypedDict):

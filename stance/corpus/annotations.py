@@ -12,7 +12,16 @@ from typing import NamedTuple
 import prompts
 from stance.common import errors, formatting
 from stance.common.types import AnnotatedRow
-from stance.corpus import cleaning, error_values, labels, reading, tables, workbook_reader
+from stance.corpus import (
+    cleaning,
+    corpus_flags,
+    dates,
+    error_values,
+    labels,
+    published_splits,
+    tables,
+    workbook_reader,
+)
 
 # ---------------------------------------------------------------- settings
 COLUMN_NAMES = {  # headers accepted for each column; compared after strip and casefold
@@ -31,6 +40,8 @@ RENAME = (
 )
 # Stands for the hint that proposes --labels words, which need all unknown stances of a file.
 UNKNOWN_STANCE = "name it with --labels"
+VOTE_OF = "stance of "  # before the name of an annotator: the column of an annotator's stances
+FILL = "fill it or delete the row"
 NO_ACTION = "nothing need be done"
 CHECK_TYPE = "check it and type it into a cell of the format Text"
 
@@ -48,100 +59,218 @@ class Finding(NamedTuple):
 class Scan(NamedTuple):
     """What an annotated file holds."""
 
+    path: str | Path
     table: tables.Table  # where it was read from; its rows are used up
     rows: list[AnnotatedRow]  # the usable ones, in the order of the file
     findings: list[Finding]  # about all rows
     repairs: Counter  # cells in which characters or entities were repaired, by the kind of repair
-
-
-class MergedRows(NamedTuple):
-    """Rows that hold each pair of topic and sentence once, and which others there were."""
-
-    rows: list[AnnotatedRow]
-    duplicates: list[dict]  # {kept, merged}: a row number, and those of its repetitions
-    conflicts: list[dict]  # {topic, text, rows: [{row, stance}]}: pairs of several labels
+    bad_rows: dict[int, list[str]]  # cleaned topic, text and stance of those that cannot be used
 
 
 def read_corpus(
-    path: str | Path,
-    how: reading.Reading = reading.Reading(),
-    headers: Sequence[str] | None = None,
-    strict: bool = False,
+    path: str | Path, options: corpus_flags.CorpusOptions = corpus_flags.CorpusOptions()
 ) -> list[AnnotatedRow]:
-    """Read an annotated .xlsx, .csv, .tsv or .jsonl file; fail with all its defects in one line.
+    """Read an annotated file; fail with all its defects in one line.
 
     Texts are cleaned; rows without topic, text and stance are skipped; other columns are ignored.
-    The parameters are those of scan_corpus.
     """
-    scan = scan_corpus(path, how, headers, strict)
+    scan = scan_corpus(path, options)
     check_rows(scan.table.location, scan.rows, scan.findings)
     note_repairs(scan.table.location, scan.repairs)
     tables.note_unused(scan.table)
     return scan.rows
 
 
-def scan_corpus(
-    path: str | Path,
-    how: reading.Reading = reading.Reading(),
-    headers: Sequence[str] | None = None,
-    strict: bool = False,
-    repairs: cleaning.Cleaning = cleaning.ALL_REPAIRS,
-    stances: labels.Stances = labels.BUILT_IN,
-) -> Scan:
-    """Read an annotated file with everything that is wrong or doubtful in it.
+def scan_files(
+    paths: Sequence[str | Path], options: corpus_flags.CorpusOptions = corpus_flags.CorpusOptions()
+) -> list[Scan]:
+    """Return the Scan of each file of a corpus; rows of several files are numbered "file:row"."""
+    scans = [scan_corpus(path, options) for path in paths]
+    if len(scans) > 1:
+        for scan, name in zip(scans, name_files(paths), strict=True):
+            for row in scan.rows:
+                row["row"] = f"{name}:{row['row']}"
+    return scans
 
-    how: what the user says about the file. headers: those of topic, text and stance (None: any of
-    COLUMN_NAMES). strict: rows with doubtful cells cannot be used either.
-    repairs: what is repaired in topics and texts. stances: what stances mean.
-    """
-    needed = COLUMN_NAMES
-    if headers:
-        accepted = [(cleaning.clean_text(header),) for header in headers]
-        needed = dict(zip(COLUMN_NAMES, accepted, strict=True))
-    table = tables.open_table(path, needed, how, "name one with --sheet", RENAME)
-    indices = [table.columns[name] for name in COLUMN_NAMES]
-    verdicts = find_verdicts(path, table)
-    rows = []
-    findings = []
-    repaired = Counter()
-    unknown = {}  # stances, in the order of the file
+
+def name_files(paths: Sequence[str | Path]) -> list[str]:
+    """Return the names of files; their whole paths, if two have one name."""
+    names = [Path(path).name for path in paths]
+    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+
+
+def scan_corpus(
+    path: str | Path, options: corpus_flags.CorpusOptions = corpus_flags.CorpusOptions()
+) -> Scan:
+    """Read an annotated file with everything that is wrong or doubtful in it."""
+    needed = list_needed(options)
+    table = tables.open_table(path, needed, options.how, "name one with --sheet", RENAME)
+    scanner = Scanner(path, table, options)
     for number, line in table.rows:
-        cells = [line[index] for index in indices]
-        if verdicts is not None and verdicts.leaves_out(number, line):
-            continue
-        topic = cleaning.clean_text(cells[0], repairs)
-        text = cleaning.clean_text(cells[1], repairs)
-        stance = cleaning.clean_text(cells[2])
-        label = stances.find_label(stance)
-        if label == labels.DROP:
+        scanner.add_row(number, line)
+    return scanner.finish()
+
+
+def list_needed(options: corpus_flags.CorpusOptions) -> dict[str, tuple[str, ...]]:
+    """Return {column: headers accepted for it} of all columns that are read of a corpus."""
+    named = corpus_flags.list_named(options)
+    if options.columns:
+        accepted = [(header,) for header in options.columns]
+        needed = dict(zip(named, accepted, strict=True))
+    else:
+        needed = {name: COLUMN_NAMES[name] for name in named}
+    for header in options.annotator_columns:
+        needed[VOTE_OF + header] = (header,)
+    others = {
+        "annotator": options.annotator_column,
+        "id": options.id_column,
+        "group": options.group_column,
+        "date": options.date_column,
+        "split": options.split_column,
+    }
+    for name, header in others.items():
+        if header is not None:
+            needed[name] = (header,)
+    return needed
+
+
+class Scanner:
+    """Reads the rows of an annotated table, one by one."""
+
+    def __init__(
+        self, path: str | Path, table: tables.Table, options: corpus_flags.CorpusOptions
+    ) -> None:
+        """path: of the file; table: with the columns of list_needed."""
+        self.path = path
+        self.name = Path(path).name
+        self.table = table
+        self.options = options
+        self.stances = options.stances
+        self.columns = table.columns
+        self.verdicts = find_verdicts(path, table)
+        self.votes = [name for name in table.columns if name.startswith(VOTE_OF)]
+        named = [name for name in COLUMN_NAMES if name in table.columns]
+        self.telling = [table.columns[name] for name in (*named, *self.votes)]
+        self.has_extras = len(table.columns) > len(corpus_flags.list_named(options))
+        self.rows: list[AnnotatedRow] = []
+        self.findings: list[Finding] = []
+        self.repaired: Counter = Counter()
+        self.bad_rows: dict[int, list[str]] = {}
+        self.unknown: dict[str, None] = {}  # stances, in the order of the file
+        # Numbers may be named as stances.
+        self.doubted = [name for name in named if name != "stance" or not options.stances.named]
+
+    def add_row(self, number: int, line: list) -> None:
+        """Take in a row of the table; number: as Excel shows it, line: its cells."""
+        if self.verdicts is not None and self.verdicts.leaves_out(number, line):
+            return
+        options = self.options
+        cells = {name: line[index] for name, index in self.columns.items()}
+        if options.topic is not None:
+            cells["topic"] = options.topic
+        topic = cleaning.clean_text(cells["topic"], options.repairs)
+        text = cleaning.clean_text(cells["text"], options.repairs)
+        stance = cleaning.clean_text(cells.get("stance"))
+        label = self.stances.find_label(stance)
+        if label == labels.DROP and not options.annotator_column:
             what = f"left out, as --labels drops {formatting.quote(stance)}"
-            findings.append(Finding(number, "stance", what, NO_ACTION, serious=False))
-            continue
-        if label and holds_text(topic, cells[0]) and holds_text(text, cells[1]):
-            rows.append(
-                {"topic": topic, "text": text, "label": label, "stance": stance, "row": number}
-            )
-        elif topic or text or stance or any(cell is workbook_reader.UNSTORED for cell in cells):
-            findings += find_faults(number, cells, stances)
+            self.findings.append(Finding(number, "stance", what, NO_ACTION, serious=False))
+            return
+        row = {"topic": topic, "text": text, "label": label, "stance": stance, "row": number}
+        row["source_id"] = f"{self.name}:{number}"
+        findings = self.read_extras(number, cells, row) if self.has_extras else []
+        is_read = label is not None or "votes" in row
+        if not (is_read and holds_text(topic, cells["topic"]) and holds_text(text, cells["text"])):
+            if not any(is_filled(line[index]) for index in self.telling):
+                return  # an empty row, whatever other columns hold
+            findings += find_faults(number, cells, self.stances)
             if stance and label is None:
-                unknown[stance] = None
-        doubted = cells[:2] if stances.named else cells  # numbers may be named as stances
-        findings += find_doubts(number, doubted, strict)
-        if "\n" in text:
-            findings += find_glued_rows(number, line, table, stances)
-        for cell in cells[:2]:
-            repaired.update(cleaning.list_repairs(cell, repairs))
-    if verdicts is not None:
-        findings += verdicts.list_findings()
-    if unknown:
-        hint = f"write {', '.join(prompts.LABELS)}, or name them: {labels.propose_words(unknown)}"
-        findings = [
-            finding._replace(hint=hint) if finding.hint == UNKNOWN_STANCE else finding
-            for finding in findings
-        ]
-    unusable = {finding.row for finding in findings if finding.serious}
-    rows = [row for row in rows if row["row"] not in unusable]
-    return Scan(table, rows, findings, repaired)
+                self.unknown[stance] = None
+        findings += find_doubts(number, cells, self.doubted, options.strict)
+        if "\n" in text and "stance" in self.columns:
+            findings += find_glued_rows(number, line, self.table, self.stances)
+        for name in ("topic", "text"):
+            self.repaired.update(cleaning.list_repairs(cells[name], options.repairs))
+        if findings:
+            self.findings += findings
+            if any(finding.serious for finding in findings):
+                self.bad_rows[number] = [topic, text, stance]
+                return
+        self.rows.append(row)
+
+    def read_extras(self, number: int, cells: dict[str, object], row: AnnotatedRow) -> list:
+        """Put into a row what its columns beyond topic, text and stance hold.
+
+        Returns Findings about those that cannot be used.
+        """
+        findings = []
+        if name := cleaning.clean_text(cells.get("id")):
+            row["source_id"] = name
+        if "group" in cells:
+            group = cleaning.clean_text(cells["group"])
+            row["groups"] = [group] if group else []
+        if "date" in cells:
+            date = dates.read_date(cells["date"])
+            if date is None:
+                value = formatting.quote(cleaning.clean_text(cells["date"]))
+                findings.append(Finding(number, "date", f"no date: {value}", dates.DATE_HINT))
+            row["date"] = date
+        if "split" in cells:
+            value = cleaning.clean_text(cells["split"])
+            row["split"] = published_splits.find_split(value)
+            if row["split"] is None:
+                what = f"unknown split {formatting.quote(value)}"
+                findings.append(Finding(number, "split", what, published_splits.SPLIT_HINT))
+        if "annotator" in cells:
+            annotator = cleaning.clean_text(cells["annotator"])
+            if not annotator:
+                findings.append(Finding(number, "annotator", "annotator is empty", FILL))
+            if row["label"] is not None:
+                row["votes"] = {annotator: (row["label"], row["stance"])}
+        elif self.votes:
+            findings += self.read_votes(number, cells, row)
+        return findings
+
+    def read_votes(self, number: int, cells: dict[str, object], row: AnnotatedRow) -> list[Finding]:
+        """Put the stances of several annotators, side by side, into a row; return Findings."""
+        findings = []
+        row["votes"] = {}
+        for name in self.votes:
+            stance = cleaning.clean_text(cells[name])
+            label = self.stances.find_label(stance)
+            if label is not None:
+                row["votes"][name.removeprefix(VOTE_OF)] = (label, stance)
+            elif stance:
+                what = f"unknown stance {formatting.quote(stance)}"
+                findings.append(Finding(number, name, what, UNKNOWN_STANCE))
+                self.unknown[stance] = None
+        if not row["votes"] and not findings:
+            findings.append(Finding(number, self.votes[0], "no annotator gave a stance", FILL))
+        row["stance"] = ", ".join(stance for _, stance in row["votes"].values())
+        return findings
+
+    def finish(self) -> Scan:
+        """Return what all rows hold."""
+        findings = self.findings
+        if self.verdicts is not None:
+            findings += self.verdicts.list_findings()
+        if self.unknown:
+            words = labels.propose_words(self.unknown)
+            hint = f"write {', '.join(prompts.LABELS)}, or name them: {words}"
+            findings = [
+                finding._replace(hint=hint) if finding.hint == UNKNOWN_STANCE else finding
+                for finding in findings
+            ]
+        for finding in findings:
+            if finding.serious:
+                self.bad_rows.setdefault(finding.row, ["", "", ""])
+        rows = [row for row in self.rows if row["row"] not in self.bad_rows]
+        return Scan(self.path, self.table, rows, findings, self.repaired, self.bad_rows)
+
+
+def is_filled(cell: object) -> bool:
+    """Return whether a cell holds something, be it a formula whose value is not stored."""
+    return cell is workbook_reader.UNSTORED or bool(cleaning.clean_text(cell))
 
 
 def holds_text(text: str, cell: object) -> bool:
@@ -260,20 +389,23 @@ def is_row(cells: list, stance_index: int, width: int, stances: labels.Stances) 
     return stances.find_label(stance) is not None
 
 
-def find_faults(number: int, cells: list, stances: labels.Stances) -> list[Finding]:
-    """Return Findings about those cells of a row that cannot be used.
+def find_faults(number: int, cells: dict[str, object], stances: labels.Stances) -> list[Finding]:
+    """Return Findings about those of topic, text and stance of a row that cannot be used.
 
-    number: of the row; cells: raw, in the order of COLUMN_NAMES; stances: what stances mean.
+    number: of the row; cells: raw, by column; stances: what stances mean.
     """
     findings = []
-    for name, cell in zip(COLUMN_NAMES, cells):
+    for name in COLUMN_NAMES:
+        if name not in cells:
+            continue
+        cell = cells[name]
         value = cleaning.clean_text(cell)
         if cell is workbook_reader.UNSTORED:
             what = f"{name} is a formula without a stored value"
             hint = "open the file in Excel and save it"
         elif not value:
             what = f"{name} is empty"
-            hint = "fill it or delete the row"
+            hint = FILL
         elif isinstance(cell, (dict, list)):
             what = f"{name} is a list or an object"
             hint = "write one text"
@@ -295,13 +427,17 @@ def note_repairs(location: str, repairs: Counter) -> None:
         print(f"note: {location}: {what}, in {cells:,} cells")
 
 
-def find_doubts(number: int, cells: list, strict: bool) -> list[Finding]:
+def find_doubts(
+    number: int, cells: dict[str, object], names: Iterable[str], strict: bool
+) -> list[Finding]:
     """Return Findings about those cells of a row that are perhaps not what was meant.
 
-    number: of the row; cells: raw, in the order of COLUMN_NAMES. strict: whether these are serious.
+    number: of the row; cells: raw, by column; names: of the columns that are looked at. strict:
+    whether doubts are serious.
     """
     findings = []
-    for name, cell in zip(COLUMN_NAMES, cells):
+    for name in names:
+        cell = cells[name]
         if cell is None:
             continue
         if not isinstance(cell, str):
@@ -326,12 +462,65 @@ def group_findings(findings: Iterable[Finding]) -> dict[str, dict[str, list[int]
 
 def check_rows(location: str, rows: list[AnnotatedRow], findings: list[Finding]) -> None:
     """Fail in one line if a file has cells that cannot be used, or no rows; note doubtful cells."""
+    problems = describe_problems(rows, findings)
+    if problems:
+        errors.fail(f"{location}: {problems}")
+    note_doubts(location, findings)
+
+
+def share_findings(scans: list[Scan], clashes: list[Finding]) -> list[tuple[Scan, list[Finding]]]:
+    """Return each Scan with its findings and those of the clashes that are about its rows.
+
+    clashes: from marked_copy.find_clashes; of several files, with rows named "file:row".
+    """
+    names = name_files([scan.path for scan in scans])
+    shared = {name: [*scan.findings] for name, scan in zip(names, scans, strict=True)}
+    for clash in clashes:
+        if len(scans) == 1:
+            shared[names[0]].append(clash)
+        else:
+            name, _, number = clash.row.rpartition(":")
+            shared[name].append(clash._replace(row=int(number)))
+    return list(zip(scans, shared.values(), strict=True))
+
+
+def count_rows_of_files(scans: list[Scan], rows: list[AnnotatedRow]) -> list[int]:
+    """Return how many of some rows each file has; of several files, rows are named "file:row"."""
+    if len(scans) == 1:
+        return [len(rows)]
+    counts = Counter(str(row["row"]).rpartition(":")[0] for row in rows)
+    return [counts[name] for name in name_files([scan.path for scan in scans])]
+
+
+def check_scans(scans: list[Scan], skip_bad: bool = False) -> None:
+    """Fail in one line if files of a corpus have cells that cannot be used, or no rows; note
+    doubtful cells.
+
+    skip_bad: rows with such cells are left out.
+    """
+    problems = []
+    for scan in scans:
+        if skip_bad and scan.rows:
+            continue
+        if text := describe_problems(scan.rows, scan.findings):
+            problems.append(f"{scan.table.location}: {text}")
+    if problems:
+        errors.fail("; ".join(problems))
+    for scan in scans:
+        note_doubts(scan.table.location, scan.findings)
+
+
+def describe_problems(rows: list[AnnotatedRow], findings: list[Finding]) -> str:
+    """Return in a line what makes a file unusable; "" if nothing does."""
     problems = _describe_findings([finding for finding in findings if finding.serious])
-    notes = _describe_findings([finding for finding in findings if not finding.serious])
     if not rows and not problems:
         problems = ["no rows below the header: fill in the table"]
-    if problems:
-        errors.fail(f"{location}: {'; '.join(problems)}")
+    return "; ".join(problems)
+
+
+def note_doubts(location: str, findings: list[Finding]) -> None:
+    """Print a note on doubtful cells, if there are any."""
+    notes = _describe_findings([finding for finding in findings if not finding.serious])
     if notes:
         print(f"note: {location}: {'; '.join(notes)}")
 
@@ -343,29 +532,3 @@ def _describe_findings(findings: list[Finding]) -> list[str]:
         found = [f"{what} in {formatting.count_rows(rows)}" for what, rows in rows_of_what.items()]
         texts.append(f"{formatting.list_first(found)}: {hint}")
     return texts
-
-
-def merge_duplicates(rows: Iterable[AnnotatedRow]) -> MergedRows:
-    """Merge rows whose topic and sentence are the same but for what cleaning.normalise_key drops.
-
-    Equal pairs with one label shrink to the first in the file: duplicates. Equal pairs with several
-    labels are left out: conflicts.
-    """
-    groups = {}  # rows by the keys of topic and sentence
-    for row in sorted(rows, key=lambda row: row["row"]):
-        pair = cleaning.normalise_key(row["topic"]), cleaning.normalise_key(row["text"])
-        groups.setdefault(pair, []).append(row)
-    kept = []
-    duplicates = []
-    conflicts = []
-    for group in groups.values():
-        first = group[0]
-        if len(group) == 1:
-            kept.append(first)
-        elif len({row["label"] for row in group}) > 1:
-            spellings = [{"row": row["row"], "stance": row["stance"]} for row in group]
-            conflicts.append({"topic": first["topic"], "text": first["text"], "rows": spellings})
-        else:
-            kept.append(first)
-            duplicates.append({"kept": first["row"], "merged": [row["row"] for row in group[1:]]})
-    return MergedRows(kept, duplicates, conflicts)

@@ -46,6 +46,17 @@ LINE_END = re.compile(r"\r\n?")
 # How Excel writes control characters, a carriage return as _x000D_.
 ESCAPE = re.compile("_x00([01][0-9A-F]|7F)_")
 
+# What posts carry around what is said: that it is passed on, to whom, and links.
+RETWEET = re.compile(r"\A(?:\W*\bRT\b)+")
+POST_MARKS = re.compile(r"(?<!\w)@\w+|\b(?:https?://|www\.)\S+|\bhttps?…")
+
+SIGNS_OF_POSTS = (
+    "@",
+    "http",
+    "www.",
+    "RT",
+)  # a text without them has no such marks; # is dropped anyway
+
 # Keys drop joiners and the style of emoji as well.
 KEYING = {**CLEANING, **dict.fromkeys(map(ord, "\u200c\u200d\ufe0e\ufe0f"), None)}
 PUNCTUATION = {
@@ -159,3 +170,17 @@ def normalise_key(text: str) -> str:
         plain = unicodedata.normalize("NFKC", folded).translate(PUNCTUATION)
     words = IDLE_SIGN.sub(" ", plain).split()
     return " ".join(words) or text.casefold()
+
+
+def normalise_post_key(text: str) -> str:
+    """Return the key under which posts count as the same: a leading RT, @names, links and hashtag
+    marks aside.
+
+    Of a text that is nothing else, the key of normalise_key; so it is of most texts anyway.
+    """
+    if not any(sign in text for sign in SIGNS_OF_POSTS):
+        return normalise_key(text)
+    bare = POST_MARKS.sub(" ", RETWEET.sub(" ", POST_MARKS.sub(" ", text)))
+    if not any(map(str.isalnum, bare)):
+        return normalise_key(text)
+    return normalise_key(bare)

@@ -25,7 +25,7 @@ def find_clashes(
 ) -> list[annotations.Finding]:
     """Return Findings about sentences that occur twice.
 
-    duplicates, conflicts: from annotations.merge_duplicates. serious: whether conflicts are, whose
+    duplicates, conflicts: from duplicates.merge_duplicates. serious: whether conflicts are, whose
     rows are left out else.
     """
     findings = []

@@ -27,7 +27,8 @@ AGAINST = {"train": (), "test": ("train",), "val": ("train", "test")}
 class _Line(NamedTuple):
     """What is compared of a line of a split file."""
 
-    row: int  # of the corpus, as Excel shows it
+    order: int  # among the rows of the corpus
+    row: int | str  # as messages name it
     split: str
     text: str
 
@@ -41,11 +42,13 @@ def find_near_duplicates(
     row numbers. A line of val or test is listed once for train, one of val once for test; of
     several sentences that it is like, the first in the corpus is named.
     """
-    numbers = {splitting.make_id(row["topic"], row["text"]): row["row"] for row in rows}
+    order = {}  # (place in the corpus, row) by the id of a pair
+    for position, row in enumerate(rows):
+        order[splitting.make_id(row["topic"], row["text"])] = position, row["row"]
     lines = []
     for split, split_lines in splits.items():
-        lines += [_Line(numbers[line["id"]], split, line["text"]) for line in split_lines]
-    lines.sort(key=lambda line: line.row)
+        lines += [_Line(*order[line["id"]], split, line["text"]) for line in split_lines]
+    lines.sort(key=lambda line: line.order)
     marks, positions = find_shared(*mark_sentences(line.text for line in lines))
 
     firsts = {}  # (mark, split): position of the first line of the split that has the mark

@@ -10,13 +10,14 @@ from pathlib import Path
 import prompts
 from stance.common import errors, files, formatting
 from stance.common.types import AnnotatedRow, Example
-from stance.corpus import cleaning
+from stance.corpus import cleaning, grouping
 
 # ---------------------------------------------------------------- settings
 SPLIT_SEED = 0  # another seed draws other splits
 SPLITS = ("train", "val", "test")  # names of the split files
 HELD_OUT_SHARES = {"val": 0.1, "test": 0.1}  # of the rows; train gets the rest
 SPLIT_KEYS = ("id", "topic", "text", "stance", "prompt", "label")  # of a line, in this order
+MORE_KEYS = ("source_id", "agreement", "leaked")  # that some lines have after them
 # --------------------------------------------------------------------------
 
 REPORT = "prepare_data.report.json"  # written last: it says which split files belong together
@@ -29,8 +30,8 @@ def draw_splits(
 ) -> dict[str, list[AnnotatedRow]]:
     """Return {split: rows}, drawn by stratified systematic sampling.
 
-    A group is all rows with one normalised sentence, whatever their topics, so that no sentence is
-    in two splits. Groups are lined up by size, stratum (topic and label; of several, the smallest)
+    A group is all rows with one normalised sentence, whatever their topics, and others that belong to
+    it (grouping.gather_groups), so that no sentence is in two splits. Groups are lined up by size, stratum (topic and label; of several, the smallest)
     and a hash of seed and sentence, which shuffles a stratum. A walk along the line counts rows,
     and a held-out split takes a group as soon as its share of the rows so far has room for all of
     it. Of single-row groups, each block of 10 so gives one to val and, half a block away, one to
@@ -42,9 +43,7 @@ def draw_splits(
     """
     if shares is None:
         shares = HELD_OUT_SHARES
-    groups = {}  # rows by key of their sentence
-    for row in rows:
-        groups.setdefault(cleaning.normalise_key(row["text"]), []).append(row)
+    groups = grouping.gather_groups(rows)
     strata = {}  # (digest, key of the sentence) of the groups of each stratum
     for key, group in groups.items():
         digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
@@ -74,34 +73,60 @@ def rank_stratum(group: list[AnnotatedRow]) -> tuple[int, tuple[str, str]]:
     return len(group), min((cleaning.normalise_key(row["topic"]), row["label"]) for row in group)
 
 
-def hold_out_topic(
-    rows: Iterable[AnnotatedRow], topic: str, seed: int
-) -> tuple[dict[str, list[AnnotatedRow]], list[AnnotatedRow]] | None:
-    """Return ({split: rows}, rows left out): test is one topic, train and val are the other topics.
+def hold_out_topics(
+    rows: Iterable[AnnotatedRow], topics: Iterable[str], seed: int
+) -> tuple[dict[str, list[AnnotatedRow]], list[AnnotatedRow]]:
+    """Return ({split: rows}, rows left out): test is some topics, train and val are the others.
 
-    Left out are rows of other topics whose sentence also occurs under the held-out one. None if no
-    row has the topic.
+    Left out are rows of other topics that belong to a group (grouping.gather_groups) with rows of the
+    topics held out, such as equal sentences.
     """
-    topic_key = cleaning.normalise_key(topic)
+    topic_keys = set(map(cleaning.normalise_key, topics))
     test = []
-    others = []
-    for row in rows:
-        if cleaning.normalise_key(row["topic"]) == topic_key:
-            test.append(row)
-        else:
-            others.append(row)
-    if not test:
-        return None
-    tested = {cleaning.normalise_key(row["text"]) for row in test}
     kept = []
     left_out = []
-    for row in others:
-        if cleaning.normalise_key(row["text"]) in tested:
-            left_out.append(row)
+    for group in grouping.gather_groups(rows).values():
+        tested = [row for row in group if cleaning.normalise_key(row["topic"]) in topic_keys]
+        others = [row for row in group if cleaning.normalise_key(row["topic"]) not in topic_keys]
+        test += tested
+        if tested:
+            left_out += others
         else:
-            kept.append(row)
+            kept += others
     splits = draw_splits(kept, seed, {"val": HELD_OUT_SHARES["val"]})
     return {**splits, "test": test}, left_out
+
+
+def draw_by_time(rows: Iterable[AnnotatedRow], seed: int) -> dict[str, list[AnnotatedRow]]:
+    """Return {split: rows} by their dates: test has the newest, val the next, train the oldest.
+
+    Groups (grouping.gather_groups) stay together and have the newest of their dates, so that nothing
+    in train is newer than what follows it. Groups of one date are drawn by seed.
+    """
+    line = []  # (newest date, digest, rows) of each group
+    for key, group in grouping.gather_groups(rows).items():
+        digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+        line.append((max(row["date"] for row in group), digest, group))
+    line.sort(key=lambda item: item[:2], reverse=True)
+    total = sum(len(group) for _, _, group in line)
+    splits = {name: [] for name in SPLITS}
+    waiting = [(name, HELD_OUT_SHARES[name] * total) for name in ("val", "test")]
+    for _, _, group in line:
+        while waiting and len(splits[waiting[-1][0]]) + len(group) / 2 > waiting[-1][1]:
+            waiting.pop()  # the split is as full as it gets
+        splits[waiting[-1][0] if waiting else "train"] += group
+    return splits
+
+
+def take_published(rows: Iterable[AnnotatedRow], seed: int) -> dict[str, list[AnnotatedRow]]:
+    """Return {split: rows} as published; without any row of val, it is drawn from train."""
+    splits = {name: [] for name in SPLITS}
+    for row in rows:
+        splits[row["split"]].append(row)
+    if not splits["val"]:
+        drawn = draw_splits(splits["train"], seed, {"val": HELD_OUT_SHARES["val"]})
+        splits |= {"train": drawn["train"], "val": drawn["val"]}
+    return splits
 
 
 def make_id(topic: str, text: str) -> str:
@@ -166,11 +191,16 @@ def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report:
 
 
 def check_splits_disjoint(splits: dict[str, list[Example]]) -> None:
-    """Fail if a normalised sentence is in two of the splits, {split: lines of its file}."""
+    """Fail if a normalised sentence is in two of the splits, {split: lines of its file}.
+
+    Lines that are marked as leaked are left aside: --keep-leaks has kept them.
+    """
     homes = {}  # the first split of each sentence
     leaks = []
     for name, rows in splits.items():
         for row in rows:
+            if row.get("leaked"):
+                continue
             home = homes.setdefault(cleaning.normalise_key(row["text"]), name)
             if home != name:
                 leaks.append(f"{formatting.quote(row['text'])} in {home} and {name}")

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 import prepare_data
-from stance.corpus import annotations, reading, tables
+from stance.corpus import annotations, corpus_flags, reading, tables
 from stance.labelling import table as labelling_table
 
 CASES = Path(__file__).parent / "cases"
 
 
 def read(name, **options):
-    return annotations.scan_corpus(CASES / name, **options)
+    return annotations.scan_corpus(CASES / name, corpus_flags.CorpusOptions(**options))
 
 
 def texts_of(scan):
@@ -130,5 +130,5 @@ def test_a_missing_number_is_an_empty_cell():
 
 
 def test_headers_are_named_as_a_person_types_them():
-    scan = read("r13.xlsx", headers=["Claim (hypothesis)", "Full text", "final Stance"])
+    scan = read("r13.xlsx", columns=("Claim (hypothesis)", "Full text", "final Stance"))
     assert len(scan.rows) == 45

@@ -15,7 +15,16 @@ from stopping import stop_message
 
 import prompts
 from stance.common import files
-from stance.corpus import annotations, cleaning, reading, splitting, tables, workbook_reader
+from stance.corpus import (
+    annotations,
+    cleaning,
+    corpus_flags,
+    duplicates,
+    reading,
+    splitting,
+    tables,
+    workbook_reader,
+)
 
 GUNS = "There should be more gun control."
 VEGANS = "Vegans are right."
@@ -43,6 +52,11 @@ def write_csv(path, rows, encoding="utf-8", **options):
     return path
 
 
+def read_sheet(name):
+    """Return the options by which a sheet of a workbook is read."""
+    return corpus_flags.CorpusOptions(reading.Reading(name))
+
+
 def make_rows(n, topics=(GUNS, VEGANS), spellings=("Pro", "Contra", "Neutral")):
     """Return n rows with different sentences, topics and labels in turn."""
     rows = []
@@ -57,6 +71,7 @@ def make_rows(n, topics=(GUNS, VEGANS), spellings=("Pro", "Contra", "Neutral")):
                 "label": label,
                 "stance": stance,
                 "row": i + 2,
+                "source_id": f"c.csv:{i + 2}",
             }
         )
     return rows
@@ -72,7 +87,7 @@ def texts_of(splits):
 def test_read_published_example(tmp_path):
     path = write_xlsx(tmp_path / "c.xlsx", corpus=[HEADER, (GUNS, AMENDMENT, "Pro")])
     row = {"topic": GUNS, "text": AMENDMENT, "label": "pro", "stance": "Pro", "row": 2}
-    assert annotations.read_corpus(path) == [row]
+    assert annotations.read_corpus(path) == [{**row, "source_id": "c.xlsx:2"}]
 
 
 def test_header_in_any_case_with_index_column_on_second_sheet(tmp_path):
@@ -89,6 +104,7 @@ def test_header_in_any_case_with_index_column_on_second_sheet(tmp_path):
         "label": "con",
         "stance": "CONTRA",
         "row": 2,
+        "source_id": "c.xlsx:2",
     }
 
 
@@ -104,17 +120,17 @@ def test_the_sheet_is_chosen_if_several_fit(tmp_path, capsys):
         'sheet "a" and ' in message
         and 'sheet "b" have the same headers: name one with --sheet' in message
     )
-    assert [row["text"] for row in annotations.read_corpus(path, reading.Reading("b"))] == ["Two."]
+    assert [row["text"] for row in annotations.read_corpus(path, read_sheet("b"))] == ["Two."]
     assert 'sheet "b" is read, not sheet "a", sheet "notes"\n' in capsys.readouterr().out
     assert 'no sheet "c" with the headers topic' in stop_message(
-        capsys, annotations.read_corpus, path, reading.Reading("c")
+        capsys, annotations.read_corpus, path, read_sheet("c")
     )
     assert 'no sheet "notes" with the headers topic' in stop_message(
-        capsys, annotations.read_corpus, path, reading.Reading("notes")
+        capsys, annotations.read_corpus, path, read_sheet("notes")
     )
     path = write_csv(tmp_path / "c.csv", sheets["a"])
     assert "c.csv has no sheets: leave out --sheet" in stop_message(
-        capsys, annotations.read_corpus, path, reading.Reading("a")
+        capsys, annotations.read_corpus, path, read_sheet("a")
     )
 
 
@@ -738,10 +754,10 @@ def test_merge_duplicates():
         topic=GUNS, text="sentence number 0 of THEM", stance="favour", label="pro"
     )  # as row 2
     rows[5].update(topic=VEGANS, text=rows[0]["text"])  # same sentence, another topic: no duplicate
-    kept, duplicates, conflicts = annotations.merge_duplicates(rows[::-1])
+    kept, repeated, conflicts, _ = duplicates.merge_duplicates(rows)
     assert [row["row"] for row in kept] == [2, 3, 4, 5, 7]
     assert kept[0]["text"] == "Sentence number 0 of them."
-    assert (duplicates, conflicts) == ([{"kept": 2, "merged": [6]}], [])
+    assert (repeated, conflicts) == ([{"kept": 2, "merged": [6]}], [])
 
 
 def test_conflicts_are_left_out_whole():
@@ -750,8 +766,8 @@ def test_conflicts_are_left_out_whole():
         {**rows[0], "row": 6, "stance": "pro"},
         {**rows[0], "row": 7, "stance": "Contra", "label": "con"},
     ]
-    kept, duplicates, conflicts = annotations.merge_duplicates(rows)
-    assert [row["row"] for row in kept] == [3, 4, 5] and duplicates == []
+    kept, repeated, conflicts, _ = duplicates.merge_duplicates(rows)
+    assert [row["row"] for row in kept] == [3, 4, 5] and repeated == []
     spellings = [
         {"row": 2, "stance": "Pro"},
         {"row": 6, "stance": "pro"},

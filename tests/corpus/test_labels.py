@@ -100,7 +100,7 @@ def test_the_words_that_the_message_proposes_are_taken(tmp_path, capsys, name):
     prepare_data.main([*words, *proposed])
     report = json.loads((tmp_path / "prepare_data.report.json").read_text())
     dropped = 20 if any(word.startswith("drop=") for word in proposed) else 0
-    assert report["corpus"]["rows"] == 60 - dropped and report["labels"]
+    assert report["corpus"][0]["rows"] == 60 - dropped and report["labels"]
     assert "read as text" not in capsys.readouterr().out
 
 

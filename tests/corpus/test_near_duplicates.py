@@ -18,6 +18,7 @@ def make_splits(**texts):
         for part in texts.values()
         for row, text in part.items()
     ]
+    rows.sort(key=lambda row: row["row"])  # as in their file
     lines = [
         [{"id": splitting.make_id(TOPIC, text), "text": text} for text in part.values()]
         for part in texts.values()

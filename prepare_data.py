@@ -389,6 +389,18 @@ def read_sources(
     return scans
 
 
+def note_unused_columns(scans: list[annotations.Scan]) -> None:
+    """Print which columns of the files nothing reads, once for files that have the same."""
+    files_of_columns = {}
+    for scan in scans:
+        unused = tuple(tables.list_unused(scan.table))
+        files_of_columns.setdefault(unused, []).append(scan.table.location)
+    for unused, locations in files_of_columns.items():
+        if unused:
+            listed = tables.quote_all(unused)
+            print(f"note: {formatting.list_first(locations)}: columns that are not used: {listed}")
+
+
 def report_decisions(decided: duplicates.Decided) -> None:
     """Print what became of rows that repeat others."""
     if decided.votes is not None:
@@ -432,7 +444,7 @@ def main(argv: list[str] | None = None) -> None:
     paths = [path for path, _ in sources]
     check_corpus_is_kept(output_dir, paths)
     scans = read_sources(sources, options)
-    name = formatting.list_first(paths)
+    name = formatting.list_first(paths if len(paths) == 1 else annotations.name_files(paths))
     location = scans[0].table.location if len(scans) == 1 else name
     decided = voting.decide_rows((row for scan in scans for row in scan.rows), options)
     if args.check:
@@ -443,8 +455,7 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(0 if is_usable else 2)
     skipped = list_skipped(scans) if args.skip_bad else []
     annotations.check_scans(scans, args.skip_bad)
-    for scan in scans:
-        tables.note_unused(scan.table)
+    note_unused_columns(scans)
     if args.strict and not args.skip_bad:
         clashes = marked_copy.find_clashes([], decided.conflicts, serious=True)
         annotations.check_rows(location, decided.rows, clashes)

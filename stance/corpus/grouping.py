@@ -24,8 +24,8 @@ def gather_groups(rows: Iterable[AnnotatedRow]) -> dict[str, list[AnnotatedRow]]
             post = cleaning.normalise_post_key(row["text"])
             if post != key:
                 links.join(key, post)
-            if row.get("group"):
-                links.join(key, ("group", row["group"]))
+            for group in row.get("groups", ()):
+                links.join(key, ("group", group))
     if not links.parents:  # nothing but equal sentences, as in most corpora
         return sentences
     linked = {}  # keys of sentences by the root of their group

@@ -162,11 +162,15 @@ def describe_headers(table: Candidate, needed: Mapping[str, Sequence[str]]) -> s
     return text
 
 
+def list_unused(table: Table) -> list[str]:
+    """Return the headers of the columns of a table that nothing reads."""
+    used = table.columns.values()
+    return [name for index, name in enumerate(table.header) if name and index not in used]
+
+
 def note_unused(table: Table) -> None:
     """Print a note that names the columns of a table that nothing reads."""
-    used = table.columns.values()
-    unused = [name for index, name in enumerate(table.header) if name and index not in used]
-    if unused:
+    if unused := list_unused(table):
         print(f"note: {table.location}: columns that are not used: {quote_all(unused)}")
 
 

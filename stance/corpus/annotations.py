@@ -41,6 +41,7 @@ RENAME = (
 # Stands for the hint that proposes --labels words, which need all unknown stances of a file.
 UNKNOWN_STANCE = "name it with --labels"
 VOTE_OF = "stance of "  # before the name of an annotator: the column of an annotator's stances
+NAME_SENTIMENT = "a sentiment is no stance; if these are stances, say so with --labels"
 FILL = "fill it or delete the row"
 NO_ACTION = "nothing need be done"
 CHECK_TYPE = "check it and type it into a cell of the format Text"
@@ -145,7 +146,7 @@ class Scanner:
         self.name = Path(path).name
         self.table = table
         self.options = options
-        self.stances = options.stances
+        self.stances = choose_stances(table, options.stances)
         self.columns = table.columns
         self.verdicts = find_verdicts(path, table)
         self.votes = [name for name in table.columns if name.startswith(VOTE_OF)]
@@ -191,6 +192,9 @@ class Scanner:
             findings += find_glued_rows(number, line, self.table, self.stances)
         for name in ("topic", "text"):
             self.repaired.update(cleaning.list_repairs(cells[name], options.repairs))
+        if label and self.stances.find_sentiment(stance):
+            what = f"{formatting.quote(stance)} is a word of sentiment, read as {label}"
+            findings.append(Finding(number, "stance", what, NAME_SENTIMENT, serious=False))
         if findings:
             self.findings += findings
             if any(finding.serious for finding in findings):
@@ -266,6 +270,15 @@ class Scanner:
                 self.bad_rows.setdefault(finding.row, ["", "", ""])
         rows = [row for row in self.rows if row["row"] not in self.bad_rows]
         return Scan(self.path, self.table, rows, findings, self.repaired, self.bad_rows)
+
+
+def choose_stances(table: tables.Table, stances: labels.Stances) -> labels.Stances:
+    """Return what stances mean in a table: words of sentiment nothing, if they are sentiments."""
+    for column, index in table.columns.items():
+        is_stance = column == "stance" or column.startswith(VOTE_OF)
+        if is_stance and labels.is_sentiment_header(table.header[index]):
+            return stances._replace(takes_sentiment=False)
+    return stances
 
 
 def is_filled(cell: object) -> bool:

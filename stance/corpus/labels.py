@@ -13,6 +13,12 @@ import prompts
 from stance.common import errors, formatting
 from stance.corpus import cleaning
 
+# ---------------------------------------------------------------- settings
+# Words of sentiment, which some corpora of stances use: read with a note.
+SENTIMENT_SPELLINGS = {"positive": "pro", "negative": "con"}
+SENTIMENT_HEADERS = ("sentiment", "polarity")  # columns whose header holds one are no stances
+# --------------------------------------------------------------------------
+
 DROP = "drop"  # rows of a stance that is named so are left out
 NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 GAPS = {"n/a", "na", "nan", "null", "-", "?"}  # what stands for a gap in a column of stances
@@ -35,11 +41,27 @@ class Stances(NamedTuple):
     """What the stances of a corpus mean."""
 
     named: dict[str, str] = {}  # label or DROP by the stance as stances are compared
+    takes_sentiment: bool = True  # whether SENTIMENT_SPELLINGS count as stances
 
     def find_label(self, stance: str) -> str | None:
         """Return the label of a cleaned cell, or DROP; None if the stance is unknown."""
-        label = self.named.get(fold_stance(stance))
-        return label if label is not None else prompts.parse_stance(stance)
+        label = self.named.get(fold_stance(stance)) or prompts.parse_stance(stance)
+        return label or self.find_sentiment(stance)
+
+    def find_sentiment(self, stance: str) -> str | None:
+        """Return the label of a cleaned cell that holds a word of sentiment; None if it does not.
+
+        A word that is named is none.
+        """
+        folded = fold_stance(stance)
+        if not self.takes_sentiment or folded in self.named:
+            return None
+        return SENTIMENT_SPELLINGS.get(folded)
+
+
+def is_sentiment_header(header: str) -> bool:
+    """Return whether a column's header says that it holds sentiments and not stances."""
+    return any(word in header.casefold() for word in SENTIMENT_HEADERS)
 
 
 BUILT_IN = Stances()

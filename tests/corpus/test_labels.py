@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import prepare_data
-from stance.corpus import annotations, labels
+from stance.corpus import annotations, corpus_flags, labels
 
 CASES = Path(__file__).parent / "cases"
 
@@ -81,7 +81,6 @@ def test_spellings_of_published_corpora_are_built_in(name):
     "name",
     [
         "l_deny.csv",
-        "l_posneg.csv",
         "l_proarg.csv",
         "l_str.csv",
         "l_ukp.csv",
@@ -117,3 +116,36 @@ def test_a_round_number_is_guessed_too():
 def test_what_nobody_can_guess_is_asked():
     text = labels.propose_words(["1", "-1", "perhaps", "perhaps"])
     assert text == '--labels pro=1 con=-1, and what "perhaps" means: pro, con, neu or drop'
+
+
+def write_stances(path, header, stances):
+    lines = [
+        f"topic,text,{header}",
+        *(f"T.,Sentence {i}.,{stance}" for i, stance in enumerate(stances)),
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_words_of_sentiment_are_read_with_one_note(tmp_path, capsys):
+    rows = annotations.read_corpus(CASES / "l_posneg.csv")
+    assert len(rows) == 60 and {row["label"] for row in rows} == {"pro", "con", "neu"}
+    output = capsys.readouterr().out
+    assert (
+        output.count("note: ") == 1 and '"positive" is a word of sentiment, read as pro' in output
+    )
+    path = write_stances(tmp_path / "c.csv", "stance", ["Positive", "negative", "neutral"])
+    named = corpus_flags.CorpusOptions(
+        stances=labels.read_stances(["con=positive", "pro=negative"])
+    )
+    assert [row["label"] for row in annotations.read_corpus(path, named)] == ["con", "pro", "neu"]
+    assert "sentiment" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("header", ["Sentiment", "overall polarity"])
+def test_a_column_of_sentiments_is_no_column_of_stances(tmp_path, capsys, header):
+    path = write_stances(tmp_path / "c.csv", header, ["positive", "negative"])
+    options = corpus_flags.CorpusOptions(columns=("topic", "text", header))
+    findings = annotations.scan_corpus(path, options).findings
+    assert len(findings) == 2 and all(finding.serious for finding in findings)
+    assert "--labels pro=positive con=negative" in findings[0].hint

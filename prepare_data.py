@@ -171,8 +171,8 @@ def check_corpus(
 
 def make_splits(
     name: str, rows: list[AnnotatedRow], seed: int, way: Way = Way()
-) -> dict[str, list[Example]]:
-    """Return {split: lines of its file}, sorted by id.
+) -> dict[str, list[AnnotatedRow]]:
+    """Return {split: its rows}.
 
     name: of the corpus, for messages. Fails if there are too few rows to split,
     or none of a topic held out.
@@ -188,19 +188,17 @@ def make_splits(
         drawn = splitting.draw_by_time(rows, seed)
     else:
         drawn = splitting.draw_splits(rows, seed)
-    splits = {split: [make_line(row) for row in part] for split, part in drawn.items()}
-    for split, lines in splits.items():
-        if not lines:
+    for split, part in drawn.items():
+        if not part:
             problem = f"the {split} split is empty, there are too few different sentences"
             hint = "annotate more"
             if way.is_published:
                 problem, hint = f"no row is left for the {split} split", "split in another way"
             errors.fail(f"{name}: {problem}: {hint}")
-        lines.sort(key=lambda line: line["id"])  # so that the order of the corpus does not matter
-    splitting.check_splits_disjoint(splits)
+    splitting.check_splits_disjoint(drawn)
     if way.by_time:
         print(format_dates(drawn))
-    return splits
+    return drawn
 
 
 def draw_topics(
@@ -251,6 +249,14 @@ def make_line(row: AnnotatedRow) -> Example:
         "prompt": prompts.build_prompt(topic, text),
     }
     return {key: line[key] for key in (*splitting.SPLIT_KEYS, *splitting.MORE_KEYS) if key in line}
+
+
+def make_lines(drawn: dict[str, list[AnnotatedRow]]) -> dict[str, list[Example]]:
+    """Return {split: lines of its file}, sorted by id: the order of the corpus does not matter."""
+    splits = {}
+    for split, rows in drawn.items():
+        splits[split] = sorted(map(make_line, rows), key=lambda line: line["id"])
+    return splits
 
 
 def count_labels(splits: dict[str, list[Example]]) -> dict[str, dict[str, dict[str, int]]]:
@@ -465,9 +471,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"skipped: {len(skipped)} rows that cannot be used, listed in {SKIPPED}")
     report_decisions(decided)
     rows, leaks = separate_leaks(decided.rows, way)
-    splits = make_splits(name, rows, args.seed, way)
-    near = near_duplicates.find_near_duplicates(splits, rows)
+    drawn = make_splits(name, rows, args.seed, way)
+    near = near_duplicates.find_near_duplicates(drawn, rows)
     print(format_near(near))
+    splits = make_lines(drawn)
     counts = count_labels(splits)
     report = {
         "corpus": [

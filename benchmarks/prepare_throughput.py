@@ -122,10 +122,11 @@ def measure(path: str, folder: str) -> dict:
     times.append(time.perf_counter())
     kept, repeated, conflicts, _ = duplicates.merge_duplicates(rows)
     times.append(time.perf_counter())
-    splits = prepare_data.make_splits(path, kept, SEED)
+    drawn = prepare_data.make_splits(path, kept, SEED)
+    splits = prepare_data.make_lines(drawn)
     counts = prepare_data.count_labels(splits)
     times.append(time.perf_counter())
-    near = near_duplicates.find_near_duplicates(splits, kept)
+    near = near_duplicates.find_near_duplicates(drawn, kept)
     times.append(time.perf_counter())
     report = {
         "counts": counts,

@@ -9,12 +9,11 @@ hash of all its words and the hashes of what is left without one of them.
 
 import itertools
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
 
-from stance.common.types import AnnotatedRow, Example
-from stance.corpus import cleaning, splitting
+from stance.common.types import AnnotatedRow
+from stance.corpus import cleaning
 
 # ---------------------------------------------------------------- settings
 MIN_WORDS = 6  # of the sentences compared; of shorter ones, a word is most of what is said
@@ -24,41 +23,28 @@ MIN_WORDS = 6  # of the sentences compared; of shorter ones, a word is most of w
 AGAINST = {"train": (), "test": ("train",), "val": ("train", "test")}
 
 
-class _Line(NamedTuple):
-    """What is compared of a line of a split file."""
-
-    order: int  # among the rows of the corpus
-    row: int | str  # as messages name it
-    split: str
-    text: str
-
-
 def find_near_duplicates(
-    splits: dict[str, list[Example]], rows: Iterable[AnnotatedRow]
+    drawn: dict[str, list[AnnotatedRow]], rows: Iterable[AnnotatedRow]
 ) -> list[dict]:
     """Return a {row, split, like, like_split} for each sentence that is nearly another split's.
 
-    splits: {split: lines of its file}; rows: of the corpus, with their numbers. row and like are
-    row numbers. A line of val or test is listed once for train, one of val once for test; of
-    several sentences that it is like, the first in the corpus is named.
+    drawn: {split: its rows}; rows: of the corpus, in their order. row and like are row numbers. A
+    row of val or test is listed once for train, one of val once for test; of several sentences that
+    it is like, the first in the corpus is named. Rows that are marked as leaked are left aside.
     """
-    order = {}  # (place in the corpus, row) by the id of a pair
-    for position, row in enumerate(rows):
-        order[splitting.make_id(row["topic"], row["text"])] = position, row["row"]
-    lines = []
-    for split, split_lines in splits.items():
-        lines += [_Line(*order[line["id"]], split, line["text"]) for line in split_lines]
-    lines.sort(key=lambda line: line.order)
-    marks, positions = find_shared(*mark_sentences(line.text for line in lines))
+    split_of = {id(row): split for split, part in drawn.items() for row in part}
+    compared = [row for row in rows if id(row) in split_of and not row.get("leaked")]
+    split_at = [split_of[id(row)] for row in compared]
+    marks, positions = find_shared(*mark_sentences(row["text"] for row in compared))
 
-    firsts = {}  # (mark, split): position of the first line of the split that has the mark
+    firsts = {}  # (mark, split): position of the first row of the split that has the mark
     for mark, position in zip(marks, positions, strict=True):
-        key = mark, lines[position].split
+        key = mark, split_at[position]
         firsts[key] = min(position, firsts.get(key, position))
 
-    likes = {}  # (position of a line, other split): of the first line of that split that is like it
+    likes = {}  # (position of a row, other split): of the first row of that split that is like it
     for mark, position in zip(marks, positions, strict=True):
-        for split in AGAINST[lines[position].split]:
+        for split in AGAINST[split_at[position]]:
             like = firsts.get((mark, split))
             if like is not None:
                 key = position, split
@@ -66,14 +52,12 @@ def find_near_duplicates(
 
     found = []
     for position, like in sorted((position, like) for (position, _), like in likes.items()):
-        line = lines[position]
-        other = lines[like]
         found.append(
             {
-                "row": line.row,
-                "split": line.split,
-                "like": other.row,
-                "like_split": other.split,
+                "row": compared[position]["row"],
+                "split": split_at[position],
+                "like": compared[like]["row"],
+                "like_split": split_at[like],
             }
         )
     return found

@@ -4,7 +4,7 @@ A row is an AnnotatedRow of stance/common/types.py, a line of a split file an Ex
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import prompts
@@ -31,9 +31,9 @@ def draw_splits(
     """Return {split: rows}, drawn by stratified systematic sampling.
 
     A group is all rows with one normalised sentence, whatever their topics, and others that belong to
-    it (grouping.gather_groups), so that no sentence is in two splits. Groups are lined up by size, stratum (topic and label; of several, the smallest)
-    and a hash of seed and sentence, which shuffles a stratum. A walk along the line counts rows,
-    and a held-out split takes a group as soon as its share of the rows so far has room for all of
+    it (grouping.gather_groups), so that no sentence is in two splits. Groups are lined up by size,
+    stratum (topic and label; of several, the smallest) and a hash of seed and sentence, which
+    shuffles a stratum. A walk along the line counts rows, and a held-out split takes a group as soon as its share of the rows so far has room for all of
     it. Of single-row groups, each block of 10 so gives one to val and, half a block away, one to
     test: the totals are exact and each stratum is within one row of its share. Larger groups come
     last, each size in proportion: drawn by rows, a sentence of five topics would be held out too
@@ -70,6 +70,9 @@ def draw_splits(
 
 def rank_stratum(group: list[AnnotatedRow]) -> tuple[int, tuple[str, str]]:
     """Return the sort key of a group's stratum: (size of the group, (topic, label))."""
+    if len(group) == 1:  # most by far
+        [row] = group
+        return 1, (cleaning.normalise_key(row["topic"]), row["label"])
     return len(group), min((cleaning.normalise_key(row["topic"]), row["label"]) for row in group)
 
 
@@ -190,10 +193,10 @@ def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report:
     files.write_json(data_dir / REPORT, {**report, "outputs": hashes})
 
 
-def check_splits_disjoint(splits: dict[str, list[Example]]) -> None:
-    """Fail if a normalised sentence is in two of the splits, {split: lines of its file}.
+def check_splits_disjoint(splits: Mapping[str, Sequence[AnnotatedRow | Example]]) -> None:
+    """Fail if a normalised sentence is in two of the splits, {split: its rows, or lines of its file}.
 
-    Lines that are marked as leaked are left aside: --keep-leaks has kept them.
+    Rows that are marked as leaked are left aside: --keep-leaks has kept them.
     """
     homes = {}  # the first split of each sentence
     leaks = []

@@ -5,25 +5,20 @@ import random
 
 import pytest
 
-from stance.corpus import near_duplicates, splitting
+from stance.corpus import near_duplicates
 
 TOPIC = "Vegans are right."
 SENTENCE = "It is all about finding a system that works for you."
 
 
 def make_splits(**texts):
-    """Splits and corpus rows of {split: {row number: text}}."""
-    rows = [
-        {"topic": TOPIC, "text": text, "row": row}
-        for part in texts.values()
-        for row, text in part.items()
-    ]
-    rows.sort(key=lambda row: row["row"])  # as in their file
-    lines = [
-        [{"id": splitting.make_id(TOPIC, text), "text": text} for text in part.values()]
-        for part in texts.values()
-    ]
-    return dict(zip(texts, lines, strict=True)), rows
+    """Splits, {split: rows}, and corpus rows of {split: {row number: text}}."""
+    splits = {
+        name: [{"topic": TOPIC, "text": text, "row": row} for row, text in part.items()]
+        for name, part in texts.items()
+    }
+    rows = sorted(itertools.chain(*splits.values()), key=lambda row: row["row"])  # as in their file
+    return splits, rows
 
 
 def is_near(one, other):

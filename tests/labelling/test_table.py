@@ -9,6 +9,7 @@ import matplotlib.image
 import openpyxl
 import pytest
 import torch
+from stopping import stop_message
 
 import predict
 import prompts
@@ -178,6 +179,17 @@ def test_the_answer_is_the_largest_of_the_exact_probabilities(
     for row in rows:
         written = {label: float(row[f"p_{label}"]) for label in prompts.LABELS}
         assert written[row["stance"]] == max(written.values()) == float(row["confidence"])
+
+
+def test_rounded_probabilities_of_before_are_not_mixed_in(label_rows, tmp_path, capsys):
+    rows = [[TOPIC, "pro one"]]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(table, "write_labelled", lambda *words: 1 / 0)
+        label_rows(["topic", "text"], rows)
+    part = tmp_path / "out.csv.part-0.jsonl"
+    part.write_text(part.read_text().replace(', "digits of probabilities": "all"', ""))
+    message = stop_message(capsys, label_rows, ["topic", "text"], rows)
+    assert f"{part} is of a run that differs in digits of probabilities" in message
 
 
 def test_repeated_rows_are_counted_plainly(label_rows, capsys):

@@ -324,6 +324,27 @@ def test_a_table_comes_back_with_more_columns(
     assert "labelled 9 rows" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_scores_of_a_gold_column_are_those_of_evaluate(
+    run, trained_run, data_dir, tmp_path, capsys
+):
+    """Of all splits: evaluate.py's table of the test split is the line without what was trained on."""
+    flags = ["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(tmp_path)]
+    evaluate.main(flags)
+    evaluated = [line for line in capsys.readouterr().out.splitlines() if "fine-tuned  " in line]
+    rows = [["topic", "text", "gold"]]
+    for split in ("train", "test"):
+        for line in files.read_jsonl(f"{data_dir}/{split}.jsonl", (), "fix the test"):
+            rows.append([line["topic"], line["text"], line["stance"]])
+    path = write_table(tmp_path / "in.csv", rows[0], rows[1:])
+    run("--input", path, "--output", tmp_path / "out.csv", "--gold-column", "gold")
+    printed = capsys.readouterr().out.splitlines()
+    [unseen] = [line for line in printed if line.endswith("  24        0")]
+    assert unseen.startswith("fine-tuned, without the rows trained on")
+    assert unseen.split()[-5:] == evaluated[0].split()[-5:]
+    assert any("72 of the 96 scored rows" in line for line in printed)
+
+
 def test_numbers_and_probabilities_are_numbers_in_xlsx(run, tmp_path):
     rows = [[1, TOPIC, "yes", 0.5], [2, TOPIC, "no", None]]
     path = write_table(tmp_path / "in.xlsx", ["nr", "topic", "text", "score"], rows)

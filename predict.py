@@ -176,6 +176,8 @@ def choose_gold(
     if header is None:
         return None
     stances = labels.read_stances(labels_words)
+    if labels.is_sentiment_header(header):
+        stances = stances._replace(takes_sentiment=False)
     trained = fingerprints.read_hashes(adapter)
     return gold.GoldColumn(cleaning.clean_text(header), stances, trained, same_cleaning)
 

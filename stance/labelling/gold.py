@@ -39,6 +39,7 @@ class GoldCheck:
         self.scored = 0
         self.empty = 0
         self.dropped = 0
+        self.sentiments: dict[str, str] = {}  # label by word of sentiment
         self.unknown: dict[str, list[int]] = {}  # row numbers by stance
         self.broken: list[int] = []  # row numbers
 
@@ -54,6 +55,8 @@ class GoldCheck:
             self.dropped += 1
         elif label is not None:
             self.scored += 1
+            if self.column.stances.find_sentiment(stance):
+                self.sentiments[stance] = label
         elif annotations.find_error(stance, cell):
             self.broken.append(number)
         else:
@@ -78,6 +81,12 @@ class GoldCheck:
             errors.fail(f"{where}: unknown stances {formatting.list_first(found)}: {hint}")
         if not self.scored:
             errors.fail(f"{where}: no row has a stance to compare with: leave out --gold-column")
+        if self.sentiments:
+            read = [
+                f"{formatting.quote(word)} as {self.sentiments[word]}" for word in self.sentiments
+            ]
+            found = f"words of sentiment are read, {formatting.list_first(read)}"
+            print(f"note: {where}: {found}: {annotations.NAME_SENTIMENT}")
         if self.empty or self.dropped:
             parts = []
             if self.empty:

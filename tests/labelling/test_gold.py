@@ -97,6 +97,20 @@ def test_one_topic_for_all_rows(label_rows, capsys):
     assert read_lines(capsys.readouterr().out)[3].split()[1] == "0.625"
 
 
+def test_words_of_sentiment_are_stances_with_a_note(label_rows, capsys):
+    rows = make_rows(("positive", "positive", "Negative", "neu"))
+    label_rows(["topic", "text", "gold"], rows, *GOLD)
+    printed = capsys.readouterr().out
+    assert 'words of sentiment are read, "positive" as pro, "Negative" as con: a sent' in printed
+    assert read_lines(printed)[3].split()[1] == "0.750"
+    words = ("--labels", "pro=positive", "con=negative")
+    label_rows(["topic", "text", "gold"], rows, *GOLD, *words)
+    assert "words of sentiment" not in capsys.readouterr().out
+    header = ["topic", "text", "Sentiment"]
+    message = stop_message(capsys, label_rows, header, rows, "--gold-column", "sentiment")
+    assert "--labels pro=positive con=Negative" in message
+
+
 def test_labels_that_are_gold_nowhere_are_said(label_rows, capsys):
     label_rows(["topic", "text", "gold"], make_rows(("pro", "pro", "con", "con", "con")), *GOLD)
     printed = capsys.readouterr().out

@@ -2,9 +2,11 @@
 
 Reads one --topic and --text; or, with --input, a table (.xlsx, .csv, .tsv, .jsonl) with the columns topic and text, or
 - for sentences on stdin, one a line. --topic gives the topic of all rows, --topics-file several, one a line.
+--gold-column names a column of gold stances: how well the predictions agree with them is printed.
 Without any of these, asks for sentences on the terminal.
 Writes --output, the same table with the columns stance, p_pro, p_con, p_neu, confidence and review added, and topic if
 a flag gives it, with --topics-file a row for each sentence and topic; and OUTPUT.stances.png. Or prints the one answer.
+A column that the table has already is added as predicted_stance, predicted_confidence, and so on.
 If it is interrupted, the same command goes on where it stopped. Several GPUs: torchrun --nproc-per-node 2 predict.py
 
     python predict.py --topic "Vegans are right." --text "It's all about finding a system that works for you."
@@ -17,13 +19,23 @@ from stance.common import startup  # noqa: F401 - first: what follows takes seco
 # isort: split
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stance.common import distributed, errors, files, flags
 from stance.common.types import RunRecord
-from stance.corpus import cleaning, reading, splitting, tables
-from stance.labelling import labeller, table, terminal
-from stance.model import adapters, chat, compilation, cuda_graphs, loading, memory, scoring
+from stance.corpus import cleaning, labels, reading, splitting, tables
+from stance.labelling import gold, labeller, table, terminal
+from stance.model import (
+    adapters,
+    chat,
+    compilation,
+    cuda_graphs,
+    fingerprints,
+    loading,
+    memory,
+    scoring,
+)
 
 if TYPE_CHECKING:
     import transformers
@@ -32,6 +44,7 @@ if TYPE_CHECKING:
 ADAPTER = "outputs/gemma-2-9b-it-stance"  # folder that finetune.py wrote
 TEXT_COLUMN = None  # header of the sentences; None: any of annotations.COLUMN_NAMES
 TOPIC_COLUMN = None  # header of the topics; None: any of annotations.COLUMN_NAMES
+LABELS = ()  # words as of --labels: what the stances of --gold-column mean
 CLEAN_C1 = True  # don\x92t, cp1252 misread, is read as don’t; False: without such characters
 UNESCAPE_HTML = True  # &gt; is read as >; False: HTML entities stay as they are
 SHEET = None  # name of the sheet to label; None: the only one with these headers
@@ -63,6 +76,14 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--topic-column", default=TOPIC_COLUMN, help="header of the topics (default: topic, ...)"
     )
+    parser.add_argument("--gold-column", help="header of gold stances to compare predictions with")
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL=STANCE,...",
+        default=LABELS,
+        help="what gold stances mean: pro=1 con=-1 drop=unrelated (default: built-in spellings)",
+    )
     reading.add_file_flags(parser, SHEET)
     parser.add_argument(
         "--explain", type=int, default=EXPLAIN, help="show so many words that decide (%(default)s)"
@@ -76,6 +97,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         errors.fail("--topics-file goes with --input, and without --topic")
     if args.input == "-" and args.topic is None and not args.topics_file:
         errors.fail("sentences on stdin have no topic: give --topic or --topics-file")
+    check_gold_flags(args.gold_column, args.labels, args.input, args.topics_file)
     if args.explain < 0 or args.explain and args.input:
         errors.fail("--explain takes a number of words, and goes without --input")
     if args.output:
@@ -87,6 +109,25 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     if args.topic is not None and not cleaning.clean_text(args.topic):
         errors.fail("--topic must not be empty")
     return args
+
+
+def check_gold_flags(
+    gold_column: str | None,
+    labels_words: Sequence[str],
+    table_path: str | None,
+    topics_file: str | None,
+) -> None:
+    """Fail if flags on gold stances do not go with the others; table_path: --input."""
+    if gold_column is None:
+        if labels_words:
+            errors.fail("--labels goes with --gold-column: it says what its stances mean")
+        return
+    if not cleaning.clean_text(gold_column):
+        errors.fail("--gold-column must not be empty")
+    if table_path in (None, "-"):
+        errors.fail("--gold-column goes with --input, and names a column of that table")
+    if topics_file:
+        errors.fail("--gold-column goes without --topics-file: a gold stance is towards one topic")
 
 
 def check_something_to_read(text: str | None, table_path: str | None) -> None:
@@ -103,12 +144,14 @@ def check_something_to_read(text: str | None, table_path: str | None) -> None:
         )
 
 
-def note_cleaning(record: RunRecord, repairs: cleaning.Cleaning) -> None:
-    """Print a note if an adapter was trained on texts that were cleaned in another way."""
+def compare_cleaning(record: RunRecord, repairs: cleaning.Cleaning) -> bool:
+    """Return whether an adapter was trained on texts that were cleaned in the same way; note if
+    not."""
     trained = splitting.read_cleaning(record)
     here = cleaning.describe_cleaning(repairs)
     if trained != here and distributed.get_rank()[0] == 0:
         print(f"note: the adapter learnt from texts cleaned by version {trained}, these by {here}")
+    return trained == here
 
 
 def choose_topics(topic: str, topics_file: str | None) -> list[str] | None:
@@ -121,6 +164,22 @@ def choose_topics(topic: str, topics_file: str | None) -> list[str] | None:
     if topic:
         return [topic]
     return None
+
+
+def choose_gold(
+    header: str | None, labels_words: Sequence[str], adapter: str, same_cleaning: bool
+) -> gold.GoldColumn | None:
+    """Return what --gold-column and --labels say; None without a header.
+
+    same_cleaning: whether the adapter was trained on texts cleaned as those of the table are.
+    """
+    if header is None:
+        return None
+    stances = labels.read_stances(labels_words)
+    if labels.is_sentiment_header(header):
+        stances = stances._replace(takes_sentiment=False)
+    trained = fingerprints.read_hashes(adapter)
+    return gold.GoldColumn(cleaning.clean_text(header), stances, trained, same_cleaning)
 
 
 def load_scorer(
@@ -157,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = loading.load_tokenizer(base)
     adapters.check_same_base(args.adapter, base, tokenizer)
     repairs = cleaning.Cleaning(CLEAN_C1, UNESCAPE_HTML)
-    note_cleaning(record, repairs)
+    same_cleaning = compare_cleaning(record, repairs)
     topic = cleaning.clean_text(args.topic, repairs)
 
     def load(rows: int) -> labeller.Scorer:
@@ -167,8 +226,16 @@ def main(argv: list[str] | None = None) -> None:
         distributed.join_ranks()
         with distributed.first_rank_first():
             topics = choose_topics(topic, args.topics_file)
-        how = reading.take_reading(args)
-        source = table.Source(args.input, args.text_column, args.topic_column, how, topics, repairs)
+            gold_column = choose_gold(args.gold_column, args.labels, args.adapter, same_cleaning)
+        source = table.Source(
+            path=args.input,
+            text_column=args.text_column,
+            topic_column=args.topic_column,
+            how=reading.take_reading(args),
+            topics=topics,
+            repairs=repairs,
+            gold_column=gold_column,
+        )
         table.label_table(
             source,
             args.output,

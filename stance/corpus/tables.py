@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -258,8 +259,8 @@ def read_topics(path: str | Path) -> list[str]:
     hint = "write each topic once, one a line"
     if not topics:
         errors.fail(f"{path} is empty: {hint}")
-    for topic in topics:
-        if topics.count(topic) > 1:
+    for topic, count in Counter(topics).items():
+        if count > 1:
             errors.fail(f"{path} holds {formatting.quote(topic)} twice: {hint}")
     return topics
 

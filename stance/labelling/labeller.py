@@ -31,7 +31,6 @@ BLOCK_SIZE = 1024  # pairs; a killed run loses less than this for each process
 CACHE_MIB = 32  # memory for the index of pairs; the rest of it stays on disk
 # --------------------------------------------------------------------------
 
-PART_DIGITS = 6  # of the probabilities in part files
 SHORT_COUNTS = 100_000  # rows from which on the progress bar rounds its counts
 ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json")  # that decide predictions
 
@@ -174,6 +173,7 @@ def list_dependencies(
         "adapter": [files.hash_file(path) for path in adapter_paths if path.is_file()],
         "prompt": prompts.PROMPT_VERSION,
         "batch size": [scoring.SCORE_BATCH_SIZE, BLOCK_SIZE],
+        "digits of probabilities": "all",  # older part files hold six
     }
 
 
@@ -233,7 +233,7 @@ def _add_entry(store, entry):
         is_valid = len(row) == len(prompts.LABELS) and all(
             type(value) in (int, float) and 0 <= value <= 1 for value in row
         )
-        if not is_valid or abs(sum(row) - 1) > 1e-3:  # they are rounded
+        if not is_valid or abs(sum(row) - 1) > 1e-3:  # they were float32
             raise ValueError("no probabilities")
     store.add_predictions(entry["block"], entry["answers"])
 
@@ -317,13 +317,11 @@ def score_blocks(
             keys, pairs = store.read_block(block)
             scores = score(pairs, batch_size=batch_size, bar=bar)
             batch_size = scores.batch_size
-            probabilities = []
-            for row in scores.probabilities.tolist():
-                probabilities.append([round(value, PART_DIGITS) for value in row])
             entry = {
                 "block": block,
                 "batch_size": batch_size,
                 "keys": keys,
-                "answers": probabilities,
+                # Not rounded: of two that are rounded to the same, the larger is the answer.
+                "answers": scores.probabilities.tolist(),
             }
             append_line(part, entry)

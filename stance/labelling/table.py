@@ -1,6 +1,7 @@
 """Label a table: it is read once to check it and gather its pairs, and once to write the output."""
 
 import contextlib
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,18 +11,19 @@ import prompts
 from stance.common import distributed, errors, formatting
 from stance.corpus import annotations, cleaning, reading, tables
 from stance.evaluation import figures
-from stance.labelling import labeller, terminal
+from stance.labelling import gold, labeller, terminal
 from stance.model import chat, loading, scoring
 
 if TYPE_CHECKING:
     import transformers
 
 TABLE_DIGITS = 4  # of the probabilities in a table
-GIVEN_TOPIC = "topic"  # column of topics that flags give
-OTHER_GIVEN_TOPIC = "given_topic"  # the same, if the table has a column of the first name
 ADDED_COLUMNS = ("stance", *(f"p_{label}" for label in prompts.LABELS), "confidence", "review")
-# column: {value: colour of its cells in Excel}: blue, orange, grey
-SHADES = {"stance": {"pro": "BDD7EE", "con": "F8CBAD", "neu": "E7E6E6"}}
+PREFIX = "predicted_"  # of an added column, if the table has one of its name
+TOPIC_PREFIX = "given_"  # the same of the column of topics that flags give
+# Colours of stances in Excel: blue, orange, grey.
+SHADES = {"pro": "BDD7EE", "con": "F8CBAD", "neu": "E7E6E6"}
+GOLD = "gold"  # key of the column of gold stances among those that are read
 
 
 class Source(NamedTuple):
@@ -34,6 +36,8 @@ class Source(NamedTuple):
     topics: list[str] | None  # cleaned topics for every sentence; None: each row has its own
     repairs: cleaning.Cleaning = cleaning.ALL_REPAIRS  # of sentences and topics
     stdin: BinaryIO | None = None  # what tables.keep_stdin kept of stdin
+    # With which predictions are compared; None: with nothing. Not with several topics.
+    gold_column: gold.GoldColumn | None = None
 
 
 def label_table(
@@ -59,8 +63,10 @@ def label_table(
         if source.path == "-":
             source = source._replace(stdin=tables.keep_stdin())
         table = open_source(source)
-        header = name_columns(table, output)
-        note_unused_topics(source, table, header)
+        added = name_added(table)
+        tables.check_output(output, [*table.header, *added.values()])
+        note_unused_topics(source, table, added)
+        note_other_names(table, added)
         store = labeller.PairStore(check_table_rows(table, source, output))
         if is_first_rank:
             chat.report_long(tokenizer, store.read_pairs())
@@ -71,10 +77,13 @@ def label_table(
     dependencies["cleaning"] = cleaning.describe_cleaning(source.repairs)
     labeller.label_pairs(store, output, dependencies, lambda: load_scorer(store.size))
     if is_first_rank:
-        counts = write_labelled(source, output, header, store, review_below)
+        counts = write_labelled(source, output, added, store, review_below)
         labeller.remove_parts(output)
         note = loading.read_demo_note(base)
-        report_labelled(counts, store, output, note, review_below, summary_topics)
+        summary = terminal.shorten_counts(counts, summary_topics)
+        report_labelled(counts, summary, store, output, note, review_below)
+        if source.gold_column:
+            print(f"\n{gold.format_comparison(source.gold_column, counts, summary)}")
 
 
 def open_source(source: Source) -> tables.Table:
@@ -82,8 +91,12 @@ def open_source(source: Source) -> tables.Table:
     if source.stdin is not None:
         return tables.open_lines(source.stdin)
     headers = {"topic": source.topic_column, "text": source.text_column}
+    rename = "name those of the file: --text-column and --topic-column"
     if source.topics:
         del headers["topic"]
+    if source.gold_column:
+        headers[GOLD] = source.gold_column.header
+        rename = "name those of the file: --text-column, --topic-column and --gold-column"
     accepted = {}
     for column, header in headers.items():
         if header:
@@ -91,8 +104,11 @@ def open_source(source: Source) -> tables.Table:
         else:
             accepted[column] = annotations.COLUMN_NAMES[column]
     choose = "name one with --sheet"
-    rename = "name those of the file: --text-column and --topic-column"
     table = tables.open_table(source.path, accepted, source.how, choose, rename)
+    for column, index in table.columns.items():
+        if column != GOLD and index == table.columns.get(GOLD):
+            header = formatting.quote(table.header[index])
+            errors.fail(f"{table.location}: {header} is the column {column}: name another as gold")
     return drop_unnamed(table)
 
 
@@ -119,40 +135,49 @@ def _keep_cells(table, named):
         print(f"note: {table.location}: {what}, also where they hold something ({filled:,} rows)")
 
 
-def name_columns(table: tables.Table, output: str) -> list[str]:
-    """Return the header of the output.
+def name_added(table: tables.Table) -> dict[str, str]:
+    """Return {column that is added: its header in the output}, in their order.
 
-    Fails if the table has a column that is added, or cannot be written to output.
+    A column whose name the table has already gets a prefix; if that is taken too, all columns with
+    a prefix get the same number, from 2 on: stance, predicted_stance, predicted_stance_2.
     """
-    known = {name.casefold() for name in table.header}
-    added = list(ADDED_COLUMNS)
+    known = {tables.fold_header(name) for name in table.header}
+    prefixes = dict.fromkeys(ADDED_COLUMNS, PREFIX)
     if "topic" not in table.columns:
-        added.insert(0, OTHER_GIVEN_TOPIC if GIVEN_TOPIC in known else GIVEN_TOPIC)
-    taken = [name for name in table.header if name.casefold() in added]
-    if taken:
-        errors.fail(
-            f"{table.location} already has the column {taken[0]}, which predict.py adds: rename it"
-        )
-    header = [*table.header, *added]
-    tables.check_output(output, header)
-    return header
+        prefixes = {"topic": TOPIC_PREFIX, **prefixes}
+    for number in itertools.count(1):
+        ending = "" if number == 1 else f"_{number}"
+        names = {}
+        for column, prefix in prefixes.items():
+            names[column] = f"{prefix}{column}{ending}" if column in known else column
+        if known.isdisjoint(names.values()):
+            return names
 
 
-def note_unused_topics(source: Source, table: tables.Table, header: list[str]) -> None:
+def note_other_names(table: tables.Table, added: dict[str, str]) -> None:
+    """Print a note if added columns have other names than usual; added: what name_added
+    returned."""
+    others = [name for column, name in added.items() if name.startswith(PREFIX)]
+    if others:
+        own = [column for column, name in added.items() if name.startswith(PREFIX)]
+        has = f"{table.location} has columns called {', '.join(own)}, which stay as they are"
+        print(f"note: {has}: those of this model are called {', '.join(others)}")
+
+
+def note_unused_topics(source: Source, table: tables.Table, added: dict[str, str]) -> None:
     """Print a note if topics that flags give are used instead of a column of topics.
 
-    header: of the output, as name_columns returned it.
+    added: what name_added returned.
     """
     if "topic" in table.columns:
         return
     accepted = annotations.COLUMN_NAMES["topic"]
     if source.topic_column:
-        accepted = (source.topic_column.casefold(),)
+        accepted = (tables.fold_header(source.topic_column),)
     for name in table.header:
-        if name.casefold() in accepted:
+        if tables.fold_header(name) in accepted:
             column = f"the column {formatting.quote(name)} of {table.location}"
-            given = header[len(table.header)]  # the first that is added
-            instead = f"stances are towards the topic in the column {given} of the output"
+            instead = f"stances are towards the topic in the column {added['topic']} of the output"
             print(f"note: {column} is not used: {instead}")
             return
 
@@ -166,42 +191,60 @@ def check_table_rows(table: tables.Table, source: Source, output: str) -> Iterat
     empty = []  # row numbers
     broken = []  # row numbers
     repaired = Counter()
+    read_columns = {column: index for column, index in table.columns.items() if column != GOLD}
+    gold_check = gold.GoldCheck(source.gold_column) if source.gold_column else None
     for number, cells, pairs in labeller.read_rows(table, source.topics, source.repairs):
         values = set()
         for pair in pairs:
             values.update(pair)
-        read_cells = [cells[index] for index in table.columns.values()]
+        read_cells = [cells[index] for index in read_columns.values()]
         if "" in values:
             empty.append(number)
         elif any(annotations.find_error(cleaning.clean_text(cell), cell) for cell in read_cells):
             broken.append(number)
         for cell in read_cells:
             repaired.update(cleaning.list_repairs(cell, source.repairs))
+        if gold_check:
+            gold_check.add_cell(number, cells[table.columns[GOLD]])
         tables.check_fit(output, table.location, number, table.header, cells)
         count += len(pairs)
         yield from pairs
-    faults = []
-    if empty:
-        faults.append(f"empty {' or '.join(table.columns)} in {formatting.count_rows(empty)}")
-    if broken:
-        faults.append(f"an error such as #N/A instead of a text in {formatting.count_rows(broken)}")
-    if faults:
-        errors.fail(f"{table.location}: {'; '.join(faults)}: fill or delete them")
+    check_faults(table.location, list(read_columns), empty, broken)
     if not count:
         errors.fail(f"{table.location}: no rows to label: fill in the table")
+    if gold_check:
+        gold_check.check(table.location)
     annotations.note_repairs(table.location, repaired)
     tables.check_length(output, count)
 
 
+def check_faults(location: str, columns: list[str], empty: list[int], broken: list[int]) -> None:
+    """Fail if cells of the columns that are labelled cannot be: empty and broken are row
+    numbers."""
+    faults = []
+    if empty:
+        faults.append(f"empty {' or '.join(columns)} in {formatting.count_rows(empty)}")
+    if broken:
+        faults.append(f"an error such as #N/A instead of a text in {formatting.count_rows(broken)}")
+    if faults:
+        errors.fail(f"{location}: {'; '.join(faults)}: fill or delete them")
+
+
 def write_labelled(
-    source: Source, output: str, header: list[str], store: labeller.PairStore, review_below: float
+    source: Source,
+    output: str,
+    added: dict[str, str],
+    store: labeller.PairStore,
+    review_below: float,
 ) -> dict[str, terminal.TopicCounts]:
-    """Write the output; return the counts of each topic."""
+    """Write the output; return the counts of each topic. added: what name_added returned."""
     counts = defaultdict(terminal.TopicCounts)
     # Notes about the table were printed when it was read first.
     with contextlib.redirect_stdout(None):
-        rows = label_rows(open_source(source), source, store, review_below, counts)
-        tables.write_table(output, header, rows, SHADES)
+        table = open_source(source)
+        header = [*table.header, *added.values()]
+        rows = label_rows(table, source, store, review_below, counts)
+        tables.write_table(output, header, rows, {added["stance"]: SHADES})
     return counts
 
 
@@ -223,6 +266,7 @@ def label_rows(
             if probabilities is None:
                 fail_on_change(table)
             rows += 1
+            # Of the exact probabilities; no other has a larger one once they are rounded.
             label = scoring.pick_label(probabilities)
             confidence = round(max(probabilities), TABLE_DIGITS)
             counts[topic].labels[label] += 1
@@ -230,6 +274,11 @@ def label_rows(
             if confidence < review_below:
                 counts[topic].review += 1
                 review = "yes"
+            if source.gold_column:
+                truth = source.gold_column.read_label(cells[table.columns[GOLD]])
+                if truth is not None:
+                    seen = source.gold_column.has_seen(text)
+                    counts[topic].scored[truth, label, seen] += 1
             given = [topic] if source.topics else []
             shares = [round(value, TABLE_DIGITS) for value in probabilities]
             yield [*cells, *given, label, *shares, confidence, review]
@@ -244,21 +293,24 @@ def fail_on_change(table: tables.Table) -> NoReturn:
 
 def report_labelled(
     counts: dict[str, terminal.TopicCounts],
+    summary: dict[str, terminal.TopicCounts],
     store: labeller.PairStore,
     output: str,
     note: str | None,
     review_below: float,
-    summary_topics: int,
 ) -> None:
     """Print the summary by topic, and draw it beside the output, with the ending .stances.png.
 
-    note: what a demo's picture says below itself. review_below, summary_topics: see label_table.
+    counts: of each topic; summary: terminal.shorten_counts of them. note: what a demo's picture
+    says below itself. review_below: see label_table.
     """
-    summary = terminal.shorten_counts(counts, summary_topics)
     picture = Path(output).with_suffix(".stances.png")
     print(f"\n{terminal.format_topic_counts(summary)}\n")
     review = sum(count.review for count in counts.values())
     print(f"review: {review:,} of {store.rows:,} rows have a confidence below {review_below}")
     figures.plot_shares({topic: count.labels for topic, count in summary.items()}, picture, note)
-    labelled = f"labelled {store.rows:,} rows, {store.size:,} of them different"
+    labelled = f"labelled {store.rows:,} rows"
+    repeated = store.rows - store.size
+    if repeated:
+        labelled += f" ({repeated:,} with the topic and sentence of an earlier row)"
     print(f"{labelled}: wrote {output} and {picture.name}")

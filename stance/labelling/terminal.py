@@ -161,14 +161,23 @@ def predict_lines(load_scorer: Callable[[], labeller.Scorer], topic: str, explai
 
 @dataclasses.dataclass
 class TopicCounts:
-    """How many rows of a topic got which label, and how many of them a person should look at."""
+    """How many rows of topics got which label, and how many of them a person should look at."""
 
     labels: Counter[str] = dataclasses.field(default_factory=Counter)
     review: int = 0
+    # Of the rows with a gold label: (gold, predicted, whether the adapter was trained on it).
+    scored: Counter[tuple[str, str, bool]] = dataclasses.field(default_factory=Counter)
 
     @property
     def rows(self) -> int:
         return self.labels.total()
+
+    def add(self, other: "TopicCounts") -> None:
+        """Add the rows of other topics."""
+        # Not +=, which looks at all that is there each time.
+        self.labels.update(other.labels)
+        self.review += other.review
+        self.scored.update(other.scored)
 
 
 def shorten_counts(counts: dict[str, TopicCounts], shown: int) -> dict[str, TopicCounts]:
@@ -179,9 +188,8 @@ def shorten_counts(counts: dict[str, TopicCounts], shown: int) -> dict[str, Topi
     if rest:
         others = TopicCounts()
         for topic in rest:
-            others.labels += counts[topic].labels
-            others.review += counts[topic].review
-        summary[f"{len(rest)} other topics"] = others
+            others.add(counts[topic])
+        summary[f"{len(rest):,} other topic{'s' if len(rest) > 1 else ''}"] = others
     return summary
 
 

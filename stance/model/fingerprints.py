@@ -72,7 +72,12 @@ def fingerprint_tokenizer(tokenizer: "transformers.PreTrainedTokenizerBase") -> 
 
 def hash_sentence(row: Example) -> str:
     """Return the hash of a row's normalised sentence, whatever its topic, in hex digits."""
-    key = cleaning.normalise_key(row["text"])
+    return hash_text(row["text"])
+
+
+def hash_text(text: str) -> str:
+    """Return the hash of a cleaned sentence, normalised, in hex digits."""
+    key = cleaning.normalise_key(text)
     return hashlib.sha256(key.encode()).hexdigest()[:HASH_DIGITS]
 
 
@@ -82,16 +87,26 @@ def write_sentences(folder: str | Path, rows: Iterable[Example]) -> None:
     files.write_text(Path(folder) / SENTENCES_FILE, (f"{value}\n" for value in hashes))
 
 
+def read_hashes(folder: str | Path) -> set[str] | None:
+    """Return the hashes of the sentences that an adapter was trained on; None if it has none.
+
+    folder: of the adapter.
+    """
+    path = Path(folder) / SENTENCES_FILE
+    if not path.is_file():
+        return None
+    return set(files.read_file(path).decode("ascii", "replace").split())
+
+
 def check_unseen(folder: str | Path, rows: Sequence[Example], source: str | Path) -> bool:
     """End the script if an adapter was trained on a sentence of the rows.
 
     Returns whether that could be checked. folder: of the adapter. source: the file of the rows, for
     the error line.
     """
-    path = Path(folder) / SENTENCES_FILE
-    if not path.is_file():
+    seen = read_hashes(folder)
+    if seen is None:
         return False
-    seen = set(files.read_file(path).decode("ascii", "replace").split())
     known = [formatting.quote(row["text"]) for row in rows if hash_sentence(row) in seen]
     if known:
         errors.fail(

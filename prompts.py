@@ -4,6 +4,7 @@ Every script builds its prompts here, so training and prediction cannot drift ap
 PROMPT_TEMPLATE is the published one, to the byte. Standard library only.
 """
 
+import functools
 import hashlib
 import re
 
@@ -47,8 +48,14 @@ def build_prompt(topic: str, sentence: str, template: str = PROMPT_TEMPLATE) -> 
     template: holds {topic} and {sentence}, once each and in this order. Another one is for
     stance/evaluation/prompt_variants.py alone, which asks how much predictions hang on the wording.
     """
-    before, between, after = re.split(r"\{topic\}|\{sentence\}", template)
+    before, between, after = split_template(template)
     return before + topic + between + sentence + after  # not str.format: texts may hold braces
+
+
+@functools.cache  # a million rows have one template
+def split_template(template: str) -> list[str]:
+    """Return what stands before, between and after {topic} and {sentence}."""
+    return re.split(r"\{topic\}|\{sentence\}", template)
 
 
 def build_messages(topic: str, sentence: str, label: str | None = None) -> list[dict[str, str]]:

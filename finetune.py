@@ -271,6 +271,8 @@ def make_run_record(
         "settings": settings,
         "data": data,
         "cleaning_version": splitting.read_cleaning(report),
+        "stances": report.get("labels", {}),
+        "kept_leaks": splitting.count_kept_leaks(report),
         "environment": environment.describe_environment(),
         "device": loading.device_name(),
         "processes": distributed.get_rank()[1],

@@ -84,6 +84,8 @@ class RunRecord(TypedDict, total=False):
     settings: dict
     data: dict[str, dict]
     cleaning_version: str  # of the texts that it was trained on
+    stances: dict[str, str]  # what --labels of prepare_data.py named: label by stance
+    kept_leaks: int  # rows whose sentence another published split holds, kept by --keep-leaks
     environment: dict
     device: str
     processes: int

@@ -180,6 +180,12 @@ def read_cleaning(report: dict) -> str:
     return str(report.get("cleaning_version", cleaning.FIRST_VERSION))
 
 
+def count_kept_leaks(report: dict) -> int:
+    """Return how many rows of a report's splits have a sentence of another split, kept as such."""
+    leaks = report.get("leaks", {})
+    return len(leaks["rows"]) if leaks.get("are_kept") else 0
+
+
 def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report: dict) -> None:
     """Write split files and then the report with their hashes.
 

@@ -286,6 +286,21 @@ def test_validation_is_that_of_a_plain_forward_of_the_kept_adapter(
     assert relative_gap(base.mean(), losses[0].mean()) > 2 * tolerance  # without the adapter
 
 
+def test_validation_sees_the_float32_logits_that_predictions_are_made_of(build, monkeypatch):
+    trainer = build()
+    trainer.model.to(torch.bfloat16)
+    weigh_losses = tree_trainer.weigh_losses
+    seen = []
+    monkeypatch.setattr(
+        tree_trainer,
+        "weigh_losses",
+        lambda logits, inputs: seen.append(logits.dtype) or weigh_losses(logits, inputs),
+    )
+    trainer.evaluate()
+    assert set(seen) == {torch.float32}
+    assert trainer.model.get_output_embeddings().weight.dtype == torch.bfloat16
+
+
 def test_equal_validation_rows_count_each(build, rows, tokenizer):
     """They share a node of the tree. Of the three labels one is the answer, three times out of three."""
     trainer = build()

@@ -186,8 +186,12 @@ def open_file(path: str | Path) -> BinaryIO:
         )
 
 
-def guard(items: Iterable, path: str | Path) -> Iterator:
-    """Pass items on; fail if the library that yields them finds the file damaged.
+def guard(
+    items: Iterable,
+    path: str | Path,
+    hint: str = "open it in Excel, check it from there on, save it as .xlsx",
+) -> Iterator:
+    """Pass items on; fail with the hint if the library that yields them finds the file damaged.
 
     Any exception counts as that: openpyxl has none of its own. Of items like (row number, cells),
     the message names the last row that could be read.
@@ -202,7 +206,6 @@ def guard(items: Iterable, path: str | Path) -> Iterator:
         where = ""
         if isinstance(last, tuple) and isinstance(last[0], int):
             where = f" after row {last[0]}"
-        hint = "open it in Excel, check it from there on, save it as .xlsx"
         cause = formatting.quote(f"{type(problem).__name__}: {problem}")
         errors.fail(f"{path} is damaged or incomplete{where} ({cause}): {hint}")
 

@@ -169,6 +169,8 @@ class Scanner:
         cells = {name: line[index] for name, index in self.columns.items()}
         if options.topic is not None:
             cells["topic"] = options.topic
+        if "stance" in cells:
+            cells["stance"] = unwrap_single(cells["stance"])
         topic = cleaning.clean_text(cells["topic"], options.repairs)
         text = cleaning.clean_text(cells["text"], options.repairs)
         stance = cleaning.clean_text(cells.get("stance"))
@@ -284,6 +286,13 @@ def choose_stances(table: tables.Table, stances: labels.Stances) -> labels.Stanc
 def is_filled(cell: object) -> bool:
     """Return whether a cell holds something, be it a formula whose value is not stored."""
     return cell is workbook_reader.UNSTORED or bool(cleaning.clean_text(cell))
+
+
+def unwrap_single(cell: object) -> object:
+    """Return the one item of a list, as doccano writes a label; None for a list without any."""
+    if isinstance(cell, list) and len(cell) < 2:
+        return cell[0] if cell else None
+    return cell
 
 
 def holds_text(text: str, cell: object) -> bool:

@@ -1,4 +1,4 @@
-"""Delimited text files (.csv, .tsv): their encoding, delimiter and quoting, and their rows of cells.
+"""Delimited text files (.csv, .tsv, .txt): their encoding, delimiter and quoting, and their rows of cells.
 
 No torch.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from stance.common import errors, files, formatting
+from stance.corpus import exports, reading
 
 # ---------------------------------------------------------------- settings
 SAMPLE_CHARACTERS = 50_000  # of a file's start, from which its delimiter is guessed
@@ -23,6 +24,10 @@ DELIMITERS = ",;\t|"  # where the decimal sign is a comma, Excel separates by se
 # Bytes beyond ASCII, as a share of all letters, up to which a file that is not UTF-8 may be cp1252:
 # in texts of other code pages, most letters are such bytes.
 FOREIGN_SHARE = 0.05
+# Of a .txt file, which may hold sentences: the share of rows that have as many cells as the first,
+# and the rows beside it, from which on another delimiter than the tab is believed.
+CERTAIN_SHARE = 0.9
+CERTAIN_ROWS = 2
 # --------------------------------------------------------------------------
 
 LONGEST_FIELD = (1 << 31) - 1  # characters; Python's own limit of 131,072 calls long texts damaged
@@ -40,6 +45,7 @@ UNDEFINED = bytes([0x81, 0x8D, 0x8F, 0x90, 0x9D])  # in cp1252
 BEYOND_ASCII = bytes(range(0x80, 0x100))
 LETTERS = string.ascii_letters.encode()
 BLOCK = 1 << 16  # bytes looked at at a time
+WEBANNO = "#FORMAT=WebAnno TSV"  # how such files of INCEpTION begin
 
 
 class Dialect(NamedTuple):
@@ -51,13 +57,16 @@ class Dialect(NamedTuple):
     skipped: int = 0  # lines above the table: 1 where a line "sep=;" names the delimiter
 
 
-def open_delimited(path: str | Path) -> Iterator[tuple[str, Iterator[tuple[int, list[str]]]]]:
-    """Yield the one (location, lines) of a .csv or .tsv file; fail if it cannot be read.
+def open_delimited(
+    path: str | Path, how: reading.Reading = reading.Reading()
+) -> Iterator[tuple[str, Iterator[tuple[int, list[str]]]]]:
+    """Yield the one (location, lines) of a .csv, .tsv or .txt file; fail if it cannot be read.
 
-    Lines are (row number as Excel shows it, cells): a record with line breaks in its cells is one.
+    how: what the user says about it. Lines are (row number as Excel shows it, cells): a record with
+    line breaks in its cells is one.
     """
     csv.field_size_limit(LONGEST_FIELD)
-    dialect = find_dialect(path)
+    dialect = find_dialect(path, how)
     file = open_text(path, dialect.encoding)
     for _ in range(dialect.skipped):
         next(file)
@@ -69,6 +78,13 @@ def open_delimited(path: str | Path) -> Iterator[tuple[str, Iterator[tuple[int, 
     )
     lines = files.guard(enumerate(reader, start=1), path)
     yield str(path), note_glued(lines, path, dialect.delimiter)
+
+
+def open_sentences(path: str | Path, how: reading.Reading) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, [line]) of a text file; how: what the user says about it."""
+    with open_text(path, find_encoding(path, how.encoding)) as file:
+        for number, line in enumerate(file, start=1):
+            yield number, [line.rstrip("\r\n")]
 
 
 def note_glued(
@@ -106,23 +122,28 @@ def open_text(path: str | Path, encoding: str) -> io.TextIOWrapper:
     return io.TextIOWrapper(files.open_file(path), encoding=encoding, newline="")
 
 
-def find_dialect(path: str | Path) -> Dialect:
+def find_dialect(path: str | Path, how: reading.Reading = reading.Reading()) -> Dialect:
     """Return the Dialect of a file; fail if its encoding cannot be told.
 
-    Prints a note on an encoding other than UTF-8, and on how quotation marks of a tab file are
-    read.
+    how: what the user says about it. Prints a note on an encoding other than UTF-8, and on how
+    quotation marks of a tab file are read.
     """
-    encoding = find_encoding(path)
-    if encoding != "utf-8-sig":
+    encoding = find_encoding(path, how.encoding)
+    if how.encoding is None and encoding != "utf-8-sig":
         note_once(path, f"is read as {encoding}, not as UTF-8")
     with open_text(path, encoding) as file:
         sample = file.read(SAMPLE_CHARACTERS)
+    if sample.startswith(WEBANNO):
+        problem = "is WebAnno TSV, as INCEpTION exports it, with a token a line"
+        errors.fail(f"{path} {problem}: {exports.INCEPTION_HINT}")
     named = SEPARATOR_LINE.match(sample)
     skipped = 1 if named else 0
-    if named:
+    if how.delimiter:
+        delimiter = how.delimiter
+    elif named:
         delimiter = named[1]
     else:
-        delimiter = guess_delimiter(sample, Path(path).suffix.lower() == ".tsv")
+        delimiter = guess_delimiter(sample, Path(path).suffix.lower())
     if delimiter != "\t":
         return Dialect(delimiter, encoding, skipped=skipped)
     with open_text(path, encoding) as file:
@@ -134,13 +155,16 @@ def find_dialect(path: str | Path) -> Dialect:
     return Dialect(delimiter, encoding, quoted, skipped)
 
 
-def find_encoding(path: str | Path) -> str:
+def find_encoding(path: str | Path, named: str | None = None) -> str:
     """Return the encoding of a text file, by its bytes; fail if they do not tell.
 
     UTF-8, or UTF-16 with a mark at its start. Else cp1252 (Windows, western Europe), but only if
     all its bytes mean something there and few letters lie beyond ASCII: other code pages decode
-    too, into other words.
+    too, into other words. named: the one that the user names, returned if the file can be read so.
     """
+    if named is not None:
+        check_decodes(path, named)
+        return named
     with files.open_file(path) as file:
         start = file.read(2)
         if start in UTF16_MARKS:
@@ -155,9 +179,21 @@ def find_encoding(path: str | Path) -> str:
         file.seek(0)
         letters, foreign, undefined = count_letters(file)
     if undefined or foreign > FOREIGN_SHARE * letters:
-        hint = "save it in Excel as .xlsx or as 'CSV UTF-8'"
+        hint = "name it, as --encoding cp1251 does, or save it as .xlsx or as 'CSV UTF-8'"
         errors.fail(f"{path} is not UTF-8, and its encoding cannot be told: {hint}")
     return "cp1252"
+
+
+def check_decodes(path: str | Path, encoding: str) -> None:
+    """Fail, with the line, if a file holds bytes that are no text in an encoding."""
+    line = 1
+    with files.open_file(path) as file:
+        try:
+            for text in codecs.iterdecode(iter(lambda: file.read(BLOCK), b""), encoding):
+                line += text.count("\n")
+        except UnicodeError:  # its subclass of decoding, or a UTF-16 file without its mark
+            hint = "give its true --encoding, or leave it out"
+            errors.fail(f"{path} is no text in {encoding} from about line {line} on: {hint}")
 
 
 def count_letters(file: BinaryIO) -> tuple[int, int, int]:
@@ -179,21 +215,31 @@ def note_once(path: str | Path, finding: str) -> None:
     print(f"note: {path}: {finding}")
 
 
-def guess_delimiter(sample: str, prefer_tab: bool) -> str:
+def guess_delimiter(sample: str, suffix: str) -> str:
     """Return the delimiter by which most records of a sample have as many cells as its header.
 
     A header may hold any of the candidates in its texts, so that to count them there does not do.
-    Without any delimiter in the header, as in a file of one column, it is the comma. prefer_tab:
-    take the tab if half of the records agree with it, or if there is no delimiter.
+    Without any delimiter in the header, as in a file of one column, it is the comma. suffix: of the
+    file. With .tsv and .txt it is the tab if half of the records agree with it, or if there is no
+    delimiter; and in a .txt file, which may hold sentences, any other needs more evidence.
     """
+    prefer_tab = suffix in (".tsv", ".txt")
     best, best_score = "\t" if prefer_tab else ",", (0.0, 0)
     for delimiter in DELIMITERS:
         score = score_delimiter(sample, delimiter)
         if delimiter == "\t" and prefer_tab and score[0] >= 0.5:
             return delimiter
+        if suffix == ".txt" and delimiter != "\t" and not is_certain(sample, score):
+            continue
         if score > best_score:
             best, best_score = delimiter, score
     return best
+
+
+def is_certain(sample: str, score: tuple[float, int]) -> bool:
+    """Return whether a delimiter with that score cannot well be a part of sentences."""
+    rows = sum(bool(line.strip()) for line in sample.splitlines()) - 1
+    return score[0] >= CERTAIN_SHARE and rows >= CERTAIN_ROWS
 
 
 def score_delimiter(sample: str, delimiter: str) -> tuple[float, int]:

@@ -85,9 +85,11 @@ def write_checked(
     else:
         book = openpyxl.Workbook()
         sheet = book.active
-        if table.header_row == 0:  # in a .jsonl file; its first object is row 1
+        if table.header_row == 0:  # its first row or object is row 1
             offset = 1
-        copy_sheet(sheet, path, table.location, offset)
+            for column, name in enumerate(table.header, start=1):
+                sheet.cell(1, column, name).data_type = "s"
+        copy_sheet(sheet, path, table, offset)
     mark_cells(sheet, table, findings, offset)
     try:
         book.save(copy)
@@ -108,13 +110,10 @@ def load_whole_workbook(path: str | Path) -> openpyxl.Workbook | None:
         return None
 
 
-def copy_sheet(sheet: Worksheet, path: str | Path, location: str, offset: int) -> None:
-    """Write the cells of one table of a file into a sheet, offset rows lower, as text.
-
-    location: of the table.
-    """
+def copy_sheet(sheet: Worksheet, path: str | Path, table: tables.Table, offset: int) -> None:
+    """Write the cells of one table of a file into a sheet, offset rows lower, as text."""
     with contextlib.redirect_stdout(None):  # notes on the file were printed when it was read first
-        lines = dict(tables.open_sheets(path))[location]
+        lines = dict(tables.open_sheets(path, table.how))[table.location]
     for number, cells in lines:
         for column, value in enumerate(cells, start=1):
             if value is not None:

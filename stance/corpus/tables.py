@@ -1,6 +1,6 @@
-"""Tables of users: .xlsx, .csv, .tsv and .jsonl files, read and written row by row. No torch.
+"""Tables of users: read row by row from files of many kinds, written as .xlsx, .csv, .tsv or .jsonl.
 
-They are written whole or not at all. A user's mistake in a file ends in one line through
+No torch. They are written whole or not at all. A user's mistake in a file ends in one line through
 errors.fail that names file, sheet, row and hint.
 """
 
@@ -14,14 +14,34 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, NoReturn
 
 from stance.common import errors, files, formatting
-from stance.corpus import cleaning, delimited, reading, workbook_reader, workbook_writer
+from stance.corpus import (
+    cleaning,
+    delimited,
+    exports,
+    json_reader,
+    ods_reader,
+    parquet_reader,
+    reading,
+    workbook_reader,
+    workbook_writer,
+    xls_reader,
+)
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")  # of the tables that are written
+WORKBOOK_READERS = {
+    ".xlsx": workbook_reader.open_xlsx,
+    ".xls": xls_reader.open_xls,
+    ".ods": ods_reader.open_ods,
+}
+TEXT_SUFFIXES = (".csv", ".tsv", ".txt")
 JSON_SUFFIXES = (".jsonl", ".json")
-READ_SUFFIXES = (*SUFFIXES, ".json")  # of the tables that are read
+PARQUET_SUFFIX = ".parquet"
+NAMED_SUFFIXES = (*JSON_SUFFIXES, PARQUET_SUFFIX)  # whose columns have names without a header row
+READ_SUFFIXES = (*WORKBOOK_READERS, *TEXT_SUFFIXES, *NAMED_SUFFIXES)  # of the tables that are read
+PARQUET_START = b"PAR1"
 
 
 class Table(NamedTuple):
@@ -31,7 +51,8 @@ class Table(NamedTuple):
     header: list[str]  # the headers as they stand in the file, cleaned
     columns: dict[str, int]  # needed column: its index in header
     rows: workbook_reader.Lines  # below the header; of raw cells, one for each header
-    header_row: int = 1  # row number of the headers; 0 in a .jsonl file, where they have no line
+    header_row: int = 1  # row number of the headers; 0 where they have no row of their own
+    how: reading.Reading = reading.Reading()  # what the user said about the file
 
 
 class Candidate(NamedTuple):
@@ -42,6 +63,8 @@ class Candidate(NamedTuple):
     matches: dict[str, list[int]]  # needed column: the indices of all headers that fit it
     lines: workbook_reader.Lines  # below the header, as long as they are
     header_row: int
+    is_headerless: bool = False  # its columns are those of the positions that were asked for
+    question_rows: Sequence[int] = ()  # numbers of rows below the header that are left out
 
 
 def open_table(
@@ -50,97 +73,236 @@ def open_table(
     how: reading.Reading = reading.Reading(),
     choose: str = "keep only one of them in the file",
     rename: str | None = None,
+    flags: Mapping[str, str] = exports.COLUMN_FLAGS,
+    lines_column: str | None = None,
 ) -> Table:
     """Open the sheet whose first row that is not empty has a header for every needed column.
 
-    needed: {column: headers accepted for it}; headers are compared after strip and casefold.
+    needed: {column: headers accepted for it}; headers are compared after strip and casefold. If
+    each is one whole number, they are positions, from 1, in a table without a header row.
     how: what the user says about the file. choose: what the user is told to do if several
-    sheets fit; rename: what else than to change the headers if none does. Fails if there is not
-    exactly one sheet and one header for each column.
+    sheets fit; rename: what else than to change the headers if none does; flags: {column: the flag
+    that names its header}, for a proposal. lines_column: the column that a .txt file without cells
+    fills, a row a line. Fails if there is not exactly one sheet and one header for each column.
     """
-    sheet = how.sheet
-    check_readable(path, sheet)
-    is_xlsx = Path(path).suffix.lower() == ".xlsx"
+    check_readable(path, how)
+    is_workbook = Path(path).suffix.lower() in WORKBOOK_READERS
     fitting = []
     others = []
-    for location, lines in open_sheets(path):
-        candidate = match_headers(location, lines, needed, is_xlsx)
-        named = sheet is None or location == workbook_reader.name_location(path, sheet)
-        if named and all(candidate.matches.values()):
+    for location, lines in open_sheets(path, how):
+        candidate = match_headers(location, lines, needed, Path(path).suffix.lower())
+        is_named = how.sheet is None or location == workbook_reader.name_location(path, how.sheet)
+        if is_named and all(candidate.matches.values()):
             fitting.append(candidate)
         else:
             others.append(candidate)
     if not fitting:
-        seen = "; ".join(describe_headers(other, needed) for other in others)
-        headers = ", ".join(f"{column} ({'|'.join(names)})" for column, names in needed.items())
-        missing = "no table" if sheet is None else f"no sheet {formatting.quote(sheet)}"
-        hint = "put these headers in the first row"
-        if rename:
-            hint += f", or {rename}"
-        errors.fail(f"{missing} with the headers {headers}: {seen}: {hint}")
+        if holds_lines(path, how, others, needed, lines_column):
+            return open_text_lines(path, how, lines_column)
+        fail_unmatched(path, how, others, needed, rename, flags)
     if len(fitting) > 1:
         locations = " and ".join(candidate.location for candidate in fitting)
-        errors.fail(f"{locations} have the same headers: {choose}")
+        alike = "the columns" if fitting[0].is_headerless else "the same headers"
+        errors.fail(f"{locations} have {alike}: {choose}")
     [chosen] = fitting
     columns = choose_columns(chosen)
     if others:
         titles = [other.location.removeprefix(f"{path}, ") for other in others]
         print(f"note: {chosen.location} is read, not {formatting.list_first(titles)}")
-    # In Excel notes beside a table are common, in a .csv file not.
-    strict_location = None if is_xlsx else chosen.location
-    rows = fit_rows(chosen.lines, len(chosen.header), strict_location)
-    return Table(chosen.location, chosen.header, columns, rows, chosen.header_row)
+    note_rows(chosen)
+    width = len(chosen.header)
+    if chosen.is_headerless:
+        hint = "write a row of headers above the first, or fill that"
+        rows = fit_rows(chosen.lines, width, chosen.location, "the first row", hint)
+    else:
+        # In Excel notes beside a table are common, in a .csv file not.
+        rows = fit_rows(chosen.lines, width, None if is_workbook else chosen.location)
+    return Table(chosen.location, chosen.header, columns, rows, chosen.header_row, how)
 
 
-def check_readable(path: str | Path, sheet: str | None) -> None:
-    """Fail if a table cannot be read because of its ending, or has no sheets but one is named."""
+def check_readable(path: str | Path, how: reading.Reading) -> None:
+    """Fail if a table cannot be read because of its ending, or has not what how tells of it."""
     suffix = Path(path).suffix.lower()
     if suffix not in READ_SUFFIXES:
         errors.fail(f"{path} is no {', '.join(READ_SUFFIXES)} file: save it in Excel as .xlsx")
-    if suffix != ".xlsx" and workbook_reader.is_workbook(path):
+    if suffix not in WORKBOOK_READERS and workbook_reader.is_workbook(path):
         errors.fail(f"{path} is an Excel workbook despite its name: rename it to .xlsx")
-    if suffix != ".xlsx" and sheet is not None:
-        errors.fail(f"{path} has no sheets: leave out --sheet or SHEET")
+    if suffix in TEXT_SUFFIXES and starts_with(path, PARQUET_START):
+        errors.fail(f"{path} is a Parquet file despite its name: rename it to {PARQUET_SUFFIX}")
+    check_reading(path, how, suffix in WORKBOOK_READERS, suffix in TEXT_SUFFIXES)
 
 
-def open_sheets(path: str | Path) -> Iterator[tuple[str, workbook_reader.Lines]]:
-    """Return an iterator over (location, lines) of the sheets of a file: of one, if no workbook."""
+def check_reading(name: str | Path, how: reading.Reading, has_sheets: bool, is_text: bool) -> None:
+    """Fail if a file has not what the user says about it; name: of the file."""
+    if how.sheet is not None and not has_sheets:
+        errors.fail(f"{name} has no sheets: leave out --sheet or SHEET")
+    if how.delimiter is not None and not is_text:
+        errors.fail(f"{name} has no delimiter: leave out --delimiter")
+    if how.encoding is not None and not is_text:
+        errors.fail(f"{name} is read by its own encoding: leave out --encoding")
+
+
+def starts_with(path: str | Path, start: bytes) -> bool:
+    """Return whether a file begins with these bytes."""
+    with files.open_file(path) as file:
+        return file.read(len(start)) == start
+
+
+def open_sheets(
+    path: str | Path, how: reading.Reading = reading.Reading()
+) -> Iterator[tuple[str, workbook_reader.Lines]]:
+    """Return an iterator over (location, lines) of the sheets of a file: of one, if no workbook.
+
+    how: what the user says about it.
+    """
     suffix = Path(path).suffix.lower()
-    if suffix == ".xlsx":
-        return workbook_reader.open_xlsx(path)
+    if suffix in WORKBOOK_READERS:
+        return WORKBOOK_READERS[suffix](path)
     if suffix in JSON_SUFFIXES:
-        return open_json(path)
-    return delimited.open_delimited(path)
+        return json_reader.open_json(path)
+    if suffix == PARQUET_SUFFIX:
+        return parquet_reader.open_parquet(path)
+    return delimited.open_delimited(path, how)
 
 
 def match_headers(
-    location: str,
-    lines: workbook_reader.Lines,
-    needed: Mapping[str, Sequence[str]],
-    is_workbook_sheet: bool,
+    location: str, lines: workbook_reader.Lines, needed: Mapping[str, Sequence[str]], suffix: str
 ) -> Candidate:
-    """Read lines up to the header, the first that is not empty; find the needed columns in it."""
+    """Read lines up to the header, the first that is not empty; find the needed columns in it.
+
+    suffix: of the file.
+    """
     header_row = 1
     header = []
+    first_cells = []
     for number, cells in lines:
         names = [cleaning.clean_text(cell) for cell in cells]
         if any(names):
             # Cells beyond the table that were only coloured would be columns without a name.
-            while is_workbook_sheet and not names[-1]:
+            while suffix in WORKBOOK_READERS and not names[-1]:
                 names.pop()
             header_row = number
             header = names
+            first_cells = cells
             break
+    positions = list_positions(needed)
+    folded = [fold_header(name) for name in header]
+    if positions and suffix not in NAMED_SUFFIXES and not set(folded) & set(map(str, positions)):
+        names = [f"column {position}" for position in range(1, len(header) + 1)]
+        matches = {
+            column: [position - 1] if position <= len(header) else []
+            for column, position in zip(needed, positions, strict=True)
+        }
+        lines = itertools.chain([(header_row, first_cells)], lines)
+        return Candidate(location, names, matches, lines, header_row=0, is_headerless=True)
     matches = {}
     for column, names in needed.items():
         accepted = [fold_header(name) for name in names]
-        matches[column] = [i for i, name in enumerate(header) if fold_header(name) in accepted]
-    return Candidate(location, header, matches, lines, header_row)
+        matches[column] = [i for i, name in enumerate(folded) if name in accepted]
+    if exports.is_maxqda(folded):
+        matches = exports.drop_comments(matches, folded, needed)
+    question_rows, lines = exports.split_question_rows(lines)
+    return Candidate(location, header, matches, lines, header_row, question_rows=question_rows)
+
+
+def list_positions(needed: Mapping[str, Sequence[str]]) -> list[int]:
+    """Return the position, from 1, that each needed column is named by; none if not all are."""
+    positions = []
+    for names in needed.values():
+        if len(names) != 1 or not is_position(names[0]):
+            return []
+        positions.append(int(names[0]))
+    return positions
+
+
+def is_position(name: str) -> bool:
+    """Return whether a header that a user gives may be the position of a column."""
+    return name.isascii() and name.isdecimal() and not name.startswith("0") and len(name) < 6
 
 
 def fold_header(name: str) -> str:
     """Return a header as headers are compared: case, line breaks and double blanks aside."""
     return " ".join(name.split()).casefold()
+
+
+def fail_unmatched(
+    path: str | Path,
+    how: reading.Reading,
+    candidates: list[Candidate],
+    needed: Mapping[str, Sequence[str]],
+    rename: str | None,
+    flags: Mapping[str, str],
+) -> NoReturn:
+    """Fail because no sheet has all needed columns; the parameters are those of open_table."""
+    if how.sheet is not None:
+        wanted = workbook_reader.name_location(path, how.sheet)
+        named = [candidate for candidate in candidates if candidate.location == wanted]
+        if not named:
+            start = f"{path}, sheet "
+            titles = [candidate.location.removeprefix(start) for candidate in candidates]
+            sheets = formatting.list_first(titles)
+            problem = f"{path} has no sheet {formatting.quote(how.sheet)}"
+            errors.fail(f"{problem}: name one of its sheets {sheets} with --sheet")
+        candidates = named
+    if any(candidate.is_headerless for candidate in candidates):
+        widths = [
+            f"{candidate.location} has {len(candidate.header)} columns" for candidate in candidates
+        ]
+        highest = max(list_positions(needed))
+        hint = f"{formatting.list_first(widths)} in its first row"
+        errors.fail(f"no table with a column {highest}: {hint}: count them from 1")
+    seen = "; ".join(describe_headers(candidate, needed) for candidate in candidates)
+    headers = ", ".join(f"{column} ({'|'.join(names)})" for column, names in needed.items())
+    hint = "put these headers in the first row"
+    proposals = [propose_flags(candidate, flags) for candidate in candidates]
+    for proposal in filter(None, proposals):
+        hint += f", or try {proposal}"
+        break
+    else:
+        if rename:
+            hint += f", or {rename}"
+    if any(is_position(name) for names in needed.values() for name in names):
+        hint = (
+            "numbers count columns only if all are numbers and the first row holds none of them; "
+            "else write a row of headers above it"
+        )
+    errors.fail(f"no table with the headers {headers}: {seen}: {hint}")
+
+
+def propose_flags(table: Candidate, flags: Mapping[str, str]) -> str | None:
+    """Return the flags that probably read a table; None if there is no idea."""
+    return exports.propose_columns(table.header, table.matches, flags, fold_header)
+
+
+def note_rows(table: Candidate) -> None:
+    """Print notes on rows of a table that are none, or more than its header seems to say."""
+    if table.is_headerless:
+        what = "its columns are named by numbers, so its first row is no header but data"
+        print(f"note: {table.location}: {what}")
+    if table.question_rows:
+        numbers = " and ".join(map(str, table.question_rows))
+        what = f"rows {numbers}, question texts and ids of Qualtrics, are left out"
+        print(f"note: {table.location}: {what}")
+
+
+def holds_lines(
+    path: str | Path,
+    how: reading.Reading,
+    candidates: list[Candidate],
+    needed: Mapping[str, Sequence[str]],
+    lines_column: str | None,
+) -> bool:
+    """Return whether a file is no table but text whose lines are the cells of lines_column."""
+    if Path(path).suffix.lower() != ".txt" or how.delimiter is not None:
+        return False
+    return list(needed) == [lines_column] and len(candidates[0].header) == 1
+
+
+def open_text_lines(path: str | Path, how: reading.Reading, column: str) -> Table:
+    """Return the Table of a text file whose lines are the cells of one column."""
+    print(f"note: {path}: is read as text, a row a line, without a header")
+    rows = delimited.open_sentences(path, how)
+    return Table(str(path), [column], {column: 0}, rows, header_row=0, how=how)
 
 
 def choose_columns(table: Candidate) -> dict[str, int]:
@@ -160,6 +322,8 @@ def describe_headers(table: Candidate, needed: Mapping[str, Sequence[str]]) -> s
     lacking = [column for column, indices in table.matches.items() if not indices]
     if lacking:
         text += f" and lacks {quote_all(['|'.join(needed[column]) for column in lacking])}"
+    if exports.is_maxqda([fold_header(header) for header in table.header]):
+        text += " (coded segments of MAXQDA)"
     return text
 
 
@@ -181,49 +345,21 @@ def quote_all(texts: Iterable[str]) -> str:
 
 
 def fit_rows(
-    lines: workbook_reader.Lines, width: int, location: str | None
+    lines: workbook_reader.Lines,
+    width: int,
+    location: str | None,
+    fewer: str = "headers",
+    hint: str = "put texts with commas in quotation marks",
 ) -> workbook_reader.Lines:
     """Yield (row number, cells) with exactly width cells.
 
-    location: of a table in which a row that holds text beyond them is an error; None: text there
-    is dropped.
+    location: of a table in which a row that holds text beyond them is an error, said with what has
+    fewer cells and the hint; None: text there is dropped.
     """
     for number, cells in lines:
         if location and any(map(cleaning.clean_text, cells[width:])):
-            hint = "put texts with commas in quotation marks"
-            errors.fail(f"{location}, row {number} has more cells than headers: {hint}")
+            errors.fail(f"{location}, row {number} has more cells than {fewer}: {hint}")
         yield number, [*cells[:width], *[None] * (width - len(cells))]
-
-
-def open_json(path: str | Path) -> Iterator[tuple[str, workbook_reader.Lines]]:
-    """Yield the one (location, lines) of a JSON file: all keys as header, then the objects.
-
-    It holds an object a line (JSON Lines; blank lines don't count), or one array of objects. The
-    header has the row number 0; an object that of its line, or of its place in the array.
-    """
-    keys = {}  # in the order in which they occur first
-    for _, row in iterate_objects(path):
-        keys.update(dict.fromkeys(row))
-    header = list(keys)
-    rows = ((number, [row.get(key) for key in header]) for number, row in iterate_objects(path))
-    yield str(path), itertools.chain([(0, header)], rows)
-
-
-def iterate_objects(path: str | Path) -> Iterator[tuple[int, dict]]:
-    """Yield (number, object) of a JSON file; fail with the line or the object that is wrong."""
-    with files.open_file(path) as file:
-        start = file.read(1000).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if not start.startswith(b"["):
-        yield from files.iterate_numbered_jsonl(path, (), "give a file with one JSON object a line")
-        return
-    hint = "give a JSON array of objects, or a file with one JSON object a line"
-    objects = files.read_json(path, hint)
-    if not objects:
-        errors.fail(f"{path} is a JSON array without objects: {hint}")
-    for number, row in enumerate(objects, start=1):
-        if not isinstance(row, dict):
-            errors.fail(f"{path} is a JSON array, and its item {number} is no object: {hint}")
-        yield number, row
 
 
 def keep_stdin() -> BinaryIO:

@@ -35,6 +35,7 @@ SMALL = 100 << 20  # bytes up to which a workbook may unpack at any ratio
 
 # What Excel can hold; it cuts what is beyond.
 MAX_ROWS = 1_048_576  # of a sheet
+MAX_COLUMNS = 16_384
 MAX_TEXT = 32_767  # UTF-16 units of a cell
 
 # First bytes of .xls files and of password-protected .xlsx files, and a part of the latter alone.
@@ -110,7 +111,12 @@ def check_kind(path: str | Path, content: bytes) -> None:
     if content.startswith(OLD_EXCEL):
         if ENCRYPTED in content:
             errors.fail(f"{path} has a password: save it in Excel as .xlsx without a password")
-        errors.fail(f"{path} is an old .xls file: save it in Excel as .xlsx")
+        errors.fail(f"{path} is an old .xls file despite its name: rename it to .xls")
+    check_zip(path, content)
+
+
+def check_zip(path: str | Path, content: bytes) -> None:
+    """Fail if a file's bytes are no zip archive, as newer workbooks are; say what they are."""
     if not content:
         errors.fail(f"{path} is empty: save it in Excel once more")
     start = content[:1000].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -146,11 +152,7 @@ def scan_parts(path: str | Path, archive: zipfile.ZipFile, packed: int) -> dict[
     if not any(name.startswith("xl/") for name in names) or "xl/workbook.bin" in names:
         problem = "is no .xlsx workbook (but perhaps .xlsb, .ods or .docx)"
         errors.fail(f"{path} {problem}: save it in Excel as .xlsx")
-    # Reading stops at the sizes that are claimed, whatever the parts really hold.
-    size = sum(part.file_size for part in archive.infolist())
-    if size > MAX_UNPACKED or size > max(MAX_RATIO * packed, SMALL):
-        sizes = f"{size / 1e6:,.0f} MB from {packed / 1e6:,.1f} MB"
-        errors.fail(f"{path} unpacks to {sizes}: copy its table into a new workbook")
+    check_unpacked(path, archive, packed)
     merged = {}
     for name in names:
         found = set()
@@ -161,6 +163,15 @@ def scan_parts(path: str | Path, archive: zipfile.ZipFile, packed: int) -> dict[
                     found.update(MERGED.findall(chunk))
         merged[name] = {text.decode() for text in found}
     return merged
+
+
+def check_unpacked(path: str | Path, archive: zipfile.ZipFile, packed: int) -> None:
+    """Fail if a workbook whose file has packed bytes would unpack to an absurd size."""
+    # Reading stops at the sizes that are claimed, whatever the parts really hold.
+    size = sum(part.file_size for part in archive.infolist())
+    if size > MAX_UNPACKED or size > max(MAX_RATIO * packed, SMALL):
+        sizes = f"{size / 1e6:,.0f} MB from {packed / 1e6:,.1f} MB"
+        errors.fail(f"{path} unpacks to {sizes}: copy its table into a new workbook")
 
 
 def read_chunks(source: BinaryIO) -> Iterator[bytes]:
@@ -305,6 +316,11 @@ def fill_merged(location: str, lines: Lines, ranges: Iterable[str]) -> Lines:
                 cells[column] = values.get(column)
                 filled.append(number)
         yield number, cells
-    if filled:
-        rows = formatting.count_rows(sorted(set(filled)))
+    note_filled(location, filled)
+
+
+def note_filled(location: str, numbers: list[int]) -> None:
+    """Print a note with the numbers of the rows that got the value of a merged cell, if any."""
+    if numbers:
+        rows = formatting.count_rows(sorted(set(numbers)))
         print(f"note: {location}: merged cells read as if their value stood in each row, {rows}")

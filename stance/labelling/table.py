@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import transformers
 
 TABLE_DIGITS = 4  # of the probabilities in a table
+HEADER_FLAGS = {"topic": "--topic-column", "text": "--text-column"}  # that name the headers
 ADDED_COLUMNS = ("stance", *(f"p_{label}" for label in prompts.LABELS), "confidence", "review")
 PREFIX = "predicted_"  # of an added column, if the table has one of its name
 TOPIC_PREFIX = "given_"  # the same of the column of topics that flags give
@@ -89,6 +90,7 @@ def label_table(
 def open_source(source: Source) -> tables.Table:
     """Open the table to label, at its start: it is read twice."""
     if source.stdin is not None:
+        tables.check_reading("stdin", source.how, has_sheets=False, is_text=False)
         return tables.open_lines(source.stdin)
     headers = {"topic": source.topic_column, "text": source.text_column}
     rename = "name those of the file: --text-column and --topic-column"
@@ -104,7 +106,11 @@ def open_source(source: Source) -> tables.Table:
         else:
             accepted[column] = annotations.COLUMN_NAMES[column]
     choose = "name one with --sheet"
-    table = tables.open_table(source.path, accepted, source.how, choose, rename)
+    # Sentences one a line, as stdin gives them.
+    lines_column = None if source.text_column else "text"
+    table = tables.open_table(
+        source.path, accepted, source.how, choose, rename, HEADER_FLAGS, lines_column
+    )
     for column, index in table.columns.items():
         if column != GOLD and index == table.columns.get(GOLD):
             header = formatting.quote(table.header[index])

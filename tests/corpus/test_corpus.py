@@ -122,10 +122,11 @@ def test_the_sheet_is_chosen_if_several_fit(tmp_path, capsys):
     )
     assert [row["text"] for row in annotations.read_corpus(path, read_sheet("b"))] == ["Two."]
     assert 'sheet "b" is read, not sheet "a", sheet "notes"\n' in capsys.readouterr().out
-    assert 'no sheet "c" with the headers topic' in stop_message(
-        capsys, annotations.read_corpus, path, read_sheet("c")
+    assert (
+        'has no sheet "c": name one of its sheets "a", "b", "notes" with --sheet'
+        in stop_message(capsys, annotations.read_corpus, path, read_sheet("c"))
     )
-    assert 'no sheet "notes" with the headers topic' in stop_message(
+    assert "no table with the headers topic" in stop_message(
         capsys, annotations.read_corpus, path, read_sheet("notes")
     )
     path = write_csv(tmp_path / "c.csv", sheets["a"])
@@ -253,14 +254,15 @@ def test_folder_in_place_of_a_file(tmp_path, capsys):
 def test_wrong_extension(tmp_path, capsys):
     message = stop_message(capsys, annotations.read_corpus, tmp_path / "c.docx")
     assert (
-        "c.docx is no .xlsx, .csv, .tsv, .jsonl, .json file: save it in Excel as .xlsx" in message
+        "c.docx is no .xlsx, .xls, .ods, .csv, .tsv, .txt, .jsonl, .json, .parquet file: save it in Excel as .xlsx"
+        in message
     )
 
 
 def test_old_or_protected_workbook(tmp_path, capsys):
     path = tmp_path / "c.xlsx"
     path.write_bytes(bytes.fromhex("d0cf11e0a1b11ae1") + b"\0" * 504)
-    assert "c.xlsx is an old .xls file: save it in Excel as .xlsx" in stop_message(
+    assert "c.xlsx is an old .xls file despite its name: rename it to .xls" in stop_message(
         capsys, annotations.read_corpus, path
     )
     path.write_bytes(path.read_bytes() + "EncryptedPackage".encode("utf-16-le"))

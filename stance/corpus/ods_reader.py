@@ -19,10 +19,10 @@ from stance.corpus import error_values, workbook_reader
 
 CONTENT = "content.xml"  # the part that holds all cells
 MANIFEST = "META-INF/manifest.xml"  # the list of the parts
-OFFICE = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
-TABLE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
-TEXT = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
-CALC = "{urn:org:documentfoundation:names:experimental:calc:xmlns:calcext:1.0}"
+OFFICE_SPACE = "{urn:oasis:names:tc:opendocument:xmlns:office:1.0}"
+TABLE_SPACE = "{urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
+TEXT_SPACE = "{urn:oasis:names:tc:opendocument:xmlns:text:1.0}"
+CALC_SPACE = "{urn:org:documentfoundation:names:experimental:calc:xmlns:calcext:1.0}"
 
 SPACES = re.compile(r"[ \t\r\n]+")  # which count as one space, as in HTML
 CLOCK_TIME = re.compile(r"PT(\d+)H(\d+)M(\d+)(?:[.,]\d+)?S")
@@ -80,15 +80,19 @@ def walk_sheets(content: bytes) -> Iterator[tuple[int, str, Element | None]]:
     index = -1
     with zipfile.ZipFile(io.BytesIO(content)) as archive, archive.open(CONTENT) as source:
         for event, element in iterparse(source, events=("start", "end")):
-            if event == "start" and element.tag == TABLE + "table":
+            if event == "start" and element.tag == TABLE_SPACE + "table":
                 open_tables.append(element)
                 if len(open_tables) == 1:
                     index += 1
-                    title = element.get(TABLE + "name", "")
+                    title = element.get(TABLE_SPACE + "name", "")
                     yield index, title, None
-            elif event == "end" and element.tag == TABLE + "table":
+            elif event == "end" and element.tag == TABLE_SPACE + "table":
                 open_tables.pop().clear()
-            elif event == "end" and element.tag == TABLE + "table-row" and len(open_tables) == 1:
+            elif (
+                event == "end"
+                and element.tag == TABLE_SPACE + "table-row"
+                and len(open_tables) == 1
+            ):
                 yield index, title, element
                 element.clear()
                 open_tables[0].clear()
@@ -124,7 +128,7 @@ def repeat_rows(path: str | Path, content: bytes, index: int) -> Iterator[tuple[
     number = 0
     repeated = 0  # cells
     for element in iterate_rows(content, index):
-        times = int(element.get(TABLE + "number-rows-repeated", "1"))
+        times = int(element.get(TABLE_SPACE + "number-rows-repeated", "1"))
         if has_value(element):
             cells = read_row(element)
             repeated += times * len(cells)
@@ -147,7 +151,7 @@ def iterate_rows(content: bytes, wanted: int) -> Iterator[Element]:
 
 def has_value(row: Element) -> bool:
     """Return whether a row holds anything: most rows of a file are there for their style alone."""
-    kinds = (OFFICE + "value-type", TABLE + "formula")
+    kinds = (OFFICE_SPACE + "value-type", TABLE_SPACE + "formula")
     return any(len(cell) or any(cell.get(kind) for kind in kinds) for cell in row)
 
 
@@ -155,10 +159,10 @@ def read_row(row: Element) -> list[Cell]:
     """Return the cells of a row up to the last that holds something, repeated ones each time."""
     cells = []
     for element in row:
-        if element.tag not in (TABLE + "table-cell", TABLE + "covered-table-cell"):
+        if element.tag not in (TABLE_SPACE + "table-cell", TABLE_SPACE + "covered-table-cell"):
             continue
-        times = int(element.get(TABLE + "number-columns-repeated", "1"))
-        cell = Cell(read_cell(element), int(element.get(TABLE + "number-rows-spanned", "1")))
+        times = int(element.get(TABLE_SPACE + "number-columns-repeated", "1"))
+        cell = Cell(read_cell(element), int(element.get(TABLE_SPACE + "number-rows-spanned", "1")))
         if cell.value is None:  # a row of 16,384 empty cells is the usual end of one
             times = min(times, workbook_reader.MAX_COLUMNS)
         elif len(cells) + times > workbook_reader.MAX_COLUMNS:
@@ -171,20 +175,20 @@ def read_row(row: Element) -> list[Cell]:
 
 def read_cell(element: Element) -> object:
     """Return the value of a cell element, as Cell has it."""
-    kind = element.get(OFFICE + "value-type")
-    text = "\n".join(join_runs(part) for part in element if part.tag == TEXT + "p")
-    if element.get(CALC + "value-type") == "error":
+    kind = element.get(OFFICE_SPACE + "value-type")
+    text = "\n".join(join_runs(part) for part in element if part.tag == TEXT_SPACE + "p")
+    if element.get(CALC_SPACE + "value-type") == "error":
         return error_values.ErrorValue(text or "#ERROR!")
     if kind in ("float", "percentage", "currency"):
-        return read_number(element.get(OFFICE + "value", ""))
+        return read_number(element.get(OFFICE_SPACE + "value", ""))
     if kind == "boolean":
-        return element.get(OFFICE + "boolean-value") == "true"
+        return element.get(OFFICE_SPACE + "boolean-value") == "true"
     if kind == "date":
-        return read_date(element.get(OFFICE + "date-value", "")) or text
+        return read_date(element.get(OFFICE_SPACE + "date-value", "")) or text
     if kind == "time":
-        return read_clock_time(element.get(OFFICE + "time-value", "")) or text
-    text = text or element.get(OFFICE + "string-value", "")
-    if kind is None and not text and element.get(TABLE + "formula"):
+        return read_clock_time(element.get(OFFICE_SPACE + "time-value", "")) or text
+    text = text or element.get(OFFICE_SPACE + "string-value", "")
+    if kind is None and not text and element.get(TABLE_SPACE + "formula"):
         return workbook_reader.UNSTORED
     return text or None
 
@@ -211,13 +215,13 @@ def collect_runs(element: Element, parts: list[tuple[str, bool]]) -> None:
     if element.text:
         parts.append((element.text, True))
     for child in element:
-        if child.tag == TEXT + "s":
-            parts.append((" " * int(child.get(TEXT + "c", "1")), False))
-        elif child.tag == TEXT + "tab":
+        if child.tag == TEXT_SPACE + "s":
+            parts.append((" " * int(child.get(TEXT_SPACE + "c", "1")), False))
+        elif child.tag == TEXT_SPACE + "tab":
             parts.append(("\t", False))
-        elif child.tag == TEXT + "line-break":
+        elif child.tag == TEXT_SPACE + "line-break":
             parts.append(("\n", False))
-        elif child.tag != OFFICE + "annotation":
+        elif child.tag != OFFICE_SPACE + "annotation":
             collect_runs(child, parts)
         if child.tail:
             parts.append((child.tail, True))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 5_000  # held as Python objects at a time
 # --------------------------------------------------------------------------
 
-HINT = "write it again, or as .csv or .jsonl"
+PARQUET_HINT = "write it again, or as .csv or .jsonl"
 DATASETS_KEY = b"huggingface"  # of the schema, where the library datasets keeps its own
 
 
@@ -30,7 +30,7 @@ def open_parquet(path: str | Path) -> Iterator[tuple[str, workbook_reader.Lines]
     of JSON. Fails if the file is damaged.
     """
     files.open_file(path).close()  # fails if it is not there
-    yield str(path), files.guard(read_row_groups(path), path, HINT)
+    yield str(path), files.guard(read_row_groups(path), path, PARQUET_HINT)
 
 
 def read_row_groups(path: str | Path) -> workbook_reader.Lines:

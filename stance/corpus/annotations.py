@@ -166,11 +166,7 @@ class Scanner:
         if self.verdicts is not None and self.verdicts.leaves_out(number, line):
             return
         options = self.options
-        cells = {name: line[index] for name, index in self.columns.items()}
-        if options.topic is not None:
-            cells["topic"] = options.topic
-        if "stance" in cells:
-            cells["stance"] = unwrap_single(cells["stance"])
+        cells = self.name_cells(line)
         topic = cleaning.clean_text(cells["topic"], options.repairs)
         text = cleaning.clean_text(cells["text"], options.repairs)
         stance = cleaning.clean_text(cells.get("stance"))
@@ -203,6 +199,15 @@ class Scanner:
                 self.bad_rows[number] = [topic, text, stance]
                 return
         self.rows.append(row)
+
+    def name_cells(self, line: list) -> dict[str, object]:
+        """Return {column: cell} of a row; line: its cells."""
+        cells = {name: line[index] for name, index in self.columns.items()}
+        if self.options.topic is not None:
+            cells["topic"] = self.options.topic
+        if "stance" in cells:
+            cells["stance"] = unwrap_single(cells["stance"])
+        return cells
 
     def read_extras(self, number: int, cells: dict[str, object], row: AnnotatedRow) -> list:
         """Put into a row what its columns beyond topic, text and stance hold.

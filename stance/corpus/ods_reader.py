@@ -184,7 +184,7 @@ def read_cell(element: Element) -> object:
     if kind == "boolean":
         return element.get(OFFICE_SPACE + "boolean-value") == "true"
     if kind == "date":
-        return read_date(element.get(OFFICE_SPACE + "date-value", "")) or text
+        return read_iso_date(element.get(OFFICE_SPACE + "date-value", "")) or text
     if kind == "time":
         return read_clock_time(element.get(OFFICE_SPACE + "time-value", "")) or text
     text = text or element.get(OFFICE_SPACE + "string-value", "")
@@ -235,7 +235,7 @@ def read_number(text: str) -> int | float | None:
     return int(number) if number.is_integer() else number
 
 
-def read_date(text: str) -> datetime.date | None:
+def read_iso_date(text: str) -> datetime.date | None:
     """Return the date or date and time of ISO 8601; None if it is none that Python knows."""
     try:
         if "T" in text:

@@ -8,7 +8,15 @@ import pytest
 from spreadsheets import cell, row, write_ods
 from stopping import stop_message
 
-from stance.corpus import annotations, corpus_flags, error_values, ods_reader, reading, tables, workbook_reader
+from stance.corpus import (
+    annotations,
+    corpus_flags,
+    error_values,
+    ods_reader,
+    reading,
+    tables,
+    workbook_reader,
+)
 
 HEADER = row("topic", "text", "stance")
 EMPTY_REST = row('<table:table-cell table:number-columns-repeated="16384"/>', times=1_048_000)

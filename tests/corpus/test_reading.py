@@ -98,5 +98,7 @@ def test_what_no_text_file_says_is_refused(tmp_path, capsys, name, flag, value):
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt", "a.jsonl", "a.json", "a.parquet"])
 def test_a_sheet_of_a_file_without_sheets_is_refused(tmp_path, capsys, name):
     (tmp_path / name).write_bytes(b"")
-    message = stop_message(capsys, annotations.read_corpus, tmp_path / name, options("--sheet", "S"))
+    message = stop_message(
+        capsys, annotations.read_corpus, tmp_path / name, options("--sheet", "S")
+    )
     assert "has no sheets: leave out --sheet" in message

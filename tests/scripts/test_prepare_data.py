@@ -345,6 +345,8 @@ def test_defaults_are_the_constants():
         "output_dir": "data",
         "seed": 0,
         "sheet": None,
+        "delimiter": None,
+        "encoding": None,
     }
     assert vars(args) == {
         **defaults,

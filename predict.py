@@ -1,6 +1,6 @@
 """Label new sentences with a fine-tuned adapter: the stance of each towards its topic, with probabilities.
 
-Reads one --topic and --text; or, with --input, a table (.xlsx, .csv, .tsv, .jsonl) with the columns topic and text, or
+Reads one --topic and --text; or, with --input, a table (.xlsx, .csv, .parquet and others) with the columns topic and text, or
 - for sentences on stdin, one a line. --topic gives the topic of all rows, --topics-file several, one a line.
 --gold-column names a column of gold stances: how well the predictions agree with them is printed.
 Without any of these, asks for sentences on the terminal.
@@ -67,9 +67,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--text", help="the sentence")
     parser.add_argument(
-        "--input", help="table to label: .xlsx, .csv, .tsv or .jsonl; - for sentences on stdin"
+        "--input", help="table to label, of any kind that corpora have; - for sentences on stdin"
     )
-    parser.add_argument("--output", help="labelled table to write, of any of these types")
+    parser.add_argument("--output", help="labelled table to write: .xlsx, .csv, .tsv or .jsonl")
     parser.add_argument(
         "--text-column", default=TEXT_COLUMN, help="header of the sentences (default: text, ...)"
     )

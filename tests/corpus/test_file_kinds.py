@@ -287,6 +287,19 @@ def test_predict_names_the_columns_of_a_file_without_headers(tmp_path):
     assert table.columns == {"topic": 0, "text": 1} and len(list(table.rows)) == 3
 
 
+def test_a_file_without_headers_is_prepared_by_one_command(tmp_path):
+    rows = [
+        [str(number), f"Sentence that has number {number}.", stance, "Guns"]
+        for number, stance in enumerate(["for", "against", "none"] * 20, start=100)
+    ]
+    path = write(tmp_path / "a.txt", rows, header=None)
+    words = ["--corpus", str(path), "--columns", "4", "2", "3", "--id-column", "1"]
+    prepare_data.main([*words, "--output-dir", str(tmp_path / "out")])
+    lines = (tmp_path / "out" / "test.jsonl").read_text().splitlines()
+    found = {line["source_id"]: line["text"] for line in map(json.loads, lines)}
+    assert found and found.items() <= {cells[0]: cells[1] for cells in rows}.items()
+
+
 def test_what_stdin_has_not_is_refused(tmp_path, capsys):
     source = labelling_table.Source("-", None, None, reading.Reading(delimiter=","), ["G"])
     source = source._replace(stdin=io.BytesIO(b"One.\n"))

@@ -87,10 +87,10 @@ def propose_columns(
     """
     chosen = {}  # column: header
     for column, indices in matches.items():
-        if column not in flags:
-            return None
         if indices:
             chosen[column] = header[indices[0]]
+        elif column not in flags:
+            return None
     for column in flags:
         if column in matches and column not in chosen:
             found = find_plausible(header, PLAUSIBLE_WORDS[column], list(chosen.values()), fold)

@@ -54,11 +54,14 @@ def iterate_objects(path: str | Path) -> Iterator[tuple[int, dict]]:
 def is_task(row: dict) -> bool:
     """Return whether an object is a task of Label Studio with its annotations (export "JSON")."""
     annotations = row.get("annotations")
-    return (
-        isinstance(row.get("data"), dict)
-        and isinstance(annotations, list)
-        and all(isinstance(one, dict) and "result" in one for one in annotations)
-    )
+    if not isinstance(row.get("data"), dict) or not isinstance(annotations, list):
+        return False
+    return all(isinstance(one, dict) and is_list_of_dicts(one.get("result")) for one in annotations)
+
+
+def is_list_of_dicts(value: object) -> bool:
+    """Return whether a value of JSON is an array of objects, or an empty one."""
+    return isinstance(value, list) and all(isinstance(part, dict) for part in value)
 
 
 def flatten_task(path: str | Path, number: int, task: dict) -> Iterator[dict]:
@@ -77,7 +80,7 @@ def flatten_task(path: str | Path, number: int, task: dict) -> Iterator[dict]:
             continue
         answers = {}  # of each control
         for result in annotation["result"]:
-            if "from_name" in result:  # a relation between results has none
+            if isinstance(result.get("from_name"), str):  # a relation of two results has none
                 answers.setdefault(result["from_name"], []).extend(list_answers(result))
         clashing = [name for name in answers if name in inputs]
         if clashing:
@@ -94,7 +97,9 @@ def flatten_task(path: str | Path, number: int, task: dict) -> Iterator[dict]:
 
 def list_answers(result: dict) -> list:
     """Return what one result of Label Studio holds: choices or texts, else its whole value."""
-    value = result.get("value", {})
+    value = result.get("value")
+    if not isinstance(value, dict):
+        return [value]
     key = "text" if result.get("type") == "textarea" else result.get("type")
-    chosen = value.get(key)
+    chosen = value.get(str(key))
     return chosen if isinstance(chosen, list) else [value if chosen is None else chosen]

@@ -280,7 +280,7 @@ def test_predict_reads_every_kind_of_file(tmp_path, suffix):
 def test_predict_names_the_columns_of_a_file_without_headers(tmp_path):
     path = write(tmp_path / "a.csv", ROWS, header=None)
     table = open_source(path, "2")
-    header = labelling_table.name_columns(table, str(tmp_path / "b.csv"))
+    header = [*table.header, *labelling_table.name_added(table).values()]
     assert header[:4] == ["column 1", "column 2", "column 3", "topic"]
     source = labelling_table.Source(str(path), "2", "1", reading.Reading(), None)
     table = labelling_table.open_source(source)

@@ -69,6 +69,24 @@ def test_a_corpus_of_label_studio_is_read(tmp_path, capsys):
     assert "stance is a list or an object in row 2" in message
 
 
+@pytest.mark.parametrize(
+    "annotation",
+    ["x", {}, {"result": None}, {"result": ["x"]}],
+)
+def test_other_objects_with_such_keys_are_left_as_they_are(tmp_path, annotation):
+    row = {"data": {"text": "x"}, "annotations": [annotation]}
+    assert list(json_reader.iterate_objects(write(tmp_path / "a.json", [row]))) == [(1, row)]
+
+
+@pytest.mark.parametrize("value", [None, [], {}, {"choices": "Pro"}, {"choices": []}])
+def test_an_odd_answer_does_no_harm(tmp_path, value):
+    odd = answer()
+    odd["result"] = [{**CHOICE, "value": value}, {"type": "relation"}, {"from_name": ["x"]}]
+    path = write(tmp_path / "a.json", [task(1, odd, text="x", topic="G")])
+    [(_, row)] = json_reader.iterate_objects(path)
+    assert row["text"] == "x" and "stance" in row
+
+
 def test_json_min_of_label_studio_is_flat(tmp_path):
     flat = [{"text": "Yes.", "claim": "Guns", "id": 1, "stance": "Pro", "annotator": 1}]
     [row] = annotations.read_corpus(write(tmp_path / "a.json", flat))

@@ -110,7 +110,6 @@ def test_a_missing_file_is_said(tmp_path, capsys):
     assert "not found" in message
 
 
-@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path):
     texts = [f"A sentence that is some words long, number {n}." for n in range(400_000)]
     path = tmp_path / "a.parquet"

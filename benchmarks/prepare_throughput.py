@@ -130,11 +130,11 @@ def measure(path: str, folder: str) -> dict:
     times.append(time.perf_counter())
     report = {
         "counts": counts,
-        "duplicates": duplicates,
+        "duplicates": repeated,
         "conflicts": conflicts,
         "near_duplicates": near,
     }
-    prepare_data.write_files(Path(folder), splits, report)
+    prepare_data.write_files(Path(folder), splits, [], report)
     times.append(time.perf_counter())
     busy = time.process_time() - began
     seconds = {}

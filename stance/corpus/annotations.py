@@ -158,6 +158,7 @@ class Scanner:
         self.repaired: Counter = Counter()
         self.bad_rows: dict[int, list[str]] = {}
         self.unknown: dict[str, None] = {}  # stances, in the order of the file
+        self.meanings: dict[str, str | None] = {}  # label by stance, of those read so far
         # Numbers may be named as stances.
         self.doubted = [name for name in named if name != "stance" or not options.stances.named]
 
@@ -170,7 +171,9 @@ class Scanner:
         topic = cleaning.clean_text(cells["topic"], options.repairs)
         text = cleaning.clean_text(cells["text"], options.repairs)
         stance = cleaning.clean_text(cells.get("stance"))
-        label = self.stances.find_label(stance)
+        if stance not in self.meanings:
+            self.meanings[stance] = self.stances.find_label(stance)
+        label = self.meanings[stance]
         if label == labels.DROP and not options.annotator_column:
             what = f"left out, as --labels drops {formatting.quote(stance)}"
             self.findings.append(Finding(number, "stance", what, NO_ACTION, serious=False))
@@ -189,7 +192,8 @@ class Scanner:
         if "\n" in text and "stance" in self.columns:
             findings += find_glued_rows(number, line, self.table, self.stances)
         for name in ("topic", "text"):
-            self.repaired.update(cleaning.list_repairs(cells[name], options.repairs))
+            if repairs := cleaning.list_repairs(cells[name], options.repairs):
+                self.repaired.update(repairs)
         if label and self.stances.find_sentiment(stance):
             what = f"{formatting.quote(stance)} is a word of sentiment, read as {label}"
             findings.append(Finding(number, "stance", what, NAME_SENTIMENT, serious=False))

@@ -54,7 +54,9 @@ def analyse(
             for name, labels in predicted.items()
         },
         "scores": compute_scores(table),
-        "topics": {name: describe_topics(gold, predicted[name], topics) for name in models},
+        "topics": {
+            name: uncertainty.describe_topics(gold, predicted[name], topics) for name in models
+        },
         "comparisons": comparisons,
         "calibration": calibration,
         "coverage": {name: uncertainty.pick_coverages(curve) for name, curve in curves.items()},
@@ -94,23 +96,6 @@ def compute_scores(table: list[EvaluationRecord]) -> dict[str, dict]:
 def index_labels(labels: Iterable[str | None]) -> np.ndarray:
     """Return n labels as indices of prompts.LABELS, int [n], and INVALID for None."""
     return np.array([INVALID if label is None else prompts.LABELS.index(label) for label in labels])
-
-
-def describe_topics(
-    gold: np.ndarray, predicted: np.ndarray, topics: Sequence[str]
-) -> dict[str, dict]:
-    """Return {topic: {"n", statistics with intervals over its rows}}, alphabetically.
-
-    gold, predicted: labels as index_labels returns them; topics: one a row.
-    """
-    rows_of_topic = {topic: [] for topic in sorted(set(topics))}
-    for index, topic in enumerate(topics):
-        rows_of_topic[topic].append(index)
-    described = {}
-    for topic, rows in rows_of_topic.items():
-        numbers = uncertainty.describe_predictions(gold[rows], predicted[rows], [topic] * len(rows))
-        described[topic] = {"n": len(rows), **numbers}
-    return described
 
 
 def is_scored(table: list[EvaluationRecord]) -> bool:

@@ -1,10 +1,8 @@
 """Numbers from labels: accuracy, precision, recall, F1. Labels in, numbers out; no torch."""
 
 import math
+import statistics
 from collections.abc import Iterable, Sequence
-
-import numpy as np
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import prompts
 
@@ -35,41 +33,62 @@ def compute_metrics(gold: Sequence[str], predicted: Sequence[str | None]) -> dic
     mcc: compute_mcc of the confusion matrix.
     confusion: 3 rows of 4 counts; rows are gold labels, columns predicted labels, then invalid.
     """
-    named = [label or "invalid" for label in predicted]
-    labels = list(prompts.LABELS)
-    options = {"labels": labels, "zero_division": 0}
-    precision, recall, f1, support = precision_recall_fscore_support(gold, named, **options)
-    micro_f1 = precision_recall_fscore_support(gold, named, average="micro", **options)[2]
-    right = sum(truth == label for truth, label in zip(gold, named, strict=True))
-    confusion = confusion_matrix(gold, named, labels=[*labels, "invalid"])
-    confusion = confusion[: len(labels)]  # no gold label is invalid
-    gold_labels = list_gold_labels(gold)
+    confusion = count_confusion(gold, predicted)
+    labels = {label: score_label(confusion, label) for label in prompts.LABELS}
+    gold_labels = [label for label, scores in labels.items() if scores["support"]]
+    n = len(gold)
+    invalid = sum(row[-1] for row in confusion)
+    right = sum(confusion[i][i] for i in range(len(confusion)))
+    outside = sum(
+        row[i]
+        for row in confusion
+        for i, label in enumerate(prompts.LABELS)
+        if label not in gold_labels
+    )
     semeval_labels = [label for label in SEMEVAL_LABELS if label in gold_labels]
-    f1_of_label = dict(zip(labels, f1, strict=True))
-    semeval_f1 = None
-    if semeval_labels:
-        semeval_f1 = float(np.mean([f1_of_label[label] for label in semeval_labels]))
     return {
-        "n": len(gold),
-        "invalid": named.count("invalid"),
-        "outside": sum(label not in (*gold_labels, "invalid") for label in named),
+        "n": n,
+        "invalid": invalid,
+        "outside": outside,
         "gold_labels": gold_labels,
-        "accuracy": right / len(gold),
-        "micro_f1": float(micro_f1),
-        "macro_f1": float(np.mean([f1_of_label[label] for label in gold_labels])),
-        "weighted_f1": float(np.average(f1, weights=support)),
-        "semeval_f1": semeval_f1,
-        "mcc": compute_mcc(confusion.tolist()),
-        "labels": {
-            label: {
-                "precision": float(precision[i]),
-                "recall": float(recall[i]),
-                "f1": float(f1[i]),
-                "support": int(support[i]),
-            }
-            for i, label in enumerate(labels)
-        },
-        "confusion": confusion.tolist(),
+        "accuracy": right / n,
+        "micro_f1": 2 * right / (n + n - invalid),
+        "macro_f1": statistics.fmean(labels[label]["f1"] for label in gold_labels),
+        "weighted_f1": sum(scores["f1"] * scores["support"] for scores in labels.values()) / n,
+        "semeval_f1": (
+            statistics.fmean(labels[label]["f1"] for label in semeval_labels)
+            if semeval_labels
+            else None
+        ),
+        "mcc": compute_mcc(confusion),
+        "labels": labels,
+        "confusion": confusion,
+    }
+
+
+def count_confusion(gold: Sequence[str], predicted: Sequence[str | None]) -> list[list[int]]:
+    """Return the confusion matrix of n gold and n predicted labels, as compute_metrics has it."""
+    column_of_label = {label: i for i, label in enumerate((*prompts.LABELS, None))}
+    confusion = [[0] * len(column_of_label) for _ in prompts.LABELS]
+    for truth, label in zip(gold, predicted, strict=True):
+        confusion[column_of_label[truth]][column_of_label[label]] += 1
+    return confusion
+
+
+def score_label(confusion: Sequence[Sequence[int]], label: str) -> dict[str, float | int]:
+    """Return {"precision", "recall", "f1", "support"} of a label; 0 where 0 would be divided by 0.
+
+    confusion: as in compute_metrics. support: its rows in gold.
+    """
+    i = prompts.LABELS.index(label)
+    right = confusion[i][i]
+    support = sum(confusion[i])
+    predicted = sum(row[i] for row in confusion)
+    return {
+        "precision": right / predicted if predicted else 0.0,
+        "recall": right / support if support else 0.0,
+        "f1": 2 * right / (support + predicted) if support + predicted else 0.0,
+        "support": support,
     }
 
 

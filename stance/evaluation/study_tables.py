@@ -234,7 +234,7 @@ def picture_topics(
         gold = analysis.index_labels(row["label"] for row in rows)
         predicted = analysis.index_labels(row["models"][model]["prediction"] for row in rows)
         topics = [row["topic"] for row in rows]
-        result[name] = analysis.describe_topics(gold, predicted, topics)
+        result[name] = uncertainty.describe_topics(gold, predicted, topics)
     return result
 
 

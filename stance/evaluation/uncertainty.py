@@ -29,6 +29,8 @@ LEVEL = 0.95  # of every interval
 BINS = 10  # of equal width, for the calibration error
 # Searched. A fit at an end means that the validation split is too small or too easy.
 TEMPERATURES = (0.05, 20.0)
+# Numbers of a block of resampled topics, 8 bytes each: thousands of topics would not fit at once.
+BLOCK_NUMBERS = 10_000_000
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # shares of rows, in the table of selective prediction
 # --------------------------------------------------------------------------
 
@@ -49,6 +51,16 @@ def count_predictions(gold: Labels, *predicted: Labels) -> np.ndarray:
     """
     counts = np.zeros((3, *[ANSWERS] * len(predicted)), int)
     cells = tuple(np.asarray(column) for column in (gold, *predicted))
+    np.add.at(counts, cells, 1)
+    return counts
+
+
+def count_by_topic(topics: Sequence[str], gold: Labels, *predicted: Labels) -> np.ndarray:
+    """Return count_predictions of each topic, alphabetically: int [topics, 3, 4, ...]."""
+    index_of_topic = {topic: index for index, topic in enumerate(sorted(set(topics)))}
+    topic_of_row = [index_of_topic[topic] for topic in topics]
+    counts = np.zeros((len(index_of_topic), 3, *[ANSWERS] * len(predicted)), int)
+    cells = tuple(np.asarray(column) for column in (topic_of_row, gold, *predicted))
     np.add.at(counts, cells, 1)
     return counts
 
@@ -116,12 +128,29 @@ def resample_rows(counts: np.ndarray) -> np.ndarray:
 
 
 def resample_topics(counts: np.ndarray) -> np.ndarray:
-    """Return counts [RESAMPLES, ...] of bootstrap samples of whole topics; counts [topics, ...]."""
-    topics = len(counts)
+    """Return counts [RESAMPLES, ...] of bootstrap samples of whole topics; counts [topics, ...].
+
+    Topics with equal counts are alike, so how often any of them is drawn is one number of the
+    multinomial draw: of thousands of topics with a row or two, few are different.
+    """
+    different, sizes = merge_equal(counts.reshape(len(counts), -1))
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    times_drawn = rng.multinomial(topics, np.full(topics, 1 / topics), RESAMPLES)
-    samples = times_drawn @ counts.reshape(topics, -1)
-    return samples.reshape(RESAMPLES, *counts.shape[1:])
+    shares = sizes / sizes.sum()
+    block = max(BLOCK_NUMBERS // len(sizes), 1)
+    samples = []
+    for start in range(0, RESAMPLES, block):
+        draws = min(block, RESAMPLES - start)
+        times_drawn = rng.multinomial(sizes.sum(), shares, draws)
+        # In floating point, where numpy multiplies fast; whole numbers stay exact up to 2 ** 53.
+        samples.append(times_drawn.astype(float) @ different.astype(float))
+    return np.concatenate(samples).astype(int).reshape(RESAMPLES, *counts.shape[1:])
+
+
+def merge_equal(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (the different rows of counts [n, cells] in the order of their first, their sizes)."""
+    _, firsts, sizes = np.unique(counts, axis=0, return_index=True, return_counts=True)
+    order = np.argsort(firsts)
+    return counts[firsts[order]], sizes[order]
 
 
 def find_interval(values: np.ndarray) -> list[float]:
@@ -137,20 +166,11 @@ def draw_samples(
 
     Samples are counts [RESAMPLES, 3, 4, ...]. There are no "topics" if there is only one.
     """
-    gold = np.asarray(gold)
-    topics = np.asarray(topics)
-    columns = [np.asarray(column) for column in predicted]
-    counts = count_predictions(gold, *columns)
+    counts = count_predictions(gold, *predicted)
     samples = {"rows": resample_rows(counts)}
-    names = np.unique(topics)
-    if len(names) > 1:
-        by_topic = []
-        for name in names:
-            chosen = topics == name
-            by_topic.append(
-                count_predictions(gold[chosen], *(column[chosen] for column in columns))
-            )
-        samples["topics"] = resample_topics(np.stack(by_topic))
+    of_topics = count_by_topic(topics, gold, *predicted)
+    if len(of_topics) > 1:
+        samples["topics"] = resample_topics(of_topics)
     return counts, samples
 
 
@@ -161,7 +181,29 @@ def describe_predictions(gold: Labels, predicted: Labels, topics: Sequence[str])
     accuracy also has "wilson": the bootstrap finds no width where all predictions are right,
     Wilson's score interval does.
     """
-    counts, samples = draw_samples(gold, topics, predicted)
+    return describe_counts(*draw_samples(gold, topics, predicted))
+
+
+def describe_topics(
+    gold: Labels, predicted: Labels, topics: Sequence[str]
+) -> dict[str, dict[str, dict | int]]:
+    """Return {topic: {"n", statistics with intervals over its rows}}, alphabetically.
+
+    The statistics are those of describe_predictions. topics: one a row.
+    """
+    described = {}
+    known = {}  # statistics by counts: of thousands of topics with a row or two, most are alike
+    names = sorted(set(topics))
+    for name, counts in zip(names, count_by_topic(topics, gold, predicted), strict=True):
+        key = counts.tobytes()
+        if key not in known:
+            known[key] = describe_counts(counts, {"rows": resample_rows(counts)})
+        described[name] = {"n": int(counts.sum()), **known[key]}
+    return described
+
+
+def describe_counts(counts: np.ndarray, samples: dict[str, np.ndarray]) -> dict[str, dict]:
+    """Return describe_predictions of the predictions behind counts and samples of draw_samples."""
     result = {}
     for name, statistic in list_statistics(find_gold_labels(counts)).items():
         result[name] = {"value": float(statistic(counts))}

@@ -438,7 +438,8 @@ def print_report(result: dict[str, dict]) -> None:
         print(f"note: {labels}")
     for name, numbers in result.items():
         print(f"\n{name}, by label\n{result_tables.format_labels(numbers)}")
-        print(f"\n{name}, by topic\n{result_tables.format_topics(numbers['topics'])}")
+        topics = result_tables.pick_topics(numbers["topics"], numbers["other_topics"])
+        print(f"\n{name}, by topic\n{result_tables.format_topics(topics)}")
 
 
 def print_written(written: list[str], output_dir: Path, note: str | None) -> None:

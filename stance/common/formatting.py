@@ -3,10 +3,11 @@ LaTeX."""
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # ---------------------------------------------------------------- settings
 SHOWN = 10  # rows or spellings that a message lists before it only counts them
+SHOWN_TOPICS = 20  # in a table or picture; the others are one line or bar
 SHOWN_LENGTH = 60  # characters of a topic or sentence in messages and in tables on the screen
 # --------------------------------------------------------------------------
 
@@ -29,6 +30,25 @@ def count_rows(numbers: Sequence[int]) -> str:
     if len(numbers) == 1:
         return f"row {numbers[0]}"
     return f"{len(numbers)} rows ({list_first(numbers)})"
+
+
+def choose_largest(
+    sizes: Mapping[str, int], shown: int = SHOWN_TOPICS
+) -> tuple[list[str], list[str]]:
+    """Return (names that a table or picture shows, the others); sizes: {name: rows}.
+
+    All names in their order if they are no more than shown; else the largest, by rows and then by
+    name.
+    """
+    if len(sizes) <= shown:
+        return list(sizes), []
+    by_size = sorted(sizes, key=lambda name: (-sizes[name], name))
+    return by_size[:shown], by_size[shown:]
+
+
+def name_others(count: int) -> str:
+    """Return what a table or picture calls the topics that it does not name."""
+    return f"{count:,} other topic{'s' if count > 1 else ''}"
 
 
 def cut(text: str) -> str:

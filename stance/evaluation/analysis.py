@@ -27,7 +27,7 @@ def analyse(
 
     table: records of the test split; validation: of the validation split; variants: records with
     "variant" and "swaps" of the prompt variants.
-    Keys: intervals, scores, topics, comparisons, calibration, coverage, robustness; empty without
+    Keys: intervals, scores, topics, other_topics, comparisons, calibration, coverage, robustness; empty without
     data. Compared is the last model with each other model and with the better baseline, TF-IDF.
     scores: {baseline or model: metrics.compute_metrics without its parts by label}.
     """
@@ -56,6 +56,9 @@ def analyse(
         "scores": compute_scores(table),
         "topics": {
             name: uncertainty.describe_topics(gold, predicted[name], topics) for name in models
+        },
+        "other_topics": {
+            name: describe_other_topics(gold, predicted[name], topics) for name in models
         },
         "comparisons": comparisons,
         "calibration": calibration,
@@ -96,6 +99,24 @@ def compute_scores(table: list[EvaluationRecord]) -> dict[str, dict]:
 def index_labels(labels: Iterable[str | None]) -> np.ndarray:
     """Return n labels as indices of prompts.LABELS, int [n], and INVALID for None."""
     return np.array([INVALID if label is None else prompts.LABELS.index(label) for label in labels])
+
+
+def describe_other_topics(
+    gold: np.ndarray, predicted: np.ndarray, topics: Sequence[str]
+) -> dict[str, dict | int] | None:
+    """Return {"n", uncertainty.describe_predictions} of the rows of all topics but those that
+    tables name; None without any.
+
+    gold, predicted: labels as index_labels returns them; topics: one a row.
+    """
+    rows = metrics.find_other_rows(topics)
+    if not rows:
+        return None
+    others = [topics[row] for row in rows]
+    return {
+        "n": len(rows),
+        **uncertainty.describe_predictions(gold[rows], predicted[rows], others),
+    }
 
 
 def is_scored(table: list[EvaluationRecord]) -> bool:
@@ -280,7 +301,10 @@ def compare_runs(tables: dict[str, list[EvaluationRecord]]) -> dict[str, dict]:
 
 
 def compute_model_metrics(table: list[EvaluationRecord]) -> dict[str, dict]:
-    """Return {model: metrics.compute_metrics of its predictions, and "topics": by topic}."""
+    """Return {model: metrics.compute_metrics of its predictions, "topics" and "other_topics"}.
+
+    topics: metrics.compute_topic_metrics; other_topics: metrics.compute_other_topics.
+    """
     topics = [row["topic"] for row in table]
     gold = [row["label"] for row in table]
     result = {}
@@ -288,4 +312,5 @@ def compute_model_metrics(table: list[EvaluationRecord]) -> dict[str, dict]:
         predicted = [row["models"][name]["prediction"] for row in table]
         result[name] = metrics.compute_metrics(gold, predicted)
         result[name]["topics"] = metrics.compute_topic_metrics(topics, gold, predicted)
+        result[name]["other_topics"] = metrics.compute_other_topics(topics, gold, predicted)
     return result

@@ -157,12 +157,12 @@ def plot_topics(
     """Draw macro-F1 by topic as bars, one colour a model, with bootstrap intervals over rows.
 
     statistics_of_model: {model: {topic: {"n", "macro_f1": {"value", "rows": [low, high]}}}}; a
-    topic may miss in a model. Beside a topic stand its different numbers of rows, in the order of
+    topic may miss in a model. The topics stand in their order, the first on top. Beside a topic stand its different numbers of rows, in the order of
     the models.
     """
     models = len(statistics_of_model)
-    known = {topic for parts in statistics_of_model.values() for topic in parts}
-    topics = sorted(known, reverse=True)  # drawn from below
+    known = dict.fromkeys(topic for parts in statistics_of_model.values() for topic in parts)
+    topics = list(reversed(known))  # drawn from below
     bar_height = 0.8 / models
     figure_height = 1.1 + len(topics) * max(0.45, 0.17 * models)
     figure, axis = plt.subplots(figsize=(COLUMN, figure_height), layout="constrained")

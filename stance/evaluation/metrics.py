@@ -2,9 +2,11 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import prompts
+from stance.common import formatting
 
 SEMEVAL_LABELS = ("pro", "con")  # whose F1 SemEval-2016 averages, there called favor and against
 
@@ -124,3 +126,24 @@ def compute_topic_metrics(
         topic: compute_metrics(gold_by_topic[topic], predicted_by_topic[topic])
         for topic in sorted(gold_by_topic)
     }
+
+
+def compute_other_topics(
+    topics: Sequence[str], gold: Sequence[str], predicted: Sequence[str | None]
+) -> dict | None:
+    """Return compute_metrics of the rows of all topics but those that tables name; None without
+    any.
+
+    topics: one a row.
+    """
+    rows = find_other_rows(topics)
+    if not rows:
+        return None
+    return compute_metrics([gold[row] for row in rows], [predicted[row] for row in rows])
+
+
+def find_other_rows(topics: Sequence[str]) -> list[int]:
+    """Return the rows whose topic is none of those that tables name; topics: one a row."""
+    _, others = formatting.choose_largest(Counter(topics))
+    others = set(others)
+    return [row for row, topic in enumerate(topics) if topic in others]

@@ -25,6 +25,10 @@ TOPIC_LABELS_GUIDE = (
     "Macro-F1 of a topic is the mean over the labels in the gold of its rows; outside: answers that "
     "are none of these labels, and wrong."
 )
+OTHER_TOPICS_GUIDE = (
+    f"Named are the {formatting.SHOWN_TOPICS} topics with most rows; the line of the other topics is "
+    "over all rows of these together. All topics: `evaluation.json`."
+)
 OTHER_SCORES_GUIDE = (
     "Scores that other papers report. SemEval-2016 F1: the mean of the F1 of pro and con. "
     "Weighted F1: the F1 of the labels, weighted by their rows. MCC: Matthews' correlation "
@@ -124,7 +128,11 @@ def draw_pictures(
 ) -> list[str]:
     """Draw the pictures of an evaluation and return their names; note: goes below each of them."""
     figures.plot_confusion(result, folder / "confusion.png", note)
-    figures.plot_topics(numbers["topics"], folder / "topics.png", note)
+    topics = {
+        name: result_tables.pick_topics(by_topic, numbers["other_topics"][name])
+        for name, by_topic in numbers["topics"].items()
+    }
+    figures.plot_topics(topics, folder / "topics.png", note)
     names = ["confusion.png", "topics.png"]
     if numbers["calibration"]:
         figures.plot_reliability(numbers["calibration"], folder / "reliability.png", note)
@@ -226,9 +234,13 @@ def list_parts(result: dict[str, dict], numbers: dict) -> list[str]:
     """Return the blocks by label and by topic, of each model."""
     blocks = ["## By label and topic"]
     for name, metrics in result.items():
-        header, rows = result_tables.tabulate_results(numbers["topics"][name], first="Topic")
-        sizes = [str(part["n"]) for part in metrics["topics"].values()]
-        more_header, more_rows = result_tables.tabulate_gold_labels(metrics["topics"])
+        described = result_tables.pick_topics(
+            numbers["topics"][name], numbers["other_topics"][name]
+        )
+        by_topic = result_tables.pick_topics(metrics["topics"], metrics["other_topics"])
+        header, rows = result_tables.tabulate_results(described, first="Topic")
+        sizes = [str(part["n"]) for part in by_topic.values()]
+        more_header, more_rows = result_tables.tabulate_gold_labels(by_topic)
         sized_rows = [
             [*row, size, *more] for row, size, more in zip(rows, sizes, more_rows, strict=True)
         ]
@@ -237,6 +249,8 @@ def list_parts(result: dict[str, dict], numbers: dict) -> list[str]:
         blocks.append(markdown(([*header, "n", *more_header], sized_rows)))
         if more_header:
             blocks.append(TOPIC_LABELS_GUIDE)
+        if metrics["other_topics"]:
+            blocks.append(OTHER_TOPICS_GUIDE)
     return blocks
 
 

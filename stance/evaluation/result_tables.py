@@ -254,6 +254,22 @@ def tabulate_labels(metrics: dict) -> TextTable:
     return ["Label", "Precision", "Recall", "F1", "n"], rows
 
 
+def pick_topics(by_topic: dict[str, dict], others: dict | None) -> dict[str, dict]:
+    """Return {topic: numbers} of the topics that a table or picture names, and of all others as
+    one.
+
+    by_topic: {topic: numbers with "n"}; others: the same numbers of all rows of the other topics;
+    None if by_topic has no more topics than are named.
+    """
+    largest, rest = formatting.choose_largest(
+        {topic: part["n"] for topic, part in by_topic.items()}
+    )
+    picked = {topic: by_topic[topic] for topic in largest}
+    if rest:
+        picked[formatting.name_others(len(rest))] = others
+    return picked
+
+
 def format_topics(metrics_of_topic: dict[str, dict]) -> str:
     """Return the table of accuracy and macro-F1 per topic for the screen."""
     return formatting.format_table(*tabulate_topics(metrics_of_topic))

@@ -65,6 +65,9 @@ class _EvaluationRecord(TypedDict):
 class EvaluationRecord(_EvaluationRecord, total=False):
     """A line of evaluation.jsonl, validation.jsonl or robustness.jsonl."""
 
+    source_id: str | list[str]  # this and the next two as an Example has them
+    agreement: float
+    leaked: bool
     baselines: dict[str, str]  # label by baseline; where the train split was at hand
     variant: str  # of robustness.jsonl: how the row was asked
     swaps: bool  # of robustness.jsonl: whether pro and con should be flipped

@@ -13,6 +13,7 @@ from stance.common.types import EvaluationRecord, Example, Prediction
 from stance.evaluation import prompt_variants
 
 ROW_KEYS = ("id", "topic", "text", "label")  # of a record, as the split has them
+MORE_ROW_KEYS = ("source_id", "agreement", "leaked")  # likewise, where the split has them
 RECORD_KEYS = (*ROW_KEYS, "models")  # that every record has; models: {name: {"prediction", ...}}
 SIDE_RECORDS = ("validation", "robustness")  # .jsonl files that belong to an evaluation.jsonl
 # Keys of evaluation.json in which runs to be compared agree, as messages call them.
@@ -43,7 +44,7 @@ def make_records(
     """Return records of rows; predicted: {model: one prediction a row}, more: further keys."""
     records = []
     for index, row in enumerate(rows):
-        record = {key: row[key] for key in ROW_KEYS}
+        record = {key: row[key] for key in (*ROW_KEYS, *MORE_ROW_KEYS) if key in row}
         record["models"] = {name: by_row[index] for name, by_row in predicted.items()}
         records.append({**record, **more})
     return records
@@ -128,6 +129,9 @@ def find_problem(record: dict, first: dict) -> str | None:
         return "topic and text must be texts"
     if not all(isinstance(record.get(key), str | int | None) for key in ("id", "variant")):
         return "its id or variant is no name"
+    problem = find_row_problem(record)
+    if problem:
+        return problem
     labels = ", ".join(prompts.LABELS)
     if record["label"] not in prompts.LABELS:
         return f"labels must be {labels}"
@@ -135,7 +139,7 @@ def find_problem(record: dict, first: dict) -> str | None:
         if not is_prediction(prediction):
             return (
                 f"no prediction of {name}: labels must be {labels}, and their probabilities "
-                "numbers from 0 to 1 that add up to 1"
+                "numbers from 0 to 1 that add up to 1, the highest that of the label"
             )
     scored = has_probabilities(record)
     if scored is None or scored != has_probabilities(first):
@@ -145,16 +149,38 @@ def find_problem(record: dict, first: dict) -> str | None:
     return None
 
 
+def find_row_problem(record: dict) -> str | None:
+    """Return what is wrong with what a record says about its row in the source; None if nothing.
+
+    These keys may all be missing: records of earlier versions have none of them.
+    """
+    source = record.get("source_id", "")
+    names = source if isinstance(source, list) else [source]
+    if not all(isinstance(name, str) for name in names):
+        return "source_id must be a text or a list of texts"
+    agreement = record.get("agreement", 1)
+    if type(agreement) not in (int, float) or not 0 < agreement <= 1:
+        return "agreement must be a share of votes, above 0 and up to 1"
+    if not isinstance(record.get("leaked", False), bool):
+        return "leaked must be true or false"
+    return None
+
+
 def is_prediction(value: Any) -> bool:
     """Whether a value is a prediction of evaluate.py.
 
-    With probabilities its label is one of prompts.LABELS, without them also None.
+    With probabilities its label is the most probable of prompts.LABELS, without them it may also be
+    None.
     """
     if not isinstance(value, dict) or "prediction" not in value:
         return False
     if "probabilities" not in value:
         return value["prediction"] in (*prompts.LABELS, None)
-    return value["prediction"] in prompts.LABELS and is_distribution(value["probabilities"])
+    probabilities = value["probabilities"]
+    if value["prediction"] not in prompts.LABELS or not is_distribution(probabilities):
+        return False
+    # Rounded alike, so that the answer still has the highest one.
+    return probabilities[value["prediction"]] == max(probabilities.values())
 
 
 def is_distribution(value: Any) -> bool:

@@ -4,14 +4,20 @@ Each is as wide as one column or both. Every function takes the path of its PNG 
 the picture, such as loading.read_demo_note gives, or None.
 """
 
+import functools
+import logging
 import textwrap
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")  # no display needed
+import matplotlib.font_manager
+import matplotlib.ft2font
 import matplotlib.pyplot as plt
+import matplotlib.text
 import matplotlib.ticker
 
 import prompts
@@ -38,10 +44,14 @@ DARK_SHARE = 0.65
 # Blue, orange, grey: dark to light.
 LABEL_COLORS = {"pro": COLORS[0], "con": COLORS[3], "neu": "#DDDDDD"}
 TEXT_COLORS = {"pro": "white", "con": "black", "neu": "black"}  # of numbers on them
+# Its glyphs are boxes that name a script: it has every character and can show none.
+LAST_RESORT = "Last Resort"
 # --------------------------------------------------------------------------
 
 INTERVAL = f"{result_tables.LEVEL_TEXT} interval over rows"
 matplotlib.rcParams.update(STYLE)
+# Else it tells of each installed font that has no normal weight.
+logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
 
 
 def plot_training(log: list[dict], path: Path, note: str | None = None) -> None:
@@ -318,5 +328,57 @@ def _save(figure, path, note):
     if note:
         width = int(figure.get_figwidth() * 18)  # characters that fit beside each other
         figure.supxlabel(textwrap.fill(note, width), fontsize=6.5, color="firebrick")
-    figure.savefig(path, dpi=DPI, metadata={"Software": None})
+    missing = _choose_fonts(figure)
+    if missing:
+        print(
+            f"note: {path.name} shows {missing} character{'s' if missing > 1 else ''} as boxes: "
+            "no installed font has them (a font such as Noto Sans of their script would)"
+        )
+    with warnings.catch_warnings():
+        # One a character, of those that the note counts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(path, dpi=DPI, metadata={"Software": None})
     plt.close(figure)
+
+
+def _choose_fonts(figure):
+    """Give the texts of a figure further fonts for characters that theirs lacks; return how many
+    different ones no installed font has."""
+    texts = figure.findobj(matplotlib.text.Text)
+    missing = {ord(character) for text in texts for character in text.get_text()}
+    families = list(matplotlib.rcParams["font.family"])
+    missing -= read_glyphs(families[0])
+    # Line breaks and joiners are not drawn.
+    missing = {code for code in missing if chr(code).isprintable() and not chr(code).isspace()}
+    if not missing:
+        return 0
+    for family in list_families():
+        found = missing & read_glyphs(family)
+        if found:
+            families.append(family)
+            missing -= found
+        if not missing:
+            break
+    for text in texts:
+        text.set_fontfamily(families)
+    return len(missing)
+
+
+@functools.cache
+def list_families() -> list[str]:
+    """Return the names of the installed font families that can show texts, alphabetically."""
+    names = {entry.name for entry in matplotlib.font_manager.fontManager.ttflist}
+    return sorted(name for name in names if not name.startswith(LAST_RESORT))
+
+
+@functools.cache
+def read_glyphs(family: str) -> frozenset[int]:
+    """Return the code points that a font family has glyphs for; none if it cannot be drawn."""
+    try:
+        properties = matplotlib.font_manager.FontProperties(family=[family])
+        font = matplotlib.ft2font.FT2Font(matplotlib.font_manager.findfont(properties))
+    except (OSError, RuntimeError):  # not there any more, or damaged
+        return frozenset()
+    if not font.scalable:  # a font of pictures, such as emoji
+        return frozenset()
+    return frozenset(font.get_charmap())

@@ -2,8 +2,11 @@
 
 from collections import Counter
 
+import fontTools.fontBuilder
+import fontTools.pens.ttGlyphPen
 import matplotlib.colors
 import matplotlib.container
+import matplotlib.font_manager
 import matplotlib.image
 import matplotlib.text
 import pytest
@@ -75,6 +78,68 @@ def read_ticks(axis):
         [label.get_text() for label in labels]
         for labels in (axis.get_xticklabels(), axis.get_yticklabels())
     )
+
+
+# ---------------------------------------------------------------- fonts
+
+CHINESE = "\u81ea\u884c\u8f66"  # three characters that matplotlib's own font lacks
+
+
+def make_font(path, text):
+    """A font whose glyphs of a text are squares."""
+    pen = fontTools.pens.ttGlyphPen.TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for point in ((0, 900), (900, 900), (900, 0)):
+        pen.lineTo(point)
+    pen.closePath()
+    names = [".notdef", *(f"uni{ord(character):04X}" for character in text)]
+    builder = fontTools.fontBuilder.FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap(dict(zip(map(ord, text), names[1:], strict=True)))
+    builder.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "Squares", "styleName": "Regular"})
+    builder.setupOS2(usWeightClass=400)
+    builder.setupPost()
+    builder.save(path)
+
+
+@pytest.fixture
+def squares(tmp_path, monkeypatch):
+    """Name of an installed font that has the first two characters of CHINESE."""
+    manager = matplotlib.font_manager.fontManager
+    monkeypatch.setattr(manager, "ttflist", list(manager.ttflist))
+    make_font(tmp_path / "squares.ttf", CHINESE[:2])
+    manager.addfont(tmp_path / "squares.ttf")
+    figures.list_families.cache_clear()
+    yield "Squares"
+    figures.list_families.cache_clear()
+
+
+@pytest.mark.filterwarnings("error")
+def test_characters_come_from_a_font_that_has_them(tmp_path, squares, drawn, capfd):
+    counts = {CHINESE[:2]: {"pro": 1}, "Zoos": {"con": 1}}
+    figures.plot_shares(counts, tmp_path / "shares.png")
+    assert capfd.readouterr() == ("", "")
+    [axis] = drawn[0].axes
+    assert axis.get_yticklabels()[0].get_fontfamily() == ["sans-serif", squares]
+
+
+@pytest.mark.filterwarnings("error")
+def test_characters_that_no_font_has_are_counted_in_one_note(tmp_path, squares, capfd):
+    counts = {CHINESE: {"pro": 1}, f"{CHINESE[2]}\u200d{CHINESE[2]}": {"con": 1}}
+    figures.plot_shares(counts, tmp_path / "shares.png")
+    out, err = capfd.readouterr()
+    assert out.startswith("note: shares.png shows 1 character as boxes")
+    assert out.count("\n") == 1 and err == ""
+
+
+def test_texts_in_latin_letters_look_for_no_other_font(tmp_path, monkeypatch, drawn):
+    monkeypatch.setattr(figures, "list_families", None)
+    figures.plot_shares({"Zoos \u2665": {"pro": 1}}, tmp_path / "shares.png")
+    [axis] = drawn[0].axes
+    assert axis.get_yticklabels()[0].get_fontfamily() == ["sans-serif"]
 
 
 # ---------------------------------------------------------------- training

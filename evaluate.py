@@ -108,6 +108,9 @@ def report_runs(folders: list[str], output_dir: Path) -> None:
     result = analysis.compare_runs(found)
     table = formatting.format_table(*result_tables.tabulate_runs(result))
     print(f"\n{table}\n\n{result_tables.describe_runs(result)}")
+    if result.get("without_leaks"):
+        table = formatting.format_table(*result_tables.tabulate_runs(result["without_leaks"]))
+        print(f"\nwithout the leaked rows\n{table}")
     written = report.write_runs(output_dir, result, note)
     print_written(written, output_dir, note)
 
@@ -116,6 +119,9 @@ def read_earlier(path: Path) -> tuple[predictions.Parts, dict]:
     """Return (records of all parts, description of the run) of an earlier evaluation.jsonl."""
     parts, run = predictions.read_parts(path)
     run["rescored"] = path.name
+    # Of records without their evaluation.json, or where some were taken out.
+    counted = {"val": analysis.count_leaked(parts["validation"]), **(run.get("leaked_rows") or {})}
+    run["leaked_rows"] = {**counted, "test": analysis.count_leaked(parts["evaluation"])}
     return parts, run
 
 
@@ -214,6 +220,9 @@ def evaluate_models(
         **describe_models(base, adapter, mode),
         "shortened_sentences": chat.report_long(tokenizer, asked.pairs),
         **compared,
+        "leaked_rows": {
+            name: analysis.count_leaked(splits[name]) for name in ("test", "val") if name in splits
+        },
         "test_sha256": files.hash_file(Path(data_dir) / "test.jsonl"),
         **describe_speed(count * len(predicted["evaluation"]), seconds, size),
         "environment": environment.describe_environment(),
@@ -421,21 +430,27 @@ def report_results(parts: predictions.Parts, run: dict, output_dir: Path) -> lis
     table = parts["evaluation"]
     result = analysis.compute_model_metrics(table)
     numbers = analysis.analyse(table, parts["validation"], parts["robustness"])
-    print_report(result)
+    print_report(result, numbers["leaks"])
     print(f"\n{report.format_statistics(numbers)}\n")
     written = report.write_results(output_dir, run, table, result, numbers)
     return written + model_card.publish(output_dir, run, table, numbers, PUSH_TO_HUB, PUSH_PRIVATE)
 
 
-def print_report(result: dict[str, dict]) -> None:
-    """Print the summary table, then labels and topics of each model.
+def print_report(result: dict[str, dict], leaks: dict) -> None:
+    """Print the summary table, without leaked rows too, then labels and topics of each model.
 
-    result: {model: metrics}, of analysis.compute_model_metrics.
+    result: {model: metrics}, of analysis.compute_model_metrics; leaks:
+    analysis.describe_without_leaks.
     """
     print(f"\n{result_tables.format_summary(result)}")
     labels = result_tables.describe_gold_labels(result)
     if labels:
         print(f"note: {labels}")
+    if leaks:
+        print(f"note: {result_tables.name_leaks(leaks['leaked'], leaks['rows'])}")
+        kept = {name: leaks["scores"][name] for name in result if leaks["n"]}
+        if kept:
+            print(f"\nwithout the leaked rows\n{result_tables.format_summary(kept)}")
     for name, numbers in result.items():
         print(f"\n{name}, by label\n{result_tables.format_labels(numbers)}")
         topics = result_tables.pick_topics(numbers["topics"], numbers["other_topics"])

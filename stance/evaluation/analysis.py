@@ -2,7 +2,8 @@
 
 A record is a line of evaluation.jsonl: id, topic, text, label, models {name: {prediction,
 probabilities}} and, if the train split was at hand, baselines {name: label}. Without probabilities
-(--mode generate) there is no calibration. No torch, no files.
+(--mode generate) there is no calibration. Leaked rows, whose sentence also stands in the train
+split, count as all others do; "leaks" has the numbers without them. No torch, no files.
 """
 
 import statistics
@@ -11,10 +12,11 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 import prompts
-from stance.common.types import EvaluationRecord, Prediction
+from stance.common.types import EvaluationRecord, Example, Prediction
 from stance.evaluation import metrics, prompt_variants, uncertainty
 
 INVALID = len(prompts.LABELS)  # index of a prediction that is no label
+FEW_VALUES = 5  # so many different shares of agreement are shown each
 RUN_SCORES = ("accuracy", "micro_f1", "macro_f1", "semeval_f1", "weighted_f1", "mcc")
 
 
@@ -27,8 +29,9 @@ def analyse(
 
     table: records of the test split; validation: of the validation split; variants: records with
     "variant" and "swaps" of the prompt variants.
-    Keys: intervals, scores, topics, other_topics, comparisons, calibration, coverage, robustness; empty without
-    data. Compared is the last model with each other model and with the better baseline, TF-IDF.
+    Keys: intervals, scores, topics, other_topics, comparisons, calibration, coverage, robustness, leaks,
+    agreement; empty without data. Compared is the last model with each other model and with the
+    better baseline, TF-IDF. The temperature is fitted without leaked validation records.
     scores: {baseline or model: metrics.compute_metrics without its parts by label}.
     """
     models = list(table[0]["models"])
@@ -45,14 +48,12 @@ def analyse(
         comparisons.append({"first": first, "second": last, **compared})
     calibration = {}
     if is_scored(table):
-        calibration = {name: calibrate(name, table, validation) for name in models}
+        fitted = drop_leaked(validation)
+        calibration = {name: calibrate(name, table, fitted) for name in models}
     curves = trace_models(table)
 
     return {
-        "intervals": {
-            name: uncertainty.describe_predictions(gold, labels, topics)
-            for name, labels in predicted.items()
-        },
+        "intervals": describe_intervals(table),
         "scores": compute_scores(table),
         "topics": {
             name: uncertainty.describe_topics(gold, predicted[name], topics) for name in models
@@ -64,7 +65,77 @@ def analyse(
         "calibration": calibration,
         "coverage": {name: uncertainty.pick_coverages(curve) for name, curve in curves.items()},
         "robustness": compare_variants(table, variants),
+        "leaks": describe_without_leaks(table),
+        "agreement": compare_agreement(table),
     }
+
+
+def drop_leaked(table: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
+    """Return the records whose sentence does not also stand in the train split."""
+    return [row for row in table if not row.get("leaked")]
+
+
+def count_leaked(table: Sequence[EvaluationRecord | Example]) -> int:
+    """Return how many records, or lines of a split, are marked as leaked."""
+    return sum(bool(row.get("leaked")) for row in table)
+
+
+def describe_without_leaks(table: list[EvaluationRecord]) -> dict[str, dict | int]:
+    """Return {"leaked", "rows", "n", "intervals", "scores"}: the numbers without leaked rows; {}
+    without any.
+
+    leaked: how many of all rows; n: rows that are left; intervals, scores: as in analyse, {} if no
+    row is left.
+    """
+    leaked = count_leaked(table)
+    if not leaked:
+        return {}
+    kept = drop_leaked(table)
+    result = {"leaked": leaked, "rows": len(table), "n": len(kept), "intervals": {}, "scores": {}}
+    if kept:
+        result["intervals"] = describe_intervals(kept)
+        result["scores"] = compute_scores(kept)
+    return result
+
+
+def describe_intervals(table: list[EvaluationRecord]) -> dict[str, dict]:
+    """Return {name: uncertainty.describe_predictions} of baselines and models, baselines first."""
+    gold = index_labels(row["label"] for row in table)
+    topics = [row["topic"] for row in table]
+    return {
+        name: uncertainty.describe_predictions(gold, labels, topics)
+        for name, labels in list_predictions(table).items()
+    }
+
+
+def compare_agreement(table: list[EvaluationRecord]) -> dict[str, dict | int]:
+    """Return how good the predictions are where annotators agreed and where they did not.
+
+    {"unknown": rows without agreement, "groups": {"full agreement" and "not full": {"n",
+    "scores"}}, "values": the same by share of the votes}; {} if no row has an agreement. scores:
+    compute_scores of the rows. values is empty if there are more than FEW_VALUES.
+    """
+    rows = [row for row in table if "agreement" in row]
+    if not rows:
+        return {}
+    groups = {"full agreement": [], "not full": []}
+    rows_of_value = {}
+    for row in sorted(rows, key=lambda row: -row["agreement"]):
+        value = f"{row['agreement']:.3f}"  # 2/3 may have been rounded
+        groups["full agreement" if value == "1.000" else "not full"].append(row)
+        rows_of_value.setdefault(value, []).append(row)
+    if len(rows_of_value) > FEW_VALUES:
+        rows_of_value = {}
+    return {
+        "unknown": len(table) - len(rows),
+        "groups": {name: score_group(group) for name, group in groups.items() if group},
+        "values": {value: score_group(group) for value, group in rows_of_value.items()},
+    }
+
+
+def score_group(rows: list[EvaluationRecord]) -> dict[str, dict | int]:
+    """Return {"n", "scores": compute_scores} of some records."""
+    return {"n": len(rows), "scores": compute_scores(rows)}
 
 
 def list_predictions(table: list[EvaluationRecord]) -> dict[str, np.ndarray]:
@@ -238,10 +309,14 @@ def share(flags: Iterable[bool]) -> float | None:
 def list_errors(table: list[EvaluationRecord]) -> tuple[list[str], list[list]]:
     """Return (header, rows) of the records that some model has wrong, most confident first.
 
-    change: what fine-tuning did to the row. confidence: that of the last model that is wrong; None
+    source_id is among the columns if some record has one; several are joined. change: what
+    fine-tuning did to the row. confidence: that of the last model that is wrong; None
     without probabilities. Probabilities are rounded to 4 decimals.
     """
+    has_source = any("source_id" in row for row in table)
     header = ["change", "confidence", "topic", "text", "gold"]
+    if has_source:
+        header.append("source_id")
     for name in table[0]["models"]:
         header.append(f"{name} answer")
         header += [f"{name} p_{label}" for label in prompts.LABELS]
@@ -259,6 +334,8 @@ def list_errors(table: list[EvaluationRecord]) -> tuple[list[str], list[list]]:
             row["text"],
             row["label"],
         ]
+        if has_source:
+            cells.append(join_source(row.get("source_id", "")))
         for prediction in predictions:
             cells.append(prediction["prediction"] or "invalid")
             probabilities = prediction.get("probabilities", {})
@@ -266,6 +343,11 @@ def list_errors(table: list[EvaluationRecord]) -> tuple[list[str], list[list]]:
         rows.append([round(cell, 4) if isinstance(cell, float) else cell for cell in cells])
     rows.sort(key=lambda cells: -(cells[1] or 0))
     return header, rows
+
+
+def join_source(source: str | list[str]) -> str:
+    """Return the source_id of a record as one text; of rows that were merged, all of theirs."""
+    return source if isinstance(source, str) else "; ".join(source)
 
 
 def _name_change(right: list[bool]) -> str:
@@ -285,6 +367,22 @@ def _find_confidence(prediction: Prediction) -> float | None:
 
 
 def compare_runs(tables: dict[str, list[EvaluationRecord]]) -> dict[str, dict]:
+    """Return summarise_runs of {run: records}; of records with leaked rows also without these.
+
+    Then with "leaked", how many there are, and "without_leaks": summarise_runs of the others, None
+    if none are left.
+    """
+    result = summarise_runs(tables)
+    first_table = next(iter(tables.values()))
+    leaked = count_leaked(first_table)
+    if leaked:
+        kept = {run: drop_leaked(table) for run, table in tables.items()}
+        result["leaked"] = leaked
+        result["without_leaks"] = summarise_runs(kept) if leaked < len(first_table) else None
+    return result
+
+
+def summarise_runs(tables: dict[str, list[EvaluationRecord]]) -> dict[str, dict]:
     """Return {"runs": {run: {model: metrics}}, "mean", "sd"} of {run: records}.
 
     mean, sd: {each of RUN_SCORES} of the runs' last models; sd with n - 1, the spread between runs,

@@ -10,7 +10,7 @@ import huggingface_hub.errors
 
 import prompts
 from stance.common import errors, files, formatting, types
-from stance.evaluation import result_tables
+from stance.evaluation import predictions, result_tables
 from stance.model import fingerprints, loading
 
 # ---------------------------------------------------------------- settings
@@ -34,8 +34,8 @@ TEXT = """\
 
 ## Data
 
-{train} annotated sentences for training, {val} for choosing the epoch; {test} on {topics} for testing. No sentence is
-in two splits. The sentences are not part of this repository.
+{train} annotated sentences for training, {val} for choosing the epoch; {test} on {topics} for testing. {leaks} The
+sentences are not part of this repository.
 
 ## Results
 
@@ -125,7 +125,13 @@ def build_card(
     local = Path(base).is_dir()  # the Hub knows no folders of this machine
     licence = "gemma" if "gemma" in base and not record["demo"] else None
     adapter_model = list(table[0]["models"])[-1]
-    statistics = numbers["intervals"][adapter_model]
+    intervals = numbers["leaks"]["intervals"] if numbers["leaks"] else numbers["intervals"]
+    eval_results = None  # without any row that is not leaked
+    if intervals:
+        eval_results = [
+            _make_result("accuracy", "accuracy", intervals[adapter_model]),
+            _make_result("f1", "macro_f1", intervals[adapter_model]),
+        ]
     data = huggingface_hub.ModelCardData(
         base_model=None if local else base,
         model_name=f"{name}-stance",
@@ -134,10 +140,7 @@ def build_card(
         license=licence,
         language=LANGUAGE,
         tags=["stance-detection", "lora"],
-        eval_results=[
-            _make_result("accuracy", "accuracy", statistics),
-            _make_result("f1", "macro_f1", statistics),
-        ],
+        eval_results=eval_results,
     )
     settings = record["settings"]
     kept = record["result"]["kept_validation"]
@@ -153,11 +156,12 @@ def build_card(
         val=record["data"]["val"]["rows"],
         test=len(table),
         topics=result_tables.count_topics(table),
+        leaks=describe_overlap(run, numbers),
         level=result_tables.LEVEL_TEXT,
         results=formatting.format_markdown(header, rows),
         labels=f"{labels}\n\n" if labels else "",
         mode=result_tables.MODE_TEXTS.get(run.get("mode"), ""),
-        splits=fingerprints.describe_splits(run),
+        splits=f"{fingerprints.describe_splits(run)} {predictions.describe_change(run)}".strip(),
         prompt_version=record["prompt_version"],
         prompt=prompts.PROMPT_TEMPLATE.replace("\n", "\n    "),
         quant_type=record["precision"]["quant_type"],
@@ -168,6 +172,15 @@ def build_card(
         versions=", ".join(shown_versions),
     )
     return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
+
+
+def describe_overlap(run: dict, numbers: dict) -> str:
+    """Return what the card says about sentences that are in two splits."""
+    sentences = [result_tables.describe_leaks(numbers["leaks"])]
+    leaked = run.get("leaked_rows", {}).get("val")
+    if leaked:
+        sentences.append(f"{leaked} validation rows are leaked too.")
+    return " ".join(filter(None, sentences)) or "No sentence is in two splits."
 
 
 def _make_result(metric_type, statistic, statistics):

@@ -33,6 +33,7 @@ RUN_TYPES = {
     "base_model": (str, type(None)),
     "device": (str, type(None)),
     "environment": (dict, type(None)),
+    "leaked_rows": (dict, type(None)),
     "mode": (str, type(None)),
     "note": (str, type(None)),
 }
@@ -221,7 +222,8 @@ def read_parts(path: str | Path) -> tuple[Parts, dict]:
     parts = {"evaluation": read_records(path)}
     run = _read_run(path.with_name("evaluation.json"))
     check_mode(path, parts["evaluation"], run)
-    if run.get("evaluation_sha256") not in (None, files.hash_file(path)):
+    run["changed_records"] = is_changed(path, run)
+    if run["changed_records"]:
         rows = len(parts["evaluation"])
         print(
             f"note: {path} was changed since evaluate.py wrote it: its {rows} rows count as they are"
@@ -234,11 +236,29 @@ def read_parts(path: str | Path) -> tuple[Parts, dict]:
         if expected and not fits:
             print(f"note: {side} is missing or was changed: its tables are left out")
         parts[part] = read_side_records(side, parts["evaluation"][0]) if fits else []
-    known = {record["id"] for record in parts["evaluation"]}
+    label_of_id = {record["id"]: record["label"] for record in parts["evaluation"]}
+    known = set(label_of_id)
     if not known.issuperset(record["id"] for record in parts["robustness"]):
         print(f"note: {path} lacks rows of robustness.jsonl: its tables are left out")
         parts["robustness"] = []
+    for record in parts["robustness"]:
+        if record["label"] != label_of_id[record["id"]]:
+            problem = f"the gold label of row {record['id']} is {label_of_id[record['id']]}"
+            other = f"{record['label']} in robustness.jsonl"
+            errors.fail(f"{path}: {problem}, but {other}: change it in both, or evaluate again")
     return parts, run
+
+
+def is_changed(path: Path, run: dict) -> bool:
+    """Whether an evaluation.jsonl is not the file that its evaluation.json tells of."""
+    return run.get("evaluation_sha256") not in (None, files.hash_file(path))
+
+
+def describe_change(run: dict) -> str:
+    """Return a sentence if the records were changed after they were written; else ""."""
+    if not run.get("changed_records"):
+        return ""
+    return "The records were changed after evaluate.py wrote them (rows, labels or answers)."
 
 
 def read_side_records(path: Path, first: EvaluationRecord) -> list[EvaluationRecord]:
@@ -310,11 +330,15 @@ def read_runs(folders: list[str]) -> tuple[dict[str, list[EvaluationRecord]], di
         path = Path(folder) / "evaluation.jsonl"
         found[folder] = read_records(path)
         check_mode(path, found[folder], run)
+        if is_changed(path, run):
+            problem = f"{path} was changed since evaluate.py wrote it"
+            errors.fail(f"--runs: {problem}: evaluate again, or restore the file")
         if _list_rows(found[folder]) != _list_rows(found[folders[0]]):
             errors.fail(f"--runs: {folders[0]} and {folder} hold other rows: evaluate both again")
     return found, first_run
 
 
-def _list_rows(table: list[EvaluationRecord]) -> list[tuple[str, str]]:
-    """Return what must be the same in records of one test split: (id, gold label) of each row."""
-    return [(record["id"], record["label"]) for record in table]
+def _list_rows(table: list[EvaluationRecord]) -> list[tuple[str, str, bool]]:
+    """Return what must be the same in records of one test split: (id, gold label, whether it is
+    leaked) of each row."""
+    return [(record["id"], record["label"], record.get("leaked", False)) for record in table]

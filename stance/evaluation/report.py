@@ -10,7 +10,14 @@ from typing import Any
 
 from stance.common import files, formatting, types
 from stance.corpus import tables
-from stance.evaluation import analysis, figures, prompt_variants, result_tables, uncertainty
+from stance.evaluation import (
+    analysis,
+    figures,
+    predictions,
+    prompt_variants,
+    result_tables,
+    uncertainty,
+)
 from stance.model import fingerprints
 
 # ---------------------------------------------------------------- settings
@@ -113,9 +120,14 @@ def write_runs(folder: Path, result: dict, note: str | None) -> list[str]:
     """Write the tables of analysis.compare_runs; return the names of the files."""
     header, rows = result_tables.tabulate_runs(result)
     caption = f"{note or ''} {result_tables.describe_runs(result)}".strip()
-    latex = formatting.format_latex(header, rows, caption, "tab:runs")
+    latex = [formatting.format_latex(header, rows, caption, "tab:runs")]
+    if result.get("without_leaks"):
+        header, rows = result_tables.tabulate_runs(result["without_leaks"])
+        described = result_tables.describe_runs(result["without_leaks"])
+        caption = f"{note or ''} Without the leaked rows. {described}".strip()
+        latex.append("\n" + formatting.format_latex(header, rows, caption, "tab:runs-unleaked"))
     files.write_json(folder / "runs.json", {"note": note, **result})
-    files.write_text(folder / "runs.tex", [latex])
+    files.write_text(folder / "runs.tex", latex)
     return ["runs.json", "runs.tex"]
 
 
@@ -148,6 +160,9 @@ def describe_caption(run: dict, table: list[types.EvaluationRecord], numbers: di
         f"{result_tables.LEVEL_TEXT} bootstrap intervals over sentences. "
         f"{result_tables.describe_gold_labels(numbers['scores'])}"
     ).strip()
+    leaks = result_tables.describe_leaks(numbers["leaks"])
+    caption = f"{caption} {leaks}".strip()
+    caption = f"{caption} {predictions.describe_change(run)}".strip()
     return f"{run['note']} {caption}" if run.get("note") else caption
 
 
@@ -169,6 +184,7 @@ def build_report(
     blocks.append(describe_evaluation(run, table))
     blocks += list_results(numbers, topics)
     blocks += list_parts(result, numbers)
+    blocks += list_agreement(numbers["agreement"])
     blocks += list_calibration(numbers)
     blocks += list_robustness(numbers["robustness"])
     blocks += describe_errors(table)
@@ -196,6 +212,7 @@ def describe_evaluation(run: dict, table: list[types.EvaluationRecord]) -> str:
         f"{len(table)} test rows on {result_tables.count_topics(table)}; {models}.",
         result_tables.MODE_TEXTS.get(run.get("mode"), ""),
         fingerprints.describe_splits(run),
+        predictions.describe_change(run),
     ]
     return " ".join(sentence for sentence in sentences if sentence)
 
@@ -217,6 +234,7 @@ def list_results(numbers: dict, topics: int) -> list[str]:
     labels = result_tables.describe_gold_labels(numbers["scores"])
     if labels:
         blocks.append(labels)
+    blocks += list_leaks(numbers["leaks"])
     blocks += list_widthless(intervals)
     if topics > 1:
         blocks.append(f"With intervals over {topics} topics:")
@@ -228,6 +246,40 @@ def list_results(numbers: dict, topics: int) -> list[str]:
     blocks.append(OTHER_SCORES_GUIDE)
     blocks.append(markdown(result_tables.tabulate_scores(numbers["scores"])))
     return blocks
+
+
+def list_leaks(leaks: dict) -> list[str]:
+    """Return the blocks on the results without leaked rows; none without any.
+
+    leaks: analysis.describe_without_leaks.
+    """
+    if not leaks:
+        return []
+    blocks = [f"**{result_tables.name_leaks(leaks['leaked'], leaks['rows'])}**"]
+    if leaks["n"]:
+        blocks.append(f"Without the leaked rows, n = {leaks['n']}:")
+        blocks.append(markdown(result_tables.tabulate_results(leaks["intervals"])))
+    return blocks
+
+
+def list_agreement(agreement: dict) -> list[str]:
+    """Return the blocks on rows that annotators agreed on or not; none if nothing is known.
+
+    agreement: analysis.compare_agreement.
+    """
+    if not agreement:
+        return []
+    guide = (
+        "Agreement: the share of the annotators' votes that the gold label got; full: all of them. "
+        "Macro-F1 of a group is the mean over the labels in the gold of its rows."
+    )
+    if agreement["unknown"]:
+        guide += f" Of {agreement['unknown']} rows it is not known."
+    return [
+        "## By agreement of the annotators",
+        guide,
+        markdown(result_tables.tabulate_agreement(agreement)),
+    ]
 
 
 def list_parts(result: dict[str, dict], numbers: dict) -> list[str]:

@@ -64,6 +64,55 @@ def describe_gold_labels(scores: dict[str, dict]) -> str:
     )
 
 
+def name_leaks(leaked: int, rows: int) -> str:
+    """Return in a sentence how many of some test rows are leaked."""
+    return (
+        f"{leaked} of {rows} test rows are leaked: their sentences also stand in the train split."
+    )
+
+
+def describe_leaks(leaks: dict) -> str:
+    """Return how many test rows are leaked and what the models reach without them; "" without any.
+
+    leaks: analysis.describe_without_leaks.
+    """
+    if not leaks:
+        return ""
+    found = name_leaks(leaks["leaked"], leaks["rows"])
+    if not leaks["n"]:
+        return found
+    reached = [
+        f"{name} {format_value(numbers['accuracy'])} and {format_value(numbers['macro_f1'])}"
+        for name, numbers in leaks["scores"].items()
+    ]
+    rest = f"Accuracy and macro-F1 on the other {leaks['n']} rows: {', '.join(reached)}."
+    return " ".join([found, rest, describe_gold_labels(leaks["scores"])]).strip()
+
+
+def tabulate_agreement(agreement: dict) -> TextTable:
+    """Return accuracy and macro-F1 by agreement of the annotators as a table.
+
+    agreement: analysis.compare_agreement. Shares of the votes have lines of their own unless the
+    two groups say the same.
+    """
+    groups = dict(agreement["groups"])
+    if len(agreement["values"]) > 2:
+        groups |= agreement["values"]
+    names = []
+    scores = {}  # by line
+    for group, part in groups.items():
+        for name, numbers in part["scores"].items():
+            names.append((group, name))
+            scores[group, name] = numbers
+    more_header, more_rows = tabulate_gold_labels(scores)
+    rows = []
+    for (group, name), more in zip(names, more_rows, strict=True):
+        numbers = scores[group, name]
+        values = [format_value(numbers[key]) for key in ("accuracy", "macro_f1")]
+        rows.append([group, name, *values, str(numbers["n"]), *more])
+    return ["Agreement", "Model", "Accuracy", "Macro-F1", "n", *more_header], rows
+
+
 def tabulate_scores(scores: dict[str, dict]) -> TextTable:
     """Return the scores of OTHER_NAMES as a table; scores: {name: metrics.compute_metrics}."""
     rows = []
@@ -219,7 +268,11 @@ def describe_runs(comparison: dict) -> str:
         sentence = "One run, so without mean and standard deviation."
     else:
         sentence = "Runs on the same test split; sd: standard deviation between runs, with n - 1."
-    return f"{sentence} {describe_gold_labels(scores)}".strip()
+    leaked = ""
+    if comparison.get("leaked"):
+        any_numbers = next(iter(scores.values()))
+        leaked = name_leaks(comparison["leaked"], any_numbers["n"])
+    return " ".join(part for part in (sentence, leaked, describe_gold_labels(scores)) if part)
 
 
 def format_summary(metrics_of_model: dict[str, dict]) -> str:

@@ -133,7 +133,8 @@ def compare_splits(
 
     splits_of_adapter: whether they are the adapter's own. unseen_test: whether the test split is
     known to hold no sentence that it was trained on; its own splits have been checked against each
-    other.
+    other. It never is if rows are marked as leaked, which may be so in the adapter's own splits
+    alone.
 
     train_hash: SHA-256 of the train.jsonl that the adapter was trained on. adapter_cleaning: the
     version of the cleaning of its texts; of another version, equal sentences may have other hashes,
@@ -143,12 +144,13 @@ def compare_splits(
     same = holds_train_split(data_dir, train_hash)
     found_none = same or check_unseen(adapter, test_rows, Path(data_dir) / "test.jsonl")
     cleaning_here = find_cleaning(data_dir)
-    unseen = same or (found_none and cleaning_here == adapter_cleaning)
+    leaked = any(row.get("leaked") for row in test_rows)
+    unseen = not leaked and (same or (found_none and cleaning_here == adapter_cleaning))
     if not same:
-        if found_none and not unseen:
+        if found_none and cleaning_here != adapter_cleaning:
             versions = f"cleaned by version {adapter_cleaning}, these by {cleaning_here}"
             finding = f"learnt from texts {versions}: it cannot be told whether it has seen some"
-        elif unseen:
+        elif found_none:
             finding = "has seen none of these test sentences"
         else:
             finding = "may have been trained on test sentences"
@@ -168,6 +170,8 @@ def describe_splits(run: dict) -> str:
     """Return in a sentence what evaluation.json says about the splits; "" without an adapter."""
     if run.get("splits_of_adapter") is None:
         return ""
+    if run["splits_of_adapter"] and run.get("leaked_rows", {}).get("test"):
+        return "The test split is that of the training, with rows whose sentence was trained on."
     if run["splits_of_adapter"]:
         return "The test split is the one that was set aside before the training."
     if run.get("unseen_test"):

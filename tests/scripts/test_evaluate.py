@@ -253,6 +253,7 @@ def test_numbers_are_those_of_the_records(request, mode):
         predicted = [row["models"][name]["prediction"] for row in rows]
         numbers = dict(result["metrics"][name])
         topics = numbers.pop("topics")
+        assert numbers.pop("other_topics") is None
         assert numbers == metrics.compute_metrics(gold, predicted)
         assert list(topics) == sorted({row["topic"] for row in rows})
         for topic, part in topics.items():
@@ -312,7 +313,7 @@ def test_rescoring_gives_the_same_tables_without_a_model(
     monkeypatch.setattr(loading, "load_base", None)
     monkeypatch.setattr(loading, "load_tokenizer", None)
     capsys.readouterr()
-    evaluate.print_report(result["metrics"])
+    evaluate.print_report(result["metrics"], {})
     tables = capsys.readouterr().out
     evaluate.main(
         ["--predictions", str(folder / "evaluation.jsonl"), "--output-dir", str(tmp_path)]
@@ -359,14 +360,15 @@ def test_records_of_earlier_versions_give_the_same_tables(scored, tmp_path):
     folder, rows, result = scored
     earlier, out = tmp_path / "earlier", tmp_path / "out"
     earlier.mkdir()
-    for name in ("evaluation.json", "validation.jsonl", "robustness.jsonl"):
+    for name in ("validation.jsonl", "robustness.jsonl"):
         (earlier / name).write_bytes((folder / name).read_bytes())
     renamed = []
     for row in rows:
         row = dict(row)
         row["floors"] = row.pop("baselines")
         renamed.append(row)
-    files.write_jsonl(earlier / "evaluation.jsonl", renamed)
+    written = {"evaluation_sha256": files.write_jsonl(earlier / "evaluation.jsonl", renamed)}
+    files.write_json(earlier / "evaluation.json", {**result, **written})
     main("--predictions", earlier / "evaluation.jsonl", "--output-dir", out)
     again = files.read_json(out / "evaluation.json", "fix the test")
     assert list(again["analysis"]["intervals"])[:2] == ["majority", "tf-idf"]
@@ -765,8 +767,8 @@ def copied(scored, tmp_path):
         rows = json.loads(json.dumps(scored[1]))
         if change_rows:
             change_rows(rows)
-        files.write_jsonl(folder / "evaluation.jsonl", rows)
-        files.write_json(folder / "evaluation.json", {**scored[2], **changes})
+        written = {"evaluation_sha256": files.write_jsonl(folder / "evaluation.jsonl", rows)}
+        files.write_json(folder / "evaluation.json", {**scored[2], **written, **changes})
         (tmp_path / "sides").mkdir(exist_ok=True)
         for side in ("validation.jsonl", "robustness.jsonl"):
             (tmp_path / "sides" / side).write_bytes((scored[0] / side).read_bytes())
@@ -778,7 +780,9 @@ def copied(scored, tmp_path):
 def spoil(rows):
     """Make every second answer of the adapter wrong."""
     for row in rows[::2]:
-        row["models"]["fine-tuned"]["prediction"] = "pro" if row["label"] != "pro" else "con"
+        answer = "pro" if row["label"] != "pro" else "con"
+        probabilities = {label: 0.8 if label == answer else 0.1 for label in prompts.LABELS}
+        row["models"]["fine-tuned"] = {"prediction": answer, "probabilities": probabilities}
 
 
 def test_runs_are_compared(copied, scored, tmp_path, capsys, monkeypatch):

@@ -1,11 +1,12 @@
 """Train and evaluate many adapters to learn what one cannot tell: each topic held out in turn, and a learning curve.
 
-Reads --corpus; calls prepare_data.py, finetune.py and evaluate.py for each run.
+Reads --corpus, by the flags of prepare_data.py; calls prepare_data.py, finetune.py and evaluate.py for each run.
 Writes to --study-dir: data/ and runs/ (a folder a run, with all that these scripts write), study.json (all numbers),
 study.md, study.tex, cross_topic.png, learning_curve.png. Finished runs are skipped: the same command continues a study.
 
     python -m tools.study
     python -m tools.study --studies topics --seeds 0 1 2 --study-dir outputs/my-study
+    python -m tools.study --corpus my_annotations.csv --labels pro=1 con=-1 --groups 10
 """
 
 import sys
@@ -25,12 +26,13 @@ import hashlib
 import re
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import prompts
-from stance.common import errors, files, flags, types
-from stance.corpus import annotations, cleaning, duplicates, splitting
+from stance.common import errors, files, flags, formatting, types
+from stance.corpus import annotations, cleaning, corpus_flags, splitting, voting
 from stance.evaluation import figures, predictions, study_tables
 from stance.model import loading
 
@@ -43,6 +45,7 @@ STUDIES = ("topics", "curve")
 SEEDS = (0,)  # of the training; with several, every run is repeated, and parts are drawn anew
 # of the train split for the curve, whose last point is the whole; below 1
 FRACTIONS = (0.1, 0.25, 0.5)
+MAX_TOPICS = 30  # held out one by one, each a training a seed; for more, --groups or --max-topics
 STUDY_DIR = "outputs/study"  # where everything goes
 # --------------------------------------------------------------------------
 
@@ -54,7 +57,8 @@ class Run(NamedTuple):
 
     data: str  # name of its folder of splits
     seed: int
-    topic: str | None = None  # held out
+    topic: str | None = None  # held out; of several, the name of the group
+    topics: tuple[str, ...] = ()  # of a group that is held out
     fraction: float = 1.0  # of the train split
 
     @property
@@ -66,7 +70,7 @@ class Run(NamedTuple):
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags."""
     parser = flags.FlagParser(__doc__)
-    parser.add_argument("--corpus", default=CORPUS, help="annotated file (%(default)s)")
+    corpus_flags.add_corpus_flags(parser, CORPUS)
     parser.add_argument("--base-model", default=BASE_MODEL, help="hub name or folder (%(default)s)")
     parser.add_argument("--study-dir", default=STUDY_DIR, help="where results go (%(default)s)")
     parser.add_argument(
@@ -89,29 +93,83 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         type=flags.positive_number,
         help="peak rate (default: that of finetune.py)",
     )
-    return parser.parse_args(argv)
+    parser.add_argument(
+        "--groups",
+        type=int,
+        help="hold out this many groups of topics, of about as many rows, instead of each topic",
+    )
+    parser.add_argument(
+        "--max-topics",
+        type=int,
+        default=MAX_TOPICS,
+        help="hold out no more topics one by one (%(default)s)",
+    )
+    args = parser.parse_args(argv)
+    if args.groups is not None and args.groups < 2:
+        errors.fail(f"--groups {args.groups} is impossible: give 2 or more")
+    return args
 
 
-def list_corpus_topics(path: str) -> list[str]:
-    """Return the topics of a corpus, each once, alphabetically."""
-    rows = duplicates.merge_duplicates(annotations.read_corpus(path)).rows
-    topics = {}
-    for row in rows:
-        topics.setdefault(cleaning.normalise_key(row["topic"]), row["topic"])
-    return sorted(topics.values())
+def count_topics_of_corpus(args: argparse.Namespace) -> dict[str, int]:
+    """Return {topic: usable rows} of the corpus, topics alphabetically; fail on what is wrong in
+    it."""
+    options = corpus_flags.take_options(args)
+    scans = annotations.scan_files(args.corpus, options)
+    annotations.check_scans(scans, args.skip_bad)
+    decided = voting.decide_rows((row for scan in scans for row in scan.rows), options)
+    spellings = {}  # the first of each topic
+    counts = Counter()
+    for row in decided.rows:
+        key = cleaning.normalise_key(row["topic"])
+        counts[spellings.setdefault(key, row["topic"])] += 1
+    return dict(sorted(counts.items()))
 
 
-def list_runs(args: argparse.Namespace, topics: list[str]) -> list[Run]:
-    """Return the runs of the chosen studies; the run on all data belongs to both."""
+def deal_groups(sizes: dict[str, int], groups: int) -> list[tuple[str, ...]]:
+    """Return groups of topics with about as many rows each; sizes: {topic: rows}.
+
+    The topics, largest first, go one by one to the group that has the fewest rows so far.
+    """
+    dealt = [[] for _ in range(groups)]
+    rows = [0] * groups
+    for topic in sorted(sizes, key=lambda topic: (-sizes[topic], topic)):
+        smallest = rows.index(min(rows))
+        dealt[smallest].append(topic)
+        rows[smallest] += sizes[topic]
+    return [tuple(sorted(topics)) for topics in dealt]
+
+
+def list_held_out(args: argparse.Namespace, sizes: dict[str, int]) -> dict[str, tuple[str, ...]]:
+    """Return {name: topics of a group} of what is held out in turn; a topic alone has none.
+
+    sizes: {topic: rows}. Fails if there are too few topics, or too many.
+    """
+    name = formatting.list_first(args.corpus)
+    count = len(sizes)
+    if count < 2:
+        errors.fail(f"{name} has one topic, holding it out leaves nothing: use --studies curve")
+    if args.groups is not None:
+        if args.groups > count:
+            errors.fail(f"{name} has {count} topics: give --groups {count} or fewer")
+        groups = deal_groups(sizes, args.groups)
+        return {f"group {number}": topics for number, topics in enumerate(groups, start=1)}
+    if count > args.max_topics:
+        problem = f"{name} has {count:,} topics, and each held out is a training a seed"
+        hint = f"hold out groups of them (--groups 10), or give --max-topics {count}"
+        errors.fail(f"{problem}: {hint}")
+    return dict.fromkeys(sizes, ())
+
+
+def list_runs(args: argparse.Namespace, sizes: dict[str, int]) -> list[Run]:
+    """Return the runs of the chosen studies; the run on all data belongs to both.
+
+    sizes: {topic: rows}.
+    """
     runs = [Run("all", seed) for seed in args.seeds]
     if "topics" in args.studies:
-        if len(topics) < 2:
-            errors.fail(
-                f"{args.corpus} has one topic, holding it out leaves nothing: use --studies curve"
-            )
-        for topic in topics:
-            for seed in args.seeds:
-                runs.append(Run(f"without-{shorten(topic)}", seed, topic=topic))
+        for name, topics in list_held_out(args, sizes).items():
+            data = f"without-{shorten(name, topics)}"
+            runs += [Run(data, seed, topic=name, topics=topics) for seed in args.seeds]
     if "curve" in args.studies:
         for fraction in FRACTIONS:
             for seed in args.seeds:
@@ -119,10 +177,37 @@ def list_runs(args: argparse.Namespace, topics: list[str]) -> list[Run]:
     return runs
 
 
-def shorten(topic: str) -> str:
-    """Return a topic as part of a folder's name; different for different topics."""
-    words = re.sub(r"[^a-z0-9]+", "-", topic.lower())[:40].strip("-")
-    return f"{words}-{hashlib.sha256(topic.encode()).hexdigest()[:6]}".lstrip("-")
+def describe_trainings(folder: Path, runs: list[Run], sizes: dict[str, int]) -> str:
+    """Return how many trainings a study has, of what, and how many of them are done; and what is in
+    its groups.
+
+    folder: of the study; sizes: {topic: rows}.
+    """
+    held_out = [run for run in runs if run.topic is not None]
+    parts = sum(run.fraction < 1 for run in runs)
+    done = sum((folder / "runs" / run.name / "run.json").is_file() for run in runs)
+    what = "group of topics" if any(run.topics for run in held_out) else "topic"
+    lines = [
+        f"{len(runs) - done} trainings to do, {done} done already: "
+        f"{len(runs) - len(held_out) - parts} on all data, {len(held_out)} with a {what} held out, "
+        f"{parts} on parts of the train split"
+    ]
+    groups = {run.topic: run.topics for run in held_out if run.topics}
+    for name, topics in groups.items():
+        rows = sum(sizes[topic] for topic in topics)
+        listed = formatting.list_first([formatting.quote(topic) for topic in topics])
+        lines.append(f"{name}: {len(topics)} topics, {rows} rows: {listed}")
+    return "\n".join(lines)
+
+
+def shorten(name: str, topics: tuple[str, ...] = ()) -> str:
+    """Return the name of what is held out as part of a folder's name; different for others.
+
+    name: a topic, or that of a group of topics.
+    """
+    words = re.sub(r"[^a-z0-9]+", "-", name.lower())[:40].strip("-")
+    key = "\n".join(topics or [name])
+    return f"{words}-{hashlib.sha256(key.encode()).hexdigest()[:6]}".lstrip("-")
 
 
 def read_settings(args: argparse.Namespace) -> dict:
@@ -138,6 +223,13 @@ def read_settings(args: argparse.Namespace) -> dict:
     if args.learning_rate is not None:
         settings["LEARNING_RATE"] = args.learning_rate
     return {f"setting {name}": value for name, value in settings.items() if name != "SEED"}
+
+
+def list_reading(args: argparse.Namespace) -> list[str] | None:
+    """Return the words of a command line that say how the corpus is read; None if there are
+    none."""
+    names = [name for name in corpus_flags.PASSED_ON if name != "corpus"]
+    return flags.list_words(args, names) or None
 
 
 def check_plan(folder: Path, plan: dict) -> None:
@@ -166,22 +258,24 @@ def call_script(script: str, *words: object, log: Path) -> None:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, ROOT / script, *map(str, words)]
-    with (
-        open(log, "a", encoding="utf-8") as file,
-        subprocess.Popen(command, stdout=file) as running,
-    ):
+    with open(log, "a", encoding="utf-8") as file:
         try:
-            running.wait()
-        except SystemExit:  # SIGTERM
-            running.terminate()
-            raise
-        except KeyboardInterrupt:  # a terminal sends Ctrl-C to both
-            running.wait()  # finetune.py saves a checkpoint
-            raise
+            running = subprocess.Popen(command, stdout=file)
+        except OSError as problem:  # such as thousands of topics, too long for a command line
+            hint = "with many topics, give more --groups"
+            errors.fail(f"cannot start {script} ({problem.strerror}): {hint}")
+        with running:
+            try:
+                running.wait()
+            except SystemExit:  # SIGTERM
+                running.terminate()
+                raise
+            except KeyboardInterrupt:  # a terminal sends Ctrl-C to both
+                running.wait()  # finetune.py saves a checkpoint
+                raise
     if running.returncode:
-        errors.fail(
-            f"{script} {' '.join(map(str, words))} failed: see above and {log}, then start again"
-        )
+        shown = formatting.cut(" ".join(map(str, words)))
+        errors.fail(f"{script} {shown} failed: see above and {log}, then start again")
 
 
 def prepare_splits(args: argparse.Namespace, folder: Path, run: Run) -> None:
@@ -198,11 +292,12 @@ def prepare_splits(args: argparse.Namespace, folder: Path, run: Run) -> None:
         part = {"fraction_of_train": run.fraction, "fraction_seed": run.seed}
         splitting.write_splits(target, splits, {**report, **part})
         return
-    held_out = [] if run.topic is None else ["--hold-out-topic", run.topic]
-    log = folder / "logs" / f"{run.data}.txt"
-    call_script(
-        "prepare_data.py", "--corpus", args.corpus, "--output-dir", target, *held_out, log=log
-    )
+    words = [*corpus_flags.list_corpus_words(args), "--output-dir", target]
+    if run.topics:
+        words += ["--hold-out-topic", *run.topics]
+    elif run.topic is not None:
+        words.append(f"--hold-out-topic={run.topic}")  # it may begin with a dash
+    call_script("prepare_data.py", *words, log=folder / "logs" / f"{run.data}.txt")
 
 
 def take_fraction(rows: list[types.Example], fraction: float, seed: int) -> list[types.Example]:
@@ -311,7 +406,8 @@ def write_study(args: argparse.Namespace, folder: Path, runs: list[Run], plan: d
     if "topics" in args.studies:
         result["topics"] = study_tables.compare_topics(tables)
         titled_tables += study_tables.list_topics(result["topics"])
-        figures.plot_topics(result["topics"]["pictured"], folder / "cross_topic.png", note)
+        pictured = study_tables.pick_pictured(result["topics"])
+        figures.plot_topics(pictured, folder / "cross_topic.png", note)
     if "curve" in args.studies:
         result["curve"] = study_tables.trace_curve(tables, sizes)
         titled_tables += study_tables.list_curve(result["curve"])
@@ -330,15 +426,18 @@ def write_study(args: argparse.Namespace, folder: Path, runs: list[Run], plan: d
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     folder = Path(args.study_dir)
-    runs = list_runs(args, list_corpus_topics(args.corpus))
+    sizes = count_topics_of_corpus(args)
+    runs = list_runs(args, sizes)
     plan = {
-        "corpus": files.hash_file(args.corpus),
+        "corpus": " ".join(files.hash_file(path) for path in args.corpus),
+        "reading": list_reading(args),
         "SPLIT_SEED": splitting.SPLIT_SEED,
         "base_model": args.base_model,
         "prompt_version": prompts.PROMPT_VERSION,
         **read_settings(args),
     }
     check_plan(folder, plan)
+    print(describe_trainings(folder, runs, sizes), flush=True)
     run_of_data = {run.data: run for run in runs}  # runs of several seeds share splits
     for run in run_of_data.values():
         prepare_splits(args, folder, run)

@@ -169,7 +169,8 @@ def compute_scores(table: list[EvaluationRecord]) -> dict[str, dict]:
 
 def index_labels(labels: Iterable[str | None]) -> np.ndarray:
     """Return n labels as indices of prompts.LABELS, int [n], and INVALID for None."""
-    return np.array([INVALID if label is None else prompts.LABELS.index(label) for label in labels])
+    indices = [INVALID if label is None else prompts.LABELS.index(label) for label in labels]
+    return np.array(indices, int)
 
 
 def describe_other_topics(

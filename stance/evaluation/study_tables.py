@@ -1,7 +1,8 @@
 """What the runs of a study came to: evaluation records in, numbers and tables out.
 
 tables: {run: records of its test split}; a run has data (name of its splits), seed, topic (held
-out, or None) and fraction (of the train split). "In-topic" is an adapter trained on all topics;
+out, or None; of several topics the name of their group, and topics has them) and fraction (of the
+train split). What is said of a topic holds for a group. "In-topic" is an adapter trained on all topics;
 "cross-topic" one that never saw the topic it is tested on. Their test rows differ too (a tenth of
 a topic, all of it): both are also compared on the same. No torch, no files.
 """
@@ -47,7 +48,8 @@ class TitledTable(NamedTuple):
 def compare_topics(tables: dict[Any, list[types.EvaluationRecord]]) -> dict:
     """Return the numbers of the study "topics".
 
-    seeds: those of the runs.
+    seeds: those of the runs. groups: {group of topics: topics}; {} if single topics were held out.
+    topics: how many topics the rows are on.
     by_topic: {topic: {"base", "cross", "in", "cross_same": {"n", "outside", "macro_f1",
     "accuracy"}}}, means over seeds; base and cross on all rows of the topic, in and cross_same on
     those in the test split of all topics.
@@ -55,7 +57,8 @@ def compare_topics(tables: dict[Any, list[types.EvaluationRecord]]) -> dict:
     mean: over topics. spread: standard deviation over seeds of these means, None for one seed.
     gain: cross-topic minus base on all rows; same_rows: in-topic minus cross-topic on the same
     rows; both paired, for the first seed.
-    pictured: statistics with intervals of the first seed.
+    pictured: statistics with intervals of the first seed; pictured_others: of all topics that
+    pictures don't name.
     """
     whole = {}  # records of the run on all data, by seed
     held_out = {}  # records of the run without a topic, by topic and seed
@@ -65,7 +68,7 @@ def compare_topics(tables: dict[Any, list[types.EvaluationRecord]]) -> dict:
         elif run.fraction == 1:
             whole[run.seed] = table
     seeds = sorted({run.seed for run in tables})
-    topics = sorted({topic for topic, _ in held_out})
+    topics = list(dict.fromkeys(topic for topic, _ in held_out))
 
     cells = {}
     for seed in seeds:
@@ -77,6 +80,8 @@ def compare_topics(tables: dict[Any, list[types.EvaluationRecord]]) -> dict:
     first_held_out = {topic: held_out[topic, seeds[0]] for topic in topics}
     return {
         "seeds": seeds,
+        "groups": {run.topic: list(run.topics) for run in tables if run.topics},
+        "topics": len({row["topic"] for rows in first_held_out.values() for row in rows}),
         "by_topic": by_topic,
         "gold_labels": {
             topic: list_topic_labels(first_whole, rows) for topic, rows in first_held_out.items()
@@ -85,7 +90,7 @@ def compare_topics(tables: dict[Any, list[types.EvaluationRecord]]) -> dict:
         "spread": average(means, statistics.stdev) if len(seeds) > 1 else None,
         "gain": compare_with_base(list(first_held_out.values())),
         "same_rows": compare_same_rows(first_whole, list(first_held_out.values())),
-        "pictured": picture_topics(first_whole, first_held_out),
+        **picture_topics(first_whole, first_held_out),
     }
 
 
@@ -215,7 +220,8 @@ def compare_rows(
 def picture_topics(
     whole: list[types.EvaluationRecord], held_out: dict[str, list[types.EvaluationRecord]]
 ) -> dict[str, dict]:
-    """Return {model and rows: {topic: statistics with intervals}} for figures.plot_topics.
+    """Return {"pictured": {model and rows: {topic: statistics with intervals}}, "pictured_others":
+    {model and rows: the same of all topics that pictures don't name, or None}}.
 
     Base and cross-topic adapters on all rows of the topics; both kinds of adapter on those in the
     test split of all topics, where they can be compared.
@@ -229,13 +235,46 @@ def picture_topics(
         "cross-topic, test split": (TUNED, [row for row in pooled if row["id"] in tested_ids]),
         "in-topic, test split": (TUNED, whole),
     }
-    result = {}
+    topic_of_id = {row["id"]: topic for topic, table in held_out.items() for row in table}
+    _, unnamed = choose_shown({topic: len(table) for topic, table in held_out.items()})
+    result = {"pictured": {}, "pictured_others": {}}
     for name, (model, rows) in pictured.items():
-        gold = analysis.index_labels(row["label"] for row in rows)
-        predicted = analysis.index_labels(row["models"][model]["prediction"] for row in rows)
-        topics = [row["topic"] for row in rows]
-        result[name] = uncertainty.describe_topics(gold, predicted, topics)
+        rows = [row for row in rows if row["id"] in topic_of_id]
+        by_topic = describe_rows(rows, model, [topic_of_id[row["id"]] for row in rows])
+        result["pictured"][name] = {
+            topic: by_topic[topic] for topic in held_out if topic in by_topic
+        }
+        others = [row for row in rows if topic_of_id[row["id"]] in unnamed]
+        described = describe_rows(others, model, ["others"] * len(others))
+        result["pictured_others"][name] = described.get("others")
     return result
+
+
+def describe_rows(
+    rows: list[types.EvaluationRecord], model: str, topics: list[str]
+) -> dict[str, dict]:
+    """Return uncertainty.describe_topics of a model's predictions; topics: one a row."""
+    gold = analysis.index_labels(row["label"] for row in rows)
+    predicted = analysis.index_labels(row["models"][model]["prediction"] for row in rows)
+    return uncertainty.describe_topics(gold, predicted, topics)
+
+
+def pick_pictured(result: dict) -> dict[str, dict]:
+    """Return {model and rows: {topic: statistics}} for figures.plot_topics: the largest topics, and
+    all others as one.
+
+    result: compare_topics.
+    """
+    named, unnamed = choose_shown(
+        {topic: cell["base"]["n"] for topic, cell in result["by_topic"].items()}
+    )
+    picked = {}
+    for name, by_topic in result["pictured"].items():
+        picked[name] = {topic: by_topic[topic] for topic in named if topic in by_topic}
+        others = result["pictured_others"][name]
+        if others is not None:
+            picked[name][formatting.name_others(len(unnamed))] = others
+    return picked
 
 
 def trace_curve(
@@ -291,25 +330,33 @@ def average_runs(point: dict, name: str, key: str) -> float:
 
 def list_topics(result: dict) -> list[TitledTable]:
     """Return the in-topic and cross-topic tables of compare_topics."""
-    header = ["Topic", "n", "base", "cross-topic"]
+    kind = "group of topics" if result["groups"] else "topic"
+    header = [kind.capitalize(), "n", "base", "cross-topic"]
     header += ["n in test split", "cross-topic there", "in-topic there"]
     labels = describe_topic_labels(result)
-    guide = f"{TOPICS_GUIDE} {labels}".strip()
+    guide = " ".join(filter(None, [TOPICS_GUIDE, describe_groups(result["groups"]), labels]))
+    named, unnamed = choose_shown(
+        {topic: cell["base"]["n"] for topic, cell in result["by_topic"].items()}
+    )
     titled_tables = []
     for key, measure in MEASURES.items():
         rows = []
-        for topic, cell in result["by_topic"].items():
-            rows.append(tabulate_topic(topic, cell, key, count=True))
-        rows.append(tabulate_topic("mean of topics", result["mean"], key))
+        for topic in named:
+            rows.append(tabulate_topic(topic, result["by_topic"][topic], key, count=True))
+        if unnamed:
+            others = average([result["by_topic"][topic] for topic in unnamed])
+            name = f"mean of {formatting.name_others(len(unnamed))}"
+            rows.append(tabulate_topic(name, others, key))
+        rows.append(tabulate_topic(f"mean of {kind.partition(' ')[0]}s", result["mean"], key))
         if result["spread"]:
             name = f"sd over {len(result['seeds'])} seeds"
             rows.append(tabulate_topic(name, result["spread"], key))
-        title = f"{measure}: each topic held out in turn"
+        title = f"{measure}: each {kind} held out in turn"
         if labels and key == "macro_f1":  # for the screen, which shows no guide
             title += ", mean over the labels in the gold of the rows"
         titled_tables.append(TitledTable(title, header, rows, guide))
 
-    worth = report.describe_topic_intervals(len(result["by_topic"]))
+    worth = report.describe_topic_intervals(result["topics"])
     guide = f"Brackets: bootstrap intervals. {worth}"
     for comparison in (result["gain"], result["same_rows"]):
         test = f"McNemar's exact test {result_tables.format_p(comparison['mcnemar']['p'])}"
@@ -320,17 +367,34 @@ def list_topics(result: dict) -> list[TitledTable]:
     return titled_tables
 
 
+def describe_groups(groups: dict[str, list[str]]) -> str:
+    """Return how many topics are in each group; "" without any. groups: {name: topics}."""
+    if not groups:
+        return ""
+    counted = [f"{name} {len(topics)}" for name, topics in groups.items()]
+    return f"Here groups of topics are held out: topics of {result_tables.join_words(counted)}."
+
+
+def choose_shown(sizes: dict[str, int]) -> tuple[list[str], set[str]]:
+    """Return formatting.choose_largest of the topics that are held out, the others as a set."""
+    named, unnamed = formatting.choose_largest(sizes)
+    return named, set(unnamed)
+
+
 def describe_topic_labels(result: dict) -> str:
-    """Return which topics lack a gold label, and how many answers are such a label; "" if none
+    """Return which topics of the table lack a gold label, and how many answers are such a label; "" if none
     does.
 
     result: compare_topics.
     """
     sentences = []
+    named, _ = choose_shown(
+        {topic: cell["base"]["n"] for topic, cell in result["by_topic"].items()}
+    )
     # Both parts of a pair are on the same rows.
     for where, parts in (("", ("base", "cross")), (" there", ("cross_same", "in"))):
-        for topic, labels_of_part in result["gold_labels"].items():
-            known = labels_of_part[parts[0]]
+        for topic in named:
+            known = result["gold_labels"][topic][parts[0]]
             if known and len(known) < len(prompts.LABELS):
                 cell = result["by_topic"][topic]
                 outside = [f"{cell[part]['outside']:g} of {PART_NAMES[part]}" for part in parts]

@@ -58,7 +58,7 @@ def count_predictions(gold: Labels, *predicted: Labels) -> np.ndarray:
 def count_by_topic(topics: Sequence[str], gold: Labels, *predicted: Labels) -> np.ndarray:
     """Return count_predictions of each topic, alphabetically: int [topics, 3, 4, ...]."""
     index_of_topic = {topic: index for index, topic in enumerate(sorted(set(topics)))}
-    topic_of_row = [index_of_topic[topic] for topic in topics]
+    topic_of_row = np.array([index_of_topic[topic] for topic in topics], int)
     counts = np.zeros((len(index_of_topic), 3, *[ANSWERS] * len(predicted)), int)
     cells = tuple(np.asarray(column) for column in (topic_of_row, gold, *predicted))
     np.add.at(counts, cells, 1)

@@ -12,6 +12,7 @@ class Run(NamedTuple):
 
     seed: int = 0
     topic: str | None = None
+    topics: tuple[str, ...] = ()
     fraction: float = 1.0
 
 
@@ -92,3 +93,25 @@ def test_all_gold_labels_need_no_note(tables):
     assert macro.title == "Macro-F1: each topic held out in turn"
     [shown] = study_tables.list_curve(study_tables.trace_curve({Run(): zoos}, {Run(): 80}))
     assert shown.guide == study_tables.CURVE_GUIDE and shown.title.endswith("21 test rows")
+
+
+def test_tables_and_pictures_name_the_twenty_largest_topics():
+    """Of 23 topics, all with the gold labels pro and con; the adapter is right, the base never."""
+    rows = {}
+    for number in range(23):
+        gold = ["pro", "con"] * (1 + (number > 2))  # two rows in the first three, else four
+        rows[f"T{number:02}"] = make_rows(f"T{number:02}", gold, gold)
+    tables = {Run(topic=topic): part for topic, part in rows.items()}
+    whole = {Run(): [row for part in rows.values() for row in part[:2]]}
+    result = study_tables.compare_topics({**whole, **tables})
+    macro, *_ = study_tables.list_topics(result)
+    names = [row[0] for row in macro.rows]
+    assert names == [
+        *(f"T{number:02}" for number in range(3, 23)), "mean of 3 other topics", "mean of topics",
+    ]  # fmt: skip
+    assert macro.rows[-2][2:4] == ["0.000", "1.000"]
+    picked = study_tables.pick_pictured(result)
+    for parts in picked.values():
+        assert len(parts) == 21 and list(parts)[-1] == "3 other topics"
+    assert picked["base, all rows"]["3 other topics"]["n"] == 6
+    assert len(result["by_topic"]) == len(result["pictured"]["base, all rows"]) == 23

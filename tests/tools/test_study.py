@@ -184,6 +184,108 @@ def test_one_topic_cannot_be_held_out(pretend, two_topics, tmp_path, capsys):
     assert pretend == [] and not (tmp_path / "study").exists()
 
 
+def write_topics(path, topics, rows=6):
+    """A corpus with some rows on each topic, as .csv."""
+    lines = ["topic,text,stance"]
+    for topic in range(topics):
+        for row in range(rows):
+            stance = ("pro", "con", "neu")[row % 3]
+            lines.append(f"Topic {topic:02},Sentence {row} on number {topic}.,{stance}")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+def test_too_many_topics_are_refused_unless_told(pretend, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(study, "MAX_TOPICS", 5)
+    corpus = write_topics(tmp_path / "many.csv", 6)
+    words = (corpus, tmp_path / "study", "--studies", "topics")
+    message = stop_message(capsys, run_study, *words)
+    assert f"{corpus} has 6 topics, and each held out is a training a seed" in message
+    assert "--groups 10" in message and "--max-topics 6" in message
+    assert pretend == [] and not (tmp_path / "study").exists()
+    run_study(*words, "--max-topics", "6")
+    assert sum(script == "finetune.py" for script, _ in pretend) == 7
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("7 trainings to do, 0 done already: 1 on all data, 6 with a topic held")
+
+
+def test_a_curve_holds_no_topic_out_however_many_there_are(pretend, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(study, "MAX_TOPICS", 2)
+    corpus = write_topics(tmp_path / "many.csv", 12)
+    run_study(corpus, tmp_path / "study", "--studies", "curve")
+    assert "0 with a topic held out, 2 on parts of the train split" in capsys.readouterr().out
+
+
+def test_groups_of_topics_are_held_out(pretend, tmp_path, capsys):
+    corpus = write_topics(tmp_path / "many.csv", 7)
+    words = (corpus, tmp_path / "study", "--studies", "topics", "--groups", "3")
+    result = run_study(*words)["topics"]
+    assert result["groups"] == {
+        "group 1": ["Topic 00", "Topic 03", "Topic 06"],
+        "group 2": ["Topic 01", "Topic 04"],
+        "group 3": ["Topic 02", "Topic 05"],
+    }
+    assert result["topics"] == 7
+    for name, topics in result["groups"].items():
+        folder = tmp_path / "study" / "data" / f"without-{study.shorten(name, tuple(topics))}"
+        tested = splitting.load_split(folder / "test.jsonl")
+        assert {row["topic"] for row in tested} == set(topics)
+        known = splitting.load_split(folder / "train.jsonl")
+        assert not {row["topic"] for row in known} & set(topics)
+        cell = result["by_topic"][name]
+        assert cell["cross"]["n"] == len(tested) == 6 * len(topics)
+        assert cell["cross"]["accuracy"] == pytest.approx(1 / 3)  # always con
+        assert result["pictured"]["base, all rows"][name]["n"] == len(tested)
+    output = capsys.readouterr().out
+    assert "3 with a group of topics held out" in output
+    assert 'group 2: 2 topics, 12 rows: "Topic 01", "Topic 04"' in output
+    assert "Accuracy: each group of topics held out in turn" in output
+    assert "mean of groups" in output
+    page = (tmp_path / "study" / "study.md").read_text(encoding="utf-8")
+    assert "topics of group 1 3, group 2 2 and group 3 2" in page
+    pretend.clear()
+    run_study(*words)
+    assert {script for script, _ in pretend} == {"prepare_data.py"}
+
+
+def test_groups_have_about_as_many_rows():
+    sizes = {"a": 50, "b": 30, "c": 20, "d": 20, "e": 10, "f": 10}
+    assert study.deal_groups(sizes, 3) == [("a",), ("b", "e", "f"), ("c", "d")]
+
+
+@pytest.mark.parametrize(
+    "groups, expected", [("1", "give 2 or more"), ("3", "--groups 2 or fewer")]
+)
+def test_impossible_groups_are_refused(pretend, two_topics, tmp_path, capsys, groups, expected):
+    words = (two_topics, tmp_path / "study", "--groups", groups)
+    assert expected in stop_message(capsys, run_study, *words)
+    assert pretend == []
+
+
+def test_a_corpus_is_read_by_the_flags_of_prepare_data(pretend, two_topics, tmp_path, capsys):
+    """With other headers, labels that are numbers, and two files."""
+    with open(two_topics, encoding="utf-8", newline="") as source:
+        _, *rows = csv.reader(source)
+    codes = {"pro": "1", "con": "-1"}
+    paths = []
+    for number in range(2):
+        paths.append(str(tmp_path / f"{number}.csv"))
+        with open(paths[-1], "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["claim", "full text", "code"])
+            for topic, text, stance, *_ in rows[number::2]:
+                writer.writerow([topic, text, codes.get(stance, "0")])
+    flags = ["--columns", "claim", "full text", "code", "--labels", "pro=1", "con=-1", "neu=0"]
+    words = ["--corpus", *paths, "--study-dir", str(tmp_path / "study"), "--studies", "curve"]
+    study.main([*words, *flags])
+    given = next(flags for script, flags in pretend if script == "prepare_data.py")
+    assert given[:8] == ["--corpus", *paths, "--columns", "claim", "full text", "code", "--labels"]
+    plan = files.read_json(tmp_path / "study" / "plan.json", "fix the test")
+    assert plan["reading"] == flags
+    other = [*words, *flags[:-1], "neu=0,x"]
+    assert "holds a study with reading" in stop_message(capsys, study.main, other)
+
+
 def test_similar_topics_have_folders_of_their_own():
     topics = ["a b?", "a b!", "Ä", "ö", "x" * 300, "x" * 301]
     names = [study.shorten(topic) for topic in topics]
@@ -201,7 +303,8 @@ def test_finished_runs_are_skipped(pretend, two_topics, tmp_path, capsys):
     capsys.readouterr()
     assert run_study(two_topics, tmp_path) == first
     assert {script for script, _ in pretend} == {"prepare_data.py"}
-    assert capsys.readouterr().out.count("finished before") == 5
+    output = capsys.readouterr().out
+    assert output.count("finished before") == 5 and "0 trainings to do, 5 done already" in output
 
 
 @pytest.mark.slow

@@ -10,10 +10,10 @@ from typing import Any
 import prompts
 from stance.common import errors, files
 from stance.common.types import EvaluationRecord, Example, Prediction
+from stance.corpus import splitting
 from stance.evaluation import prompt_variants
 
 ROW_KEYS = ("id", "topic", "text", "label")  # of a record, as the split has them
-MORE_ROW_KEYS = ("source_id", "agreement", "leaked")  # likewise, where the split has them
 RECORD_KEYS = (*ROW_KEYS, "models")  # that every record has; models: {name: {"prediction", ...}}
 SIDE_RECORDS = ("validation", "robustness")  # .jsonl files that belong to an evaluation.jsonl
 # Keys of evaluation.json in which runs to be compared agree, as messages call them.
@@ -45,7 +45,7 @@ def make_records(
     """Return records of rows; predicted: {model: one prediction a row}, more: further keys."""
     records = []
     for index, row in enumerate(rows):
-        record = {key: row[key] for key in (*ROW_KEYS, *MORE_ROW_KEYS) if key in row}
+        record = {key: row[key] for key in (*ROW_KEYS, *splitting.MORE_KEYS) if key in row}
         record["models"] = {name: by_row[index] for name, by_row in predicted.items()}
         records.append({**record, **more})
     return records

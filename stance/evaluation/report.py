@@ -274,7 +274,7 @@ def list_agreement(agreement: dict) -> list[str]:
         "Macro-F1 of a group is the mean over the labels in the gold of its rows."
     )
     if agreement["unknown"]:
-        guide += f" Of {agreement['unknown']} rows it is not known."
+        guide += f" Rows without it: {agreement['unknown']}."
     return [
         "## By agreement of the annotators",
         guide,

@@ -304,3 +304,140 @@ def test_everything_can_be_written_as_json(numbers):
         ]
     )
     assert "NaN" not in text
+
+
+# ---------------------------------------------------------------- what the source says of rows
+
+
+def mark_leaks(table):
+    """Mark rows 1 and 3 as leaked."""
+    for row in table:
+        if row["id"] in ("1", "3"):
+            row["leaked"] = True
+    return table
+
+
+def test_leaked_rows_count_and_there_are_numbers_without_them():
+    numbers = analysis.analyse(mark_leaks(make_table()))
+    assert numbers["intervals"] == analysis.analyse(make_table())["intervals"]
+    leaks = numbers["leaks"]
+    assert (leaks["leaked"], leaks["rows"], leaks["n"]) == (2, 6, 4)
+    # Left are 2, 4, 5, 6: base has 6 right; fine-tuned 2, 5, 6.
+    values = {name: part["accuracy"]["value"] for name, part in leaks["intervals"].items()}
+    assert values["base"] == 1 / 4 and values["fine-tuned"] == 3 / 4
+    assert {name: part["accuracy"] for name, part in leaks["scores"].items()} == values
+    without = analysis.analyse([row for row in make_table() if row["id"] not in ("1", "3")])
+    assert leaks["intervals"] == without["intervals"] and leaks["scores"] == without["scores"]
+
+
+def test_without_leaks_there_is_nothing_to_say(numbers):
+    assert numbers["leaks"] == {} == numbers["agreement"]
+
+
+def test_only_leaked_rows():
+    table = [{**row, "leaked": True} for row in make_table()]
+    leaks = analysis.analyse(table)["leaks"]
+    assert leaks == {"leaked": 6, "rows": 6, "n": 0, "intervals": {}, "scores": {}}
+
+
+def test_the_temperature_is_fitted_without_leaked_validation_rows():
+    table = make_table(baselines=False)
+    kept = [row for row in table if row["id"] not in ("1", "3")]
+    fitted = analysis.analyse(make_table(), mark_leaks(table))["calibration"]["fine-tuned"]
+    assert fitted == analysis.analyse(make_table(), kept)["calibration"]["fine-tuned"]
+    assert fitted["validation_rows"] == 4
+
+
+def test_runs_with_leaked_rows_have_a_second_summary():
+    table = mark_leaks(make_table())
+    result = analysis.compare_runs({"one": table, "two": table})
+    assert result["leaked"] == 2 and result["mean"]["accuracy"] == pytest.approx(4 / 6)
+    assert result["without_leaks"]["mean"]["accuracy"] == pytest.approx(3 / 4)
+    assert "leaked" not in analysis.compare_runs({"one": make_table()})
+    only = [{**row, "leaked": True} for row in make_table()]
+    assert analysis.compare_runs({"one": only})["without_leaks"] is None
+
+
+def add_agreement(table):
+    """Give rows 1 to 5 the shares of votes 1, 1, 2/3, 0.667, 0.6."""
+    for row, share in zip(table, (1, 1.0, 2 / 3, 0.667, 0.6)):
+        row["agreement"] = share
+    return table
+
+
+def test_scores_by_agreement():
+    agreement = analysis.analyse(add_agreement(make_table()))["agreement"]
+    assert agreement["unknown"] == 1
+    groups = agreement["groups"]
+    assert {name: part["n"] for name, part in groups.items()} == {
+        "full agreement": 2, "not full": 3,
+    }  # fmt: skip
+    full = groups["full agreement"]["scores"]
+    # Rows 1 and 2: gold pro twice; base answers pro, con: F1 of pro 2*1/(2+1)
+    assert full["base"]["accuracy"] == 1 / 2
+    assert full["base"]["macro_f1"] == pytest.approx(2 / 3) and full["base"]["outside"] == 1
+    assert full["fine-tuned"]["accuracy"] == full["fine-tuned"]["macro_f1"] == 1
+    # Rows 3, 4, 5: gold con neu con, fine-tuned neu con con: con 2*1/(2+2), neu 0
+    rest = groups["not full"]["scores"]["fine-tuned"]
+    assert rest["accuracy"] == pytest.approx(1 / 3) and rest["macro_f1"] == pytest.approx(1 / 4)
+    assert {value: part["n"] for value, part in agreement["values"].items()} == {
+        "1.000": 2, "0.667": 2, "0.600": 1,
+    }  # fmt: skip
+    assert agreement["values"]["0.600"]["scores"]["fine-tuned"]["accuracy"] == 1
+
+
+def test_many_shares_of_agreement_are_not_shown_each():
+    table = make_table()
+    for row, share in zip(table, (1, 0.9, 0.8, 0.7, 0.6, 0.5)):
+        row["agreement"] = share
+    agreement = analysis.compare_agreement(table)
+    assert agreement["values"] == {} and agreement["groups"]["not full"]["n"] == 5
+
+
+def test_errors_join_back_to_their_source():
+    table = make_table()
+    table[2]["source_id"] = "corpus.csv:17"
+    table[3]["source_id"] = ["corpus.csv:4", "corpus.csv:9"]
+    header, rows = analysis.list_errors(table)
+    assert header[3:6] == ["text", "gold", "source_id"]
+    assert {row[3]: row[5] for row in rows} == {
+        "Sentence 2.": "", "Sentence 3.": "corpus.csv:17", "Sentence 4.": "corpus.csv:4; corpus.csv:9",
+        "Sentence 5.": "",
+    }  # fmt: skip
+    assert all(len(row) == len(header) for row in rows)
+
+
+# ---------------------------------------------------------------- many topics
+
+
+def make_many_topics(topics):
+    """Records of topics with three rows, but one of the first; the adapter is right in two."""
+    table = []
+    for number in range(3 * topics - 2):
+        gold = ("pro", "con", "neu")[number % 3]
+        models = {
+            "base": {"prediction": "neu"},
+            "fine-tuned": {"prediction": "con" if gold == "neu" else gold},
+        }
+        row = {"id": str(number), "topic": f"Topic {(number + 2) // 3:03}", "text": "s"}
+        table.append({**row, "label": gold, "models": models})
+    return table
+
+
+def test_other_topics_have_the_numbers_of_their_rows():
+    table = make_many_topics(26)
+    numbers = analysis.analyse(table)
+    # One row of topic 0, three of 21 to 25: the largest are 1 to 20, by name.
+    rest = [
+        row
+        for row in table
+        if row["topic"] in ("Topic 000", *(f"Topic {i:03}" for i in range(21, 26)))
+    ]
+    alone = analysis.analyse(rest)
+    for name in ("base", "fine-tuned"):
+        assert numbers["other_topics"][name] == {"n": 16, **alone["intervals"][name]}
+    summary = analysis.compute_model_metrics(table)["fine-tuned"]
+    assert summary["other_topics"]["n"] == 16 and len(summary["topics"]) == 26
+    assert analysis.analyse(make_many_topics(20))["other_topics"] == {
+        "base": None, "fine-tuned": None,
+    }  # fmt: skip

@@ -251,3 +251,17 @@ def test_table_aligns_the_first_column_left_and_the_others_right():
 
 def test_table_without_rows():
     assert formatting.format_table(["a", "bc"], []) == "a  bc\n-----"
+
+
+# ---------------------------------------------------------------- many topics
+
+
+def test_other_topics_are_all_rows_but_those_of_the_twenty_largest():
+    topics = [f"t{number:02}" for number in range(22) for _ in range(2)] + ["t21", "t21"]
+    gold = ["pro", "con"] * 23
+    # The largest: t21 with four rows, then by name t00 to t18. Others: t19, t20, rows 38 to 41.
+    predicted = ["neu"] * 38 + ["pro", "pro", "pro", "con"] + ["neu"] * 4
+    others = metrics.compute_other_topics(topics, gold, predicted)
+    assert others == metrics.compute_metrics(gold[38:42], predicted[38:42])
+    assert (others["n"], others["accuracy"]) == (4, 3 / 4)
+    assert metrics.compute_other_topics(topics[:40], gold[:40], predicted[:40]) is None

@@ -5,7 +5,7 @@ import types
 import huggingface_hub
 import pytest
 from stopping import stop_message
-from test_analysis import make_binary_table, make_table
+from test_analysis import make_binary_table, make_table, mark_leaks
 from test_report import BINARY_NOTE, RUN
 
 import prompts
@@ -206,3 +206,25 @@ def test_a_missing_file_is_named(adapter, monkeypatch, capsys):
 def test_problems_of_the_hub_end_in_one_line(adapter, monkeypatch, capsys, problem):
     message = stop_message(capsys, push, Hub(problem=problem), monkeypatch, adapter)
     assert "cannot push to me/stance" in message and str(problem) in message
+
+
+# ---------------------------------------------------------------- leaked rows
+
+
+def test_a_card_says_what_is_leaked_and_lists_the_numbers_without_it():
+    assert "No sentence is in two splits." in str(make_card())
+    table = mark_leaks(make_table())
+    numbers = analysis.analyse(table)
+    run = {**RUN, "leaked_rows": {"test": 2, "val": 3}}
+    card = model_card.build_card(RECORD, run, table, numbers)
+    text = str(card)
+    assert "2 of 6 test rows are leaked" in text and "No sentence" not in text
+    assert "fine-tuned 0.750 and " in text and "3 validation rows are leaked too." in text
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values["accuracy"] == 0.75
+
+
+def test_a_card_without_any_row_that_is_not_leaked_lists_no_numbers():
+    table = [{**row, "leaked": True} for row in make_table()]
+    card = model_card.build_card(RECORD, RUN, table, analysis.analyse(table))
+    assert not card.data.eval_results and "6 of 6 test rows are leaked" in str(card)

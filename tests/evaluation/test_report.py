@@ -4,10 +4,17 @@ import re
 
 import openpyxl
 import pytest
-from test_analysis import make_binary_table, make_table, make_variants
+from test_analysis import (
+    add_agreement,
+    make_binary_table,
+    make_many_topics,
+    make_table,
+    make_variants,
+    mark_leaks,
+)
 
 from stance.common import formatting
-from stance.evaluation import analysis, report, result_tables
+from stance.evaluation import analysis, figures, report, result_tables
 
 NOTE = "DEMO: a note that must not get lost."
 RUN = {
@@ -361,3 +368,86 @@ def test_one_run_has_no_spread():
     ]
     assert result_tables.describe_runs(one).startswith("One run, ")
     assert "sd: standard" in result_tables.describe_runs(two)
+
+
+# ---------------------------------------------------------------- leaks, agreement, many topics
+
+
+def build(table, **run):
+    """(report.md, caption of results.tex) of records."""
+    run, numbers = {**RUN, **run}, analysis.analyse(table)
+    page = report.build_report(run, table, analysis.compute_model_metrics(table), numbers, [])
+    return page, report.describe_caption(run, table, numbers)
+
+
+LEAKS = "2 of 6 test rows are leaked: their sentences also stand in the train split."
+
+
+def test_leaked_rows_are_said_with_the_results_without_them():
+    table = mark_leaks(make_table())
+    page, caption = build(table, leaked_rows={"test": 2, "val": 0}, unseen_test=False)
+    assert f"**{LEAKS}**\n\nWithout the leaked rows, n = 4:\n\n| Model |" in page
+    assert "| fine-tuned | 0.750 [" in page.partition("Without the leaked rows")[2]
+    assert "with rows whose sentence was trained on" in page and "set aside" not in page
+    reached = "Accuracy and macro-F1 on the other 4 rows: majority 0.500 and "
+    assert LEAKS in caption and reached in caption and "fine-tuned 0.750 and " in caption
+    assert "leaked" not in "".join(build(make_table(), leaked_rows={"test": 0, "val": 0}))
+
+
+def test_only_leaked_rows_leave_nothing_to_show():
+    page, caption = build([{**row, "leaked": True} for row in make_table()])
+    assert "6 of 6 test rows are leaked" in page and "6 of 6 test rows are leaked" in caption
+    assert "Without the leaked rows" not in page
+
+
+def test_changed_records_are_said_to_be_so():
+    page, caption = build(make_table(), changed_records=True)
+    assert all("The records were changed after" in text for text in (page, caption))
+    assert not any("were changed" in text for text in build(make_table()))
+
+
+def test_a_table_by_agreement():
+    page, _ = build(add_agreement(make_table()))
+    section = page.partition("## By agreement of the annotators")[2].partition("\n## ")[0]
+    assert "Rows without it: 1." in section
+    [lines] = read_markdown(section)
+    header = ["Agreement", "Model", "Accuracy", "Macro-F1", "n", "gold labels", "outside"]
+    assert lines[0] == header
+    assert ["full agreement", "base", "0.500", "0.667", "2", "pro", "1"] in lines
+    assert ["not full", "fine-tuned", "0.333", "0.250", "3", "con, neu", "0"] in lines
+    assert ["0.600", "fine-tuned", "1.000", "1.000", "1", "con", "0"] in lines
+    assert "By agreement" not in build(make_table())[0]
+
+
+def test_two_shares_of_agreement_have_no_lines_of_their_own():
+    table = make_table()
+    for row, share in zip(table, (1, 1, 1, 0.667, 0.667, 0.667)):
+        row["agreement"] = share
+    _, rows = result_tables.tabulate_agreement(analysis.compare_agreement(table))
+    assert {row[0] for row in rows} == {"full agreement", "not full"}
+
+
+def test_tables_name_the_twenty_largest_topics_and_all_others_as_one():
+    table = make_many_topics(26)
+    page, _ = build(table)
+    shown = [lines for lines in read_markdown(page) if lines[0][0] == "Topic"]
+    assert len(shown) == 2 and page.count(report.OTHER_TOPICS_GUIDE) == 2
+    for lines in shown:
+        assert [row[0] for row in lines[2:]] == [
+            *(f"Topic {number:03}" for number in range(1, 21)),
+            "6 other topics",
+        ]
+    others = shown[1][-1]  # 16 rows, of which gold is five times neu
+    assert others[1].startswith("0.688 [") and others[4] == "16"
+    assert report.OTHER_TOPICS_GUIDE not in build(make_many_topics(20))[0]
+
+
+def test_pictures_do_not_grow_with_the_number_of_topics(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "plot_topics", lambda parts, path, note: drawn.append(parts))
+    for topics in (26, 60):
+        table = make_many_topics(topics)
+        result = analysis.compute_model_metrics(table)
+        report.draw_pictures(tmp_path, table, result, analysis.analyse(table), None)
+    assert [list(parts["base"])[-1] for parts in drawn] == ["6 other topics", "40 other topics"]
+    assert [len(parts["fine-tuned"]) for parts in drawn] == [21, 21]

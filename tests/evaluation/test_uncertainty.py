@@ -373,3 +373,51 @@ def test_every_threshold_of_a_curve_gives_its_point():
         assert (point["coverage"], point["accuracy"]) == pytest.approx(
             (kept.mean(), right[kept].mean())
         )
+
+
+# ---------------------------------------------------------------- many topics
+
+
+def test_topics_with_equal_counts_are_drawn_as_one():
+    """Of 300 topics with a row each, 200 right: as drawing rows, of which so many are right."""
+    gold, predicted = [0] * 300, [0] * 200 + [1] * 100
+    counts = uncertainty.count_by_topic(range(300), gold, predicted)
+    different, sizes = uncertainty.merge_equal(counts.reshape(300, -1))
+    assert sizes.tolist() == [200, 100] and different.sum(1).tolist() == [1, 1]
+    samples = uncertainty.resample_topics(counts)
+    assert (samples.sum((1, 2)) == 300).all() and samples.dtype == int
+    right = samples[:, 0, 0]
+    assert right.mean() == pytest.approx(200, abs=0.5)
+    assert right.std() == pytest.approx((300 * 2 / 3 / 3) ** 0.5, rel=0.05)
+
+
+def test_topics_that_differ_are_drawn_as_by_one_draw_of_all():
+    gold, first, _, topics = draw(60, 4)
+    counts = uncertainty.count_by_topic(topics, gold, first)
+    rng = np.random.default_rng(uncertainty.BOOTSTRAP_SEED)
+    times = rng.multinomial(4, [1 / 4] * 4, uncertainty.RESAMPLES)
+    assert (uncertainty.resample_topics(counts) == np.einsum("st,tij->sij", times, counts)).all()
+
+
+def test_blocks_of_resamples_change_nothing(monkeypatch):
+    gold, first, _, topics = draw(60, 4)
+    counts = uncertainty.count_by_topic(topics, gold, first)
+    whole = uncertainty.resample_topics(counts)
+    monkeypatch.setattr(uncertainty, "BLOCK_NUMBERS", 13)
+    assert (uncertainty.resample_topics(counts) == whole).all()
+
+
+def test_topics_have_the_numbers_of_their_rows_alone():
+    gold, first, _, topics = draw(60, 4)
+    topics = topics.tolist() + ["x", "y"]  # the last two are alike
+    gold, first = [*gold.tolist(), 1, 1], [*first.tolist(), 2, 2]
+    topics = list(map(str, topics))
+    described = uncertainty.describe_topics(gold, first, topics)
+    assert list(described) == ["0", "1", "2", "3", "x", "y"]
+    for topic, part in described.items():
+        rows = [row for row, name in enumerate(topics) if name == topic]
+        of_rows = [[labels[row] for row in rows] for labels in (gold, first)]
+        assert part == {
+            "n": len(rows),
+            **uncertainty.describe_predictions(*of_rows, ["one"] * len(rows)),
+        }

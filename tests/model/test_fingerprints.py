@@ -285,6 +285,30 @@ def test_unseen_sentences_are_said_to_be_so(adapter, data_dir, tmp_path, capsys)
     assert "may have been trained on test sentences" in capsys.readouterr().out
 
 
+def test_leaked_rows_stop_nothing_in_the_adapters_own_splits_and_are_never_unseen(
+    adapter, data_dir, tmp_path, capsys
+):
+    """In other splits they stop the script, as all sentences of the training do."""
+    rows = files.read_jsonl(Path(data_dir, "test.jsonl"), (), "fix the test")
+    train = files.read_jsonl(Path(data_dir, "train.jsonl"), (), "fix the test")
+    rows = [*rows, {**train[0], "leaked": True}]
+    train_hash = files.hash_file(Path(data_dir, "train.jsonl"))
+    found = fingerprints.compare_splits(data_dir, adapter, train_hash, CLEANING, rows)
+    assert found == {"splits_of_adapter": True, "unseen_test": False}
+    assert capsys.readouterr().out == ""
+    splits = copy_splits(data_dir, tmp_path / "data", rows)
+    words = (splits, adapter, "another hash", CLEANING, rows)
+    message = stop_message(capsys, fingerprints.compare_splits, *words)
+    assert "1 of 25 sentences" in message
+
+
+def test_a_report_never_calls_leaked_rows_unseen():
+    run = {"splits_of_adapter": True, "leaked_rows": {"test": 1}}
+    assert "set aside" not in fingerprints.describe_splits(run)
+    run["leaked_rows"]["test"] = 0
+    assert "set aside" in fingerprints.describe_splits(run)
+
+
 def test_hashes_hold_every_sentence_and_no_text(trained_run, data_dir):
     lines = (trained_run / fingerprints.SENTENCES_FILE).read_text().splitlines()
     rows = files.read_jsonl(Path(data_dir, "train.jsonl"), (), "fix the test")

@@ -110,7 +110,7 @@ def main(*flags):
 
 def test_records_are_the_test_rows_in_their_order(scored, test_rows):
     _, rows, _ = scored
-    shared = ("id", "topic", "text", "label")
+    shared = ("id", "topic", "text", "label", "source_id")
     assert [[row[key] for key in shared] for row in rows] == [
         [row[key] for key in shared] for row in test_rows
     ]
@@ -379,6 +379,12 @@ def test_records_of_earlier_versions_give_the_same_tables(scored, tmp_path):
 
 @pytest.mark.parametrize("content, expected", [
     (None, "not found"),
+    (ANSWERED.replace('"label"', '"source_id": 7, "label"'), "source_id must be"),
+    (ANSWERED.replace('"label"', '"source_id": ["a", 7], "label"'), "source_id must be"),
+    (ANSWERED.replace('"label"', '"agreement": 1.5, "label"'), "agreement must be"),
+    (ANSWERED.replace('"label"', '"agreement": true, "label"'), "agreement must be"),
+    (ANSWERED.replace('"label"', '"leaked": 1, "label"'), "leaked must be"),
+    (RECORD % ("pro", SCORED % ('"con"', "1")), "the highest that of the label"),
     ("", "is empty"),
     ('{"id": "1"}\n', "line 1: no topic, text, label, models"),
     ('{"id": ', "line 1"),
@@ -692,6 +698,79 @@ def test_the_summary_is_printed_first_and_the_statistics_below(scored, tmp_path,
 # ---------------------------------------------------------------- two of three labels in the gold column
 
 BINARY_NOTE = "Macro-F1 is the mean over pro and con: no row has the gold label neu."
+
+
+# ---------------------------------------------------------------- leaked rows
+
+
+@pytest.mark.slow
+def test_leaked_rows_are_answered_counted_and_scored_apart(
+    run_evaluate, data_dir, tmp_path, capsys
+):
+    """They carry what the split says of them, and stop nothing in the adapter's own splits."""
+    names = ("train", "val", "test")
+    splits = {name: splitting.load_split(Path(data_dir, f"{name}.jsonl")) for name in names}
+    known = {**splits["train"][0], "source_id": ["a:1", "a:2"], "agreement": 0.75, "leaked": True}
+    splits["test"].append(known)
+    source = splitting.read_report(data_dir, names)
+    splitting.write_splits(tmp_path / "data", splits, source)
+    capsys.readouterr()
+    words = ("--data-dir", str(tmp_path / "data"), "--robustness-rows", "0")
+    rows, result = run_evaluate(tmp_path / "out", *words)
+    assert {key: rows[-1][key] for key in splitting.MORE_KEYS} == {
+        key: known[key] for key in splitting.MORE_KEYS
+    }
+    assert not any("leaked" in row or "agreement" in row for row in rows[:-1])
+    assert result["splits_of_adapter"] and not result["unseen_test"]
+    assert result["leaked_rows"] == {"test": 1, "val": 0}
+    leaks = result["analysis"]["leaks"]
+    assert (leaks["leaked"], leaks["rows"], leaks["n"]) == (1, 25, 24)
+    gold = [row["label"] for row in rows[:-1]]
+    tuned = [row["models"]["fine-tuned"]["prediction"] for row in rows[:-1]]
+    accuracy = metrics.compute_metrics(gold, tuned)["accuracy"]
+    assert leaks["scores"]["fine-tuned"]["accuracy"] == accuracy
+    note = "1 of 25 test rows are leaked: their sentences also stand in the train split."
+    lines = capsys.readouterr().out.splitlines()
+    assert f"note: {note}" in lines
+    table = lines[lines.index("without the leaked rows") :]
+    assert ["fine-tuned", f"{accuracy:.3f}"] in [line.split()[:2] for line in table]
+    for name in ("report.md", "results.tex"):
+        assert note in (tmp_path / "out" / name).read_text(encoding="utf-8")
+
+
+def mark_first(rows):
+    """Mark the first row as leaked."""
+    rows[0]["leaked"] = True
+
+
+def test_runs_with_leaked_rows_have_a_second_table(copied, tmp_path, capsys):
+    one, two, out = copied("one", mark_first), copied("two", mark_first), tmp_path / "out"
+    main("--runs", one, two, "--output-dir", out)
+    result = files.read_json(out / "runs.json", "fix the test")
+    kept = result["without_leaks"]["runs"][one]["fine-tuned"]
+    assert (result["leaked"], kept["n"]) == (1, 23)
+    output = capsys.readouterr().out
+    note = "1 of 24 test rows are leaked: their sentences also stand in the train split."
+    assert note in output and "\nwithout the leaked rows\n" in output
+    text = (out / "runs.tex").read_text(encoding="utf-8")
+    assert note in text and text.count(r"\toprule") == 2 and "Without the leaked rows." in text
+
+
+def test_runs_on_other_leaked_rows_are_refused(copied, tmp_path, capsys):
+    one, two = copied("one", mark_first), copied("two")
+    message = stop_message(capsys, main, "--runs", one, two, "--output-dir", tmp_path / "out")
+    assert "hold other rows" in message
+
+
+def test_leaked_rows_of_records_without_their_run_are_counted(binary, capsys):
+    folder = binary("one")
+    rows = files.read_jsonl(folder / "evaluation.jsonl", (), "fix the test")
+    mark_first(rows)
+    files.write_jsonl(folder / "evaluation.jsonl", rows)
+    main("--predictions", folder / "evaluation.jsonl")
+    result = files.read_json(folder / "evaluation.json", "fix the test")
+    assert result["leaked_rows"] == {"val": 0, "test": 1}
+    assert "1 of 40 test rows are leaked" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -1061,6 +1140,33 @@ def test_a_description_of_other_types_is_refused(scored, tmp_path, capsys, key, 
     with pytest.raises(SystemExit) as stopped:
         evaluate.main(words)
     assert stopped.value.code == 2 and f"{path}: {key} is no record" in capsys.readouterr().err
+
+
+def test_runs_whose_records_were_changed_are_refused(copied, tmp_path, capsys):
+    one, two = copied("one"), copied("two", spoil, evaluation_sha256="0" * 64)
+    message = stop_message(capsys, main, "--runs", one, two, "--output-dir", tmp_path / "out")
+    assert "two/evaluation.jsonl was changed since evaluate.py wrote it" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_changed_records_are_named_in_all_that_is_written(copied, tmp_path, capsys):
+    folder, out = copied("one", spoil, evaluation_sha256="0" * 64), tmp_path / "out"
+    main("--predictions", f"{folder}/evaluation.jsonl", "--output-dir", out)
+    assert "was changed since evaluate.py wrote it" in capsys.readouterr().out
+    assert files.read_json(out / "evaluation.json", "fix the test")["changed_records"] is True
+    for name in ("report.md", "results.tex"):
+        text = (out / name).read_text(encoding="utf-8").replace(r"\_", "_")
+        assert "The records were changed after evaluate.py wrote them" in text
+
+
+def test_other_gold_labels_than_in_the_prompt_variants_are_refused(copied, tmp_path, capsys):
+    def change(rows):
+        rows[0]["label"] = "con" if rows[0]["label"] != "con" else "pro"
+
+    folder = Path(copied("one", change))
+    shutil.copy(tmp_path / "sides" / "robustness.jsonl", folder)
+    message = stop_message(capsys, main, "--predictions", folder / "evaluation.jsonl")
+    assert "in robustness.jsonl: change it in both, or evaluate again" in message
 
 
 def test_records_that_were_cut_get_a_note(scored, tmp_path, capsys):

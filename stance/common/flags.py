@@ -64,8 +64,8 @@ def positive_number(text: str) -> float:
 def list_words(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
     """Return the words of a command line that give the named flags the values that they have.
 
-    names: as args has them, with underscores; those that it lacks have no words. Values that start with a dash would be taken for
-    flags, so that single ones are joined to their flag.
+    names: as args has them, with underscores; those that it lacks have no words. Values that start
+    with a dash would be taken for flags, so that single ones are joined to their flag.
     """
     words = []
     for name in names:

@@ -42,7 +42,7 @@ class Example(_Example, total=False):
 
     source_id: str | list[str]  # of the row in its source; of several rows that were merged, a list
     agreement: float  # share of the annotators' votes that the label got
-    leaked: bool  # whether the sentence also stands in the train split, kept by --keep-leaks
+    leaked: bool  # whether the sentence also stands in a split that is learnt from (--keep-leaks)
 
 
 class Prediction(TypedDict, total=False):

@@ -3,7 +3,7 @@
 A record is a line of evaluation.jsonl: id, topic, text, label, models {name: {prediction,
 probabilities}} and, if the train split was at hand, baselines {name: label}. Without probabilities
 (--mode generate) there is no calibration. Leaked rows, whose sentence also stands in the train
-split, count as all others do; "leaks" has the numbers without them. No torch, no files.
+or validation split, count as all others do; "leaks" has the numbers without them. No torch, no files.
 """
 
 import statistics
@@ -71,7 +71,7 @@ def analyse(
 
 
 def drop_leaked(table: Sequence[EvaluationRecord]) -> list[EvaluationRecord]:
-    """Return the records whose sentence does not also stand in the train split."""
+    """Return the records that are not marked as leaked."""
     return [row for row in table if not row.get("leaked")]
 
 

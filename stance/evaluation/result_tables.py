@@ -66,9 +66,7 @@ def describe_gold_labels(scores: dict[str, dict]) -> str:
 
 def name_leaks(leaked: int, rows: int) -> str:
     """Return in a sentence how many of some test rows are leaked."""
-    return (
-        f"{leaked} of {rows} test rows are leaked: their sentences also stand in the train split."
-    )
+    return f"{leaked} of {rows} test rows are leaked: their sentences also stand in the train or validation split."
 
 
 def describe_leaks(leaks: dict) -> str:

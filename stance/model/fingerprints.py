@@ -171,7 +171,7 @@ def describe_splits(run: dict) -> str:
     if run.get("splits_of_adapter") is None:
         return ""
     if run["splits_of_adapter"] and run.get("leaked_rows", {}).get("test"):
-        return "The test split is that of the training, with rows whose sentence was trained on."
+        return "The test split is that of the training, with rows whose sentence was learnt from."
     if run["splits_of_adapter"]:
         return "The test split is the one that was set aside before the training."
     if run.get("unseen_test"):

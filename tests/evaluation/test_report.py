@@ -380,7 +380,7 @@ def build(table, **run):
     return page, report.describe_caption(run, table, numbers)
 
 
-LEAKS = "2 of 6 test rows are leaked: their sentences also stand in the train split."
+LEAKS = "2 of 6 test rows are leaked: their sentences also stand in the train or validation split."
 
 
 def test_leaked_rows_are_said_with_the_results_without_them():
@@ -388,7 +388,7 @@ def test_leaked_rows_are_said_with_the_results_without_them():
     page, caption = build(table, leaked_rows={"test": 2, "val": 0}, unseen_test=False)
     assert f"**{LEAKS}**\n\nWithout the leaked rows, n = 4:\n\n| Model |" in page
     assert "| fine-tuned | 0.750 [" in page.partition("Without the leaked rows")[2]
-    assert "with rows whose sentence was trained on" in page and "set aside" not in page
+    assert "with rows whose sentence was learnt from" in page and "set aside" not in page
     reached = "Accuracy and macro-F1 on the other 4 rows: majority 0.500 and "
     assert LEAKS in caption and reached in caption and "fine-tuned 0.750 and " in caption
     assert "leaked" not in "".join(build(make_table(), leaked_rows={"test": 0, "val": 0}))

@@ -729,7 +729,9 @@ def test_leaked_rows_are_answered_counted_and_scored_apart(
     tuned = [row["models"]["fine-tuned"]["prediction"] for row in rows[:-1]]
     accuracy = metrics.compute_metrics(gold, tuned)["accuracy"]
     assert leaks["scores"]["fine-tuned"]["accuracy"] == accuracy
-    note = "1 of 25 test rows are leaked: their sentences also stand in the train split."
+    note = (
+        "1 of 25 test rows are leaked: their sentences also stand in the train or validation split."
+    )
     lines = capsys.readouterr().out.splitlines()
     assert f"note: {note}" in lines
     table = lines[lines.index("without the leaked rows") :]
@@ -750,7 +752,9 @@ def test_runs_with_leaked_rows_have_a_second_table(copied, tmp_path, capsys):
     kept = result["without_leaks"]["runs"][one]["fine-tuned"]
     assert (result["leaked"], kept["n"]) == (1, 23)
     output = capsys.readouterr().out
-    note = "1 of 24 test rows are leaked: their sentences also stand in the train split."
+    note = (
+        "1 of 24 test rows are leaked: their sentences also stand in the train or validation split."
+    )
     assert note in output and "\nwithout the leaked rows\n" in output
     text = (out / "runs.tex").read_text(encoding="utf-8")
     assert note in text and text.count(r"\toprule") == 2 and "Without the leaked rows." in text

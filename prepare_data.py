@@ -244,11 +244,17 @@ def make_line(row: AnnotatedRow) -> Example:
     topic = row["topic"]
     text = row["text"]
     line = {
-        **row,
         "id": splitting.make_id(topic, text),
+        "topic": topic,
+        "text": text,
+        "stance": row["stance"],
         "prompt": prompts.build_prompt(topic, text),
+        "label": row["label"],
     }
-    return {key: line[key] for key in (*splitting.SPLIT_KEYS, *splitting.MORE_KEYS) if key in line}
+    for key in splitting.MORE_KEYS:
+        if key in row:
+            line[key] = row[key]
+    return line
 
 
 def make_lines(drawn: dict[str, list[AnnotatedRow]]) -> dict[str, list[Example]]:
@@ -273,13 +279,22 @@ def count_labels(splits: dict[str, list[Example]]) -> dict[str, dict[str, dict[s
 
 def format_counts(counts: dict[str, dict[str, dict[str, int]]]) -> str:
     """Return the table of what count_labels counts: a line a topic and label, and totals."""
+    sizes = {}  # rows by topic
+    for topic in counts[splitting.SPLITS[0]]:
+        sizes[topic] = sum(sum(counts[name][topic].values()) for name in splitting.SPLITS)
+    shown, others = formatting.choose_largest(sizes)
+    groups = [(formatting.cut(topic), [topic]) for topic in shown]
+    if others:
+        groups.append((formatting.name_others(len(others)), others))
     lines = []
     totals = [0] * (len(splitting.SPLITS) + 1)
-    for topic in counts[splitting.SPLITS[0]]:
+    for title, topics in groups:
         for label in prompts.LABELS:
-            numbers = [counts[name][topic][label] for name in splitting.SPLITS]
+            numbers = [
+                sum(counts[name][topic][label] for topic in topics) for name in splitting.SPLITS
+            ]
             numbers.append(sum(numbers))
-            lines.append([formatting.cut(topic), label, *map(str, numbers)])
+            lines.append([title, label, *map(str, numbers)])
             totals = [total + number for total, number in zip(totals, numbers, strict=True)]
     lines.append(["All topics", "all", *map(str, totals)])
     return formatting.format_table(["Topic", "Label", *splitting.SPLITS, "total"], lines)

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+from small_corpus import CORPUS_TOPICS
 
 from stance.common import startup  # noqa: F401  before torch: how its threads wait
 
@@ -44,11 +45,6 @@ CORPUS_WORDS = {  # a stance shows in every word, so that the tiny model can lea
     "Contra": ("no", "bad", "wrong", "never"),
     "Neutral": ("maybe", "who", "what", "where"),
 }
-CORPUS_TOPICS = (
-    "Vegans are right.",
-    "The minimum wage should be raised.",
-    "There should be more gun control.",
-)
 PRETRAINING_STEPS = (
     8  # too few to answer with a label, so that generated replies of the base are invalid
 )

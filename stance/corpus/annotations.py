@@ -158,7 +158,8 @@ class Scanner:
         self.repaired: Counter = Counter()
         self.bad_rows: dict[int, list[str]] = {}
         self.unknown: dict[str, None] = {}  # stances, in the order of the file
-        self.meanings: dict[str, str | None] = {}  # label by stance, of those read so far
+        # (label, whether it is a word of sentiment) of the stances read so far
+        self.meanings: dict[str, tuple[str | None, bool]] = {}
         # Numbers may be named as stances.
         self.doubted = [name for name in named if name != "stance" or not options.stances.named]
 
@@ -171,9 +172,7 @@ class Scanner:
         topic = cleaning.clean_text(cells["topic"], options.repairs)
         text = cleaning.clean_text(cells["text"], options.repairs)
         stance = cleaning.clean_text(cells.get("stance"))
-        if stance not in self.meanings:
-            self.meanings[stance] = self.stances.find_label(stance)
-        label = self.meanings[stance]
+        label, is_sentiment = self.look_up(stance)
         if label == labels.DROP and not options.annotator_column:
             what = f"left out, as --labels drops {formatting.quote(stance)}"
             self.findings.append(Finding(number, "stance", what, NO_ACTION, serious=False))
@@ -191,10 +190,8 @@ class Scanner:
         findings += find_doubts(number, cells, self.doubted, options.strict)
         if "\n" in text and "stance" in self.columns:
             findings += find_glued_rows(number, line, self.table, self.stances)
-        for name in ("topic", "text"):
-            if repairs := cleaning.list_repairs(cells[name], options.repairs):
-                self.repaired.update(repairs)
-        if label and self.stances.find_sentiment(stance):
+        self.count_repairs(cells)
+        if label and is_sentiment:
             what = f"{formatting.quote(stance)} is a word of sentiment, read as {label}"
             findings.append(Finding(number, "stance", what, NAME_SENTIMENT, serious=False))
         if findings:
@@ -203,6 +200,19 @@ class Scanner:
                 self.bad_rows[number] = [topic, text, stance]
                 return
         self.rows.append(row)
+
+    def look_up(self, stance: str) -> tuple[str | None, bool]:
+        """Return (label or labels.DROP or None, whether it is a word of sentiment) of a stance."""
+        if stance not in self.meanings:
+            is_sentiment = self.stances.find_sentiment(stance) is not None
+            self.meanings[stance] = self.stances.find_label(stance), is_sentiment
+        return self.meanings[stance]
+
+    def count_repairs(self, cells: dict[str, object]) -> None:
+        """Count what cleaning repairs in the topic and the text of a row."""
+        for name in ("topic", "text"):
+            if repairs := cleaning.list_repairs(cells[name], self.options.repairs):
+                self.repaired.update(repairs)
 
     def name_cells(self, line: list) -> dict[str, object]:
         """Return {column: cell} of a row; line: its cells."""

@@ -16,7 +16,7 @@ from stance.corpus import cleaning, grouping
 SPLIT_SEED = 0  # another seed draws other splits
 SPLITS = ("train", "val", "test")  # names of the split files
 HELD_OUT_SHARES = {"val": 0.1, "test": 0.1}  # of the rows; train gets the rest
-SPLIT_KEYS = ("id", "topic", "text", "stance", "prompt", "label")  # of a line, in this order
+SPLIT_KEYS = ("id", "topic", "text", "stance", "prompt", "label")  # of a line
 MORE_KEYS = ("source_id", "agreement", "leaked")  # that some lines have after them
 # --------------------------------------------------------------------------
 
@@ -51,7 +51,9 @@ def draw_splits(
 
     # Where a held-out split begins to take, as a part of the interval between two of its rows: two
     # splits are half an interval apart.
-    starts = {name: index / len(shares) for index, name in enumerate(shares)}
+    takers = [
+        (name, share, index / len(shares)) for index, (name, share) in enumerate(shares.items())
+    ]
     splits = {name: [] for name in SPLITS}
     walked = 0  # rows
     for stratum in sorted(strata):
@@ -59,8 +61,8 @@ def draw_splits(
         for _, key in sorted(strata[stratum]):
             walked += size
             home = "train"
-            for name, share in shares.items():
-                due = walked * share + starts[name]  # rows that the split should have by now
+            for name, share, start in takers:
+                due = walked * share + start  # rows that the split should have by now
                 room = due - len(splits[name])
                 if room > size - ROUNDING:
                     home = name  # of two due at once, the last; the other waits for the next group

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import openpyxl
 import pytest
-from conftest import CORPUS_TOPICS
 from pictures import check_layout
+from small_corpus import CORPUS_TOPICS
 from stopping import stop_message
 from tiny_model import NOTE
 

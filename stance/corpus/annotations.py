@@ -277,6 +277,11 @@ class Scanner:
     def finish(self) -> Scan:
         """Return what all rows hold."""
         findings = self.findings
+        for number in self.table.too_long:
+            what = "the row has more cells than the header"
+            findings.append(
+                Finding(number, "text", what, "put texts with commas in quotation marks")
+            )
         if self.verdicts is not None:
             findings += self.verdicts.list_findings()
         if self.unknown:

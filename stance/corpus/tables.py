@@ -53,6 +53,8 @@ class Table(NamedTuple):
     rows: workbook_reader.Lines  # below the header; of raw cells, one for each header
     header_row: int = 1  # row number of the headers; 0 where they have no row of their own
     how: reading.Reading = reading.Reading()  # what the user said about the file
+    # Rows that were left out for their cells beyond the headers; known once all are read.
+    too_long: Sequence[int] = ()
 
 
 class Candidate(NamedTuple):
@@ -111,13 +113,17 @@ def open_table(
         print(f"note: {chosen.location} is read, not {formatting.list_first(titles)}")
     note_rows(chosen)
     width = len(chosen.header)
+    too_long = []
+    lines = chosen.lines
+    if how.skips_bad and not is_workbook:
+        lines = skip_long(lines, width, too_long)
     if chosen.is_headerless:
         hint = "write a row of headers above the first, or fill that"
-        rows = fit_rows(chosen.lines, width, chosen.location, "the first row", hint)
+        rows = fit_rows(lines, width, chosen.location, "the first row", hint)
     else:
         # In Excel notes beside a table are common, in a .csv file not.
-        rows = fit_rows(chosen.lines, width, None if is_workbook else chosen.location)
-    return Table(chosen.location, chosen.header, columns, rows, chosen.header_row, how)
+        rows = fit_rows(lines, width, None if is_workbook else chosen.location)
+    return Table(chosen.location, chosen.header, columns, rows, chosen.header_row, how, too_long)
 
 
 def check_readable(path: str | Path, how: reading.Reading) -> None:
@@ -357,9 +363,28 @@ def fit_rows(
     fewer cells and the hint; None: text there is dropped.
     """
     for number, cells in lines:
-        if location and any(map(cleaning.clean_text, cells[width:])):
+        if len(cells) == width:  # most by far
+            yield number, cells
+            continue
+        if location and is_long(cells, width):
             errors.fail(f"{location}, row {number} has more cells than {fewer}: {hint}")
         yield number, [*cells[:width], *[None] * (width - len(cells))]
+
+
+def skip_long(
+    lines: workbook_reader.Lines, width: int, too_long: list[int]
+) -> workbook_reader.Lines:
+    """Yield the (row number, cells) without text beyond width; note the others in too_long."""
+    for number, cells in lines:
+        if is_long(cells, width):
+            too_long.append(number)
+        else:
+            yield number, cells
+
+
+def is_long(cells: Sequence, width: int) -> bool:
+    """Return whether a row holds text beyond the width of its table."""
+    return any(map(cleaning.clean_text, cells[width:]))
 
 
 def keep_stdin() -> BinaryIO:

@@ -132,3 +132,14 @@ def test_a_missing_number_is_an_empty_cell():
 def test_headers_are_named_as_a_person_types_them():
     scan = read("r13.xlsx", columns=("Claim (hypothesis)", "Full text", "final Stance"))
     assert len(scan.rows) == 45
+
+
+def test_positions_stand_for_headers_where_there_are_none():
+    scan = read("nohead.csv", columns=("1", "2", "3"))
+    assert len(scan.rows) == 60 and scan.rows[0]["row"] == 1
+    assert scan.rows[0]["topic"] == "A topic." and scan.rows[0]["label"] == "pro"
+
+
+def test_rows_without_a_stance_are_named():
+    [finding] = [finding for finding in read("nolabel.csv").findings if finding.serious]
+    assert (finding.row, finding.what) == (9, "stance is empty")

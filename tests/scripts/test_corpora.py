@@ -326,6 +326,17 @@ def test_bad_rows_are_left_out_and_listed(tmp_path, capsys):
     assert not skipped.exists()  # that of another corpus
 
 
+def test_rows_with_more_cells_than_headers_can_be_skipped(tmp_path, capsys):
+    rows = [("topic", "text", "stance"), *make_rows(60), (TOPIC, "One, two", "pro", "three")]
+    path = write_csv(tmp_path / "c.csv", rows)
+    assert "row 62 has more cells than headers" in stop(capsys, tmp_path / "out", "--corpus", path)
+    splits, report = prepare(tmp_path / "out", "--corpus", path, "--skip-bad")
+    assert sum(sizes(splits).values()) == 60 and report["skipped"] == 1
+    assert "62,,,,the row has more cells" in (tmp_path / "out" / prepare_data.SKIPPED).read_text(
+        "utf-8-sig"
+    )
+
+
 def test_a_file_of_bad_rows_alone_is_refused(tmp_path, capsys):
     path = write_csv(tmp_path / "c.csv", [("topic", "text", "stance"), (TOPIC, "One.", "dunno")])
     assert "unknown stance" in stop(capsys, tmp_path / "out", "--corpus", path, "--skip-bad")

@@ -552,6 +552,23 @@ def test_a_header_that_is_missing_is_named(run, no_model, tmp_path, capsys):
     assert "--text-column" in message and "--topic-column" in message
 
 
+def test_a_file_is_read_by_the_flags_that_prepare_data_has(run, asked, tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_bytes("Тема^Текст\nВеганы правы.^Да, конечно.\n".encode("cp1251"))
+    words = ["--encoding", "cp1251", "--delimiter", "^", "--topic-column", "тема"]
+    run("--input", path, "--output", tmp_path / "out.csv", "--text-column", "Текст", *words)
+    assert asked == [("Веганы правы.", "Да, конечно.")]
+
+
+def test_positions_name_the_columns_of_a_file_without_headers(run, asked, tmp_path):
+    path = write_table(tmp_path / "in.csv", ["7", "One."], [["8", "Two."]])
+    run("--input", path, "--output", tmp_path / "out.csv", "--text-column", "2", "--topic", TOPIC)
+    assert asked == [(TOPIC, "One."), (TOPIC, "Two.")]
+    with open(tmp_path / "out.csv", encoding="utf-8-sig", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header[:2] == ["column 1", "column 2"] and rows[1][:2] == ["8", "Two."]
+
+
 def test_sentences_on_stdin(run, asked, tmp_path, monkeypatch):
     lines = io.TextIOWrapper(io.BytesIO("\ufeffone, two\r\n\n=1+1\nübel\u00a0\n".encode()))
     monkeypatch.setattr(sys, "stdin", lines)

@@ -440,6 +440,31 @@ def separate_leaks(rows: list[AnnotatedRow], way: Way) -> tuple[list[AnnotatedRo
     return separated
 
 
+def describe_reading(
+    scans: list[annotations.Scan],
+    options: corpus_flags.CorpusOptions,
+    decided: duplicates.Decided,
+) -> dict:
+    """Return what the report says about how a corpus was read, before it was split."""
+    corpus = []
+    for scan in scans:
+        sha256 = files.hash_file(scan.path)
+        corpus.append({"file": Path(scan.path).name, "sha256": sha256, "rows": len(scan.rows)})
+    return {
+        "corpus": corpus,
+        "prompt_version": prompts.PROMPT_VERSION,
+        "cleaning_version": cleaning.describe_cleaning(options.repairs),
+        "topic": options.topic,
+        "labels": options.stances.named,
+        "dropped": dict(sum((scan.dropped for scan in scans), Counter())),
+        "group_column": options.group_column,
+        "repaired_cells": dict(sum((scan.repairs for scan in scans), Counter())),
+        "duplicates": decided.duplicates,
+        "conflicts": decided.conflicts,
+        "agreement": None if decided.votes is None else decided.votes.agreement,
+    }
+
+
 def describe_way(args: argparse.Namespace) -> str:
     """Return in a word or two how the splits were made."""
     if args.train:
@@ -492,28 +517,12 @@ def main(argv: list[str] | None = None) -> None:
     splits = make_lines(drawn)
     counts = count_labels(splits)
     report = {
-        "corpus": [
-            {
-                "file": Path(scan.path).name,
-                "sha256": files.hash_file(scan.path),
-                "rows": len(scan.rows),
-            }
-            for scan in scans
-        ],
+        **describe_reading(scans, options, decided),
         "seed": args.seed,
         "split_by": describe_way(args),
         "hold_out_topics": args.hold_out_topic,
-        "prompt_version": prompts.PROMPT_VERSION,
-        "cleaning_version": cleaning.describe_cleaning(repairs),
-        "topic": options.topic,
-        "labels": options.stances.named,
-        "group_column": options.group_column,
-        "repaired_cells": dict(sum((scan.repairs for scan in scans), Counter())),
         "skipped": len(skipped),
         "counts": counts,
-        "duplicates": decided.duplicates,
-        "conflicts": decided.conflicts,
-        "agreement": None if decided.votes is None else decided.votes.agreement,
         "leaks": {"are_kept": args.keep_leaks, "rows": leaks},
         "near_duplicates": near,
         "environment": environment.describe_environment(),

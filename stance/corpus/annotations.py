@@ -66,6 +66,7 @@ class Scan(NamedTuple):
     findings: list[Finding]  # about all rows
     repairs: Counter  # cells in which characters or entities were repaired, by the kind of repair
     bad_rows: dict[int, list[str]]  # cleaned topic, text and stance of those that cannot be used
+    dropped: Counter  # rows that --labels drops, by their stance
 
 
 def read_corpus(
@@ -157,6 +158,7 @@ class Scanner:
         self.findings: list[Finding] = []
         self.repaired: Counter = Counter()
         self.bad_rows: dict[int, list[str]] = {}
+        self.dropped: Counter = Counter()
         self.unknown: dict[str, None] = {}  # stances, in the order of the file
         # (label, whether it is a word of sentiment) of the stances read so far
         self.meanings: dict[str, tuple[str | None, bool]] = {}
@@ -176,6 +178,7 @@ class Scanner:
         if label == labels.DROP and not options.annotator_column:
             what = f"left out, as --labels drops {formatting.quote(stance)}"
             self.findings.append(Finding(number, "stance", what, NO_ACTION, serious=False))
+            self.dropped[stance] += 1
             return
         row = {"topic": topic, "text": text, "label": label, "stance": stance, "row": number}
         row["source_id"] = f"{self.name}:{number}"
@@ -295,7 +298,9 @@ class Scanner:
             if finding.serious:
                 self.bad_rows.setdefault(finding.row, ["", "", ""])
         rows = [row for row in self.rows if row["row"] not in self.bad_rows]
-        return Scan(self.path, self.table, rows, findings, self.repaired, self.bad_rows)
+        return Scan(
+            self.path, self.table, rows, findings, self.repaired, self.bad_rows, self.dropped
+        )
 
 
 def choose_stances(table: tables.Table, stances: labels.Stances) -> labels.Stances:

@@ -107,6 +107,8 @@ def test_dropped_rows_are_counted(tmp_path, capsys):
     words = ["--corpus", str(CASES / "l_proarg.csv"), "--output-dir", str(tmp_path)]
     prepare_data.main([*words, "--labels", "drop=unrelated"])
     assert 'left out, as --labels drops "unrelated" in 20 rows' in capsys.readouterr().out
+    report = json.loads((tmp_path / "prepare_data.report.json").read_text())
+    assert report["dropped"] == {"unrelated": 20} and report["labels"] == {"unrelated": "drop"}
 
 
 def test_a_round_number_is_guessed_too():

@@ -315,7 +315,7 @@ def format_merging(repeated: list[dict], conflicts: list[dict]) -> str:
     what = f"sentences with different stances on a topic; {left_out} rows left out"
     lines.append(f"conflicts: {len(conflicts)} ({what})")
     if conflicts:
-        lines[-1] += "; if they are several annotators': --annotator-column, majority counts"
+        lines[-1] += "; of several annotators, --annotator-column(s) counts the votes"
         clashes = []
         for entry in conflicts:
             clashes.append(" / ".join(f"{row['row']} {row['stance']}" for row in entry["rows"]))

@@ -42,10 +42,12 @@ WORDS = [
 
 # Runs predict.py with small blocks; told to, it kills itself after some of them, in the middle of a line.
 WORKER = f"""
-import os, signal, sys
+import gc, os, signal, sys
+gc.disable()  # while libraries load, as in the scripts: stance/common/startup.py
 sys.path.insert(0, {str(ROOT)!r})
 import predict
 from stance.labelling import labeller
+gc.enable()
 labeller.BLOCK_SIZE = {BLOCK_SIZE}
 append_line, lines, last = labeller.append_line, [], int(sys.argv.pop(1))
 

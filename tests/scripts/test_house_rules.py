@@ -5,6 +5,7 @@ Makefile and docstrings show: torch and transformers take seconds to import.
 """
 
 import ast
+import functools
 import json
 import os
 import re
@@ -53,6 +54,7 @@ SCRIPTS = [name for name in TREES if find_function(name, "parse_args")]
 MODULES = [name for name in TREES if name not in SCRIPTS]
 
 
+@functools.cache
 def find_constants(name):
     """UPPERCASE names that a file assigns outside functions and classes."""
     constants, nodes = set(), list(TREES[name].body)
@@ -73,6 +75,7 @@ def read_constant(name, constant):
     return ast.literal_eval(value)
 
 
+@functools.cache
 def find_imports(name):
     """The modules that a file imports anywhere in it, its own project's and others'."""
     imported = set()
@@ -152,6 +155,7 @@ def find_reads(node, constant, home):
     ]
 
 
+@functools.cache
 def find_flagged():
     """(script, home as written, constant) of every flag whose default is the constant of its name."""
     pairs = [
@@ -221,8 +225,9 @@ def collect_commands():
 
 # Runs in an empty folder, with odd words in argv, no GPU to be seen and no network to be had.
 WORKER = """
-import contextlib, importlib, io, json, os, socket, sys
+import contextlib, gc, importlib, io, json, os, socket, sys
 
+gc.disable()  # while libraries load, as in the scripts: stance/common/startup.py
 root, jobs, results, touched = sys.argv[1], json.load(open(sys.argv[2])), {}, []
 sys.path.insert(0, root)
 

@@ -30,7 +30,8 @@ TOLERANCE = 1e-5
 
 # Run by a launcher. Trains until step 12 of 18, leaves a copy of the run, goes on; each process leaves its own adapter.
 WORKER = f"""
-import json, os, shutil, sys
+import gc, json, os, shutil, sys
+gc.disable()  # while libraries load, as in the scripts: stance/common/startup.py
 sys.path.insert(0, {str(ROOT)!r})
 import safetensors.torch
 import finetune
@@ -40,6 +41,7 @@ from stance.common import distributed
 from stance.corpus import splitting
 from stance.training import callbacks
 from stance.training import fsdp
+gc.enable()
 
 folder, words = sys.argv[1], sys.argv[2:]
 for name, value in {CONSTANTS!r}.items():
@@ -213,9 +215,11 @@ def test_one_process_goes_on_where_two_stopped(two_processes, one_process, train
 
 # Started by accelerate launch: finetune.py with the constants of these tests.
 PLAIN = f"""
-import sys
+import gc, sys
+gc.disable()
 sys.path.insert(0, {str(ROOT)!r})
 import finetune
+gc.enable()
 
 for name, value in {CONSTANTS!r}.items():
     setattr(finetune, name, value)
@@ -391,13 +395,15 @@ def test_a_process_trains_on_its_own_gpu_and_writes_only_if_it_is_the_first(monk
 
 # Run by torchrun. Evaluates in both modes, after one start.
 EVALUATION = f"""
-import sys
+import gc, sys
+gc.disable()
 sys.path.insert(0, {str(ROOT)!r})
 import evaluate
 from stance.model import compilation
 from stance.common import distributed
 from stance.corpus import splitting
 from stance.model import scoring
+gc.enable()
 
 compilation.prepare_scoring = lambda model, rows: (None, 7)[distributed.get_rank()[0]]  # as if one GPU had less memory left
 scoring.SCORE_BATCH_SIZE = scoring.GENERATE_BATCH_SIZE = 10

@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# A worker of pytest a core, at most four and as many as the memory takes (tests/conftest.py); a file's tests share one.
+WORKERS := -n auto --dist loadfile --no-loadscope-reorder
 DEMO := outputs/demo
 DEMO_MODEL := outputs/smollm2-135m-instruct
 
@@ -18,10 +20,10 @@ $(VENV)/installed: requirements.txt requirements-dev.txt
 	touch $@
 
 test: $(VENV)/installed
-	$(RUN) -m pytest
+	$(RUN) -m pytest $(WORKERS)
 
 test-fast: $(VENV)/installed
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest $(WORKERS) -m "not slow"
 
 lint: $(VENV)/installed
 	$(RUN) -m ruff format --check .

@@ -5,8 +5,11 @@ import gc
 import logging
 import os
 import random
+import shutil
+from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 from small_corpus import CORPUS_TOPICS
 
@@ -14,12 +17,39 @@ from stance.common import startup  # noqa: F401  before torch: how its threads w
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# ---------------------------------------------------------------- how the tests are run
+
+MOST_WORKERS = 4  # of pytest-xdist; each loads torch
+WORKER_GB = 3  # memory that a worker and the processes it starts take at most
+
+if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 1:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch; or workers fight for the cores
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """-n auto: a worker a core, as far as the memory goes; one where all would share a GPU."""
+    if shutil.which("nvidia-smi"):
+        return 1
+    fitting = int(psutil.virtual_memory().available / (WORKER_GB * 1e9))
+    return max(1, min(count_cores(), MOST_WORKERS, fitting))
+
+
+def count_cores():
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # on Linux; a container may have fewer than the computer
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
 
 def pytest_collection_modifyitems(items):
-    """Prepare the run: skip and mark tests, spare needless work.
+    """Prepare the run: skip and mark tests, sort them for workers, spare needless work.
 
     Tests marked gpu are skipped where there is none; those that use the real tokenizer are gated.
     """
+    if "PYTEST_XDIST_WORKER" in os.environ:  # long files first, so that no worker ends alone
+        slow_tests = Counter(item.path for item in items if item.get_closest_marker("slow"))
+        items.sort(key=lambda item: -slow_tests[item.path])
     # PyTorch writes down all about a compilation for whoever reads this log, and pytest reads logs
     # that do not propagate: a quarter of the time of a compilation.
     logging.getLogger("torch.__trace").propagate = True

@@ -14,7 +14,7 @@ from stance.training import run_lock
 def hold_until_killed(folder, ready):
     with run_lock.hold_run(folder):
         ready.set()
-        time.sleep(60)
+        time.sleep(600)
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def other(tmp_path):
     ready = context.Event()
     process = context.Process(target=hold_until_killed, args=(tmp_path, ready))
     process.start()
-    assert ready.wait(60)
+    assert ready.wait(300)
     yield process
     process.kill()
     process.join()

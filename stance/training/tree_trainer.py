@@ -10,7 +10,6 @@ gradients that recorded steps leave (cuda_graphs.StepGraphs).
 """
 
 import collections
-import contextlib
 import functools
 import logging
 from collections.abc import Iterator, Sequence
@@ -364,7 +363,7 @@ class StanceTrainer(trl.SFTTrainer):
         with (
             compilation.run_uncompiled(len(self.eval_dataset)),
             prefix_tree.compute_precision(self.model),
-            self.exact_logits(),
+            output_head.float32_logits(self.model),
         ):
             sums = self.add_up_validation([ids[0] for ids in label_ids])
         self.model.train(was_training)
@@ -384,15 +383,6 @@ class StanceTrainer(trl.SFTTrainer):
             self.args, self.state, self.control, metrics
         )
         return metrics
-
-    def exact_logits(self) -> contextlib.AbstractContextManager:
-        """Return the context in which validation sees the logits that predictions are made of.
-
-        Not of a base in parts, whose output head is gathered for its own forward alone.
-        """
-        if self.sharded:
-            return contextlib.nullcontext()
-        return output_head.float32_logits(self.model)
 
     def add_up_validation(self, first_ids: list[int]) -> ValidationSums:
         """Return the sums over the validation rows of this process, without waiting for the GPU.

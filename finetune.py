@@ -210,10 +210,12 @@ def build_trainer(
     train_rows: list[Example],
     val_rows: list[Example],
     sharded: bool = False,
+    base: transformers.PreTrainedModel | None = None,
 ) -> tree_trainer.StanceTrainer:
     """Load the base model, put a fresh adapter on it, and return the trainer.
 
-    args: those of the command line. sharded: deal the base out to all processes.
+    args: those of the command line. sharded: deal the base out to all processes. base: the base
+    that they name, if it is loaded already.
     """
     if not sharded:  # layers of a base in parts are not compiled
         compilation.start_compilers()
@@ -221,9 +223,11 @@ def build_trainer(
     train_columns["row_index"] = list(range(len(train_rows)))
     val_columns = tree_trainer.encode_rows(tokenizer, val_rows)
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
-    load_base = fsdp.load_sharded_base if sharded else loading.load_base
+    if base is None:
+        load_base = fsdp.load_sharded_base if sharded else loading.load_base
+        base = load_base(args.base_model)
     trainer = tree_trainer.StanceTrainer(
-        model=load_base(args.base_model),
+        model=base,
         args=make_config(args, run_dir),
         train_dataset=datasets.Dataset.from_dict(train_columns),
         train_rows=train_rows,

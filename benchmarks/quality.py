@@ -1,0 +1,474 @@
+"""Measure the quality of recipes on real corpora with real bases: many runs, a base loaded once for many adapters.
+
+Reads --data-dir, the folders of splits that benchmarks/quality_corpora.py wrote, and the folders of --models.
+Each GPU has --processes processes, which take the next run from a shared list and append a line to
+--work-dir/records.jsonl: started again, finished runs are skipped. Writes the runs that are finished with all their
+numbers to --output, and prints their table. Settings are chosen by validation rows, never by test rows.
+
+    PYTHONPATH=. python benchmarks/quality.py --models qwen=path/to/model minilm=path/to/encoder
+    PYTHONPATH=. python benchmarks/quality.py --models gemma=google/gemma-2-9b-it --studies recipes --processes 1
+    PYTHONPATH=. python benchmarks/quality.py --table
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stance.common import environment, errors, files, flags, formatting
+from stance.evaluation import uncertainty
+
+# ---------------------------------------------------------------- settings
+DATA_DIR = "outputs/quality/data"  # folder of the folders of splits
+WORK_DIR = "outputs/quality/work"  # records of finished runs, claims, logs
+OUTPUT = "benchmarks/results/quality.json"  # all records
+STUDIES = ("rates", "recipes", "finalists")  # what is run; topics, epochs and ranks on demand
+CORPORA = ("ukp",)  # folders of --data-dir
+SEEDS = (0, 1, 2)  # of the recipes and finalists; rates, epochs and ranks have the first alone
+PROCESSES = 1  # a GPU; a small base leaves room for several
+LIMIT_SECONDS = 86400.0  # after which no further run is begun
+# What the studies try:
+RATES = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
+BATCHES = (8, 16, 32, 64)
+EPOCHS_TRIED = (1.0, 3.0, 4.0)
+RANKS = (8, 32, 64)
+FINALISTS = 3  # settings with the best validation macro-F1, which are run with all seeds
+ENCODER_RATES = (5e-5, 2e-4)
+HEAD_RATES = (1e-4, 3e-4)  # of LoRA with a classification head
+# --------------------------------------------------------------------------
+
+PUBLISHED = {
+    "EFFECTIVE_BATCH_SIZE": 4,
+    "MICRO_BATCH_SIZE": 4,
+    "LEARNING_RATE": 1e-4,
+    "WHOLE_SEQUENCE_LOSS": True,
+    "SELECT_BY": "last",
+}
+CHOSEN_BY = "macro_f1"  # of the validation rows
+ENCODERS = ("minilm",)  # names of --models that are encoders and no language models
+HEADERS = [
+    "Corpus", "Base", "Recipe", "Settings", "Seeds", "Validation macro-F1", "Accuracy", "Macro-F1",
+    "95 % interval", "SemEval F1", "F1 pro/con/neu", "ECE", "scaled", "Train s",
+]  # fmt: skip
+SHORT = {
+    "LEARNING_RATE": "rate",
+    "EFFECTIVE_BATCH_SIZE": "batch",
+    "EPOCHS": "epochs",
+    "LORA_R": "rank",
+}
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags of the command line, or of these words."""
+    parser = flags.FlagParser(__doc__)
+    parser.add_argument(
+        "--models", nargs="+", default=[], metavar="NAME=FOLDER", help="bases and encoders"
+    )
+    parser.add_argument("--data-dir", default=DATA_DIR, help="folders of splits (%(default)s)")
+    parser.add_argument("--work-dir", default=WORK_DIR, help="records and logs (%(default)s)")
+    parser.add_argument("--output", default=OUTPUT, help="JSON file of all records (%(default)s)")
+    studies = ("rates", "recipes", "finalists", "topics", "epochs", "ranks")
+    parser.add_argument(
+        "--studies", nargs="+", choices=studies, default=STUDIES, help="what to run (%(default)s)"
+    )
+    parser.add_argument(
+        "--corpora", nargs="+", default=CORPORA, help="folders of --data-dir (%(default)s)"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=flags.seed, default=SEEDS, help="of the training (%(default)s)"
+    )
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="a GPU (%(default)s)")
+    parser.add_argument(
+        "--limit-seconds",
+        type=flags.positive_number,
+        default=LIMIT_SECONDS,
+        help="begin no run after these (%(default)s)",
+    )
+    parser.add_argument("--table", action="store_true", help="run nothing, show what is recorded")
+    parser.add_argument("--jobs", help=argparse.SUPPRESS)  # of a process that this script starts
+    args = parser.parse_args(argv)
+    args.models = dict(read_model(word) for word in args.models)
+    return args
+
+
+def read_model(word: str) -> tuple[str, str]:
+    """Return (name, folder) of a value of --models."""
+    name, equals, folder = word.partition("=")
+    if not (name and equals and folder):
+        errors.fail(f"--models {word} names no model: write NAME=FOLDER")
+    return name, folder
+
+
+# ---------------------------------------------------------------- what is run
+
+
+def make_job(
+    corpus: str, base: str, recipe: str, settings: dict[str, Any] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Return a job as JSON holds it; quality_runs.Job takes it."""
+    return {
+        "corpus": corpus,
+        "base": base,
+        "recipe": recipe,
+        "settings": settings or {},
+        "seed": seed,
+    }
+
+
+def list_rates(corpus: str, base: str, seed: int) -> list[dict]:
+    """Return the jobs of learning rate x batch, with one seed."""
+    jobs = []
+    for batch in BATCHES:
+        for rate in RATES:
+            settings = {"LEARNING_RATE": rate, "EFFECTIVE_BATCH_SIZE": batch}
+            jobs.append(make_job(corpus, base, "adapter", settings, seed))
+    return jobs
+
+
+def list_recipes(corpus: str, base: str, seeds: list[int]) -> list[dict]:
+    """Return the jobs of the recipes that learn with a language model."""
+    jobs = [make_job(corpus, base, "zero-shot")]
+    for seed in seeds:
+        jobs.append(make_job(corpus, base, "adapter", {}, seed))
+        jobs.append(make_job(corpus, base, "plain trl", {}, seed))
+        jobs.append(make_job(corpus, base, "adapter", PUBLISHED, seed))
+        jobs.append(make_job(corpus, base, "few-shot", {}, seed))
+        for rate in HEAD_RATES:
+            jobs.append(make_job(corpus, base, "seq_cls", {"LEARNING_RATE": rate}, seed))
+    return jobs
+
+
+def list_small(corpus: str, encoder: str | None, seeds: list[int]) -> list[dict]:
+    """Return the jobs that need no language model; encoder: its name, or None without one."""
+    jobs = [make_job(corpus, "", "tf-idf")]
+    if encoder is None:
+        return jobs
+    jobs.append(make_job(corpus, encoder, "embeddings"))
+    for rate in ENCODER_RATES:
+        for seed in seeds:
+            jobs.append(make_job(corpus, encoder, "encoder", {"LEARNING_RATE": rate}, seed))
+    return jobs
+
+
+def list_finalists(
+    corpus: str, base: str, seeds: list[int], records: dict[str, dict]
+) -> list[dict]:
+    """Return the jobs of the settings that are best by validation among those of list_rates."""
+    found = []
+    for job in list_rates(corpus, base, seeds[0]):
+        record = records.get(name_job(job))
+        if record is not None:
+            found.append((record["validation"][CHOSEN_BY], job["settings"]))
+    found.sort(key=lambda pair: -pair[0])
+    jobs = []
+    for _, settings in found[:FINALISTS]:
+        jobs += [make_job(corpus, base, "adapter", settings, seed) for seed in seeds]
+    return jobs
+
+
+def list_jobs(args: argparse.Namespace, records: dict[str, dict]) -> list[dict]:
+    """Return the jobs of the chosen studies, each once; finalists as far as rates are finished."""
+    bases = [name for name in args.models if name not in ENCODERS]
+    encoder = next((name for name in args.models if name in ENCODERS), None)
+    seeds = list(args.seeds)
+    jobs = []
+    for corpus in args.corpora:
+        for base in bases:
+            if "rates" in args.studies:
+                jobs += list_rates(corpus, base, seeds[0])
+            if "recipes" in args.studies:
+                jobs += list_recipes(corpus, base, seeds)
+            for name, values in (("EPOCHS", EPOCHS_TRIED), ("LORA_R", RANKS)):
+                study = {"EPOCHS": "epochs", "LORA_R": "ranks"}[name]
+                if study in args.studies:
+                    for value in values:
+                        jobs.append(make_job(corpus, base, "adapter", {name: value}, seeds[0]))
+            if "finalists" in args.studies:
+                jobs += list_finalists(corpus, base, seeds, records)
+            if "topics" in args.studies:
+                jobs += list_topics(args, corpus, base)
+        if "recipes" in args.studies:
+            jobs += list_small(corpus, encoder, seeds)
+    return list({name_job(job): job for job in jobs}.values())
+
+
+def list_topics(args: argparse.Namespace, corpus: str, base: str) -> list[dict]:
+    """Return the jobs of leave-one-topic-out: base and adapter, each topic held out in turn."""
+    jobs = []
+    for folder in sorted(Path(args.data_dir).glob(f"{corpus}-without-*")):
+        jobs.append(make_job(folder.name, base, "zero-shot"))
+        jobs.append(make_job(folder.name, base, "adapter", {}, args.seeds[0]))
+    return jobs
+
+
+def name_job(job: dict) -> str:
+    """Return the name of a job, quality_runs.Job.key."""
+    settings = ",".join(f"{name}={value}" for name, value in job["settings"].items())
+    return f"{job['corpus']}/{job['base']}/{job['recipe']}/{settings}/seed{job['seed']}"
+
+
+# ---------------------------------------------------------------- processes
+
+
+def read_records(folder: Path) -> dict[str, dict]:
+    """Return {key: record} of the finished runs of a work folder."""
+    path = folder / "records.jsonl"
+    if not path.is_file():
+        return {}
+    return {record["key"]: record for record in files.read_jsonl(path, ("key",), "delete it")}
+
+
+def append_record(folder: Path, record: dict) -> None:
+    """Append a record to those of a work folder, which other processes write to as well."""
+    with open(folder / "records.jsonl", "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(files.encode_line(record))
+
+
+def claim_job(folder: Path, key: str) -> bool:
+    """Return whether this process may run a job: it has no record, and no living process has it."""
+    with open(folder / "claims.json", "a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        claims = json.loads(file.read() or "{}")
+        owner = claims.get(key)
+        if key in read_records(folder) or (owner is not None and is_running(owner)):
+            return False
+        claims[key] = os.getpid()
+        file.seek(0)
+        file.truncate()
+        file.write(json.dumps(claims))
+    return True
+
+
+def is_running(process: int) -> bool:
+    """Return whether there is a process of this number."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def work(args: argparse.Namespace) -> None:
+    """Run jobs of the list --jobs, one after the other, until none is left to take."""
+    import quality_runs  # takes seconds, and only these processes need it
+
+    folder = Path(args.work_dir)
+    place = quality_runs.Workplace(args.data_dir, args.models)
+    began = time.time()
+    for job in files.read_json(args.jobs, "start again"):
+        key = name_job(job)
+        if time.time() - began > args.limit_seconds or not claim_job(folder, key):
+            continue
+        print(f"{time.time() - began:.0f} s: {key}", flush=True)
+        settings = tuple(job["settings"].items())
+        try:
+            record = quality_runs.perform(quality_runs.Job(**{**job, "settings": settings}), place)
+        except (Exception, SystemExit) as problem:
+            # The other runs go on; this one is tried again when the benchmark is.
+            print(f"failed: {key}", flush=True)
+            traceback.print_exception(problem)
+            place.drop_base()
+            continue
+        append_record(folder, record)
+
+
+def run_jobs(args: argparse.Namespace, argv: list[str], jobs: list[dict]) -> None:
+    """Run jobs by processes of this script, PROCESSES for each GPU, and wait for their end."""
+    folder = Path(args.work_dir)
+    path = folder / f"jobs-{os.getpid()}.json"
+    files.write_json(path, jobs)
+    gpus = torch.cuda.device_count()
+    count = min(args.processes * max(gpus, 1), len(jobs))
+    running = []
+    for index in range(count):
+        variables = dict(os.environ)
+        if gpus:
+            variables["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
+        log = open(folder / f"log-{os.getpid()}-{index}.txt", "a", encoding="utf-8")
+        command = [sys.executable, __file__, *argv, "--jobs", str(path)]
+        running.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log))
+    for process in running:
+        process.wait()
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def group_records(records: dict[str, dict]) -> dict[tuple, list[dict]]:
+    """Return {(corpus, base, recipe, settings as JSON): records by seed}."""
+    groups = {}
+    for record in records.values():
+        job = record["job"]
+        key = (job["corpus"], job["base"], job["recipe"], json.dumps(job["settings"]))
+        groups.setdefault(key, []).append(record)
+    return {key: sorted(group, key=lambda one: one["job"]["seed"]) for key, group in groups.items()}
+
+
+def summarise(records: list[dict]) -> dict[str, Any]:
+    """Return the numbers of runs that differ in their seed alone.
+
+    {"seeds", "validation", "test": {score: {"mean", "sd", "interval"}}}: sd over seeds, None for
+    one; interval: the 95 % interval over test rows, for macro_f1 and accuracy, its ends the means
+    of those of the runs.
+    """
+    summary = {"seeds": [record["job"]["seed"] for record in records]}
+    for split in ("validation", "test"):
+        summary[split] = {}
+        for score in ("accuracy", "macro_f1", "semeval_f1", "micro_f1", "ece", "ece_scaled"):
+            values = [record[split].get(score) for record in records]
+            if None not in values:
+                summary[split][score] = describe_values(values)
+    ends = {"accuracy": [], "macro_f1": []}
+    for record in records:
+        counts = np.array(record["test"]["confusion"])
+        samples = uncertainty.resample_rows(counts)
+        labels = uncertainty.find_gold_labels(counts)
+        ends["accuracy"].append(uncertainty.find_interval(uncertainty.accuracy(samples)))
+        ends["macro_f1"].append(uncertainty.find_interval(uncertainty.macro_f1(samples, labels)))
+    for score, intervals in ends.items():
+        summary["test"][score]["interval"] = np.mean(intervals, 0).tolist()
+    return summary
+
+
+def describe_values(values: list[float]) -> dict[str, float | None]:
+    """Return {"mean", "sd"} of the runs' values; sd is None of one."""
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return {"mean": statistics.fmean(values), "sd": spread}
+
+
+def choose_settings(records: dict[str, dict], corpus: str, base: str, seeds: int) -> str | None:
+    """Return the settings of finetune.py, as JSON, that are best by validation.
+
+    Among those with runs of so many seeds; None without any.
+    """
+    found = []
+    for (of_corpus, of_base, recipe, settings), group in group_records(records).items():
+        is_tuned = set(json.loads(settings)) == {"LEARNING_RATE", "EFFECTIVE_BATCH_SIZE"}
+        if (of_corpus, of_base, recipe) != (corpus, base, "adapter") or not is_tuned:
+            continue
+        if len(group) >= seeds:
+            mean = statistics.fmean(record["validation"][CHOSEN_BY] for record in group)
+            found.append((mean, settings))
+    return max(found)[1] if found else None
+
+
+def word_settings(recipe: str, settings: dict[str, Any]) -> str:
+    """Return settings as a cell of the table."""
+    if settings == PUBLISHED:
+        return "published"
+    if not settings:
+        return "as shipped" if recipe in ("adapter", "plain trl") else ""
+    return ", ".join(f"{SHORT.get(name, name)} {value:g}" for name, value in settings.items())
+
+
+def word_spread(numbers: dict[str, float | None]) -> str:
+    """Return mean and standard deviation as a cell of the table."""
+    if numbers["sd"] is None:
+        return f"{numbers['mean']:.3f}"
+    return f"{numbers['mean']:.3f} ± {numbers['sd']:.3f}"
+
+
+def list_cells(records: dict[str, dict]) -> list[list[str]]:
+    """Return the cells of the table, a row for each group of runs that differ in their seed."""
+    rows = []
+    for (corpus, base, recipe, settings), group in sorted(group_records(records).items()):
+        numbers = summarise(group)
+        test = numbers["test"]
+        low, high = test["macro_f1"]["interval"]
+        of_labels = [
+            statistics.fmean(record["test"]["labels"][label]["f1"] for record in group)
+            for label in group[0]["test"]["labels"]
+        ]
+        trained = [record["train_seconds"] for record in group if "train_seconds" in record]
+        chosen = json.loads(settings)
+        is_tuned = settings == choose_settings(records, corpus, base, len(SEEDS))
+        rows.append(
+            [
+                corpus,
+                base or "-",
+                recipe,
+                word_settings(recipe, chosen) + (" (chosen)" if is_tuned else ""),
+                str(len(group)),
+                word_spread(numbers["validation"]["macro_f1"]),
+                word_spread(test["accuracy"]),
+                word_spread(test["macro_f1"]),
+                f"[{low:.3f}, {high:.3f}]",
+                word_spread(test["semeval_f1"]),
+                "/".join(f"{value:.2f}" for value in of_labels),
+                word_optional(test.get("ece")),
+                word_optional(test.get("ece_scaled")),
+                f"{statistics.fmean(trained):.0f}" if trained else "-",
+            ]
+        )
+    return rows
+
+
+def word_optional(numbers: dict[str, float | None] | None) -> str:
+    """Return a mean as a cell of the table, "-" without one."""
+    return "-" if numbers is None else f"{numbers['mean']:.3f}"
+
+
+def write_output(path: str, records: dict[str, dict], planned: list[dict], models: dict) -> None:
+    """Write all records, their summaries, and which planned runs were not run."""
+    summaries = []
+    for (corpus, base, recipe, settings), group in sorted(group_records(records).items()):
+        described = {"corpus": corpus, "base": base, "recipe": recipe}
+        summaries.append({**described, "settings": json.loads(settings), **summarise(group)})
+    not_run = [name_job(job) for job in planned if name_job(job) not in records]
+    result = {
+        "environment": environment.describe_environment(),
+        "models": {name: describe_model(folder) for name, folder in models.items()},
+        "not_run": not_run,
+        "summaries": summaries,
+        "runs": [records[key] for key in sorted(records)],
+    }
+    files.write_json(path, result)
+
+
+def describe_model(folder: str) -> dict[str, Any]:
+    """Return what the folder of a model says of where it comes from, in its origin.json."""
+    path = Path(folder) / "origin.json"
+    return files.read_json(path, "delete it") if path.is_file() else {"name": Path(folder).name}
+
+
+def main(argv: list[str] | None = None) -> None:
+    words = sys.argv[1:] if argv is None else argv
+    args = parse_args(words)
+    folder = Path(args.work_dir)
+    files.make_folder(folder)
+    if args.jobs:
+        work(args)
+        return
+    tried = set()
+    while not args.table:  # finalists come up once the rates are finished
+        records = read_records(folder)
+        jobs = [job for job in list_jobs(args, records) if name_job(job) not in records]
+        jobs = [job for job in jobs if name_job(job) not in tried]
+        if not jobs:
+            break
+        tried |= {name_job(job) for job in jobs}
+        run_jobs(args, words, jobs)
+    records = read_records(folder)
+    planned = list_jobs(args, records)
+    write_output(args.output, records, planned, args.models)
+    print(formatting.format_table(HEADERS, list_cells(records)))
+    missing = [name_job(job) for job in planned if name_job(job) not in records]
+    for key in missing:
+        print(f"not run: {key}")
+    print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    errors.run_script(main)

@@ -39,7 +39,8 @@ ENCODER_SETTINGS = {"LEARNING_RATE": 5e-5, "EFFECTIVE_BATCH_SIZE": 32, "EPOCHS":
 ENCODER_TOKENS = 256  # of topic and sentence; more are cut
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # of the regression on embeddings; validation chooses
 FLAT_BATCH_SIZE = 64  # rows a forward pass where there is no tree
-COMPILATIONS = 64  # of one layer, in a process that trains many adapters
+# Compile layers and record steps, as finetune.py does; False: start at once, with slower steps.
+COMPILE = False
 # --------------------------------------------------------------------------
 
 # Settings of a job that are flags of finetune.py; others are its constants.
@@ -86,7 +87,7 @@ class Workplace:
         self.models = models
         self.splits = {}  # by corpus
         self.loaded = None  # (name, base, tokenizer)
-        torch._dynamo.config.recompile_limit = COMPILATIONS
+        compilation.COMPILE = COMPILE
 
     def read_splits(self, corpus: str) -> dict[str, list[Example]]:
         """Return {split: rows} of a corpus."""

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stance.common import environment, errors, files, flags, formatting
+from stance.common import errors, files, flags, formatting
 from stance.evaluation import uncertainty
 
 # ---------------------------------------------------------------- settings
@@ -428,7 +428,6 @@ def write_output(path: str, records: dict[str, dict], planned: list[dict], model
         summaries.append({**described, "settings": json.loads(settings), **summarise(group)})
     not_run = [name_job(job) for job in planned if name_job(job) not in records]
     result = {
-        "environment": environment.describe_environment(),
         "models": {name: describe_model(folder) for name, folder in models.items()},
         "not_run": not_run,
         "summaries": summaries,

@@ -427,13 +427,20 @@ def write_output(path: str, records: dict[str, dict], planned: list[dict], model
         described = {"corpus": corpus, "base": base, "recipe": recipe}
         summaries.append({**described, "settings": json.loads(settings), **summarise(group)})
     not_run = [name_job(job) for job in planned if name_job(job) not in records]
-    result = {
-        "models": {name: describe_model(folder) for name, folder in models.items()},
+    lists = {
+        "models": [{"key": name, **describe_model(folder)} for name, folder in models.items()],
         "not_run": not_run,
         "summaries": summaries,
         "runs": [records[key] for key in sorted(records)],
     }
-    files.write_json(path, result)
+    parts = []
+    for (
+        name,
+        items,
+    ) in lists.items():  # a line an item: indented, the file would be ten times as long
+        lines = ",\n".join(files.encode_line(item).strip() for item in items)
+        parts.append(f'"{name}": [\n{lines}\n]')
+    files.write_text(path, ["{\n", ",\n".join(parts), "\n}\n"])
 
 
 def describe_model(folder: str) -> dict[str, Any]:

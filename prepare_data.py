@@ -33,6 +33,7 @@ from stance.corpus import (
     corpus_flags,
     dates,
     duplicates,
+    grouping,
     marked_copy,
     near_duplicates,
     published_splits,
@@ -55,13 +56,14 @@ SKIPPED = "prepare_data.skipped.csv"  # rows that --skip-bad left out
 SKIPPED_HEADER = ("file", "row", "topic", "text", "stance", "reason")
 
 
-class Way(NamedTuple):
+class SplitPlan(NamedTuple):
     """How a corpus is split; without anything, at random with all topics in all splits."""
 
     topics: list[str] | None = None  # the test split is these topics, held out
     is_published: bool = False  # rows have a split already
     keeps_leaks: bool = False  # of published splits
     by_time: bool = False  # the newest rows are the test split
+    has_groups: bool = False  # rows have values of --group-column
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -133,6 +135,9 @@ def check_split_flags(args: argparse.Namespace, corpus_is_given: bool) -> None:
         errors.fail("--keep-leaks is for published splits: give --split-column, or --train --test")
     if args.group_column and published:
         errors.fail("--group-column does not go with published splits: leave it out")
+    if args.group_column and args.split_by == "time":
+        problem = "a group may have old and new rows"
+        errors.fail(f"--group-column does not go with --split-by time: {problem}: leave one out")
     if (args.split_by == "time") != (args.date_column is not None):
         errors.fail("--split-by time and --date-column go together")
 
@@ -153,7 +158,7 @@ def check_corpus(
     decided: of the scans; strict: whether differing stances are a problem. skip_bad: whether
     problems leave out their rows alone.
     """
-    clashes = marked_copy.find_clashes(decided.duplicates, decided.conflicts, strict)
+    clashes = marked_copy.find_clashes(decided, strict)
     counts = annotations.count_rows_of_files(scans, decided.rows)
     problems = 0
     for (scan, findings), used in zip(annotations.share_findings(scans, clashes), counts):
@@ -170,7 +175,7 @@ def check_corpus(
 
 
 def make_splits(
-    name: str, rows: list[AnnotatedRow], seed: int, way: Way = Way()
+    name: str, rows: list[AnnotatedRow], seed: int, plan: SplitPlan = SplitPlan()
 ) -> dict[str, list[AnnotatedRow]]:
     """Return {split: its rows}.
 
@@ -179,26 +184,45 @@ def make_splits(
     """
     if len(rows) < MIN_ROWS:
         errors.fail(f"{name}: only {len(rows)} usable rows, {MIN_ROWS} are needed: annotate more")
-    if way.topics:
-        drawn = draw_topics(name, rows, seed, way.topics)
-    elif way.is_published:
+    if plan.topics:
+        drawn = draw_topics(name, rows, seed, plan.topics)
+    elif plan.is_published:
         drawn = splitting.take_published(rows, seed)
-    elif way.by_time:
+    elif plan.by_time:
         check_dates(name, rows)
         drawn = splitting.draw_by_time(rows, seed)
     else:
         drawn = splitting.draw_splits(rows, seed)
     for split, part in drawn.items():
         if not part:
-            problem = f"the {split} split is empty, there are too few different sentences"
-            hint = "annotate more"
-            if way.is_published:
-                problem, hint = f"no row is left for the {split} split", "split in another way"
-            errors.fail(f"{name}: {problem}: {hint}")
+            errors.fail(f"{name}: {explain_empty(split, rows, plan)}")
     splitting.check_splits_disjoint(drawn)
-    if way.by_time:
+    if plan.by_time:
         print(format_dates(drawn))
+    elif plan.has_groups:
+        note_large_groups(rows)
     return drawn
+
+
+def explain_empty(split: str, rows: list[AnnotatedRow], plan: SplitPlan) -> str:
+    """Return why a split has no rows, and what to do."""
+    if plan.is_published:
+        return f"no row is left for the {split} split: split in another way"
+    largest = max(map(len, grouping.gather_groups(rows).values()))
+    if largest > len(rows) * splitting.HELD_OUT_SHARES["val"]:
+        what = f"{largest} of {len(rows)} rows belong together and go to one split"
+        why = "equal sentences or posts, or one value of --group-column, or linked by both"
+        hint = "leave out --group-column, or what repeats"
+        return f"the {split} split is empty: {what} ({why}): {hint}"
+    return f"the {split} split is empty, there are too few different sentences: annotate more"
+
+
+def note_large_groups(rows: list[AnnotatedRow]) -> None:
+    """Print a note if rows that stay together are too many for splits of their shares."""
+    largest = max(map(len, grouping.gather_groups(rows).values()))
+    if largest > len(rows) * splitting.HELD_OUT_SHARES["val"]:
+        what = f"{largest} of {len(rows)} rows belong together and are in one split"
+        print(f"note: {what}: the shares of the splits may differ from 80/10/10")
 
 
 def draw_topics(
@@ -232,10 +256,16 @@ def check_dates(name: str, rows: list[AnnotatedRow]) -> None:
 def format_dates(drawn: dict[str, list[AnnotatedRow]]) -> str:
     """Return the line on the dates of splits by time."""
     parts = []
+    newest_before = None  # of the split before
     for split, rows in drawn.items():
         found = [row["date"] for row in rows]
         first, last = map(dates.format_date, (min(found), max(found)))
-        parts.append(f"{split} {first} to {last}")
+        part = f"{split} {first} to {last}"
+        older = sum(newest_before is not None and date < newest_before for date in found)
+        if older:
+            part += f" ({older} rows of them are older, and repeated by newer ones)"
+        newest_before = max(found)
+        parts.append(part)
     return f"dates: {', '.join(parts)}"
 
 
@@ -286,10 +316,15 @@ def format_counts(counts: dict[str, dict[str, dict[str, int]]]) -> str:
     groups = [(formatting.cut(topic), [topic]) for topic in shown]
     if others:
         groups.append((formatting.name_others(len(others)), others))
+    used_labels = [
+        label
+        for label in prompts.LABELS
+        if any(counts[name][topic][label] for name in splitting.SPLITS for topic in sizes)
+    ]
     lines = []
     totals = [0] * (len(splitting.SPLITS) + 1)
     for title, topics in groups:
-        for label in prompts.LABELS:
+        for label in used_labels:
             numbers = [
                 sum(counts[name][topic][label] for topic in topics) for name in splitting.SPLITS
             ]
@@ -301,7 +336,7 @@ def format_counts(counts: dict[str, dict[str, dict[str, int]]]) -> str:
 
 
 def format_merging(repeated: list[dict], conflicts: list[dict]) -> str:
-    """Return the lines on duplicates and conflicts, with their Excel rows.
+    """Return the lines on duplicates and conflicts, with their rows.
 
     repeated, conflicts: from duplicates.merge_duplicates.
     """
@@ -309,7 +344,7 @@ def format_merging(repeated: list[dict], conflicts: list[dict]) -> str:
     what = "rows that repeat an earlier one with the same stance; merged"
     lines = [f"duplicates: {len(merged)} ({what})"]
     if merged:
-        lines.append(f"  Excel rows {formatting.list_first(merged)}")
+        lines.append(f"  rows {formatting.list_first(merged)}")
 
     left_out = sum(len(entry["rows"]) for entry in conflicts)
     what = f"sentences with different stances on a topic; {left_out} rows left out"
@@ -319,12 +354,12 @@ def format_merging(repeated: list[dict], conflicts: list[dict]) -> str:
         clashes = []
         for entry in conflicts:
             clashes.append(" / ".join(f"{row['row']} {row['stance']}" for row in entry["rows"]))
-        lines.append(f"  Excel rows {formatting.list_first(clashes)}")
+        lines.append(f"  rows {formatting.list_first(clashes)}")
     return "\n".join(lines)
 
 
 def format_near(found: list[dict]) -> str:
-    """Return the lines on sentences that are nearly those of another split, with their Excel rows.
+    """Return the lines on sentences that are nearly those of another split, with their rows.
 
     found: from near_duplicates.find_near_duplicates.
     """
@@ -335,7 +370,7 @@ def format_near(found: list[dict]) -> str:
             f"{entry['row']} {entry['split']} ~ {entry['like']} {entry['like_split']}"
             for entry in found
         ]
-        lines.append(f"  Excel rows {formatting.list_first(pairs)}")
+        lines.append(f"  rows {formatting.list_first(pairs)}")
     return "\n".join(lines)
 
 
@@ -350,7 +385,7 @@ def format_leaks(leaks: list[dict], are_kept: bool) -> str:
         pairs = [
             f"{one['row']} {one['split']} = {one['like']} {one['like_split']}" for one in leaks
         ]
-        lines.append(f"  Excel rows {formatting.list_first(pairs)}")
+        lines.append(f"  rows {formatting.list_first(pairs)}")
         counts = Counter(f"{one['split']} = {one['like_split']}" for one in leaks)
         lines.append(f"  {', '.join(f'{pair}: {count}' for pair, count in counts.items())}")
     return "\n".join(lines)
@@ -422,6 +457,15 @@ def note_unused_columns(scans: list[annotations.Scan]) -> None:
             print(f"note: {formatting.list_first(locations)}: columns that are not used: {listed}")
 
 
+def note_repeated_ids(scans: list[annotations.Scan]) -> None:
+    """Print a note if ids of --id-column name several rows of a corpus: they do not join back."""
+    counts = Counter(row["source_id"] for scan in scans for row in scan.rows)
+    repeated = [formatting.quote(name) for name, count in counts.items() if count > 1]
+    if repeated:
+        listed = formatting.list_first(repeated)
+        print(f"note: {len(repeated):,} ids of --id-column name several rows: {listed}")
+
+
 def report_decisions(decided: duplicates.Decided) -> None:
     """Print what became of rows that repeat others."""
     if decided.votes is not None:
@@ -430,14 +474,14 @@ def report_decisions(decided: duplicates.Decided) -> None:
         print(format_merging(decided.duplicates, decided.conflicts))
 
 
-def separate_leaks(rows: list[AnnotatedRow], way: Way) -> tuple[list[AnnotatedRow], list[dict]]:
-    """Return (rows, leaks) of published splits as published_splits.separate_splits does, with
-    lines on the leaks; of others, all rows."""
-    if not way.is_published:
+def separate_leaks(
+    rows: list[AnnotatedRow], plan: SplitPlan
+) -> tuple[list[AnnotatedRow], list[dict]]:
+    """Return (rows, leaks) of published splits as published_splits.separate_splits does; of
+    others, all rows."""
+    if not plan.is_published:
         return rows, []
-    separated = published_splits.separate_splits(rows, way.keeps_leaks)
-    print(format_leaks(separated.leaks, way.keeps_leaks))
-    return separated
+    return published_splits.separate_splits(rows, plan.keeps_leaks)
 
 
 def describe_reading(
@@ -462,6 +506,7 @@ def describe_reading(
         "duplicates": decided.duplicates,
         "conflicts": decided.conflicts,
         "agreement": None if decided.votes is None else decided.votes.agreement,
+        "ties": None if decided.votes is None else decided.votes.ties,
     }
 
 
@@ -480,11 +525,12 @@ def main(argv: list[str] | None = None) -> None:
     output_dir = Path(args.output_dir)
     repairs = cleaning.Cleaning(CLEAN_C1, UNESCAPE_HTML)
     options = corpus_flags.take_options(args, repairs)
-    way = Way(
+    plan = SplitPlan(
         args.hold_out_topic,
         is_published=bool(args.train or args.split_column),
         keeps_leaks=args.keep_leaks,
         by_time=args.split_by == "time",
+        has_groups=options.group_column is not None,
     )
     sources = list_sources(args)
     paths = [path for path, _ in sources]
@@ -496,22 +542,26 @@ def main(argv: list[str] | None = None) -> None:
     if args.check:
         is_usable = check_corpus(scans, decided, args.strict, args.skip_bad)
         if is_usable:
-            kept, _ = separate_leaks(decided.rows, way)
-            make_splits(name, kept, args.seed, way)  # fails if it cannot
+            kept, _ = separate_leaks(decided.rows, plan)
+            make_splits(name, kept, args.seed, plan)  # fails if it cannot
         raise SystemExit(0 if is_usable else 2)
     skipped = list_skipped(scans) if args.skip_bad else []
     annotations.check_scans(scans, args.skip_bad)
     note_unused_columns(scans)
-    if args.strict and not args.skip_bad:
-        clashes = marked_copy.find_clashes([], decided.conflicts, serious=True)
+    if options.id_column is not None and options.annotator_column is None:
+        note_repeated_ids(scans)
+    if args.strict and not args.skip_bad and decided.conflicts:
+        clashes = marked_copy.find_clashes(decided, serious=True)
         annotations.check_rows(location, decided.rows, clashes)
-    read = sum(len(scan.rows) for scan in scans)
-    print(f"{name}: {read} rows, {len(decided.rows)} used")
+    rows, leaks = separate_leaks(decided.rows, plan)
+    read = sum(len(scan.rows) + len(scan.bad_rows) + scan.dropped.total() for scan in scans)
+    print(f"{name}: {read} rows, {len(rows)} used")
     if skipped:
         print(f"skipped: {len(skipped)} rows that cannot be used, listed in {SKIPPED}")
     report_decisions(decided)
-    rows, leaks = separate_leaks(decided.rows, way)
-    drawn = make_splits(name, rows, args.seed, way)
+    if plan.is_published:
+        print(format_leaks(leaks, plan.keeps_leaks))
+    drawn = make_splits(name, rows, args.seed, plan)
     near = near_duplicates.find_near_duplicates(drawn, rows)
     print(format_near(near))
     splits = make_lines(drawn)
@@ -534,7 +584,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"\n{format_counts(counts)}\n")
     used = [label for label in prompts.LABELS if any(row["label"] == label for row in rows)]
     if len(used) < len(prompts.LABELS):
-        print(f"note: no row has a label but {' and '.join(used)}")
+        what = f"no row has a label but {' and '.join(used)}"
+        print(f"note: {what}: scores will be means over these alone")
     for path in written:
         print(f"wrote {path}")
 

@@ -44,6 +44,7 @@ VOTE_OF = "stance of "  # before the name of an annotator: the column of an anno
 NAME_SENTIMENT = "a sentiment is no stance; if these are stances, say so with --labels"
 FILL = "fill it or delete the row"
 NO_ACTION = "nothing need be done"
+ROUNDED_ID = "id is a number of more than 15 digits, which Excel rounds"
 CHECK_TYPE = "check it and type it into a cell of the format Text"
 
 
@@ -51,7 +52,7 @@ class Finding(NamedTuple):
     """Something wrong or doubtful in a cell."""
 
     row: int  # as Excel shows it
-    column: str  # topic, text or stance
+    column: str  # one of those of list_needed
     what: str
     hint: str
     serious: bool = True  # the row cannot be used as it is
@@ -67,6 +68,7 @@ class Scan(NamedTuple):
     repairs: Counter  # cells in which characters or entities were repaired, by the kind of repair
     bad_rows: dict[int, list[str]]  # cleaned topic, text and stance of those that cannot be used
     dropped: Counter  # rows that --labels drops, by their stance
+    unknown: list[str]  # stances that mean nothing, in the order of the file
 
 
 def read_corpus(
@@ -87,7 +89,12 @@ def scan_files(
     paths: Sequence[str | Path], options: corpus_flags.CorpusOptions = corpus_flags.CorpusOptions()
 ) -> list[Scan]:
     """Return the Scan of each file of a corpus; rows of several files are numbered "file:row"."""
-    scans = [scan_corpus(path, options) for path in paths]
+    scans = [scan_table(path, options) for path in paths]
+    unknown = dict.fromkeys(stance for scan in scans for stance in scan.unknown)
+    if unknown:
+        words = labels.propose_words(unknown, options.stances)
+        hint = f"write {', '.join(prompts.LABELS)}, or name them: {words}"
+        scans = [scan._replace(findings=give_hint(scan.findings, hint)) for scan in scans]
     if len(scans) > 1:
         for scan, name in zip(scans, name_files(paths), strict=True):
             for row in scan.rows:
@@ -105,8 +112,23 @@ def scan_corpus(
     path: str | Path, options: corpus_flags.CorpusOptions = corpus_flags.CorpusOptions()
 ) -> Scan:
     """Read an annotated file with everything that is wrong or doubtful in it."""
+    [scan] = scan_files([path], options)
+    return scan
+
+
+def give_hint(findings: list[Finding], hint: str) -> list[Finding]:
+    """Return findings with the hint that proposes --labels words for unknown stances."""
+    return [
+        finding._replace(hint=hint) if finding.hint == UNKNOWN_STANCE else finding
+        for finding in findings
+    ]
+
+
+def scan_table(path: str | Path, options: corpus_flags.CorpusOptions) -> Scan:
+    """Read one file; the hint on its unknown stances is still UNKNOWN_STANCE."""
     needed = list_needed(options)
-    table = tables.open_table(path, needed, options.how, "name one with --sheet", RENAME)
+    how = options.how._replace(collects_long=True)
+    table = tables.open_table(path, needed, how, "name one with --sheet", RENAME)
     scanner = Scanner(path, table, options)
     for number, line in table.rows:
         scanner.add_row(number, line)
@@ -200,7 +222,8 @@ class Scanner:
         if findings:
             self.findings += findings
             if any(finding.serious for finding in findings):
-                self.bad_rows[number] = [topic, text, stance]
+                votes = [cleaning.clean_text(cells[name]) for name in self.votes]
+                self.bad_rows[number] = [topic, text, ", ".join(filter(None, [stance, *votes]))]
                 return
         self.rows.append(row)
 
@@ -232,8 +255,10 @@ class Scanner:
         Returns Findings about those that cannot be used.
         """
         findings = []
-        if name := cleaning.clean_text(cells.get("id")):
-            row["source_id"] = name
+        if "id" in cells:
+            row["source_id"] = name_id(cells["id"]) or row["source_id"]
+            if is_rounded(cells["id"]):
+                findings.append(Finding(number, "id", ROUNDED_ID, CHECK_TYPE, serious=False))
         if "group" in cells:
             group = cleaning.clean_text(cells["group"])
             row["groups"] = [group] if group else []
@@ -250,14 +275,19 @@ class Scanner:
                 what = f"unknown split {formatting.quote(value)}"
                 findings.append(Finding(number, "split", what, published_splits.SPLIT_HINT))
         if "annotator" in cells:
-            annotator = cleaning.clean_text(cells["annotator"])
-            if not annotator:
-                findings.append(Finding(number, "annotator", "annotator is empty", FILL))
-            if row["label"] is not None:
-                row["votes"] = {annotator: (row["label"], row["stance"])}
+            findings += self.read_vote(number, cells, row)
         elif self.votes:
             findings += self.read_votes(number, cells, row)
         return findings
+
+    def read_vote(self, number: int, cells: dict[str, object], row: AnnotatedRow) -> list[Finding]:
+        """Put the stance of the annotator whom a row names into it; return Findings."""
+        annotator = cleaning.clean_text(cells["annotator"])
+        if row["label"] is not None:
+            row["votes"] = {annotator: (row["label"], row["stance"])}
+        elif not is_filled(cells["stance"]):
+            row["votes"] = {}  # no vote, as an empty cell side by side is none
+        return [] if annotator else [Finding(number, "annotator", "annotator is empty", FILL)]
 
     def read_votes(self, number: int, cells: dict[str, object], row: AnnotatedRow) -> list[Finding]:
         """Put the stances of several annotators, side by side, into a row; return Findings."""
@@ -269,37 +299,34 @@ class Scanner:
             if label is not None:
                 row["votes"][name.removeprefix(VOTE_OF)] = (label, stance)
             elif stance:
-                what = f"unknown stance {formatting.quote(stance)}"
+                annotator = name.removeprefix(VOTE_OF)
+                what = f"unknown stance {formatting.quote(stance)} of {annotator}"
                 findings.append(Finding(number, name, what, UNKNOWN_STANCE))
                 self.unknown[stance] = None
         if not row["votes"] and not findings:
             findings.append(Finding(number, self.votes[0], "no annotator gave a stance", FILL))
-        row["stance"] = ", ".join(stance for _, stance in row["votes"].values())
         return findings
 
     def finish(self) -> Scan:
         """Return what all rows hold."""
         findings = self.findings
-        for number in self.table.too_long:
-            what = "the row has more cells than the header"
-            findings.append(
-                Finding(number, "text", what, "put texts with commas in quotation marks")
-            )
+        for number, hint in self.table.too_long.items():
+            findings.append(Finding(number, "text", "more cells than headers", hint))
         if self.verdicts is not None:
             findings += self.verdicts.list_findings()
-        if self.unknown:
-            words = labels.propose_words(self.unknown)
-            hint = f"write {', '.join(prompts.LABELS)}, or name them: {words}"
-            findings = [
-                finding._replace(hint=hint) if finding.hint == UNKNOWN_STANCE else finding
-                for finding in findings
-            ]
         for finding in findings:
             if finding.serious:
                 self.bad_rows.setdefault(finding.row, ["", "", ""])
         rows = [row for row in self.rows if row["row"] not in self.bad_rows]
         return Scan(
-            self.path, self.table, rows, findings, self.repaired, self.bad_rows, self.dropped
+            self.path,
+            self.table,
+            rows,
+            findings,
+            self.repaired,
+            self.bad_rows,
+            self.dropped,
+            list(self.unknown),
         )
 
 
@@ -310,6 +337,19 @@ def choose_stances(table: tables.Table, stances: labels.Stances) -> labels.Stanc
         if is_stance and labels.is_sentiment_header(table.header[index]):
             return stances._replace(takes_sentiment=False)
     return stances
+
+
+def name_id(cell: object) -> str:
+    """Return the id that a cell holds; of a whole number, its digits."""
+    if isinstance(cell, float) and cell.is_integer():
+        cell = int(cell)
+    return cleaning.clean_text(cell)
+
+
+def is_rounded(cell: object) -> bool:
+    """Return whether a cell holds a number of more digits than Excel keeps."""
+    is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
+    return is_number and abs(cell) >= 1e15
 
 
 def is_filled(cell: object) -> bool:
@@ -554,11 +594,21 @@ def check_scans(scans: list[Scan], skip_bad: bool = False) -> None:
         if skip_bad and scan.rows:
             continue
         if text := describe_problems(scan.rows, scan.findings):
-            problems.append(f"{scan.table.location}: {text}")
+            problems.append((scan.table.location, text))
     if problems:
-        errors.fail("; ".join(problems))
+        errors.fail("; ".join(join_locations(problems)))
     for scan in scans:
         note_doubts(scan.table.location, scan.findings)
+
+
+def join_locations(found: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a text for all (location, what is found there), equal findings together."""
+    locations_of = {}
+    for location, what in found:
+        locations_of.setdefault(what, []).append(location)
+    return [
+        f"{formatting.list_first(locations)}: {what}" for what, locations in locations_of.items()
+    ]
 
 
 def describe_problems(rows: list[AnnotatedRow], findings: list[Finding]) -> str:

@@ -114,7 +114,7 @@ def take_options(
     args may also have date_column and split_column. repairs: of topics and texts.
     """
     options = CorpusOptions(
-        how=reading.take_reading(args)._replace(skips_bad=args.skip_bad),
+        how=reading.take_reading(args),
         topic=None if args.topic is None else cleaning.clean_text(args.topic, repairs),
         stances=labels.read_stances(args.labels),
         repairs=repairs,

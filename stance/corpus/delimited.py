@@ -24,6 +24,7 @@ DELIMITERS = ",;\t|"  # where the decimal sign is a comma, Excel separates by se
 # Bytes beyond ASCII, as a share of all letters, up to which a file that is not UTF-8 may be cp1252:
 # in texts of other code pages, most letters are such bytes.
 FOREIGN_SHARE = 0.05
+UTF16_SHARE = 0.6  # of every second byte that is zero, above which a file without a mark is UTF-16
 # Of a .txt file, which may hold sentences: the share of rows that have as many cells as the first,
 # and the rows beside it, from which on another delimiter than the tab is believed.
 CERTAIN_SHARE = 0.9
@@ -166,9 +167,11 @@ def find_encoding(path: str | Path, named: str | None = None) -> str:
         check_decodes(path, named)
         return named
     with files.open_file(path) as file:
-        start = file.read(2)
-        if start in UTF16_MARKS:
+        start = file.read(BLOCK)
+        if start[:2] in UTF16_MARKS:
             return "utf-16"
+        if unmarked := find_unmarked_utf16(start):
+            return unmarked
         file.seek(0)
         try:
             for _ in codecs.iterdecode(iter(lambda: file.read(BLOCK), b""), "utf-8-sig"):
@@ -194,6 +197,24 @@ def check_decodes(path: str | Path, encoding: str) -> None:
         except UnicodeError:  # its subclass of decoding, or a UTF-16 file without its mark
             hint = "give its true --encoding, or leave it out"
             errors.fail(f"{path} is no text in {encoding} from about line {line} on: {hint}")
+
+
+def find_unmarked_utf16(start: bytes) -> str | None:
+    """Return the encoding of a file of UTF-16 without a mark, by its first bytes; None if it is
+    none.
+
+    Of most letters of western languages, one of two bytes is zero, which text has nowhere else.
+    """
+    pairs = len(start) // 2
+    if not pairs:
+        return None
+    high_zeros = start[0 : 2 * pairs : 2].count(0) / pairs
+    low_zeros = start[1 : 2 * pairs : 2].count(0) / pairs
+    if low_zeros > UTF16_SHARE and high_zeros < 1 - UTF16_SHARE:
+        return "utf-16-le"
+    if high_zeros > UTF16_SHARE and low_zeros < 1 - UTF16_SHARE:
+        return "utf-16-be"
+    return None
 
 
 def count_letters(file: BinaryIO) -> tuple[int, int, int]:

@@ -10,6 +10,8 @@ from stance.corpus import cleaning
 class Votes(NamedTuple):
     """What several annotators' votes come to, beside the rows that have a majority."""
 
+    # {topic, text, votes: [{row, annotator, stance}]}: pairs without a majority, left out
+    ties: list[dict]
     dropped: list[int | str]  # rows whose majority --labels drops
     contradicting: list[dict]  # {row, annotator}: votes of one annotator for several labels
     agreement: dict  # what voting.measure_agreement returns
@@ -21,7 +23,7 @@ class Decided(NamedTuple):
     rows: list[AnnotatedRow]
     duplicates: list[dict]  # {kept, merged}: a row number, and those of its repetitions
     conflicts: list[dict]  # {topic, text, rows: [{row, stance}]}: pairs of several labels
-    votes: Votes | None = None  # where several annotators decided; conflicts are then their ties
+    votes: Votes | None = None  # where several annotators decided; there are no conflicts then
 
 
 def merge_duplicates(rows: Iterable[AnnotatedRow]) -> Decided:

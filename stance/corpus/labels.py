@@ -115,9 +115,12 @@ def guess_label(stance: str) -> str | None:
     return None
 
 
-def propose_words(stances: Iterable[str]) -> str:
-    """Return the --labels words for unknown stances, with what each probably means."""
+def propose_words(stances: Iterable[str], known: Stances = BUILT_IN) -> str:
+    """Return the --labels words for unknown stances, with what each probably means, and for those
+    that are named already."""
     guesses = {}
+    for stance, label in known.named.items():
+        guesses.setdefault(label, []).append(stance)
     for stance in dict.fromkeys(stances):
         guesses.setdefault(guess_label(stance) or "?", []).append(stance)
     words = [

@@ -1,6 +1,7 @@
 """What prepare_data.py --check shows: all findings in a corpus, and a copy with them marked."""
 
 import contextlib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from openpyxl.styles import Alignment, PatternFill
 from openpyxl.worksheet.worksheet import Worksheet
 
 from stance.common import errors, formatting
-from stance.corpus import annotations, cleaning, tables, workbook_reader
+from stance.corpus import annotations, cleaning, duplicates, tables, workbook_reader
 
 # ---------------------------------------------------------------- settings
 SERIOUS_COLOUR = "FF9999"  # RGB of cells that cannot be used
@@ -19,27 +20,32 @@ HINT_HEADER = "hint"  # of the column that the copy has more
 HINT_WIDTH = 80  # characters
 # --------------------------------------------------------------------------
 
+CHECKED = re.compile(r"\.checked(-\d+)?$")  # of the name of a copy that is itself checked
 
-def find_clashes(
-    duplicates: list[dict], conflicts: list[dict], serious: bool
-) -> list[annotations.Finding]:
-    """Return Findings about sentences that occur twice.
 
-    duplicates, conflicts: from duplicates.merge_duplicates. serious: whether conflicts are, whose
-    rows are left out else.
+def find_clashes(decided: duplicates.Decided, serious: bool) -> list[annotations.Finding]:
+    """Return Findings about sentences that occur twice, and about ties of annotators.
+
+    serious: whether conflicts are, whose rows are left out else.
     """
     findings = []
-    for entry in duplicates:
+    for entry in decided.duplicates:
         what = f"topic and text repeat those of row {entry['kept']}, with the same stance"
         hint = "nothing need be done, they count once"
         for row in entry["merged"]:
             findings.append(annotations.Finding(row, "text", what, hint, serious=False))
-    for entry in conflicts:
+    for entry in decided.conflicts:
         stances = [f"row {row['row']} {formatting.quote(row['stance'])}" for row in entry["rows"]]
         what = f"stances of one topic and text differ ({', '.join(stances)})"
         hint = "decide on one stance, as all of them are left out"
         for row in entry["rows"]:
             findings.append(annotations.Finding(row["row"], "stance", what, hint, serious))
+    for tie in decided.votes.ties if decided.votes is not None else ():
+        stances = ", ".join(formatting.quote(vote["stance"]) for vote in tie["votes"])
+        what = f"annotators give a text no majority ({stances})"
+        hint = "nothing need be done, it is left out; or have one more person annotate it"
+        for row in dict.fromkeys(vote["row"] for vote in tie["votes"]):
+            findings.append(annotations.Finding(row, "text", what, hint, serious=False))
     return findings
 
 
@@ -70,11 +76,11 @@ def format_rows(numbers: list[int]) -> str:
 def write_checked(
     path: str | Path, table: tables.Table, findings: list[annotations.Finding]
 ) -> Path:
-    """Write <name>.checked.xlsx beside the corpus, its bad cells coloured and their hints added.
+    """Write a copy (name_copy) of the corpus, its bad cells coloured and their hints added.
 
     path, table: of the corpus, as annotations.scan_corpus read it. Returns the path of the copy.
     """
-    copy = Path(path).with_name(Path(path).stem + ".checked.xlsx")
+    copy = name_copy(Path(path))
     offset = 0  # rows by which the table lies lower in the copy
     book = load_whole_workbook(path) if Path(path).suffix.lower() == ".xlsx" else None
     if book is not None:
@@ -96,6 +102,20 @@ def write_checked(
     except OSError as problem:
         hint = "close it in Excel, or copy the corpus elsewhere"
         errors.fail(f"cannot write {copy} ({problem.strerror}): {hint}")
+    return copy
+
+
+def name_copy(path: Path) -> Path:
+    """Return where the marked copy of a corpus goes: <name>.checked.xlsx beside it.
+
+    A copy that is there stays, as somebody may have worked in it: the next is .checked-2.xlsx.
+    """
+    stem = CHECKED.sub("", path.stem)
+    copy = path.with_name(f"{stem}.checked.xlsx")
+    number = 1
+    while copy.exists():
+        number += 1
+        copy = path.with_name(f"{stem}.checked-{number}.xlsx")
     return copy
 
 

@@ -16,7 +16,7 @@ class Reading(NamedTuple):
     sheet: str | None = None  # name of the sheet of a workbook
     delimiter: str | None = None  # character that separates the cells of a text file
     encoding: str | None = None  # of a text file, by any name that Python knows
-    skips_bad: bool = False  # rows that cannot be read do not stop the run: they are left out
+    collects_long: bool = False  # rows with cells beyond the headers do not stop the run at once
 
 
 def add_file_flags(parser: argparse.ArgumentParser, sheet: str | None = None) -> None:

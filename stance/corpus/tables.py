@@ -53,8 +53,8 @@ class Table(NamedTuple):
     rows: workbook_reader.Lines  # below the header; of raw cells, one for each header
     header_row: int = 1  # row number of the headers; 0 where they have no row of their own
     how: reading.Reading = reading.Reading()  # what the user said about the file
-    # Rows that were left out for their cells beyond the headers; known once all are read.
-    too_long: Sequence[int] = ()
+    # {row number: hint} of rows left out for cells beyond the headers; known once all are read.
+    too_long: Mapping[int, str] = {}
 
 
 class Candidate(NamedTuple):
@@ -113,16 +113,17 @@ def open_table(
         print(f"note: {chosen.location} is read, not {formatting.list_first(titles)}")
     note_rows(chosen)
     width = len(chosen.header)
-    too_long = []
-    lines = chosen.lines
-    if how.skips_bad and not is_workbook:
-        lines = skip_long(lines, width, too_long)
+    fewer, hint = "headers", "put texts with commas in quotation marks"
     if chosen.is_headerless:
-        hint = "write a row of headers above the first, or fill that"
-        rows = fit_rows(lines, width, chosen.location, "the first row", hint)
-    else:
-        # In Excel notes beside a table are common, in a .csv file not.
-        rows = fit_rows(lines, width, None if is_workbook else chosen.location)
+        fewer, hint = "the first row", "write a row of headers above the first, or fill that"
+    too_long = {}
+    lines = chosen.lines
+    strict_location = chosen.location
+    if is_workbook and not chosen.is_headerless:
+        strict_location = None  # in Excel notes beside a table are common, in a .csv file not
+    elif how.collects_long:
+        lines = skip_long(lines, width, too_long, hint)
+    rows = fit_rows(lines, width, strict_location, fewer, hint)
     return Table(chosen.location, chosen.header, columns, rows, chosen.header_row, how, too_long)
 
 
@@ -323,7 +324,8 @@ def choose_columns(table: Candidate) -> dict[str, int]:
 
 def describe_headers(table: Candidate, needed: Mapping[str, Sequence[str]]) -> str:
     """Return in words which headers a table has, and which of the needed ones it lacks."""
-    found = quote_all([header for header in table.header if header]) or "nothing"
+    shown = [" ".join(header.split()) for header in table.header if header]
+    found = quote_all(shown) or "nothing"
     text = f"{table.location} has {found}"
     lacking = [column for column, indices in table.matches.items() if not indices]
     if lacking:
@@ -354,8 +356,8 @@ def fit_rows(
     lines: workbook_reader.Lines,
     width: int,
     location: str | None,
-    fewer: str = "headers",
-    hint: str = "put texts with commas in quotation marks",
+    fewer: str,
+    hint: str,
 ) -> workbook_reader.Lines:
     """Yield (row number, cells) with exactly width cells.
 
@@ -372,12 +374,12 @@ def fit_rows(
 
 
 def skip_long(
-    lines: workbook_reader.Lines, width: int, too_long: list[int]
+    lines: workbook_reader.Lines, width: int, too_long: dict[int, str], hint: str
 ) -> workbook_reader.Lines:
     """Yield the (row number, cells) without text beyond width; note the others in too_long."""
     for number, cells in lines:
         if is_long(cells, width):
-            too_long.append(number)
+            too_long[number] = hint
         else:
             yield number, cells
 

@@ -33,9 +33,8 @@ def count_votes(rows: Iterable[AnnotatedRow]) -> duplicates.Decided:
         units.append((first["topic"], {name: label for name, (label, _) in votes.items()}))
         counts = Counter(label for label, _ in votes.values()).most_common()
         if not counts or (len(counts) > 1 and counts[0][1] == counts[1][1]):
-            spelt = [stance for _, stance in votes.values()] or ["no vote that counts"]
-            stances = [{"row": first["row"], "stance": stance} for stance in spelt]
-            ties.append({"topic": first["topic"], "text": first["text"], "rows": stances})
+            cast = list_votes(members)
+            ties.append({"topic": first["topic"], "text": first["text"], "votes": cast})
             continue
         label, winners = counts[0]
         if label == labels.DROP:
@@ -46,8 +45,8 @@ def count_votes(rows: Iterable[AnnotatedRow]) -> duplicates.Decided:
         decided = {**duplicates.join_rows(members), "label": label, "stance": stance}
         del decided["votes"]
         kept.append({**decided, "agreement": share})
-    votes = duplicates.Votes(dropped, contradicting, measure_agreement(units))
-    return duplicates.Decided(kept, [], ties, votes)
+    votes = duplicates.Votes(ties, dropped, contradicting, measure_agreement(units))
+    return duplicates.Decided(kept, [], [], votes)
 
 
 def decide_rows(
@@ -73,6 +72,15 @@ def collect_votes(rows: list[AnnotatedRow]) -> tuple[dict[str, tuple[str, str]],
     for annotator in contradicting:
         votes.pop(annotator, None)
     return votes, list(dict.fromkeys(contradicting))
+
+
+def list_votes(rows: list[AnnotatedRow]) -> list[dict]:
+    """Return a {row, annotator, stance} for each vote on one pair, in the order of the file."""
+    found = []
+    for row in rows:
+        for annotator, (_, stance) in row["votes"].items():
+            found.append({"row": row["row"], "annotator": annotator, "stance": stance})
+    return found or [{"row": rows[0]["row"], "annotator": None, "stance": "no vote"}]
 
 
 def measure_agreement(units: list[tuple[str, dict[str, str]]]) -> dict:
@@ -167,7 +175,7 @@ def compute_pairwise(units: list[dict[str, str]]) -> list[dict]:
 
 def format_agreement(decided: duplicates.Decided) -> str:
     """Return the lines on votes and agreement that prepare_data.py prints."""
-    ties = decided.conflicts
+    ties = decided.votes.ties
     agreement = decided.votes.agreement
     what = f"{agreement['sentences']:,} sentences, {agreement['annotators']:,} annotators"
     lines = [
@@ -176,9 +184,8 @@ def format_agreement(decided: duplicates.Decided) -> str:
     if ties:
         found = []
         for tie in ties:
-            stances = " / ".join(vote["stance"] for vote in tie["rows"])
-            found.append(f"{tie['rows'][0]['row']} {stances}")
-        lines.append(f"  Excel rows {formatting.list_first(found)}")
+            found.append(" / ".join(f"{vote['row']} {vote['stance']}" for vote in tie["votes"]))
+        lines.append(f"  rows {formatting.list_first(found)}")
     if decided.votes.dropped:
         lines.append(
             f"  left out, as --labels drops them: {formatting.count_rows(decided.votes.dropped)}"

@@ -230,10 +230,19 @@ def test_the_sheet_is_chosen(tmp_path, capsys):
     assert run_check(path) == 2 and "name one with --sheet" in capsys.readouterr().err
 
 
-def test_a_copy_that_cannot_be_written(tmp_path, capsys):
-    (tmp_path / "c.checked.xlsx").mkdir()
+def test_a_copy_that_cannot_be_written(tmp_path, capsys, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr(marked_copy, "name_copy", lambda path: tmp_path / "folder")
     assert run_check(write_corpus(tmp_path / "c.csv", make_dirty())) == 2
-    assert "c.checked.xlsx (Is a directory): close it in Excel" in capsys.readouterr().err
+    assert "folder (Is a directory): close it in Excel" in capsys.readouterr().err
+
+
+def test_a_copy_in_which_somebody_may_have_worked_stays(tmp_path):
+    path = write_corpus(tmp_path / "c.csv", make_dirty())
+    assert run_check(path) == 2 and run_check(path) == 2
+    first, second = tmp_path / "c.checked.xlsx", tmp_path / "c.checked-2.xlsx"
+    assert first.is_file() and second.is_file()
+    assert marked_copy.name_copy(second) == tmp_path / "c.checked-3.xlsx"
 
 
 def test_rows_are_listed_all():

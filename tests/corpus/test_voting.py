@@ -26,7 +26,7 @@ def test_the_majority_decides_and_ties_are_left_out():
         (2, "pro", 0.667),
         (4, "neu", 1.0),
     ]
-    assert [tie["rows"][0]["row"] for tie in decided.conflicts] == [3, 5]
+    assert [tie["votes"][0]["row"] for tie in decided.votes.ties] == [3, 5]
     assert decided.rows[0]["stance"] == "Pro" and "votes" not in decided.rows[0]
 
 
@@ -55,12 +55,12 @@ def test_an_annotator_who_contradicts_themself_has_no_vote():
         make_row(3, {A: "pro"}, "S."),
         make_row(4, {B: "con"}, "S."),
     ]
-    assert len(voting.count_votes(again).conflicts) == 1  # a repetition is no second vote
+    assert len(voting.count_votes(again).votes.ties) == 1  # a repetition is no second vote
 
 
 def test_a_majority_for_dropping_leaves_a_sentence_out():
     decided = voting.count_votes([make_row(2, {A: labels.DROP, B: labels.DROP, C: "pro"})])
-    assert decided.rows == [] and decided.votes.dropped == [2] and decided.conflicts == []
+    assert decided.rows == [] and decided.votes.dropped == [2] and decided.votes.ties == []
 
 
 def test_alpha_is_that_of_its_paper():

@@ -158,7 +158,7 @@ def test_problems_of_all_files_are_in_one_line(tmp_path, capsys):
         rows = [*make_rows(40), (TOPIC, "", "pro")]
         paths.append(write_csv(tmp_path / name / "c.csv", [header, *rows]))
     message = stop(capsys, tmp_path / "out", "--corpus", *paths)
-    assert all(f"{path}: text is empty in row 42" in message for path in paths)
+    assert f"{', '.join(paths)}: text is empty in row 42: fill it" in message
 
 
 def test_checking_several_files_marks_each(tmp_path, capsys):
@@ -196,10 +196,10 @@ def test_several_rows_a_sentence_are_voted_on(tmp_path, capsys):
         prepare_data.main([*map(str, words), "--output-dir", str(tmp_path / "without")])
     assert stopped.value.code == 2 and "--annotator-column" in capsys.readouterr().out
     splits, report = prepare(tmp_path / "votes", *words, "--annotator-column", "annotator")
-    assert sum(sizes(splits).values()) == 59 and len(report["conflicts"]) == 1
+    assert sum(sizes(splits).values()) == 59 and len(report["ties"]) == 1
     output = capsys.readouterr().out
     assert "59 sentences have a majority, 1 ties are left out" in output
-    assert "2 pro / con / neu" in output and "Krippendorff's alpha 0." in output
+    assert "2 pro / 3 con / 4 neu" in output and "Krippendorff's alpha 0." in output
     assert report["agreement"]["annotators"] == 3
     shares = Counter(line["agreement"] for part in splits.values() for line in part)
     assert set(shares) <= {0.667, 1.0} and sum(shares.values()) == 59
@@ -216,7 +216,7 @@ def test_annotators_side_by_side_are_voted_on(tmp_path, capsys):
     assert (
         lines["Outvoted."]["agreement"] == 0.667 and lines["Sentence number 0."]["agreement"] == 1
     )
-    assert [tie["rows"][0]["row"] for tie in report["conflicts"]] == [42]
+    assert [tie["votes"][0]["row"] for tie in report["ties"]] == [42]
 
 
 def test_votes_that_cannot_be_used_are_named(tmp_path, capsys):
@@ -225,7 +225,7 @@ def test_votes_that_cannot_be_used_are_named(tmp_path, capsys):
     path = write_csv(tmp_path / "c.csv", [("topic", "text", "a", "b"), *rows])
     message = stop(capsys, tmp_path / "out", "--corpus", path, "--annotator-columns", "a", "b")
     assert "no annotator gave a stance in row 42" in message
-    assert 'unknown stance "dunno" in row 43' in message
+    assert 'unknown stance "dunno" of b in row 43' in message
 
 
 # ---------------------------------------------------------------- groups and times
@@ -329,10 +329,12 @@ def test_bad_rows_are_left_out_and_listed(tmp_path, capsys):
 def test_rows_with_more_cells_than_headers_can_be_skipped(tmp_path, capsys):
     rows = [("topic", "text", "stance"), *make_rows(60), (TOPIC, "One, two", "pro", "three")]
     path = write_csv(tmp_path / "c.csv", rows)
-    assert "row 62 has more cells than headers" in stop(capsys, tmp_path / "out", "--corpus", path)
+    assert "more cells than headers in row 62: put" in stop(
+        capsys, tmp_path / "out", "--corpus", path
+    )
     splits, report = prepare(tmp_path / "out", "--corpus", path, "--skip-bad")
     assert sum(sizes(splits).values()) == 60 and report["skipped"] == 1
-    assert "62,,,,the row has more cells" in (tmp_path / "out" / prepare_data.SKIPPED).read_text(
+    assert "62,,,,more cells than headers" in (tmp_path / "out" / prepare_data.SKIPPED).read_text(
         "utf-8-sig"
     )
 

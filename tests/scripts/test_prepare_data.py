@@ -131,7 +131,7 @@ def test_report(tmp_path):
 
 
 def test_duplicates_and_conflicts_are_reported(tmp_path, capsys):
-    rows = make_table(60)  # Excel rows 2 to 61
+    rows = make_table(60)  # rows 2 to 61
     rows += [
         (TOPICS[1], "sentence number 1", "Pro"),
         (TOPICS[0], "Sentence number 2.", "Neutral"),
@@ -139,11 +139,11 @@ def test_duplicates_and_conflicts_are_reported(tmp_path, capsys):
     splits = run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out")
     output = capsys.readouterr().out
     assert "62 rows, 59 used" in output
-    assert "duplicates: 1 " in output and "Excel rows 62 = 3\n" in output
+    assert "duplicates: 1 " in output and "rows 62 = 3\n" in output
     assert (
         "conflicts: 1 " in output
         and "2 rows left out" in output
-        and "Excel rows 4 Contra / 63 Neutral\n" in output
+        and "rows 4 Contra / 63 Neutral\n" in output
     )
     texts = [line["text"] for name in SPLIT_FILES for line in splits[name]]
     assert (
@@ -538,4 +538,4 @@ def test_a_reader_that_goes_away_is_no_fault_of_ours(tmp_path):
 def test_a_corpus_of_one_stance_gets_a_note(tmp_path, capsys):
     rows = [(topic, text, "Pro") for topic, text, _ in make_table(120)]
     run(write_corpus(tmp_path / "c.xlsx", rows), tmp_path / "out")
-    assert "note: no row has a label but pro\n" in capsys.readouterr().out
+    assert "note: no row has a label but pro: " in capsys.readouterr().out

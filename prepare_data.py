@@ -143,10 +143,17 @@ def check_split_flags(args: argparse.Namespace, corpus_is_given: bool) -> None:
 
 
 def list_sources(args: argparse.Namespace) -> list[tuple[str, str | None]]:
-    """Return (file, its split as published or None) of all files to read."""
-    if not args.train:
-        return [(path, None) for path in args.corpus]
-    return [(path, name) for name in splitting.SPLITS for path in getattr(args, name) or ()]
+    """Return (file, its split as published or None) of all files to read; fail if one is there
+    twice."""
+    sources = [(path, None) for path in args.corpus]
+    if args.train:
+        sources = [(path, name) for name in splitting.SPLITS for path in getattr(args, name) or ()]
+    seen = set()
+    for path, _ in sources:
+        if Path(path).resolve() in seen:
+            errors.fail(f"{path} is named twice: name each file once")
+        seen.add(Path(path).resolve())
+    return sources
 
 
 def check_corpus(
@@ -207,7 +214,8 @@ def make_splits(
 def explain_empty(split: str, rows: list[AnnotatedRow], plan: SplitPlan) -> str:
     """Return why a split has no rows, and what to do."""
     if plan.is_published:
-        return f"no row is left for the {split} split: split in another way"
+        problem = f"no row is left for the {split} split: none is marked so"
+        return f"{problem}, or all of their sentences stand in another split: mend the splits"
     largest = max(map(len, grouping.gather_groups(rows).values()))
     if largest > len(rows) * splitting.HELD_OUT_SHARES["val"]:
         what = f"{largest} of {len(rows)} rows belong together and go to one split"
@@ -374,12 +382,14 @@ def format_near(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def format_leaks(leaks: list[dict], are_kept: bool) -> str:
+def format_leaks(leaks: list[dict], marked: int, are_kept: bool) -> str:
     """Return the lines on sentences that stand in several published splits.
 
-    leaks: of published_splits.separate_splits.
+    leaks: of published_splits.separate_splits; marked: rows that it marked as leaked.
     """
-    done = "kept and marked" if are_kept else "taken out of the split named first"
+    done = "taken out of the split named first"
+    if are_kept:
+        done = f"kept; {marked} rows of test and val, whose scores they raise, are marked as leaked"
     lines = [f"leaks: {len(leaks)} rows whose sentence another published split holds; {done}"]
     if leaks:
         pairs = [
@@ -391,11 +401,14 @@ def format_leaks(leaks: list[dict], are_kept: bool) -> str:
     return "\n".join(lines)
 
 
-def check_corpus_is_kept(output_dir: Path, paths: list[str]) -> None:
-    """Fail if a file of the corpus is one of the files that would be written."""
+def check_corpus_is_kept(output_dir: Path, sources: list[tuple[str, str | None]]) -> None:
+    """Fail if a file of the corpus is one of the files that would be written.
+
+    sources: of list_sources.
+    """
     for name in (*(f"{name}.jsonl" for name in splitting.SPLITS), splitting.REPORT, SKIPPED):
-        for path in paths:
-            files.check_not_input(output_dir / name, {"--corpus": path})
+        for path, split in sources:
+            files.check_not_input(output_dir / name, {f"--{split or 'corpus'}": path})
 
 
 def list_skipped(scans: list[annotations.Scan]) -> list[list[str]]:
@@ -534,7 +547,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     sources = list_sources(args)
     paths = [path for path, _ in sources]
-    check_corpus_is_kept(output_dir, paths)
+    check_corpus_is_kept(output_dir, sources)
     scans = read_sources(sources, options)
     name = formatting.list_first(paths if len(paths) == 1 else annotations.name_files(paths))
     location = scans[0].table.location if len(scans) == 1 else name
@@ -544,6 +557,8 @@ def main(argv: list[str] | None = None) -> None:
         if is_usable:
             kept, _ = separate_leaks(decided.rows, plan)
             make_splits(name, kept, args.seed, plan)  # fails if it cannot
+        if decided.votes is not None:
+            print(voting.format_agreement(decided))
         raise SystemExit(0 if is_usable else 2)
     skipped = list_skipped(scans) if args.skip_bad else []
     annotations.check_scans(scans, args.skip_bad)
@@ -559,8 +574,11 @@ def main(argv: list[str] | None = None) -> None:
     if skipped:
         print(f"skipped: {len(skipped)} rows that cannot be used, listed in {SKIPPED}")
     report_decisions(decided)
+    marked = sum("leaked" in row for row in rows)
     if plan.is_published:
-        print(format_leaks(leaks, plan.keeps_leaks))
+        print(format_leaks(leaks, marked, plan.keeps_leaks))
+        if not any(row["split"] == "val" for row in rows):
+            print("note: no row is of val: the val split is drawn from train")
     drawn = make_splits(name, rows, args.seed, plan)
     near = near_duplicates.find_near_duplicates(drawn, rows)
     print(format_near(near))
@@ -573,7 +591,7 @@ def main(argv: list[str] | None = None) -> None:
         "hold_out_topics": args.hold_out_topic,
         "skipped": len(skipped),
         "counts": counts,
-        "leaks": {"are_kept": args.keep_leaks, "rows": leaks},
+        "leaks": {"are_kept": args.keep_leaks, "marked": marked, "rows": leaks},
         "near_duplicates": near,
         "environment": environment.describe_environment(),
     }

@@ -294,7 +294,7 @@ def prepare_splits(args: argparse.Namespace, folder: Path, run: Run) -> None:
         return
     words = [*corpus_flags.list_corpus_words(args), "--output-dir", target]
     if run.topics:
-        words += ["--hold-out-topic", *run.topics]
+        words += ["--hold-out-topic", *map(flags.hide_dash, run.topics)]
     elif run.topic is not None:
         words.append(f"--hold-out-topic={run.topic}")  # it may begin with a dash
     call_script("prepare_data.py", *words, log=folder / "logs" / f"{run.data}.txt")

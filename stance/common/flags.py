@@ -5,6 +5,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from typing import NoReturn
 
 from stance.common import errors
 
@@ -43,6 +44,10 @@ class FlagParser(argparse.ArgumentParser):
                 errors.fail(f"{flag} is given {counts[flag]} times: give it once")
         return super().parse_args(words, namespace)
 
+    def error(self, message: str) -> NoReturn:
+        """Stop in one line; argparse would print the usage before it."""
+        errors.fail(f"{message} (--help explains the flags)")
+
 
 def seed(text: str) -> int:
     """Return a random seed; for argparse, which turns the error into a line with the flag's
@@ -61,6 +66,12 @@ def positive_number(text: str) -> float:
     return number
 
 
+def hide_dash(text: str) -> str:
+    """Return a header or topic that argparse does not take for a flag: a blank before it does not
+    matter."""
+    return f" {text}" if text.startswith("-") else text
+
+
 def list_words(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
     """Return the words of a command line that give the named flags the values that they have.
 
@@ -74,7 +85,7 @@ def list_words(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
         if value is True:
             words.append(flag)
         elif isinstance(value, (list, tuple)):
-            words += [flag, *map(str, value)] if value else []
+            words += [flag, *map(hide_dash, map(str, value))] if value else []
         elif value is not None and value is not False:
             words.append(f"{flag}={value}")
     return words

@@ -88,7 +88,7 @@ class RunRecord(TypedDict, total=False):
     data: dict[str, dict]
     cleaning_version: str  # of the texts that it was trained on
     stances: dict[str, str]  # what --labels of prepare_data.py named: label by stance
-    kept_leaks: int  # rows whose sentence another published split holds, kept by --keep-leaks
+    kept_leaks: int  # rows of test and val that --keep-leaks kept, with sentences of train
     environment: dict
     device: str
     processes: int

@@ -89,14 +89,15 @@ def scan_files(
     paths: Sequence[str | Path], options: corpus_flags.CorpusOptions = corpus_flags.CorpusOptions()
 ) -> list[Scan]:
     """Return the Scan of each file of a corpus; rows of several files are numbered "file:row"."""
-    scans = [scan_table(path, options) for path in paths]
+    names = name_files(paths)
+    scans = [scan_table(path, name, options) for path, name in zip(paths, names, strict=True)]
     unknown = dict.fromkeys(stance for scan in scans for stance in scan.unknown)
     if unknown:
         words = labels.propose_words(unknown, options.stances)
         hint = f"write {', '.join(prompts.LABELS)}, or name them: {words}"
         scans = [scan._replace(findings=give_hint(scan.findings, hint)) for scan in scans]
     if len(scans) > 1:
-        for scan, name in zip(scans, name_files(paths), strict=True):
+        for scan, name in zip(scans, names, strict=True):
             for row in scan.rows:
                 row["row"] = f"{name}:{row['row']}"
     return scans
@@ -124,12 +125,15 @@ def give_hint(findings: list[Finding], hint: str) -> list[Finding]:
     ]
 
 
-def scan_table(path: str | Path, options: corpus_flags.CorpusOptions) -> Scan:
-    """Read one file; the hint on its unknown stances is still UNKNOWN_STANCE."""
+def scan_table(path: str | Path, name: str, options: corpus_flags.CorpusOptions) -> Scan:
+    """Read one file; name: by which its rows are named.
+
+    The hint on its unknown stances is still UNKNOWN_STANCE.
+    """
     needed = list_needed(options)
     how = options.how._replace(collects_long=True)
     table = tables.open_table(path, needed, how, "name one with --sheet", RENAME)
-    scanner = Scanner(path, table, options)
+    scanner = Scanner(path, name, table, options)
     for number, line in table.rows:
         scanner.add_row(number, line)
     return scanner.finish()
@@ -162,11 +166,16 @@ class Scanner:
     """Reads the rows of an annotated table, one by one."""
 
     def __init__(
-        self, path: str | Path, table: tables.Table, options: corpus_flags.CorpusOptions
+        self,
+        path: str | Path,
+        name: str,
+        table: tables.Table,
+        options: corpus_flags.CorpusOptions,
     ) -> None:
-        """path: of the file; table: with the columns of list_needed."""
+        """path: of the file; name: by which its rows are named; table: with the columns of
+        list_needed."""
         self.path = path
-        self.name = Path(path).name
+        self.name = name
         self.table = table
         self.options = options
         self.stances = choose_stances(table, options.stances)
@@ -529,8 +538,8 @@ def find_doubts(
     findings = []
     for name in names:
         cell = cells[name]
-        if cell is None:
-            continue
+        if cell is None or isinstance(cell, (dict, list)):
+            continue  # find_faults names those
         if not isinstance(cell, str):
             what = f"{name} is a number, date or truth value, read as text"
             findings.append(Finding(number, name, what, CHECK_TYPE, strict))

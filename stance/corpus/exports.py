@@ -106,7 +106,7 @@ def propose_columns(
             if flag != named:
                 words.append(flag)
                 named = flag
-            words.append(shlex.quote(chosen[column]))
+            words.append(shlex.quote(" ".join(chosen[column].split())))
     return " ".join(words)
 
 

@@ -41,14 +41,17 @@ def iterate_objects(path: str | Path) -> Iterator[tuple[int, dict]]:
     objects = files.read_json(path, hint)
     if not objects:
         errors.fail(f"{path} is a JSON array without objects: {hint}")
+    count = 0  # rows so far: an annotation of Label Studio is one of its own
     for number, row in enumerate(objects, start=1):
         if not isinstance(row, dict):
             errors.fail(f"{path} is a JSON array, and its item {number} is no object: {hint}")
         if is_task(row):
             for flat_row in flatten_task(path, number, row):
-                yield number, flat_row
+                count += 1
+                yield count, flat_row
         else:
-            yield number, row
+            count += 1
+            yield count, row
 
 
 def is_task(row: dict) -> bool:

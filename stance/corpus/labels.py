@@ -3,7 +3,9 @@
 No torch.
 """
 
+import csv
 import decimal
+import io
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -78,6 +80,8 @@ def fold_stance(stance: str) -> str:
 def read_stances(words: Sequence[str]) -> Stances:
     """Return what words like pro=1 con=-1 neu=0,3 drop=unrelated say; fail if they say nothing.
 
+    A stance with a comma stands in quotation marks, as in a .csv file: pro='"yes, really",for'.
+
     A label may be named several times; a stance that is named for two labels is refused.
     """
     named = {}
@@ -88,7 +92,7 @@ def read_stances(words: Sequence[str]) -> Stances:
         if not sign or label not in choices:
             hint = f"write {', '.join(f'{choice}=...' for choice in choices)}"
             errors.fail(f"--labels {formatting.quote(word)} names no label: {hint}")
-        for value in values.split(","):
+        for value in next(csv.reader([values], skipinitialspace=True)) or [""]:
             stance = fold_stance(cleaning.clean_text(value))
             if not stance:
                 errors.fail(
@@ -115,6 +119,13 @@ def guess_label(stance: str) -> str | None:
     return None
 
 
+def join_values(stances: Iterable[str]) -> str:
+    """Return stances as read_stances splits them: those with commas in quotation marks."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(stances)
+    return line.getvalue()
+
+
 def propose_words(stances: Iterable[str], known: Stances = BUILT_IN) -> str:
     """Return the --labels words for unknown stances, with what each probably means, and for those
     that are named already."""
@@ -124,7 +135,7 @@ def propose_words(stances: Iterable[str], known: Stances = BUILT_IN) -> str:
     for stance in dict.fromkeys(stances):
         guesses.setdefault(guess_label(stance) or "?", []).append(stance)
     words = [
-        shlex.quote(f"{label}={','.join(guesses[label])}")
+        shlex.quote(f"{label}={join_values(guesses[label])}")
         for label in (*prompts.LABELS, DROP)
         if label in guesses
     ]

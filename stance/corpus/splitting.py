@@ -105,8 +105,8 @@ def hold_out_topics(
 def draw_by_time(rows: Iterable[AnnotatedRow], seed: int) -> dict[str, list[AnnotatedRow]]:
     """Return {split: rows} by their dates: test has the newest, val the next, train the oldest.
 
-    Groups (grouping.gather_groups) stay together and have the newest of their dates, so that nothing
-    in train is newer than what follows it. Groups of one date are drawn by seed.
+    Groups (grouping.gather_groups) stay together and have the newest of their dates, so that no row
+    of train is newer than those of val, but for older repetitions. Groups of one date are drawn by seed.
     """
     line = []  # (newest date, digest, rows) of each group
     for key, group in grouping.gather_groups(rows).items():
@@ -183,9 +183,8 @@ def read_cleaning(report: dict) -> str:
 
 
 def count_kept_leaks(report: dict) -> int:
-    """Return how many rows of a report's splits have a sentence of another split, kept as such."""
-    leaks = report.get("leaks", {})
-    return len(leaks["rows"]) if leaks.get("are_kept") else 0
+    """Return how many rows of a report's splits are marked as leaked, as --keep-leaks does."""
+    return report.get("leaks", {}).get("marked", 0)
 
 
 def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report: dict) -> None:

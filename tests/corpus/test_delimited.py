@@ -192,3 +192,12 @@ def test_a_line_that_names_the_tab_changes_nothing(tmp_path):
 def test_quoted_headers_say_that_cells_are_quoted(tmp_path):
     path = write(tmp_path, "a.tsv", '"id"\t"text"\n"1"\t"First.\n\tSecond."\n')
     assert read(path) == [["id", "text"], ["1", "First.\n\tSecond."]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_is_found(tmp_path, capsys, encoding):
+    path = tmp_path / "c.csv"
+    path.write_bytes("topic,text\nA.,Ünlü text, or not\n".encode(encoding))
+    assert delimited.find_encoding(path) == encoding
+    path.write_bytes(b"topic,text\n")
+    assert delimited.find_encoding(path) == "utf-8-sig"

@@ -52,7 +52,7 @@ def test_a_task_of_label_studio_gives_a_row_for_each_annotation(tmp_path):
     base = {"text": "Yes.", "topic": "Guns", "id": 11}
     assert list(json_reader.iterate_objects(path)) == [
         (1, {**base, "stance": "Pro", "why": "x", "annotation_id": 7, "annotator": "a@b.c"}),
-        (1, {**base, "stance": "Contra", "annotation_id": 7, "annotator": 2}),
+        (2, {**base, "stance": "Contra", "annotation_id": 7, "annotator": 2}),
         (3, {"text": "Not annotated.", "topic": "Guns", "id": 13}),
     ]
 

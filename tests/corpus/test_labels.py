@@ -151,3 +151,15 @@ def test_a_column_of_sentiments_is_no_column_of_stances(tmp_path, capsys, header
     findings = annotations.scan_corpus(path, options).findings
     assert len(findings) == 2 and all(finding.serious for finding in findings)
     assert "--labels pro=positive con=negative" in findings[0].hint
+
+
+def test_a_stance_with_a_comma_is_proposed_so_that_it_is_taken():
+    words = shlex.split(labels.propose_words(["For, strongly", "against"]))
+    assert words[1:] == ['pro="For, strongly"', "con=against"]
+    stances = labels.read_stances(words[1:])
+    assert stances.find_label("for, STRONGLY") == "pro" and stances.find_label("against") == "con"
+
+
+def test_words_that_are_named_already_are_proposed_again():
+    known = labels.read_stances(["con=-1"])
+    assert labels.propose_words(["1"], known) == "--labels pro=1 con=-1"

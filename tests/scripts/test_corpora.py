@@ -5,10 +5,11 @@ import json
 from collections import Counter
 from pathlib import Path
 
+import openpyxl
 import pytest
 
 import prepare_data
-from stance.corpus import splitting
+from stance.corpus import marked_copy, splitting
 
 CASES = Path(__file__).resolve().parents[1] / "corpus" / "cases"
 TOPIC = "Vegans are right."
@@ -61,6 +62,7 @@ def test_a_column_keeps_its_splits(tmp_path, capsys):
     assert sum(sizes(splits).values()) == len(published)
     assert report["split_by"] == "column split" and report["leaks"] == {
         "are_kept": False,
+        "marked": 0,
         "rows": [],
     }
 
@@ -94,6 +96,10 @@ def test_files_are_splits_and_val_is_drawn(tmp_path, capsys):
         (["--split-column", "s", "--train", "a.csv", "--test", "b.csv"], "do not go together"),
         (["--split-column", "s", "--hold-out-topic", "T."], "do not go together"),
         (["--split-column", "s", "--group-column", "g"], "--group-column does not go with"),
+        (
+            ["--group-column", "a", "--split-by", "time", "--date-column", "b"],
+            "a group may have old",
+        ),
         (["--keep-leaks"], "--keep-leaks is for published splits"),
         (["--split-by", "time"], "--date-column go together"),
         (["--date-column", "d"], "--date-column go together"),
@@ -176,6 +182,44 @@ def test_checking_several_files_marks_each(tmp_path, capsys):
     assert (tmp_path / "one.checked.xlsx").is_file() and (tmp_path / "two.checked.xlsx").is_file()
 
 
+def test_rows_of_files_with_one_name_have_ids_of_their_own(tmp_path, capsys):
+    header = ("topic", "text", "stance")
+    paths = []
+    for number, name in enumerate("ab"):
+        (tmp_path / name).mkdir()
+        rows = [header, *make_rows(40, 40 * number)]
+        paths.append(write_csv(tmp_path / name / "c.csv", rows))
+    splits, _ = prepare(tmp_path / "out", "--corpus", *paths)
+    sources = [line["source_id"] for part in splits.values() for line in part]
+    assert len(set(sources)) == 80 and f"{paths[1]}:2" in sources
+
+
+@pytest.mark.parametrize(
+    "flags", [["--corpus", "c.csv", "./c.csv"], ["--train", "c.csv", "--test", "c.csv"]]
+)
+def test_a_file_that_is_named_twice_is_refused(tmp_path, capsys, flags, monkeypatch):
+    write_csv(tmp_path / "c.csv", [("topic", "text", "stance"), *make_rows(40)])
+    monkeypatch.chdir(tmp_path)
+    assert "c.csv is named twice" in stop(capsys, tmp_path / "out", *flags)
+
+
+def test_ids_that_name_several_rows_or_were_rounded_are_noted(tmp_path, capsys):
+    rows = [(*row, "same" if i < 2 else i) for i, row in enumerate(make_rows(60))]
+    path = write_csv(tmp_path / "c.csv", [("topic", "text", "stance", "key"), *rows])
+    prepare(tmp_path / "out", "--corpus", path, "--id-column", "key")
+    assert 'note: 1 ids of --id-column name several rows: "same"' in capsys.readouterr().out
+    book = openpyxl.Workbook()
+    for row in [
+        ("topic", "text", "stance", "key"),
+        *((*row, 17 * 10**17 + i) for i, row in enumerate(make_rows(40))),
+    ]:
+        book.active.append(row)
+    book.save(tmp_path / "c.xlsx")
+    splits, _ = prepare(tmp_path / "out", "--corpus", tmp_path / "c.xlsx", "--id-column", "key")
+    assert "id is a number of more than 15 digits" in capsys.readouterr().out
+    assert all(line["source_id"].isdigit() for part in splits.values() for line in part)
+
+
 def test_ids_of_the_source_travel(tmp_path, capsys):
     rows = [(*row, f"id-{i}") for i, row in enumerate(make_rows(60))]
     rows += [(TOPIC, "sentence NUMBER 7", "con", "id-again"), (TOPIC, "Without a name.", "pro", "")]
@@ -219,6 +263,40 @@ def test_annotators_side_by_side_are_voted_on(tmp_path, capsys):
     assert [tie["votes"][0]["row"] for tie in report["ties"]] == [42]
 
 
+@pytest.mark.parametrize("form", ["columns", "rows"])
+def test_checking_marks_ties_where_their_votes_stand(tmp_path, capsys, form):
+    pairs = [(text, stance) for _, text, stance in make_rows(40)]
+    if form == "columns":
+        header = ("topic", "text", "Ann", "Bob")
+        rows = [(TOPIC, text, stance, stance) for text, stance in pairs]
+        rows[3] = (TOPIC, rows[3][1], "pro", "con")
+        words = ["--annotator-columns", "Ann", "Bob"]
+    else:
+        header = ("topic", "text", "stance", "who")
+        rows = [(TOPIC, text, stance, "Ann") for text, stance in pairs]
+        rows += [(TOPIC, text, stance, "Bob") for text, stance in pairs]
+        rows[3], rows[43] = (*rows[3][:2], "pro", "Ann"), (*rows[3][:2], "con", "Bob")
+        words = ["--annotator-column", "who"]
+    path = write_csv(tmp_path / "c.csv", [header, *rows])
+    with pytest.raises(SystemExit) as stopped:
+        prepare_data.main(["--corpus", path, *words, "--check", "--strict"])
+    assert stopped.value.code == 0  # a tie is no mistake
+    output = capsys.readouterr().out
+    where = "row 5" if form == "columns" else "rows 5, 45"
+    assert f'annotators give a text no majority ("pro", "con") in {where}: ' in output
+    sheet = openpyxl.load_workbook(tmp_path / "c.checked.xlsx").active
+    assert sheet["B5"].fill.start_color.rgb.endswith(marked_copy.DOUBTFUL_COLOUR)
+
+
+def test_an_empty_cell_is_no_vote(tmp_path, capsys):
+    rows = [(TOPIC, text, stance, "Ann") for _, text, stance in make_rows(40)]
+    rows += [(TOPIC, rows[0][1], "", "Bob"), (TOPIC, "Nobody voted.", "", "Bob")]
+    path = write_csv(tmp_path / "c.csv", [("topic", "text", "stance", "who"), *rows])
+    splits, report = prepare(tmp_path / "out", "--corpus", path, "--annotator-column", "who")
+    assert sum(sizes(splits).values()) == 40 and report["agreement"]["with_several_votes"] == 0
+    assert [tie["text"] for tie in report["ties"]] == ["Nobody voted."]
+
+
 def test_votes_that_cannot_be_used_are_named(tmp_path, capsys):
     rows = [(TOPIC, text, stance, stance) for _, text, stance in make_rows(40)]
     rows += [(TOPIC, "No vote.", "", ""), (TOPIC, "Odd.", "pro", "dunno")]
@@ -256,6 +334,13 @@ def test_an_author_is_in_one_split(tmp_path, capsys):
     assert (
         sizes(splits) == {"train": 96, "val": 12, "test": 12} and report["group_column"] == "author"
     )
+
+
+def test_a_group_too_large_for_a_split_is_named(tmp_path, capsys):
+    rows = [(*row, "ann") for row in make_rows(60)]
+    path = write_csv(tmp_path / "c.csv", [("topic", "text", "stance", "author"), *rows])
+    message = stop(capsys, tmp_path / "out", "--corpus", path, "--group-column", "author")
+    assert "60 of 60 rows belong together and go to one split" in message
 
 
 def test_the_newest_rows_are_the_test_split(tmp_path, capsys):

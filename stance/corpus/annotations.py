@@ -183,7 +183,8 @@ class Scanner:
         self.verdicts = find_verdicts(path, table)
         self.votes = [name for name in table.columns if name.startswith(VOTE_OF)]
         named = [name for name in COLUMN_NAMES if name in table.columns]
-        self.telling = [table.columns[name] for name in (*named, *self.votes)]
+        self.telling_names = [*named, *self.votes]
+        self.telling = [table.columns[name] for name in self.telling_names]
         self.has_extras = len(table.columns) > len(corpus_flags.list_named(options))
         self.rows: list[AnnotatedRow] = []
         self.findings: list[Finding] = []
@@ -191,6 +192,14 @@ class Scanner:
         self.bad_rows: dict[int, list[str]] = {}
         self.dropped: Counter = Counter()
         self.unknown: dict[str, None] = {}  # stances, in the order of the file
+        # For add_plain_row: topics that are plain, and labels of plain stances.
+        self.has_plain_columns = (
+            self.telling_names == list(COLUMN_NAMES)
+            and not self.has_extras
+            and self.verdicts is None
+        )
+        self.plain_topics: set[str] = set()
+        self.plain_stances: dict[str, str] = {}
         # (label, whether it is a word of sentiment) of the stances read so far
         self.meanings: dict[str, tuple[str | None, bool]] = {}
         # Numbers may be named as stances.
@@ -198,6 +207,8 @@ class Scanner:
 
     def add_row(self, number: int, line: list) -> None:
         """Take in a row of the table; number: as Excel shows it, line: its cells."""
+        if self.has_plain_columns and self.add_plain_row(number, line):
+            return
         if self.verdicts is not None and self.verdicts.leaves_out(number, line):
             return
         options = self.options
@@ -236,11 +247,41 @@ class Scanner:
                 return
         self.rows.append(row)
 
+    def add_plain_row(self, number: int, line: list) -> bool:
+        """Take in a row in whose cells there is nothing to clean, to doubt or to read in another
+        way, as in most rows; return whether it is one.
+
+        Only a short cut: add_row would make the same row of it.
+        """
+        topic, text, stance = (line[index] for index in self.telling)
+        label = self.plain_stances.get(stance) if type(stance) is str else None
+        if label is None or type(topic) is not str or not is_plain(text):
+            return False
+        if topic not in self.plain_topics:
+            if not is_plain(topic):
+                return False
+            self.plain_topics.add(topic)
+        source_id = f"{self.name}:{number}"
+        self.rows.append(
+            {
+                "topic": topic,
+                "text": text,
+                "label": label,
+                "stance": stance,
+                "row": number,
+                "source_id": source_id,
+            }
+        )
+        return True
+
     def look_up(self, stance: str) -> tuple[str | None, bool]:
         """Return (label or labels.DROP or None, whether it is a word of sentiment) of a stance."""
         if stance not in self.meanings:
             is_sentiment = self.stances.find_sentiment(stance) is not None
-            self.meanings[stance] = self.stances.find_label(stance), is_sentiment
+            label = self.stances.find_label(stance)
+            self.meanings[stance] = label, is_sentiment
+            if label in prompts.LABELS and not is_sentiment and is_plain(stance):
+                self.plain_stances[stance] = label
         return self.meanings[stance]
 
     def count_repairs(self, cells: dict[str, object]) -> None:
@@ -359,6 +400,20 @@ def is_rounded(cell: object) -> bool:
     """Return whether a cell holds a number of more digits than Excel keeps."""
     is_number = isinstance(cell, (int, float)) and not isinstance(cell, bool)
     return is_number and abs(cell) >= 1e15
+
+
+def is_plain(cell: object) -> bool:
+    """Return whether a cell is a text in which nothing is cleaned, and no error value."""
+    return (
+        type(cell) is str
+        and cell.isascii()
+        and cell.isprintable()
+        and "&" not in cell
+        and "_x" not in cell
+        and 0 < len(cell) < workbook_reader.MAX_TEXT // 2
+        and cell == cell.strip()
+        and not error_values.is_error(cell)
+    )
 
 
 def is_filled(cell: object) -> bool:

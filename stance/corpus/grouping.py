@@ -21,9 +21,8 @@ def gather_groups(rows: Iterable[AnnotatedRow]) -> dict[str, list[AnnotatedRow]]
     links = Links()  # of keys of sentences and posts, and of values of --group-column
     for key, members in sentences.items():
         for row in members:
-            post = cleaning.normalise_post_key(row["text"])
-            if post != key:
-                links.join(key, post)
+            if cleaning.may_have_marks(row["text"]):
+                links.join(key, cleaning.normalise_post_key(row["text"]))
             for group in row.get("groups", ()):
                 links.join(key, ("group", group))
     if not links.parents:  # nothing but equal sentences, as in most corpora
@@ -51,4 +50,6 @@ class Links:
 
     def join(self, one: Hashable, other: Hashable) -> None:
         """Link two things."""
-        self.parents[self.find(other)] = self.find(one)
+        root = self.find(one)
+        if self.find(other) != root:
+            self.parents[self.find(other)] = root

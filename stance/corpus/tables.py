@@ -378,7 +378,7 @@ def skip_long(
 ) -> workbook_reader.Lines:
     """Yield the (row number, cells) without text beyond width; note the others in too_long."""
     for number, cells in lines:
-        if is_long(cells, width):
+        if len(cells) > width and is_long(cells, width):
             too_long[number] = hint
         else:
             yield number, cells

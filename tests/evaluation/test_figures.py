@@ -1,6 +1,9 @@
 """The pictures: what they say, and that no text in them overlaps another or is cut off."""
 
+import csv
+import warnings
 from collections import Counter
+from pathlib import Path
 
 import fontTools.fontBuilder
 import fontTools.pens.ttGlyphPen
@@ -560,3 +563,17 @@ def test_a_picture_is_the_same_each_time_and_closed(tmp_path, draw):
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     assert b"Matplotlib" not in (tmp_path / "one.png").read_bytes()
     assert figures.plt.get_fignums() == []
+
+
+def test_topics_in_many_scripts_give_no_warning_and_one_note_at_most(tmp_path, capsys):
+    path = Path(__file__).resolve().parents[1] / "corpus" / "cases" / "r10.csv"
+    with open(path, encoding="utf-8-sig") as file:
+        topics = {row["topic"] for row in csv.DictReader(file)}
+    assert topics and not all(map(str.isascii, topics))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figures.plot_shares(
+            {topic: Counter(pro=2, con=1) for topic in topics}, tmp_path / "s.png", None
+        )
+    assert capsys.readouterr().out.count("note: ") <= 1
+    assert (tmp_path / "s.png").stat().st_size > 1000

@@ -21,6 +21,7 @@ from stance.common import startup  # noqa: F401 - first: what follows takes seco
 import argparse
 import gc
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -428,17 +429,21 @@ def write_files(
     output_dir: Path,
     splits: dict[str, list[Example]],
     skipped: list[list[str]],
-    report: dict,
+    find_report: Callable[[], dict],
 ) -> list[Path]:
     """Write the split files, the rows that are left out and, with hashes, the report; return the
-    paths."""
+    paths.
+
+    find_report: called once the splits are written, so that what it waits for is found meanwhile.
+    """
     paths = [output_dir / f"{name}.jsonl" for name in splits]
     try:
         (output_dir / SKIPPED).unlink(missing_ok=True)  # of an earlier run
         if skipped:
             tables.write_table(output_dir / SKIPPED, SKIPPED_HEADER, skipped)
             paths.append(output_dir / SKIPPED)
-        splitting.write_splits(output_dir, splits, report)
+        hashes = splitting.write_split_files(output_dir, splits)
+        splitting.write_report(output_dir, find_report(), hashes)
     except OSError as problem:
         hint = "choose another --output-dir"
         errors.fail(f"cannot write to {output_dir} ({problem.strerror}): {hint}")
@@ -580,8 +585,7 @@ def main(argv: list[str] | None = None) -> None:
         if not any(row["split"] == "val" for row in rows):
             print("note: no row is of val: the val split is drawn from train")
     drawn = make_splits(name, rows, args.seed, plan)
-    near = near_duplicates.find_near_duplicates(drawn, rows)
-    print(format_near(near))
+    find_near = near_duplicates.start_search(drawn, rows)
     splits = make_lines(drawn)
     counts = count_labels(splits)
     report = {
@@ -592,13 +596,15 @@ def main(argv: list[str] | None = None) -> None:
         "skipped": len(skipped),
         "counts": counts,
         "leaks": {"are_kept": args.keep_leaks, "marked": marked, "rows": leaks},
-        "near_duplicates": near,
         "environment": environment.describe_environment(),
     }
-    written = write_files(output_dir, splits, skipped, report)
+    written = write_files(
+        output_dir, splits, skipped, lambda: {**report, "near_duplicates": find_near()}
+    )
     splitting.read_report(
         output_dir, splits
     )  # fails if another run wrote into the folder meanwhile
+    print(format_near(find_near()))
     print(f"\n{format_counts(counts)}\n")
     used = [label for label in prompts.LABELS if any(row["label"] == label for row in rows)]
     if len(used) < len(prompts.LABELS):

@@ -134,7 +134,7 @@ def measure(path: str, folder: str) -> dict:
         "conflicts": conflicts,
         "near_duplicates": near,
     }
-    prepare_data.write_files(Path(folder), splits, [], report)
+    prepare_data.write_files(Path(folder), splits, [], lambda: report)
     times.append(time.perf_counter())
     busy = time.process_time() - began
     seconds = {}

@@ -7,8 +7,12 @@ They are found by deletion-neighbourhood hashing, exactly and in linear time: ea
 hash of all its words and the hashes of what is left without one of them.
 """
 
+import functools
 import itertools
-from collections.abc import Iterable
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -17,10 +21,45 @@ from stance.corpus import cleaning
 
 # ---------------------------------------------------------------- settings
 MIN_WORDS = 6  # of the sentences compared; of shorter ones, a word is most of what is said
+# Rows from which on they are looked for in a second process, beside other work, where the system
+# can fork; it needs about half as much memory again.
+BESIDE_ROWS = 100_000
 # --------------------------------------------------------------------------
 
 # With which splits' sentences those of a split are compared.
 AGAINST = {"train": (), "test": ("train",), "val": ("train", "test")}
+
+
+def start_search(
+    drawn: dict[str, list[AnnotatedRow]], rows: Sequence[AnnotatedRow]
+) -> Callable[[], list[dict]]:
+    """Begin find_near_duplicates, of many rows in a second process; return a function that waits
+    for what it finds, and then keeps it."""
+    can_fork = sys.platform == "linux" and (os.cpu_count() or 1) > 1
+    if len(rows) < BESIDE_ROWS or not can_fork:
+        return functools.cache(lambda: find_near_duplicates(drawn, rows))
+    sys.stdout.flush()  # else the process would print what waits there once more
+    context = multiprocessing.get_context("fork")  # which takes the rows along as they are
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send_found, args=(sender, drawn, rows), daemon=True)
+    process.start()
+    sender.close()
+
+    @functools.cache
+    def wait() -> list[dict]:
+        try:
+            return receiver.recv()
+        except EOFError:  # it was ended, as for want of memory
+            return find_near_duplicates(drawn, rows)
+        finally:
+            process.join()
+
+    return wait
+
+
+def _send_found(sender, drawn, rows):
+    """Send what find_near_duplicates returns through a pipe; of a second process."""
+    sender.send(find_near_duplicates(drawn, rows))
 
 
 def find_near_duplicates(

@@ -192,12 +192,22 @@ def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report:
 
     Where this is broken off, there is no report, and read_report fails.
     """
+    write_report(data_dir, report, write_split_files(data_dir, splits))
+
+
+def write_split_files(data_dir: str | Path, splits: dict[str, list[Example]]) -> dict[str, str]:
+    """Write split files; return their hashes by name, which write_report needs."""
     data_dir = Path(data_dir)
     (data_dir / REPORT).unlink(missing_ok=True)
     hashes = {}
     for name, lines in splits.items():
         hashes[f"{name}.jsonl"] = files.write_jsonl(data_dir / f"{name}.jsonl", lines)
-    files.write_json(data_dir / REPORT, {**report, "outputs": hashes})
+    return hashes
+
+
+def write_report(data_dir: str | Path, report: dict, hashes: dict[str, str]) -> None:
+    """Write the report on split files; hashes: what write_split_files returned."""
+    files.write_json(Path(data_dir) / REPORT, {**report, "outputs": hashes})
 
 
 def check_splits_disjoint(splits: Mapping[str, Sequence[AnnotatedRow | Example]]) -> None:

@@ -1,6 +1,7 @@
 """stance/corpus/near_duplicates.py: sentences of two splits that differ in a word are found, others are not."""
 
 import itertools
+import os
 import random
 
 import pytest
@@ -106,3 +107,14 @@ def test_found_are_those_that_a_comparison_of_all_pairs_finds():
         if (near := [k for k, other in enumerate(texts[60:], 60) if compare(one, other)])
     ]
     assert found == expected and 10 < len(found) < 60
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_a_second_process_finds_the_same(monkeypatch, is_ended):
+    """Also if it is ended before it has found anything."""
+    monkeypatch.setattr(near_duplicates, "BESIDE_ROWS", 1)
+    if is_ended:
+        monkeypatch.setattr(near_duplicates, "_send_found", lambda *words: os._exit(9))
+    splits, rows = make_splits(train={2: f"{SENTENCE} No"}, test={3: f"{SENTENCE} Yes"})
+    found = near_duplicates.start_search(splits, rows)()
+    assert found == near_duplicates.find_near_duplicates(splits, rows) and len(found) == 1

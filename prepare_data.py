@@ -601,9 +601,8 @@ def main(argv: list[str] | None = None) -> None:
     written = write_files(
         output_dir, splits, skipped, lambda: {**report, "near_duplicates": find_near()}
     )
-    splitting.read_report(
-        output_dir, splits
-    )  # fails if another run wrote into the folder meanwhile
+    # Fails if another run wrote into the folder meanwhile.
+    splitting.read_report(output_dir, splits)
     print(format_near(find_near()))
     print(f"\n{format_counts(counts)}\n")
     used = [label for label in prompts.LABELS if any(row["label"] == label for row in rows)]

@@ -183,8 +183,7 @@ class Scanner:
         self.verdicts = find_verdicts(path, table)
         self.votes = [name for name in table.columns if name.startswith(VOTE_OF)]
         named = [name for name in COLUMN_NAMES if name in table.columns]
-        self.telling_names = [*named, *self.votes]
-        self.telling = [table.columns[name] for name in self.telling_names]
+        self.telling = [table.columns[name] for name in (*named, *self.votes)]
         self.has_extras = len(table.columns) > len(corpus_flags.list_named(options))
         self.rows: list[AnnotatedRow] = []
         self.findings: list[Finding] = []
@@ -193,11 +192,7 @@ class Scanner:
         self.dropped: Counter = Counter()
         self.unknown: dict[str, None] = {}  # stances, in the order of the file
         # For add_plain_row: topics that are plain, and labels of plain stances.
-        self.has_plain_columns = (
-            self.telling_names == list(COLUMN_NAMES)
-            and not self.has_extras
-            and self.verdicts is None
-        )
+        self.has_plain_columns = list(table.columns) == list(COLUMN_NAMES) and not self.verdicts
         self.plain_topics: set[str] = set()
         self.plain_stances: dict[str, str] = {}
         # (label, whether it is a word of sentiment) of the stances read so far
@@ -261,17 +256,9 @@ class Scanner:
             if not is_plain(topic):
                 return False
             self.plain_topics.add(topic)
-        source_id = f"{self.name}:{number}"
-        self.rows.append(
-            {
-                "topic": topic,
-                "text": text,
-                "label": label,
-                "stance": stance,
-                "row": number,
-                "source_id": source_id,
-            }
-        )
+        row = {"topic": topic, "text": text, "label": label, "stance": stance, "row": number}
+        row["source_id"] = f"{self.name}:{number}"
+        self.rows.append(row)
         return True
 
     def look_up(self, stance: str) -> tuple[str | None, bool]:

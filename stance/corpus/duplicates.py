@@ -32,14 +32,10 @@ def merge_duplicates(rows: Iterable[AnnotatedRow]) -> Decided:
     Equal pairs with one label shrink to the first in the file: duplicates. Equal pairs with several
     labels are left out: conflicts. Rows of different published splits are not merged.
     """
-    groups = {}  # rows by split and the keys of topic and sentence
-    for row in rows:
-        pair = cleaning.normalise_key(row["topic"]), cleaning.normalise_key(row["text"])
-        groups.setdefault((row.get("split"), *pair), []).append(row)
     kept = []
     duplicates = []
     conflicts = []
-    for group in groups.values():
+    for group in gather_pairs(rows):
         first = group[0]
         if len(group) == 1:
             kept.append(first)
@@ -50,6 +46,16 @@ def merge_duplicates(rows: Iterable[AnnotatedRow]) -> Decided:
             kept.append(join_rows(group))
             duplicates.append({"kept": first["row"], "merged": [row["row"] for row in group[1:]]})
     return Decided(kept, duplicates, conflicts)
+
+
+def gather_pairs(rows: Iterable[AnnotatedRow]) -> Iterable[list[AnnotatedRow]]:
+    """Return the rows of each pair of topic and sentence, as normalise_key compares them, and of
+    each published split, together, in the order of their first rows."""
+    pairs = {}  # rows by split and the keys of topic and sentence
+    for row in rows:
+        pair = cleaning.normalise_key(row["topic"]), cleaning.normalise_key(row["text"])
+        pairs.setdefault((row.get("split"), *pair), []).append(row)
+    return pairs.values()
 
 
 def join_rows(group: list[AnnotatedRow]) -> AnnotatedRow:

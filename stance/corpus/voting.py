@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from stance.common import formatting
 from stance.common.types import AnnotatedRow
-from stance.corpus import cleaning, corpus_flags, duplicates, labels
+from stance.corpus import corpus_flags, duplicates, labels
 
 # ---------------------------------------------------------------- settings
 DIGITS = 3  # of the agreement, printed and recorded
@@ -21,12 +21,8 @@ def count_votes(rows: Iterable[AnnotatedRow]) -> duplicates.Decided:
     one pair several labels has no vote there. The label with most votes wins; without one, the pair
     is a tie and left out. A row keeps the first spelling of its label, and as agreement its share.
     """
-    pairs = {}  # rows by the keys of topic and sentence
-    for row in rows:
-        key = cleaning.normalise_key(row["topic"]), cleaning.normalise_key(row["text"])
-        pairs.setdefault((row.get("split"), *key), []).append(row)
     kept, ties, dropped, contradicting, units = [], [], [], [], []
-    for members in pairs.values():
+    for members in duplicates.gather_pairs(rows):
         votes, contradictions = collect_votes(members)
         first = members[0]
         contradicting += [{"row": first["row"], "annotator": name} for name in contradictions]

@@ -77,7 +77,7 @@ class GoldCheck:
                 f"{formatting.quote(stance)} in {formatting.count_rows(rows)}"
                 for stance, rows in self.unknown.items()
             ]
-            hint = f"name their labels: {labels.propose_words(self.unknown)}"
+            hint = f"name their labels: {labels.propose_words(self.unknown, self.column.stances)}"
             errors.fail(f"{where}: unknown stances {formatting.list_first(found)}: {hint}")
         if not self.scored:
             errors.fail(f"{where}: no row has a stance to compare with: leave out --gold-column")

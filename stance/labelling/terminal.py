@@ -182,10 +182,9 @@ class TopicCounts:
 
 def shorten_counts(counts: dict[str, TopicCounts], shown: int) -> dict[str, TopicCounts]:
     """Return counts with the topics of most rows first, and those after the first shown as one."""
-    sizes = {topic: counts[topic].rows for topic in counts}
-    by_size = sorted(sizes, key=lambda topic: (-sizes[topic], topic))
-    topics, rest = formatting.choose_largest({topic: sizes[topic] for topic in by_size}, shown)
-    summary = {topic: counts[topic] for topic in topics}
+    topics = sorted(counts, key=lambda topic: (-counts[topic].rows, topic))
+    summary = {topic: counts[topic] for topic in topics[:shown]}
+    rest = topics[shown:]
     if rest:
         others = TopicCounts()
         for topic in rest:

@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     import datasets
     import transformers
 
+# ---------------------------------------------------------------- settings
+# Predictions of a batch, where a GPU records steps: labels of several tokens, and losses on whole
+# sequences, would give almost every batch a number, and so a recording, of its own.
+LOSS_MULTIPLE = 32
+# --------------------------------------------------------------------------
+
 # Of a checkpoint: what the next log line has to average beside the steps to come.
 LOSS_WINDOW = "loss_window.json"
 IGNORED = -100  # transformers' label of a token without loss
@@ -59,7 +65,8 @@ class TreeCollator:
     """Merge a batch of rows into one prefix tree with the targets of its loss.
 
     Adds to prefix_tree.tree_inputs: loss_positions [K] the nodes whose next token is predicted,
-    target_ids [K] that token, target_weights [K] how many rows share the prediction. Rows with a
+    target_ids [K] that token, target_weights [K] how many rows share the prediction. With few
+    shapes, K is filled up to a multiple of LOSS_MULTIPLE by predictions of weight 0. Rows with a
     row_index (in their file) give the list row_indices.
     """
 
@@ -74,10 +81,14 @@ class TreeCollator:
             for node, label in zip(nodes, row["labels"][1:], strict=True):
                 if label != IGNORED:
                     sharing[node, label] += 1
+        targets = [(node, label, count) for (node, label), count in sharing.items()]
+        if prefix_tree.has_few_shapes():
+            targets += [(0, self.pad_id, 0)] * (-len(targets) % LOSS_MULTIPLE)
+        positions, target_ids, weights = zip(*targets)
         inputs = prefix_tree.tree_inputs(tree)
-        inputs["loss_positions"] = torch.tensor([node for node, _ in sharing])
-        inputs["target_ids"] = torch.tensor([label for _, label in sharing])
-        inputs["target_weights"] = torch.tensor(list(sharing.values()), dtype=torch.float32)
+        inputs["loss_positions"] = torch.tensor(positions)
+        inputs["target_ids"] = torch.tensor(target_ids)
+        inputs["target_weights"] = torch.tensor(weights, dtype=torch.float32)
         if "row_index" in rows[0]:
             inputs["row_indices"] = [row["row_index"] for row in rows]
         return inputs

@@ -18,6 +18,8 @@ except ImportError:  # no Triton, as in PyTorch for CPUs
 
 # ---------------------------------------------------------------- settings
 ROW_LENGTH = 128  # nodes; rows are as long as the longest suffix, in multiples of this
+# Rows, from which code is compiled for rows of that length alone; fewer share code with others.
+FAST_ROWS = 8
 # --------------------------------------------------------------------------
 
 
@@ -142,8 +144,8 @@ def attend_plainly(
 ) -> torch.Tensor:
     """Return what attend_nodes does, by tensor operations; query and key are rotated already."""
     prefix = mask.prefix.shape[1]
-    length = mask.row.shape[1]
-    if length == ROW_LENGTH:
+    rows, length = mask.row.shape[:2]
+    if rows >= FAST_ROWS and length == ROW_LENGTH:
         length = ROW_LENGTH  # for the compiler a constant: its indices are faster
     groups = key.shape[1]
     prefix_query, prefix_key, prefix_value = (

@@ -23,7 +23,7 @@ from stance.tree import attention
 # Pad trees to sizes that come again, as a GPU wants, which compiles and records; None: on a GPU.
 FEW_SHAPES = None
 PREFIX_MULTIPLE = 32  # nodes; few distinct shapes, and aligned matrix products
-SMALL_MULTIPLE = 16  # nodes; row length if all suffixes fit into one row
+SMALL_MULTIPLE = 16  # nodes; row length of a few short suffixes
 # Nodes of suffixes, up to which other row lengths are tried: a row half full counts for more there.
 SMALL_TREE = 896
 # Rows, from which their number is made even: half as many shapes to record in CUDA graphs.
@@ -72,7 +72,7 @@ def merge_prefixes(
     pad_id: the token of padding nodes. multiple: the prefix is padded to a multiple of so many
     nodes (None: PREFIX_MULTIPLE, or 1 without few shapes).
     """
-    few_shapes = torch.cuda.is_available() if FEW_SHAPES is None else FEW_SHAPES
+    few_shapes = has_few_shapes()
     if not multiple:
         multiple = PREFIX_MULTIPLE if few_shapes else 1
     # Sorted, sequences with a common prefix are neighbours.
@@ -106,6 +106,11 @@ def merge_prefixes(
     anchor = list(range(len(ids)))
     prefix = PrefixTree(ids, depth, anchor, end, suffix=[], nodes=[])
     return add_suffixes(sequences, paths, prefix, pad_id, few_shapes)
+
+
+def has_few_shapes() -> bool:
+    """Return whether trees are padded to sizes that come again, as FEW_SHAPES says."""
+    return torch.cuda.is_available() if FEW_SHAPES is None else FEW_SHAPES
 
 
 def count_shared(ordered: list[list[int]]) -> list[int]:
@@ -208,8 +213,10 @@ def pack_rows(sizes: dict[int, int], few_shapes: bool) -> tuple[list[list[int]],
     total = sum(sizes.values())
     if not few_shapes:
         lengths = list(range(max(longest, 1), max(longest, step) + 1))
-    elif total <= step:
-        lengths = [round_up(max(total, 1), SMALL_MULTIPLE)]
+    elif len(sizes) == 1:
+        lengths = [round_up(max(longest, 1), SMALL_MULTIPLE if longest <= step else step)]
+    elif total <= 2 * step and longest <= step:
+        lengths = [find_length_of_two(sizes)]
     else:
         lengths = [round_up(longest, step)]
         if lengths == [step] and total <= SMALL_TREE:
@@ -219,7 +226,21 @@ def pack_rows(sizes: dict[int, int], few_shapes: bool) -> tuple[list[list[int]],
     rows, length = min(packings, key=lambda packing: len(packing[0]) * packing[1])
     if few_shapes and len(rows) >= EVEN_ROWS and len(rows) % 2 == 1:
         rows.append([])
+    if few_shapes and len(rows) == 1 and len(sizes) > 1:
+        rows.append([])  # code for a single row is compiled by itself
     return rows, length
+
+
+def find_length_of_two(sizes: dict[int, int]) -> int:
+    """Return the shortest row length, a multiple of SMALL_MULTIPLE, with which two rows suffice.
+
+    sizes: tokens of each of two or more suffixes, by its number.
+    """
+    longest = max(sizes.values())
+    length = round_up(max(longest, -(-sum(sizes.values()) // 2), 1), SMALL_MULTIPLE)
+    while len(fill_rows(sizes, length)) > 2:
+        length += SMALL_MULTIPLE
+    return length
 
 
 def round_up(count: int, multiple: int) -> int:

@@ -668,3 +668,28 @@ def test_two_trainings_never_share_a_run_folder(train, tmp_path, capsys, monkeyp
     assert len(lines) == 2 and all(f"process {os.getpid()}" in line for line in lines)
     assert read_run(run)["result"]["validation"]
     assert not (run / run_lock.LOCK_FILE).exists()
+
+
+@pytest.mark.parametrize("whole_sequence", [False, True])
+def test_with_few_shapes_the_loss_is_the_same_in_few_sizes(
+    build, rows, tokenizer, monkeypatch, whole_sequence
+):
+    """A step is recorded for each size: one of its own for almost every batch would take minutes."""
+    columns = tree_trainer.encode_rows(tokenizer, rows, whole_sequence)
+    batches = []
+    for start in range(0, 32, 4):
+        chosen = range(start, start + 4)
+        batches.append([{name: columns[name][index] for name in columns} for index in chosen])
+    collator = tree_trainer.TreeCollator(tokenizer.pad_token_id)
+    model = build().model
+    losses, counts = {}, {}
+    for few in (False, True):
+        monkeypatch.setattr(prefix_tree, "FEW_SHAPES", few)
+        inputs = [collator(batch) for batch in batches]
+        counts[few] = {len(one["loss_positions"]) for one in inputs}
+        with torch.no_grad():
+            found = [tree_trainer.target_losses(model, model.config, one).sum() for one in inputs]
+        losses[few] = torch.stack(found).float()
+    assert all(count % tree_trainer.LOSS_MULTIPLE == 0 for count in counts[True])
+    assert len(counts[True]) <= len(counts[False])
+    assert torch.allclose(losses[True], losses[False], rtol=2e-2)

@@ -47,7 +47,7 @@ def test_tree_structure_by_hand(monkeypatch, few_shapes):
     assert tree.depth == [0, 1, 0, 0, 2, 3, 2, 3, 1, 0, 0, 0]
     assert tree.anchor == [0, 1, 2, 3, 1, 1, 1, 1, 0, -1, -1, -1]
     assert tree.end == [2, 2, 3, 4]
-    assert tree.suffix == [[0, 0, 1, 1, 2, -1, -2, -3]]
+    assert tree.suffix == [[0, 0, 1, 1], [2, -1, -2, -3]]
     assert tree.nodes == [[0, 1, 4, 5], [0, 1, 6, 7], [0, 8]]
 
 
@@ -235,3 +235,16 @@ def test_of_many_rows_the_number_is_even():
         rows, length = prefix_tree.pack_rows(dict.fromkeys(range(suffixes), 120), few_shapes=True)
         assert len(rows) == suffixes + (suffixes in (65, 101)) and length == 128
         assert sum(rows, []) == list(range(suffixes))
+
+
+def test_several_suffixes_never_lie_in_a_single_row():
+    """Code for a single row is compiled by itself, which takes long; small batches would have both."""
+    rng = random.Random(0)
+    for _ in range(200):
+        count = rng.randrange(2, 8)
+        sizes = {index: rng.randrange(0, 130) for index in range(count)}
+        rows, length = prefix_tree.pack_rows(sizes, few_shapes=True)
+        assert len(rows) >= 2 and length % prefix_tree.SMALL_MULTIPLE == 0
+        assert sorted(sum(rows, [])) == list(range(count))
+        assert max(sum(sizes[index] for index in row) for row in rows) <= length
+    assert prefix_tree.pack_rows({0: 40, 1: 40, 2: 30, 3: 20}, few_shapes=True)[1] == 80

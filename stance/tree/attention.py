@@ -149,32 +149,36 @@ def attend_plainly(
         length = ROW_LENGTH  # for the compiler a constant: its indices are faster
     groups = key.shape[1]
     prefix_query, prefix_key, prefix_value = (
-        group_rows(tensor[:prefix], prefix, groups) for tensor in (query, key, value)
+        group_rows(tensor[:prefix], 1, prefix, groups) for tensor in (query, key, value)
     )
     row_query, row_key, row_value = (
-        group_rows(tensor[prefix:], length, groups) for tensor in (query, key, value)
+        group_rows(tensor[prefix:], rows, length, groups) for tensor in (query, key, value)
     )
     prefix_to_prefix = Source(prefix_key, prefix_value, mask.prefix[None, :prefix])
-    row_to_prefix_mask = mask.prefix[prefix:].unflatten(0, (-1, length))
+    row_to_prefix_mask = mask.prefix[prefix:].unflatten(0, (rows, length))
     row_to_prefix = Source(prefix_key, prefix_value, row_to_prefix_mask)
     row_to_row = Source(row_key, row_value, mask.row)
     of_prefix = weigh_values(prefix_query, [prefix_to_prefix], scaling, softcap)
-    of_prefix = ungroup_rows(of_prefix, prefix, groups)
+    of_prefix = ungroup_rows(of_prefix, 1, prefix, groups)
     of_rows = weigh_values(row_query, [row_to_prefix, row_to_row], scaling, softcap)
-    of_rows = ungroup_rows(of_rows, length, groups)
+    of_rows = ungroup_rows(of_rows, rows, length, groups)
     return torch.cat([of_prefix, of_rows]).to(value.dtype)
 
 
-def group_rows(tensor: torch.Tensor, length: int, groups: int) -> torch.Tensor:
+def group_rows(tensor: torch.Tensor, rows: int, length: int, groups: int) -> torch.Tensor:
     """Return the nodes of rows [R * L, H, X] by group and row: [G * R, H/G * L, X]."""
-    tensor = tensor.unflatten(0, (-1, length)).unflatten(2, (groups, -1))  # [R, L, G, H/G, X]
-    return tensor.permute(2, 0, 3, 1, 4).flatten(2, 3).flatten(0, 1)
+    members = tensor.shape[1] // groups
+    parts = tensor.reshape(rows, length, groups, members, tensor.shape[2])
+    parts = parts.permute(2, 0, 3, 1, 4)
+    return parts.reshape(groups * rows, members * length, tensor.shape[2])
 
 
-def ungroup_rows(tensor: torch.Tensor, length: int, groups: int) -> torch.Tensor:
+def ungroup_rows(tensor: torch.Tensor, rows: int, length: int, groups: int) -> torch.Tensor:
     """Undo group_rows, with all heads side by side: [R * L, H * X]."""
-    tensor = tensor.unflatten(0, (groups, -1)).unflatten(2, (-1, length))  # [G, R, H/G, L, X]
-    return tensor.permute(1, 3, 0, 2, 4).flatten(2).flatten(0, 1)
+    members = tensor.shape[1] // length
+    parts = tensor.view(groups, rows, members, length, tensor.shape[2])
+    parts = parts.permute(1, 3, 0, 2, 4)
+    return parts.reshape(rows * length, groups * members * tensor.shape[2])
 
 
 def weigh_values(

@@ -66,6 +66,26 @@ def build_model(quantised=False, folder=None, sharpness=8):
     return model
 
 
+def build_qwen():
+    """Return a small random Qwen2 with LoRA: a base without soft caps."""
+    torch.manual_seed(0)
+    config = transformers.Qwen2Config(
+        vocab_size=61,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_implementation=prefix_tree.ATTENTION,
+        use_cache=False,
+        pad_token_id=0,
+    )
+    model = transformers.Qwen2ForCausalLM(config)
+    return peft.get_peft_model(
+        model, peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear")
+    )
+
+
 def random_rows(seed, count=9):
     """Return rows that share an instruction and some topics, of unequal length, with answers of two tokens."""
     rng = random.Random(seed)

@@ -12,7 +12,7 @@ import torch
 
 from stance.common import errors
 from stance.model import compilation, memory, output_head
-from stance.tree import prefix_tree
+from stance.tree import attention, prefix_tree
 
 # ---------------------------------------------------------------- settings
 # Tokens of the one prompt whose forward pass is recorded; a longer one is computed as it comes.
@@ -188,9 +188,7 @@ class StepGraphs:
             torch._foreach_zero_(self.gradients)
             for weight, gradient in zip(self.weights, self.gradients, strict=True):
                 weight.grad = gradient
-        rows, length = inputs["suffix"].shape
-        # Code is compiled anew for a single row, and for another row length.
-        kind = (rows == 1, length)
+        kind = find_kind(inputs)
         if kind not in self.compiled:
             self.compiled.add(kind)
             self.make_room(self.count_bytes(inputs))  # recorded steps share no memory with it
@@ -215,6 +213,15 @@ class StepGraphs:
             if shape not in self.graphs:
                 with explain_recording():
                     self.graphs[shape] = record_graph(self.run_step, step, self.pool, self.stream)
+
+
+def find_kind(inputs: dict[str, torch.Tensor]) -> tuple[bool, bool, int]:
+    """Return the kind of a batch: batches of one kind run the same compiled code.
+
+    Code is compiled anew for a single row, for few rows, for many, and for another row length.
+    """
+    rows, length = inputs["suffix"].shape
+    return rows == 1, rows >= attention.FAST_ROWS, length
 
 
 def list_shapes(inputs: dict[str, torch.Tensor]) -> tuple[tuple, ...]:

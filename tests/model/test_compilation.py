@@ -14,7 +14,7 @@ from torch._dynamo.backends.common import aot_autograd
 import finetune
 from stance.model import compilation, cuda_graphs, loading, lora_linear, memory
 from stance.training import fsdp, tree_trainer
-from stance.tree import prefix_tree
+from stance.tree import attention, prefix_tree
 
 
 @pytest.fixture(scope="module")
@@ -270,6 +270,7 @@ def test_batches_of_any_size_share_one_compilation(tmp_path, monkeypatch):
     monkeypatch.setattr(
         prefix_tree, "SMALL_TREE", 0
     )  # without kernels, another row length is another kind of step
+    monkeypatch.setattr(attention, "FAST_ROWS", 2)  # and so are few rows
     model = small_models.build_model(quantised=True, folder=tmp_path, sharpness=1).train()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     model.enable_input_require_grads()
@@ -283,6 +284,37 @@ def test_batches_of_any_size_share_one_compilation(tmp_path, monkeypatch):
     assert len(graphs) == 2  # the two parts of a layer
     forward_rows(model, 2)  # one row of the tree: another kind for StepGraphs
     assert len(graphs) == 3  # only the part that sees rows
+
+
+@pytest.mark.slow
+def test_batches_of_one_kind_share_the_code_of_a_base_without_soft_cap(monkeypatch):
+    """A compilation while a step is recorded ends the training, as one of 16 rows did on a GPU."""
+    graphs = []
+    compile_with(monkeypatch, lambda graph, inputs: graphs.append(graph) or graph)
+    monkeypatch.setattr(prefix_tree, "FEW_SHAPES", True)  # as on a GPU
+    monkeypatch.setattr(
+        attention,
+        "attend_by_library",
+        lambda *values: attention.attend_plainly(*values, softcap=None),
+    )
+    model = small_models.build_qwen().train()
+    model.enable_input_require_grads()
+    lora_linear.fuse_adapters(model)
+    compilation.compile_layers(model.get_base_model())
+    kinds = set()
+    late = []
+    for count in (16, 17, 14, 30, 3, 2, 9, 5, 18, 1, 40, 7):
+        rows = unlike_rows(count)
+        tree = prefix_tree.merge_prefixes(rows, pad_id=0)
+        inputs = prefix_tree.tree_inputs(tree)
+        before = len(graphs)
+        last = torch.tensor([nodes[-1] for nodes in tree.nodes])
+        prefix_tree.forward_tree(model, model.config, inputs, last).sum().backward()
+        kind = cuda_graphs.find_kind(inputs)
+        if kind in kinds and len(graphs) > before:
+            late.append((count, kind))
+        kinds.add(kind)
+    assert len(kinds) >= 3 and not late
 
 
 @pytest.mark.slow

@@ -188,15 +188,17 @@ def weigh_values(
 
     query and what is returned: [B, M, D]; B and M are multiples of the sources' B', B" and M'.
     """
-    scores = [multiply(query, source.key.transpose(1, 2)) for source in sources]
+    keys = [source.key.transpose(1, 2) for source in sources]
     masks = [source.mask for source in sources]
     if softcap is None:
+        scores = [score_exactly(query, key) for key in keys]
         peak = find_peak(scores, masks)
         pairs = [
-            exponentiate_below(one, mask, scaling, peak)
+            exponentiate_below(one, mask, scaling, peak, query.dtype)
             for one, mask in zip(scores, masks, strict=True)
         ]
     else:
+        scores = [multiply(query, key) for key in keys]
         pairs = [
             exponentiate(one, mask, scaling, softcap)
             for one, mask in zip(scores, masks, strict=True)
@@ -215,6 +217,16 @@ def multiply(matrices: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
     """
     stacked = matrices.view(others.shape[0], -1, matrices.shape[2])  # [B', B/B' * M, X]
     return torch.bmm(stacked, others).view(*matrices.shape[:2], -1)
+
+
+def score_exactly(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Return multiply(query, key) in float32, whatever autocast says.
+
+    Without a soft cap scores of some bases (Qwen2, whose keys have large biases) reach hundreds.
+    bfloat16 would hold them to one or two units, and the softmax over them be off by factors.
+    """
+    with torch.autocast(query.device.type, enabled=False):
+        return multiply(query.float(), key.float())
 
 
 def exponentiate(
@@ -243,21 +255,24 @@ def find_peak(scores: list[torch.Tensor], masks: list[torch.Tensor]) -> torch.Te
     scores: some [B, M, any] of the same nodes, each with its mask.
     """
     visible = [
-        one.detach().float().masked_fill(~repeat_mask(mask, one), -torch.inf)
+        one.detach().masked_fill(~repeat_mask(mask, one), -torch.inf)
         for one, mask in zip(scores, masks, strict=True)
     ]
     return torch.cat(visible, 2).amax(2, keepdim=True)
 
 
 def exponentiate_below(
-    scores: torch.Tensor, mask: torch.Tensor, scaling: float, peak: torch.Tensor
+    scores: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float,
+    peak: torch.Tensor,
+    dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what exponentiate does, for scores without a soft cap.
+    """Return what exponentiate does, for float32 scores without a soft cap; numerators of dtype.
 
     Their highest, peak [B, M, 1], is subtracted first. Every node sees itself, so no peak is
     infinite.
     """
-    weights = torch.exp(
-        (scores.float().masked_fill(~repeat_mask(mask, scores), -torch.inf) - peak) * scaling
-    )
-    return weights.to(scores.dtype), weights.sum(-1, keepdim=True)
+    visible = scores.masked_fill(~repeat_mask(mask, scores), -torch.inf)
+    weights = torch.exp((visible - peak) * scaling)
+    return weights.to(dtype), weights.sum(-1, keepdim=True)

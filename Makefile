@@ -1,5 +1,5 @@
 # make demo: the whole pipeline on a small real model and the sample corpus, without a GPU (downloads packages, 93 MB model)
-# make test: all tests    make test-fast: those that take less than a second each, for daily work
+# make test: all tests (downloads the same model unless make demo did)    make test-fast: those that take less than a second each, for daily work
 # make lint: the checks of the code's form    make format: mend them
 # make run: the whole pipeline on google/gemma-2-9b-it (GPU)
 PYTHON ?= python3

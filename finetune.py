@@ -54,6 +54,7 @@ LORA_DROPOUT = 0.0  # 0 keeps tree = flat batch: a shared node is dropped for al
 LORA_TARGETS = "all-linear"  # every linear layer except the output head
 
 # optimisation
+RECIPE = None  # None: the settings below; "published": those of PUBLISHED in their place
 EPOCHS = 2.0  # passes over train.jsonl
 LEARNING_RATE = 1e-4  # peak; linear warm-up, then linear decay to 0
 WARMUP = 0.03  # share of all steps
@@ -70,8 +71,20 @@ SELECT_BY = "eval_accuracy"  # epoch that is kept: the best by eval_accuracy or 
 LOG_STEPS = 5  # optimiser steps between log lines
 # --------------------------------------------------------------------------
 
-# Settings that say where something lies: a run record holds base and data with their hashes.
-PLACES = ("BASE_MODEL", "DATA_DIR", "RUN_DIR", "PLACES", "LARGEST")
+# The recipe of the published result, where it differs.
+PUBLISHED = {
+    "LEARNING_RATE": 1e-4,
+    "EFFECTIVE_BATCH_SIZE": 4,
+    "MICRO_BATCH_SIZE": 4,
+    "WHOLE_SEQUENCE_LOSS": True,
+    "SELECT_BY": "last",
+}
+if RECIPE == "published":
+    globals().update(PUBLISHED)
+
+# No settings of the experiment: where something lies (a run record holds base and data with their
+# hashes), and what other settings are made of.
+PLACES = ("BASE_MODEL", "DATA_DIR", "RUN_DIR", "PLACES", "LARGEST", "RECIPE", "PUBLISHED")
 # Values of flags beyond which no training makes sense: more is a slip of the finger.
 LARGEST = {"--epochs": 1000, "--learning-rate": 1, "--effective-batch-size": 1_000_000}
 
@@ -119,6 +132,8 @@ def check_settings(effective: int) -> None:
 
     effective: rows an optimiser step.
     """
+    if RECIPE not in (None, "published"):
+        errors.fail(f'RECIPE {RECIPE!r} is unknown: write None or "published" in finetune.py')
     count = distributed.get_rank()[1]
     micro = find_micro_batch_size(effective)
     if effective % (micro * count):

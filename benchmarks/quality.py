@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
+import finetune
 from stance.common import errors, files, flags, formatting
 from stance.evaluation import uncertainty
 
@@ -47,13 +48,6 @@ ENCODER_RATES = (5e-5, 2e-4)
 HEAD_RATES = (1e-4, 3e-4)  # of LoRA with a classification head
 # --------------------------------------------------------------------------
 
-PUBLISHED = {
-    "EFFECTIVE_BATCH_SIZE": 4,
-    "MICRO_BATCH_SIZE": 4,
-    "LEARNING_RATE": 1e-4,
-    "WHOLE_SEQUENCE_LOSS": True,
-    "SELECT_BY": "last",
-}
 CHOSEN_BY = "macro_f1"  # of the validation rows
 ENCODERS = ("minilm",)  # names of --models that are encoders and no language models
 HEADERS = [
@@ -141,7 +135,7 @@ def list_recipes(corpus: str, base: str, seeds: list[int]) -> list[dict]:
     for seed in seeds:
         jobs.append(make_job(corpus, base, "adapter", {}, seed))
         jobs.append(make_job(corpus, base, "plain trl", {}, seed))
-        jobs.append(make_job(corpus, base, "adapter", PUBLISHED, seed))
+        jobs.append(make_job(corpus, base, "adapter", finetune.PUBLISHED, seed))
         jobs.append(make_job(corpus, base, "few-shot", {}, seed))
         for rate in HEAD_RATES:
             jobs.append(make_job(corpus, base, "seq_cls", {"LEARNING_RATE": rate}, seed))
@@ -366,7 +360,7 @@ def choose_settings(records: dict[str, dict], corpus: str, base: str, seeds: int
 
 def word_settings(recipe: str, settings: dict[str, Any]) -> str:
     """Return settings as a cell of the table."""
-    if settings == PUBLISHED:
+    if settings == finetune.PUBLISHED:
         return "published"
     if not settings:
         return "as shipped" if recipe in ("adapter", "plain trl") else ""

@@ -1,11 +1,13 @@
 """finetune.py and the trainer: no row lost, one loss for any micro-batch, a run resumed, the best epoch kept."""
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
 import random
 import shutil
+from pathlib import Path
 
 import datasets
 import pytest
@@ -18,7 +20,7 @@ from stopping import stop_message
 
 import finetune
 import prompts
-from stance.common import files
+from stance.common import environment, files
 from stance.corpus import splitting
 from stance.model import chat, compilation, loading
 from stance.training import callbacks, run_lock, tree_trainer
@@ -586,6 +588,29 @@ def test_leaky_splits_are_refused(train, data_dir, rows, tmp_path, capsys):
 )
 def test_impossible_settings_are_refused_before_anything_is_written(train, tmp_path, capsys, flags):
     assert flags[0] in stop_message(capsys, train, tmp_path / "run", *flags)
+    assert list_files(tmp_path) == {}
+
+
+def test_one_edit_brings_the_published_recipe_back(tmp_path):
+    """RECIPE takes the place of the settings that PUBLISHED names, and of their flags' defaults."""
+    source = Path(finetune.__file__).read_text(encoding="utf-8")
+    edited = tmp_path / "edited_finetune.py"
+    edited.write_text(source.replace("RECIPE = None", 'RECIPE = "published"', 1), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("edited_finetune", edited)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for name, value in finetune.PUBLISHED.items():
+        assert getattr(script, name) == value
+    args = script.parse_args([])
+    assert (args.learning_rate, args.effective_batch_size) == (1e-4, 4)
+    script.check_settings(args.effective_batch_size)
+    others = set(environment.collect_settings(finetune)) - {"RECIPE", *finetune.PUBLISHED}
+    assert all(getattr(script, name) == getattr(finetune, name) for name in others)
+
+
+def test_an_unknown_recipe_is_refused_before_anything_is_written(train, tmp_path, capsys):
+    message = stop_message(capsys, train, tmp_path / "run", RECIPE="Published")
+    assert "RECIPE 'Published' is unknown" in message
     assert list_files(tmp_path) == {}
 
 

@@ -11,6 +11,7 @@ numbers to --output, and prints their table. Settings are chosen by validation r
 """
 
 import argparse
+import contextlib
 import fcntl
 import json
 import os
@@ -19,6 +20,7 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,10 @@ ENCODER_RATES = (5e-5, 2e-4)
 HEAD_RATES = (1e-4, 3e-4)  # of LoRA with a classification head
 # --------------------------------------------------------------------------
 
+CLAIMS = "claims.json"  # in the work folder: which process runs which job
+FAILED = "failed"  # in place of a process: nobody tries the job again
+FAILED_CODE = 3  # exit code of a process whose job failed
+POLL_SECONDS = 1.0
 CHOSEN_BY = "macro_f1"  # of the validation rows
 ENCODERS = ("minilm",)  # names of --models that are encoders and no language models
 HEADERS = [
@@ -230,19 +236,31 @@ def append_record(folder: Path, record: dict) -> None:
 
 
 def claim_job(folder: Path, key: str) -> bool:
-    """Return whether this process may run a job: it has no record, and no living process has it."""
-    with open(folder / "claims.json", "a+", encoding="utf-8") as file:
+    """Return whether this process may run a job.
+
+    It must have no record, must not have failed, and no living process may have it.
+    """
+    with open_claims(folder) as claims:
+        owner = claims.get(key)
+        if key in read_records(folder) or owner == FAILED:
+            return False
+        if owner is not None and is_running(owner):
+            return False
+        claims[key] = os.getpid()
+    return True
+
+
+@contextlib.contextmanager
+def open_claims(folder: Path) -> Iterator[dict[str, int | str]]:
+    """Give {key: process, or FAILED} of a work folder's jobs, locked; write it back at the end."""
+    with open(folder / CLAIMS, "a+", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         claims = json.loads(file.read() or "{}")
-        owner = claims.get(key)
-        if key in read_records(folder) or (owner is not None and is_running(owner)):
-            return False
-        claims[key] = os.getpid()
+        yield claims
         file.seek(0)
         file.truncate()
         file.write(json.dumps(claims))
-    return True
 
 
 def is_running(process: int) -> bool:
@@ -260,8 +278,9 @@ def work(args: argparse.Namespace) -> None:
 
     folder = Path(args.work_dir)
     place = quality_runs.Workplace(args.data_dir, args.models)
-    began = time.time()
-    for job in files.read_json(args.jobs, "start again"):
+    planned = files.read_json(args.jobs, "start again")
+    began = planned["began"]
+    for job in planned["jobs"]:
         key = name_job(job)
         if time.time() - began > args.limit_seconds or not claim_job(folder, key):
             continue
@@ -270,31 +289,49 @@ def work(args: argparse.Namespace) -> None:
         try:
             record = quality_runs.perform(quality_runs.Job(**{**job, "settings": settings}), place)
         except (Exception, SystemExit) as problem:
-            # The other runs go on; this one is tried again when the benchmark is.
             print(f"failed: {key}", flush=True)
             traceback.print_exception(problem)
-            place.drop_base()
-            continue
+            with open_claims(folder) as claims:
+                claims[key] = FAILED
+            # What failed may have left the GPU unusable for this process: another takes over.
+            raise SystemExit(FAILED_CODE) from None
         append_record(folder, record)
 
 
 def run_jobs(args: argparse.Namespace, argv: list[str], jobs: list[dict]) -> None:
-    """Run jobs by processes of this script, PROCESSES for each GPU, and wait for their end."""
+    """Run jobs by processes of this script, PROCESSES for each GPU, and wait for their end.
+
+    A process whose job failed ends, and another is started in its place. Jobs that failed are
+    tried again when the benchmark is started again.
+    """
     folder = Path(args.work_dir)
+    with open_claims(folder) as claims:
+        for job in jobs:
+            if claims.get(name_job(job)) == FAILED:
+                del claims[name_job(job)]
     path = folder / f"jobs-{os.getpid()}.json"
-    files.write_json(path, jobs)
+    files.write_json(path, {"began": time.time(), "jobs": jobs})
     gpus = torch.cuda.device_count()
     count = min(args.processes * max(gpus, 1), len(jobs))
-    running = []
-    for index in range(count):
+
+    def start_process(index: int) -> subprocess.Popen:
         variables = dict(os.environ)
         if gpus:
             variables["CUDA_VISIBLE_DEVICES"] = str(index % gpus)
-        log = open(folder / f"log-{os.getpid()}-{index}.txt", "a", encoding="utf-8")
         command = [sys.executable, __file__, *argv, "--jobs", str(path)]
-        running.append(subprocess.Popen(command, env=variables, stdout=log, stderr=log))
-    for process in running:
-        process.wait()
+        name = folder / f"log-{os.getpid()}-{index}.txt"
+        with open(name, "a", encoding="utf-8") as log:
+            return subprocess.Popen(command, env=variables, stdout=log, stderr=log)
+
+    running = {index: start_process(index) for index in range(count)}
+    while running:
+        time.sleep(POLL_SECONDS)
+        for index, process in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[index]
+            if process.returncode == FAILED_CODE:
+                running[index] = start_process(index)
 
 
 # ---------------------------------------------------------------- numbers

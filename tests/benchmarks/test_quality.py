@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -87,7 +88,25 @@ def test_a_finished_run_is_not_claimed_and_no_run_twice(tmp_path):
     assert quality.claim_job(tmp_path, "a")
     quality.append_record(tmp_path, {"key": "b"})
     assert not quality.claim_job(tmp_path, "b")
+    (tmp_path / "claims.json").write_text(json.dumps({"d": quality.FAILED}))
+    assert not quality.claim_job(tmp_path, "d")
     assert quality.claim_job(tmp_path, "c")
+
+
+@pytest.mark.slow
+def test_after_a_failed_run_another_process_does_the_rest(home, monkeypatch):
+    """A failure may leave a GPU unusable for its process, in which all further runs would fail."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(quality.__file__).parent.parent))
+    (home / "work").mkdir()
+    words = ["--models", "tiny=nowhere", "--work-dir", str(home / "work")]
+    words += ["--data-dir", str(home / "data")]
+    jobs = [quality.make_job("small", "tiny", "zero-shot"), quality.make_job("small", "", "tf-idf")]
+    quality.run_jobs(quality.parse_args(words), words, jobs)
+    [log] = (home / "work").glob("log-*.txt")
+    assert "failed: small/tiny/zero-shot//seed0" in log.read_text()
+    assert set(quality.read_records(home / "work")) == {"small//tf-idf//seed0"}
+    with quality.open_claims(home / "work") as claims:
+        assert claims["small/tiny/zero-shot//seed0"] == quality.FAILED
 
 
 def test_what_was_not_run_says_so(home, capsys, monkeypatch):

@@ -91,11 +91,12 @@ def compare_scores(scores: scoring.Scores, expected: scoring.Scores) -> dict[str
 def format_modelfile(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """Return an Ollama Modelfile with the turns of the tokenizer's chat template.
 
-    It leaves out <bos>, which llama.cpp puts before a prompt itself.
+    It leaves out <bos> where the tokenizer puts one before every text, as llama.cpp then does too.
     """
     frame = chat.chat_frame(tokenizer)
-    turn = "".join((*frame.head, *frame.tail)).removeprefix(tokenizer.bos_token)
-    turn = turn.replace(chat.USER_SLOT, "{{ .Prompt }}")
+    turn = "".join((*frame.head, *frame.tail)).replace(chat.USER_SLOT, "{{ .Prompt }}")
+    if tokenizer("")["input_ids"]:  # Qwen has no <bos>; SmolLM2's is <|im_start|>, never put first
+        turn = turn.removeprefix(tokenizer.bos_token)
     return (
         f'FROM ./model.gguf\nTEMPLATE """{turn}"""\nPARAMETER stop "{frame.ending[-1]}"\n'
         f"PARAMETER temperature 0\nPARAMETER num_predict {scoring.MAX_NEW_TOKENS}\n"

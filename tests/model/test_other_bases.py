@@ -13,7 +13,7 @@ import transformers
 import evaluate
 import prompts
 from stance.common import distributed
-from stance.model import chat, loading, scoring
+from stance.model import chat, loading, merging, scoring
 from stance.training import tree_trainer
 from stance.tree import attention, prefix_tree
 
@@ -61,7 +61,8 @@ GEMMA_TEMPLATE = """\
 """
 # How Llama-3 and Qwen cut a text before merging: line feeds stay apart from the word behind them.
 PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-FAMILIES = {  # model type: (template, control tokens of which the first begins a text, end of a turn, differences)
+# model type: (template, control tokens of which the first begins or pads a text, end of a turn, differences)
+FAMILIES = {
     "llama": (
         LLAMA_TEMPLATE,
         [
@@ -104,8 +105,11 @@ PAIRS = [
 ]
 
 
-def train_tokenizer(family, whole_labels):
-    """Return a byte-level tokenizer with a family's template; labels are one token each, or several."""
+def train_tokenizer(family, whole_labels, **changes):
+    """Return a byte-level tokenizer with a family's template; labels are one token each, or several.
+
+    As published, it puts a BOS before every text, but Qwen's has none. changes: other tokens than these.
+    """
     template, control, end, _ = FAMILIES[family]
     trainee = tokenizers.Tokenizer(tokenizers.models.BPE())
     byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -122,12 +126,16 @@ def train_tokenizer(family, whole_labels):
     if not whole_labels:
         text = re.sub("pro|con|neu", "", text)
     trainee.train_from_iterator([text], trainer)
+    tokens = {"bos_token": control[0], "eos_token": control[1], "pad_token": None}
+    if family.startswith("qwen"):
+        tokens = {"bos_token": None, "eos_token": end, "pad_token": control[0]}
+    else:
+        trainee.post_processor = tokenizers.processors.TemplateProcessing(
+            single=f"{control[0]} $A", special_tokens=[(control[0], 0)]
+        )
+    tokens.update(changes)
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=trainee,
-        bos_token=control[0],
-        eos_token=control[1] if family in ("llama", "mistral", "gemma2") else end,
-        pad_token="<|endoftext|>" if family.startswith("qwen") else None,
-        chat_template=template,
+        tokenizer_object=trainee, chat_template=template, **tokens
     )
 
 
@@ -246,6 +254,29 @@ def test_a_tokenizer_that_joins_the_parts_of_its_template_is_refused(monkeypatch
     monkeypatch.setattr(chat, "encode_labels", lambda tokenizer: apart)
     with pytest.raises(ValueError, match="joins text"):
         chat.check_chat(tokenizer)
+
+
+# ---------------------------------------------------------------- what an export says of it
+
+
+@pytest.mark.parametrize(
+    "family, tokens",
+    [
+        *[(family, {}) for family in FAMILIES],
+        ("qwen2", {"bos_token": "<|endoftext|>"}),  # as its GGUF files name one
+        ("qwen2", {"bos_token": "<|im_start|>"}),  # as SmolLM2 has it, which begins each turn
+    ],
+    ids=str,
+)
+def test_modelfile_gives_the_trained_prompt(family, tokens):
+    """llama.cpp puts first what the tokenizer does, whatever is called BOS."""
+    tokenizer = train_tokenizer(family, True, **tokens)
+    modelfile = merging.format_modelfile(tokenizer)
+    turn = modelfile.partition('TEMPLATE """')[2].partition('"""')[0]
+    for topic, sentence in PAIRS:
+        text = turn.replace("{{ .Prompt }}", prompts.build_prompt(topic, sentence))
+        assert tokenizer(text)["input_ids"] == chat.encode_example(tokenizer, topic, sentence)
+    assert f'PARAMETER stop "{FAMILIES[family][2]}"' in modelfile
 
 
 # ---------------------------------------------------------------- the tree

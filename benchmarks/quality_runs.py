@@ -228,9 +228,7 @@ def run_few_shot(job: Job, place: Workplace) -> Answers:
         encoded = []
         for row in splits[name]:
             messages = turns + prompts.build_messages(row["topic"], row["text"])
-            text = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **chat.TEMPLATE_OPTIONS
-            )
+            text = chat.render_chat(tokenizer, messages, add_generation_prompt=True)
             encoded.append(tokenizer(text, add_special_tokens=False)["input_ids"])
         with compilation.run_uncompiled(len(encoded)):
             answers.append(evaluate.predict_rows(base, tokenizer, encoded, "score"))

@@ -3,7 +3,9 @@
 The same ids in training, evaluation and prediction.
 """
 
+import datetime
 import functools
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
 # What chat templates ask for beside the messages; Gemma's asks for nothing.
 TEMPLATE_OPTIONS = {
     "enable_thinking": False,  # Qwen3: answer at once
-    # Llama 3.2 would put today's date into the prompt: another prompt each day.
-    "date_string": "26 Jul 2024",
+    "date_string": "26 Jul 2024",  # Llama 3.2; see TEMPLATE_DATE
 }
+# Today's date, as Mistral Small 3 has it too, would be another prompt each day.
+TEMPLATE_DATE = datetime.date(2024, 7, 26)
 
 # Of a prompt with its template; a sentence beyond that is shortened. Far more than a sentence, and
 # a quarter of the base's sliding window; one long row makes its whole batch need memory.
@@ -163,7 +166,7 @@ def _encode_prompts(tokenizer, pairs, template=prompts.PROMPT_TEMPLATE):
 
 def encode_labels(tokenizer: "transformers.PreTrainedTokenizerBase") -> list[list[int]]:
     """Return the token ids of each label in prompts.LABELS order, as they follow a prompt."""
-    _, lead, _ = _render_chat(tokenizer)
+    _, lead, _ = _render_turns(tokenizer)
     return [_encode_pieces(tokenizer, [lead + label]) for label in prompts.LABELS]
 
 
@@ -185,11 +188,45 @@ def end_of_turn_id(tokenizer: "transformers.PreTrainedTokenizerBase") -> int:
     return _encode_pieces(tokenizer, chat_frame(tokenizer).ending)[-1]
 
 
+def fix_template(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:
+    """Return the tokenizer's chat template with TEMPLATE_OPTIONS and TEMPLATE_DATE written into it.
+
+    It renders the same prompt without any options, in any program and on any day. ValueError if the
+    tokenizer has no template, or if it reads the date in a way that cannot be replaced.
+    """
+    template = re.sub(
+        r"""strftime_now\s*\(\s*(["'])(.*?)\1\s*\)""",
+        lambda call: json.dumps(TEMPLATE_DATE.strftime(call[2])),
+        tokenizer.get_chat_template(),
+    )
+    if re.search(r"strftime_now\s*\(", template):
+        raise ValueError("its chat template puts today's date into the prompt")
+    settings = ""
+    for name, value in TEMPLATE_OPTIONS.items():
+        if re.search(rf"\b{name}\b", template):
+            settings += f"{{% set {name} = {json.dumps(value)} %}}"
+    return settings + template
+
+
+def render_chat(
+    tokenizer: "transformers.PreTrainedTokenizerBase",
+    messages: list[dict[str, str]],
+    add_generation_prompt: bool = False,
+) -> str:
+    """Return the text of a conversation by the tokenizer's chat template, its options fixed."""
+    return tokenizer.apply_chat_template(
+        messages,
+        chat_template=fix_template(tokenizer),
+        tokenize=False,
+        add_generation_prompt=add_generation_prompt,
+    )
+
+
 def check_chat(tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
     """Raise ValueError unless examples get the ids of the text of the tokenizer's chat template."""
     for label in prompts.LABELS:
         messages = prompts.build_messages("A topic.", "A sentence, plain.", label)
-        text = tokenizer.apply_chat_template(messages, tokenize=False, **TEMPLATE_OPTIONS)
+        text = render_chat(tokenizer, messages)
         expected = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids = encode_example(tokenizer, "A topic.", "A sentence, plain.", label)
         if expected[: len(ids)] != ids:
@@ -197,17 +234,15 @@ def check_chat(tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
 
 
 @functools.lru_cache(maxsize=8)
-def _render_chat(tokenizer):
+def _render_turns(tokenizer):
     """Return the chat template's text before an answer, the blanks between both, the text after it.
 
     ValueError if it renders an answered turn differently from a prompt.
     """
     user = {"role": "user", "content": USER_SLOT}
     assistant = {"role": "assistant", "content": ANSWER_SLOT}
-    asked = tokenizer.apply_chat_template(
-        [user], tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS
-    )
-    answered = tokenizer.apply_chat_template([user, assistant], tokenize=False, **TEMPLATE_OPTIONS)
+    asked = render_chat(tokenizer, [user], add_generation_prompt=True)
+    answered = render_chat(tokenizer, [user, assistant])
     lead, slot, rest = answered[len(asked) :].partition(ANSWER_SLOT)
     if not answered.startswith(asked) or not slot or lead.strip():
         raise ValueError(
@@ -222,7 +257,7 @@ def chat_frame(tokenizer: "transformers.PreTrainedTokenizerBase") -> ChatFrame:
 
     ValueError if it renders an answered turn differently from a prompt.
     """
-    asked, _, rest = _render_chat(tokenizer)
+    asked, _, rest = _render_turns(tokenizer)
     control = control_tokens(tokenizer)
     longest_first = sorted(control, key=len, reverse=True)
     splitter = re.compile("(" + "|".join(re.escape(token) for token in longest_first) + ")")

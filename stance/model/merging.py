@@ -1,5 +1,6 @@
 """A trained adapter merged into its base model, and the folder that other programs load."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -114,12 +115,15 @@ def write_model(
 
     Everything goes into a folder beside it that then takes its name, so that a half model has
     none. record: the content of export.json.
+    The chat template is written with the options of training fixed, see chat.fix_template.
     """
     unfinished = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     try:
         merged.save_pretrained(unfinished)
-        tokenizer.save_pretrained(unfinished)
+        served = copy.deepcopy(tokenizer)
+        served.chat_template = chat.fix_template(tokenizer)
+        served.save_pretrained(unfinished)
         files.write_text(unfinished / "Modelfile", [format_modelfile(tokenizer)])
         files.write_text(unfinished / "prompt.txt", [prompts.PROMPT_TEMPLATE])
         files.write_json(unfinished / "export.json", record)

@@ -59,6 +59,11 @@ GEMMA_TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- "<start_of_turn>model\\n" -}}{%- endif -%}
 """
+# As Mistral Small 3 reads the date, which Llama 3.2 does by way of an option.
+DATED_TEMPLATE = """\
+{%- set today = strftime_now("%Y-%m-%d") -%}{{- bos_token -}}
+{{- "The current date is " + today + ", " + strftime_now( '%d "%B" %Y' ) + "." -}}
+""" + MISTRAL_TEMPLATE.removeprefix("{{- bos_token -}}\n")
 # How Llama-3 and Qwen cut a text before merging: line feeds stay apart from the word behind them.
 PIECES = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # model type: (template, control tokens of which the first begins or pads a text, end of a turn, differences)
@@ -108,7 +113,7 @@ PAIRS = [
 def train_tokenizer(family, whole_labels, **changes):
     """Return a byte-level tokenizer with a family's template; labels are one token each, or several.
 
-    As published, it puts a BOS before every text, but Qwen's has none. changes: other tokens than these.
+    As published, it puts a BOS before every text, but Qwen's has none. changes: other tokens, or another template.
     """
     template, control, end, _ = FAMILIES[family]
     trainee = tokenizers.Tokenizer(tokenizers.models.BPE())
@@ -135,7 +140,7 @@ def train_tokenizer(family, whole_labels, **changes):
         )
     tokens.update(changes)
     return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=trainee, chat_template=template, **tokens
+        tokenizer_object=trainee, **{"chat_template": template, **tokens}
     )
 
 
@@ -230,9 +235,16 @@ def test_typed_control_tokens_stay_text(base):
     assert plain == typed and len(plain) >= 3
 
 
-def test_a_prompt_does_not_change_with_the_day():
-    tokenizer = train_tokenizer("llama", True)
-    assert "26 Jul 2024" in tokenizer.decode(chat.encode_example(tokenizer, "a", "b"))
+@pytest.mark.parametrize(
+    "family, template, date",
+    [
+        ("llama", LLAMA_TEMPLATE, "Today Date: 26 Jul 2024\n"),
+        ("mistral", DATED_TEMPLATE, 'date is 2024-07-26, 26 "July" 2024.'),
+    ],
+)
+def test_a_prompt_does_not_change_with_the_day(family, template, date):
+    tokenizer = train_tokenizer(family, True, chat_template=template)
+    assert date in tokenizer.decode(chat.encode_example(tokenizer, "a", "b"))
 
 
 def test_a_base_without_chat_template_is_refused(tmp_path, capsys):
@@ -277,6 +289,47 @@ def test_modelfile_gives_the_trained_prompt(family, tokens):
         text = turn.replace("{{ .Prompt }}", prompts.build_prompt(topic, sentence))
         assert tokenizer(text)["input_ids"] == chat.encode_example(tokenizer, topic, sentence)
     assert f'PARAMETER stop "{FAMILIES[family][2]}"' in modelfile
+
+
+@pytest.fixture
+def write_export(tmp_path):
+    """A function that writes an export of a tokenizer with a tiny model and returns its folder."""
+
+    def write(family, tokenizer):
+        model = build_model(family, len(tokenizer)).to(torch.bfloat16)
+        merging.write_model(tmp_path / "merged", model, tokenizer, "base", {"demo": False})
+        return tmp_path / "merged"
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "family, template", [*[(family, None) for family in FAMILIES], ("mistral", DATED_TEMPLATE)]
+)
+def test_exported_chat_template_gives_the_trained_prompt_without_options(
+    family, template, write_export
+):
+    """To the byte, and on any day, whatever a server says of thinking."""
+    changes = {"chat_template": template} if template else {}
+    tokenizer = train_tokenizer(family, True, **changes)
+    exported = transformers.AutoTokenizer.from_pretrained(write_export(family, tokenizer))
+    options = {"tokenize": False, "add_generation_prompt": True}
+    for topic, sentence in PAIRS:
+        messages = prompts.build_messages(topic, sentence)
+        trained = tokenizer.decode(chat.encode_example(tokenizer, topic, sentence))
+        assert exported.apply_chat_template(messages, **options) == trained
+        others = {"enable_thinking": True, "date_string": "1 Jan 2030"}
+        assert exported.apply_chat_template(messages, **options, **others) == trained
+    without = tokenizer.apply_chat_template(messages, **options)
+    assert (without == trained) == (family in ("qwen2", "mistral", "gemma2") and not template)
+    assert (exported.chat_template == tokenizer.chat_template) == (without == trained)
+
+
+def test_a_chat_template_whose_date_cannot_be_fixed_is_refused():
+    dated = '{%- set form = "%Y" -%}{{- strftime_now(form) -}}' + MISTRAL_TEMPLATE
+    tokenizer = train_tokenizer("mistral", True, chat_template=dated)
+    with pytest.raises(ValueError, match="today's date"):
+        chat.check_chat(tokenizer)
 
 
 # ---------------------------------------------------------------- the tree

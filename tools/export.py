@@ -2,7 +2,8 @@
 
 Reads the adapter folder that finetune.py wrote, the base model, and val.jsonl of --data-dir to compare answers on.
 Writes to --output-dir the merged model in bfloat16 with its tokenizer, Modelfile (Ollama: turn format, no sampling),
-prompt.txt (the text to send, with {topic} and {sentence}) and export.json (how far answers agree with the adapter's).
+prompt.txt (the text to send, with {topic} and {sentence}), export.json (how far answers agree with the adapter's) and
+answers.jsonl (those answers, for tools.check_export).
 
     python -m tools.export
     python -m tools.export --adapter outputs/my-run --merge-into original --output-dir outputs/my-run-merged
@@ -87,6 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     expected = scoring.score_prompts(adapted, tokenizer, encoded)
     print(f"answers of {len(rows)} validation rows, compared with base in 4-bit and adapter:")
     agreement = {}
+    answers = {"adapter": expected.probabilities.tolist()}
     merged = None
     others = [kind for kind in merging.KINDS if kind != args.merge_into]
     for kind in [*others, args.merge_into]:  # the one to write comes last
@@ -94,6 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         merged = merging.merge_adapter(adapted, base, kind)
         scores = merging.score_merged(merged, tokenizer, encoded)
         agreement[kind] = merging.compare_scores(scores, expected)
+        answers[kind] = scores.probabilities.tolist()
         same = agreement[kind]["same_label"]
         most = agreement[kind]["largest_difference"]
         print(
@@ -116,7 +119,8 @@ def main(argv: list[str] | None = None) -> None:
         "agreement": agreement,
         "environment": environment.describe_environment(),
     }
-    merging.write_model(output_dir, merged, tokenizer, base, record)
+    lines = merging.list_answers([row["id"] for row in rows], encoded, answers)
+    merging.write_model(output_dir, merged, tokenizer, base, record, lines)
     note = loading.read_demo_note(base)
     if note:
         print(note)

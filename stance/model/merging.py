@@ -4,6 +4,7 @@ import copy
 import os
 import shutil
 from pathlib import Path
+from typing import TypedDict
 
 import peft
 import torch
@@ -13,6 +14,7 @@ import prompts
 from stance.common import files
 from stance.model import (
     chat,
+    converter_files,
     loading,
     lora_linear,
     memory,
@@ -22,6 +24,16 @@ from stance.model import (
 from stance.tree import prefix_tree
 
 KINDS = ("rounded", "original")
+ANSWERS_FILE = "answers.jsonl"  # of an export: what a server is compared with
+
+
+class ExportedAnswer(TypedDict):
+    """A line of answers.jsonl: the answers to a validation row; no text of the corpus."""
+
+    id: str  # of the row
+    prompt_tokens: int  # of its prompt, with the control tokens of the chat template
+    # By who answered, "adapter" or one of KINDS: of each label in prompts.LABELS order
+    probabilities: dict[str, list[float]]
 
 
 @torch.no_grad()
@@ -100,8 +112,26 @@ def format_modelfile(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
         turn = turn.removeprefix(tokenizer.bos_token)
     return (
         f'FROM ./model.gguf\nTEMPLATE """{turn}"""\nPARAMETER stop "{frame.ending[-1]}"\n'
-        f"PARAMETER temperature 0\nPARAMETER num_predict {scoring.MAX_NEW_TOKENS}\n"
+        f"PARAMETER temperature 0\nPARAMETER repeat_penalty 1\n"  # Ollama's is 1.1
+        f"PARAMETER num_predict {scoring.MAX_NEW_TOKENS}\n"
     )
+
+
+def list_answers(
+    ids: list[str], encoded: list[list[int]], answers: dict[str, list[list[float]]]
+) -> list[ExportedAnswer]:
+    """Return the lines of answers.jsonl.
+
+    ids, encoded: id and token ids of the prompt of each row. answers: the probabilities of all
+    rows, by who answered.
+    """
+    lines: list[ExportedAnswer] = []
+    for index, (id, tokens) in enumerate(zip(ids, encoded, strict=True)):
+        probabilities = {
+            name: [round(value, 6) for value in rows[index]] for name, rows in answers.items()
+        }
+        lines.append({"id": id, "prompt_tokens": len(tokens), "probabilities": probabilities})
+    return lines
 
 
 def write_model(
@@ -110,12 +140,13 @@ def write_model(
     tokenizer: transformers.PreTrainedTokenizerBase,
     base: str,
     record: dict,
+    answers: list[ExportedAnswer],
 ) -> None:
     """Write a merged model with all that belongs to it into a folder, whole or not at all.
 
     Everything goes into a folder beside it that then takes its name, so that a half model has
-    none. record: the content of export.json.
-    The chat template is written with the options of training fixed, see chat.fix_template.
+    none. The chat template is written with the options of training fixed, see chat.fix_template.
+    record: the content of export.json. answers: of answers.jsonl.
     """
     unfinished = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
@@ -124,9 +155,11 @@ def write_model(
         served = copy.deepcopy(tokenizer)
         served.chat_template = chat.fix_template(tokenizer)
         served.save_pretrained(unfinished)
+        converter_files.write_converter_files(unfinished, tokenizer, base)
         files.write_text(unfinished / "Modelfile", [format_modelfile(tokenizer)])
         files.write_text(unfinished / "prompt.txt", [prompts.PROMPT_TEMPLATE])
         files.write_json(unfinished / "export.json", record)
+        files.write_jsonl(unfinished / ANSWERS_FILE, answers)
         if record["demo"]:
             shutil.copy(Path(base) / loading.DEMO_FILE, unfinished)
         os.replace(unfinished, output_dir)

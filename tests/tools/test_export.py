@@ -170,7 +170,7 @@ def test_a_model_that_is_broken_off_leaves_nothing(tmp_path, ending):
     (tmp_path / "merged.tmp").mkdir()
     (tmp_path / "merged.tmp" / "model-00001-of-00003.safetensors").write_text("of a killed run")
     with pytest.raises(type(ending)):
-        merging.write_model(tmp_path / "merged", Merged(), None, "base", {"demo": False})
+        merging.write_model(tmp_path / "merged", Merged(), None, "base", {"demo": False}, [])
     assert list(tmp_path.iterdir()) == []
 
 

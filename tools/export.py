@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
         "agreement": agreement,
         "environment": environment.describe_environment(),
     }
-    lines = merging.list_answers([row["id"] for row in rows], encoded, answers)
+    lines = merging.record_answers([row["id"] for row in rows], encoded, answers)
     merging.write_model(output_dir, merged, tokenizer, base, record, lines)
     note = loading.read_demo_note(base)
     if note:

@@ -117,7 +117,7 @@ def format_modelfile(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     )
 
 
-def list_answers(
+def record_answers(
     ids: list[str], encoded: list[list[int]], answers: dict[str, list[list[float]]]
 ) -> list[ExportedAnswer]:
     """Return the lines of answers.jsonl.

@@ -145,12 +145,21 @@ def write_model(
     """Write a merged model with all that belongs to it into a folder, whole or not at all.
 
     Everything goes into a folder beside it that then takes its name, so that a half model has
-    none. The chat template is written with the options of training fixed, see chat.fix_template.
+    none. The chat template is written with the options of training fixed, see chat.fix_template;
+    the generation config without settings of sampling.
     record: the content of export.json. answers: of answers.jsonl.
     """
     unfinished = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     try:
+        # Published ones have settings of sampling, which servers take for their own: Qwen's punishes
+        # words of the prompt, and the labels are such.
+        given = merged.generation_config
+        merged.generation_config = transformers.GenerationConfig(
+            bos_token_id=given.bos_token_id,
+            eos_token_id=given.eos_token_id,
+            pad_token_id=given.pad_token_id,
+        )
         merged.save_pretrained(unfinished)
         served = copy.deepcopy(tokenizer)
         served.chat_template = chat.fix_template(tokenizer)

@@ -121,6 +121,30 @@ def test_modelfile_and_prompt_give_the_trained_prompt(merged, data_dir):
     assert modelfile.startswith("FROM ./model.gguf\n") and 'stop "<end_of_turn>"' in modelfile
 
 
+def test_settings_of_sampling_are_not_exported(merged, tiny_model, tmp_path):
+    """A server takes them for its own, as that of Qwen's repetition penalty."""
+    model, tokenizer = load_merged(merged)
+    eos = model.generation_config.eos_token_id
+    model.generation_config.update(do_sample=True, temperature=0.7, repetition_penalty=1.05)
+    merging.write_model(tmp_path / "merged", model, tokenizer, tiny_model, {"demo": False}, [])
+    written = files.read_json(tmp_path / "merged" / "generation_config.json", "")
+    assert eos == [1, 107] == written["eos_token_id"]
+    assert not {"do_sample", "temperature", "repetition_penalty"} & set(written)
+
+
+def test_the_record_of_answers_holds_no_text(merged, data_dir):
+    answers = files.read_jsonl(merged / "answers.jsonl", (), "")
+    rows = files.read_jsonl(f"{data_dir}/val.jsonl", (), "")
+    assert [answer["id"] for answer in answers] == [row["id"] for row in rows]
+    assert all(set(answer) == {"id", "prompt_tokens", "probabilities"} for answer in answers)
+    assert set(answers[0]["probabilities"]) == {"adapter", "rounded", "original"}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(merged)
+    for row, answer in zip(rows, answers, strict=True):
+        ids = chat.encode_example(tokenizer, row["topic"], row["text"])
+        assert answer["prompt_tokens"] == len(ids)
+        assert sum(answer["probabilities"]["rounded"]) == pytest.approx(1, abs=1e-5)
+
+
 def test_modelfile_of_the_real_tokenizer(gemma_tokenizer):
     assert (
         '"""<start_of_turn>user\n{{ .Prompt }}<end_of_turn>\n<start_of_turn>model\n"""'
@@ -161,6 +185,8 @@ def test_a_model_that_is_broken_off_leaves_nothing(tmp_path, ending):
     """Nor does what a killed run left get into the next model."""
 
     class Merged:
+        generation_config = transformers.GenerationConfig()
+
         def save_pretrained(self, folder):
             assert not folder.exists()
             folder.mkdir()

@@ -90,6 +90,25 @@ def test_the_tokenizer_is_read_as_before_and_its_added_tokens_have_their_kinds(t
             assert again(text, **options)["input_ids"] == tokenizer(text, **options)["input_ids"]
 
 
+@pytest.mark.parametrize("reason", ["RemoteEntryNotFoundError", "LocalEntryNotFoundError"])
+def test_a_base_of_the_hub_without_the_file_or_a_network_gets_one_built(
+    tokenizer, tmp_path, monkeypatch, reason
+):
+    asked = []
+
+    def refuse(*words, **options):
+        asked.append((*words, options["revision"]))
+        kind = getattr(converter_files.huggingface_hub.errors, reason)
+        raise kind.__new__(kind)
+
+    monkeypatch.setattr(converter_files.huggingface_hub, "hf_hub_download", refuse)
+    tokenizer.save_pretrained(tmp_path)
+    converter_files.write_converter_files(tmp_path, tokenizer, "google/gemma-2-9b-it@abc")
+    assert asked == [("google/gemma-2-9b-it", "tokenizer.model", "abc")]
+    built = converter_files.build_sentencepiece(tokenizer)
+    assert (tmp_path / "tokenizer.model").read_bytes() == built
+
+
 def test_other_kinds_of_tokenizers_get_no_sentencepiece_file(tmp_path):
     from byte_tokenizer import make_byte_tokenizer
 

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stance.common import environment, errors, files, flags, formatting
+from stance.common import errors, files, flags, formatting
 from stance.corpus import splitting
 from stance.model import loading, merging
 from tools import check_export
@@ -176,7 +176,6 @@ def main(argv: list[str] | None = None) -> None:
             "merged_into": exported["merged_into"],
             **describe_result(check_client(args, export)),
             "date": datetime.date.today().isoformat(),
-            "commit": environment.describe_commit(),
         }
         same = (args.client, name)
         records = [one for one in records if (one["client"], one["base"]) != same]

@@ -159,7 +159,16 @@ def test_other_tokens_in_the_prompt_fail_though_labels_are_the_same(export, serv
 def test_other_labels_fail(export, server, capsys):
     server.probabilities = {text: [0.2, 0.2, 0.6] for text in EXPECTED}
     message = stop_message(capsys, check_export.main, list_flags(export, server))
-    assert "only 1 of 3 rows have the label of the export" in message
+    assert "only 1 of 3 rows have the label of the export, or a tie" in message
+
+
+def test_other_labels_where_the_export_has_a_tie_pass(export, server, monkeypatch, capsys):
+    server.probabilities = {**EXPECTED, "Cats do not.": [0.1, 0.4, 0.5]}
+    message = stop_message(capsys, check_export.main, list_flags(export, server))
+    assert "only 2 of 3 rows" in message
+    monkeypatch.setattr(check_export, "TIE_MARGIN", 0.101)
+    check_export.main(list_flags(export, server))
+    assert "2 of 3" in capsys.readouterr().out
 
 
 def test_without_probabilities_the_replies_are_compared(export, server, capsys):

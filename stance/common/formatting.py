@@ -5,10 +5,12 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+from stance.common import text_width
+
 # ---------------------------------------------------------------- settings
 SHOWN = 10  # rows or spellings that a message lists before it only counts them
 SHOWN_TOPICS = 20  # in a table or picture; the others are one line or bar
-SHOWN_LENGTH = 60  # characters of a topic or sentence in messages and in tables on the screen
+SHOWN_LENGTH = 60  # columns of a topic or sentence in messages and in tables on the screen
 # --------------------------------------------------------------------------
 
 LATEX_SIGNS = {sign: "\\" + sign for sign in "&%$#_{}"}
@@ -53,7 +55,7 @@ def name_others(count: int) -> str:
 
 def cut(text: str) -> str:
     """Return a text, or the start of one that is longer than SHOWN_LENGTH."""
-    return text if len(text) <= SHOWN_LENGTH else text[: SHOWN_LENGTH - 3] + "..."
+    return text_width.cut_text(text, SHOWN_LENGTH)
 
 
 def quote(text: str) -> str:
@@ -74,7 +76,8 @@ def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a fixed-width table, aligned as align_columns says; without rows, its header."""
-    widths = [max(map(len, cells)) for cells in zip(header, *rows, strict=True)]
+    columns = zip(header, *rows, strict=True)
+    widths = [max(map(text_width.measure_width, cells)) for cells in columns]
     sides = align_columns(rows or [header])
     rule = "-" * (sum(widths) + 2 * len(widths) - 2)
     lines = [_pad_cells(header, widths, sides), rule]
@@ -86,7 +89,8 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _pad_cells(row: Sequence[str], widths: list[int], sides: list[str]) -> str:
     padded = []
     for cell, width, side in zip(row, widths, sides, strict=True):
-        padded.append(cell.rjust(width) if side == "r" else cell.ljust(width))
+        gap = " " * (width - text_width.measure_width(cell))
+        padded.append(gap + cell if side == "r" else cell + gap)
     return "  ".join(padded)
 
 

@@ -1,25 +1,39 @@
 """What prepare_data.py --check shows: all findings in a corpus, and a copy with them marked."""
 
 import contextlib
+import copy
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import openpyxl
-from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-from openpyxl.styles import Alignment, PatternFill
+from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE, Cell
+from openpyxl.styles import Alignment, Font, PatternFill
+from openpyxl.utils import get_column_letter
+from openpyxl.worksheet.dimensions import ColumnDimension
+from openpyxl.worksheet.properties import PageSetupProperties
 from openpyxl.worksheet.worksheet import Worksheet
 
-from stance.common import errors, formatting
-from stance.corpus import annotations, cleaning, duplicates, tables, workbook_reader
+from stance.common import errors, formatting, text_width
+from stance.corpus import (
+    annotations,
+    cleaning,
+    duplicates,
+    tables,
+    workbook_reader,
+    workbook_writer,
+)
 
 # ---------------------------------------------------------------- settings
 SERIOUS_COLOUR = "FF9999"  # RGB of cells that cannot be used
 DOUBTFUL_COLOUR = "FFF2B3"  # RGB of cells that a person should look at
 HINT_HEADER = "hint"  # of the column that the copy has more
 HINT_WIDTH = 80  # characters
+MAX_TEXT_WIDTH = 60  # characters of other columns; longer texts go on in further lines
+SHEET_NAME = "checked corpus"  # of a copy of a file that is no workbook
 # --------------------------------------------------------------------------
 
+TOP = Alignment(vertical="top")  # beside the first line of long texts
 CHECKED = re.compile(r"\.checked(-\d+)?$")  # of the name of a copy that is itself checked
 
 
@@ -80,10 +94,11 @@ def write_checked(
 
     path, table: of the corpus, as annotations.scan_corpus read it. Returns the path of the copy.
     """
-    copy = name_copy(Path(path))
+    target = name_copy(Path(path))
     offset = 0  # rows by which the table lies lower in the copy
     book = load_whole_workbook(path) if Path(path).suffix.lower() == ".xlsx" else None
-    if book is not None:
+    is_workbook = book is not None
+    if is_workbook:
         sheets = {
             workbook_reader.name_location(path, sheet.title): sheet for sheet in book.worksheets
         }
@@ -91,18 +106,22 @@ def write_checked(
     else:
         book = openpyxl.Workbook()
         sheet = book.active
+        sheet.title = SHEET_NAME
         if table.header_row == 0:  # its first row or object is row 1
             offset = 1
             for column, name in enumerate(table.header, start=1):
                 sheet.cell(1, column, name).data_type = "s"
         copy_sheet(sheet, path, table, offset)
+    fit_columns(sheet, [index + 1 for index in table.columns.values()])
     mark_cells(sheet, table, findings, offset)
+    if not is_workbook:
+        format_header(sheet, max(table.header_row, 1))
     try:
-        book.save(copy)
+        book.save(target)
     except OSError as problem:
         hint = "close it in Excel, or copy the corpus elsewhere"
-        errors.fail(f"cannot write {copy} ({problem.strerror}): {hint}")
-    return copy
+        errors.fail(f"cannot write {target} ({problem.strerror}): {hint}")
+    return target
 
 
 def name_copy(path: Path) -> Path:
@@ -140,6 +159,69 @@ def copy_sheet(sheet: Worksheet, path: str | Path, table: tables.Table, offset: 
                 text = ILLEGAL_CHARACTERS_RE.sub("", cleaning.HALF_CHARACTER.sub("", str(value)))
                 cell = sheet.cell(number + offset, column, text)
                 cell.data_type = "s"  # openpyxl takes '=...' for a formula
+                cell.alignment = TOP
+
+
+def format_header(sheet: Worksheet, row: int) -> None:
+    """Make a header bold, keep it in view and on every printed page, and filter the rows by it."""
+    for cell in sheet[row]:
+        cell.font = Font(bold=True)
+    sheet.freeze_panes = sheet.cell(row + 1, 1)
+    sheet.auto_filter.ref = f"A{row}:{get_column_letter(sheet.max_column)}{sheet.max_row}"
+    sheet.print_title_rows = f"{row}:{row}"
+    sheet.page_setup.orientation = "landscape"
+    sheet.page_setup.fitToHeight = 0  # as many pages down as it takes
+    sheet.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)
+
+
+def fit_columns(sheet: Worksheet, columns: Iterable[int]) -> None:
+    """Make columns, from 1, wide enough for their texts, or wrap these; wider ones stay."""
+    widths = dict.fromkeys(columns, 0)
+    for (_, column), cell in sheet._cells.items():
+        if column not in widths or cell.value is None:
+            continue
+        alignment = copy.copy(cell.alignment)
+        alignment.vertical = alignment.vertical or "top"
+        lines = str(cell.value).split("\n")
+        width = max(map(text_width.measure_width, lines)) + 2
+        widths[column] = max(widths[column], width)
+        if width > MAX_TEXT_WIDTH or len(lines) > 1:
+            alignment.wrap_text = True
+            fit_row(sheet, cell, MAX_TEXT_WIDTH)
+        cell.alignment = alignment
+    for column, width in widths.items():
+        widen_column(sheet, column, min(width, MAX_TEXT_WIDTH))
+
+
+def fit_row(sheet: Worksheet, cell: Cell, width: int) -> None:
+    """Make the row of a wrapped cell, in a column so many characters wide, high enough for it."""
+    dimension = sheet.row_dimensions[cell.row]
+    height = workbook_writer.measure_height(str(cell.value), width)
+    dimension.height = max(dimension.height or 0, height)
+
+
+def widen_column(sheet: Worksheet, column: int, width: int) -> None:
+    """Make one column, from 1, at least so many characters wide.
+
+    openpyxl keeps neighbours of one look as one entry, with the first one's letter. Such a run is
+    split, as Excel repairs a workbook that describes a column twice.
+    """
+    for run in list(sheet.column_dimensions.values()):
+        run.reindex()
+        if run.min == run.max or not run.min <= column <= run.max:
+            continue
+        del sheet.column_dimensions[run.index]
+        pieces = ((run.min, column - 1), (column, column), (column + 1, run.max))
+        for first, last in pieces:
+            if first <= last:
+                letter = get_column_letter(first)
+                piece = ColumnDimension(
+                    sheet, letter, run.width, hidden=run.hidden, min=first, max=last
+                )
+                piece._style = copy.copy(run._style)
+                sheet.column_dimensions[letter] = piece
+    dimension = sheet.column_dimensions[get_column_letter(column)]
+    dimension.width = max(dimension.width, width)
 
 
 def mark_cells(
@@ -155,8 +237,8 @@ def mark_cells(
     free = max(table.columns.values()) + 2
     while free in taken:
         free += 1
-    sheet.cell(max(table.header_row, 1), free, HINT_HEADER)
-    sheet.column_dimensions[openpyxl.utils.get_column_letter(free)].width = HINT_WIDTH
+    sheet.cell(max(table.header_row, 1), free, HINT_HEADER).font = Font(bold=True)
+    widen_column(sheet, free, HINT_WIDTH)
     hints = {}  # of each row; the doubtful ones first
     # Of several findings in a cell, the colour of a serious one comes last and stays.
     for finding in sorted(findings, key=lambda finding: finding.serious):
@@ -168,3 +250,4 @@ def mark_cells(
         different = dict.fromkeys(reversed(row_hints))
         cell = sheet.cell(row + offset, free, "; ".join(different))
         cell.alignment = Alignment(wrap_text=True, vertical="top")
+        fit_row(sheet, cell, HINT_WIDTH)

@@ -474,22 +474,21 @@ def write_table(
     path: str | Path,
     header: Sequence[str],
     rows: Iterable[Iterable],
-    shades: dict[str, dict[str, str]] | None = None,
+    look: workbook_writer.Look = workbook_writer.Look(),
 ) -> None:
     """Write a table as .xlsx, .csv, .tsv or .jsonl, by the ending of path, whole or not at all.
 
     rows: of cells, one for each header; written as they come, so memory does not grow with them.
-    shades: {column: {value: RRGGBB}}, the colours of cells in .xlsx. Fails if the disk is full or
-    the file is open in Excel.
+    look: how .xlsx shows it. Fails if the disk is full or the file is open in Excel.
     """
     try:
-        _write_table(Path(path), header, rows, shades or {})
+        _write_table(Path(path), header, rows, look)
     except OSError as problem:
         hint = "make room or close it elsewhere, then start again"
         errors.fail(f"cannot write {path} ({problem.strerror}): {hint}")
 
 
-def _write_table(path, header, rows, shades):
+def _write_table(path, header, rows, look):
     """Write a table to a temporary file, which takes the place of path once it is whole."""
     suffix = path.suffix.lower()
     temporary = files.name_temporary(path)
@@ -506,7 +505,7 @@ def _write_table(path, header, rows, shades):
         else:
             lines = itertools.chain([header], (map(dump_nested, row) for row in clean_rows))
             if suffix == ".xlsx":
-                workbook_writer.write_xlsx(temporary, lines, shades)
+                workbook_writer.write_xlsx(temporary, lines, look)
             else:
                 _write_csv(temporary, lines, "\t" if suffix == ".tsv" else ",")
         os.replace(temporary, path)

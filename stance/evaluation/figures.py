@@ -6,7 +6,7 @@ the picture, such as loading.read_demo_note gives, or None.
 
 import functools
 import logging
-import textwrap
+import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +21,7 @@ import matplotlib.text
 import matplotlib.ticker
 
 import prompts
+from stance.common import text_width
 from stance.evaluation import result_tables
 
 # ---------------------------------------------------------------- settings
@@ -44,6 +45,8 @@ DARK_SHARE = 0.65
 # Blue, orange, grey: dark to light.
 LABEL_COLORS = {"pro": COLORS[0], "con": COLORS[3], "neu": "#DDDDDD"}
 TEXT_COLORS = {"pro": "white", "con": "black", "neu": "black"}  # of numbers on them
+# Names of font families that go with the pictures' own one.
+PLAIN_FONT = re.compile(r"^(?!.*(Mono|Condensed|Display)).*\b(Sans|Gothic|Arial|Hei|YaHei|UI)\b")
 # Its glyphs are boxes that name a script: it has every character and can show none.
 LAST_RESORT = "Last Resort"
 # --------------------------------------------------------------------------
@@ -130,9 +133,9 @@ def plot_shares(
     names = []
     for y, (topic, counts) in enumerate(counts_of_topic.items()):
         rows = sum(counts.get(label, 0) for label in prompts.LABELS)
-        size = f"(n\u00a0=\u00a0{rows:,})"  # spaces at which textwrap breaks no line
-        short_topic = textwrap.shorten(topic, 76, placeholder=" ...")
-        names.append(textwrap.fill(f"{short_topic} {size}", 40))
+        size = f"(n\u00a0=\u00a0{rows:,})"  # spaces at which no line breaks
+        short_topic = text_width.shorten_text(topic, 76)
+        names.append("\n".join(text_width.wrap_text(f"{short_topic} {size}", 40)))
         left = 0  # where the next part begins
         for label in prompts.LABELS:
             share = counts.get(label, 0) / rows
@@ -205,9 +208,9 @@ def plot_topics(
         for parts in statistics_of_model.values():
             if topic in parts and str(parts[topic]["n"]) not in sizes:
                 sizes.append(str(parts[topic]["n"]))
-        short_topic = textwrap.fill(topic, 24, max_lines=2, placeholder=" ...")
-        names.append(f"{short_topic}\nn = {', '.join(sizes)}")
-    axis.set(xlabel=f"macro-F1, {INTERVAL}", xlim=(0, 1.02))
+        lines = text_width.wrap_text(topic, 24, most_lines=2)
+        names.append("\n".join([*lines, f"n = {', '.join(sizes)}"]))
+    axis.set(xlabel=f"macro-F1\n{INTERVAL}", xlim=(0, 1.02))
     # A topic with two dollar signs is no formula.
     axis.set_yticks(range(len(topics)), names, parse_math=False)
     axis.tick_params(axis="y", labelsize=7)
@@ -228,7 +231,7 @@ def plot_reliability(
     """
     width = COLUMN if len(calibration_of_model) == 1 else PAGE
     figure, axes = plt.subplots(
-        1, len(calibration_of_model), figsize=(width, 2.9), squeeze=False, layout="constrained"
+        1, len(calibration_of_model), figsize=(width, 3.2), squeeze=False, layout="constrained"
     )
     for axis, (name, parts) in zip(axes[0], calibration_of_model.items(), strict=True):
         axis.plot([0, 1], [0, 1], color="0.6", lw=0.8, ls=":")
@@ -238,7 +241,8 @@ def plot_reliability(
             _plot_bins(axis, parts["scaled"], label, COLORS[1], MARKERS[1])
         axis.set(xlabel="confidence (area of a mark: share of rows)", ylabel="accuracy", title=name)
         axis.set(xlim=(0.3, 1.02), ylim=(-0.02, 1.02))
-        axis.legend(loc="upper left" if len(axes[0]) == 1 else "best")
+        # Below the panel: inside, it would lie on a line wherever it is.
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), borderaxespad=0)
         axis.grid(alpha=0.3)
     _save(figure, path, note)
 
@@ -327,12 +331,15 @@ def _save(figure, path, note):
     """Write the PNG, with a note below the picture if there is one, and close the figure."""
     if note:
         width = int(figure.get_figwidth() * 18)  # characters that fit beside each other
-        figure.supxlabel(textwrap.fill(note, width), fontsize=6.5, color="firebrick")
+        figure.supxlabel(
+            "\n".join(text_width.wrap_text(note, width)), fontsize=6.5, color="firebrick"
+        )
     missing = _choose_fonts(figure)
     if missing:
         print(
             f"note: {path.name} shows {missing} character{'s' if missing > 1 else ''} as boxes: "
-            "no installed font has them (a font such as Noto Sans of their script would)"
+            "no installed font has outlines of them (Noto Sans of their script or, for emoji, "
+            "Noto Emoji would)"
         )
     with warnings.catch_warnings():
         # One a character, of those that the note counts.
@@ -366,9 +373,13 @@ def _choose_fonts(figure):
 
 @functools.cache
 def list_families() -> list[str]:
-    """Return the names of the installed font families that can show texts, alphabetically."""
+    """Return the names of the installed font families that can show texts, the plain ones first.
+
+    That is, those without serifs and of a usual width; then alphabetically.
+    """
     names = {entry.name for entry in matplotlib.font_manager.fontManager.ttflist}
-    return sorted(name for name in names if not name.startswith(LAST_RESORT))
+    names = {name for name in names if not name.startswith(LAST_RESORT)}
+    return sorted(names, key=lambda name: (not PLAIN_FONT.search(name), name))
 
 
 @functools.cache

@@ -4,12 +4,11 @@ What most functions take: run, what evaluation.json says about the evaluation; t
 the test split; result, analysis.compute_model_metrics; numbers, analysis.analyse.
 """
 
-import textwrap
 from pathlib import Path
 from typing import Any
 
-from stance.common import files, formatting, types
-from stance.corpus import tables
+from stance.common import files, formatting, text_width, types
+from stance.corpus import tables, workbook_writer
 from stance.evaluation import (
     analysis,
     figures,
@@ -22,6 +21,7 @@ from stance.model import fingerprints
 
 # ---------------------------------------------------------------- settings
 EXAMPLES = 3  # rows shown of those that fine-tuning fixed and broke; errors.xlsx has all
+EXAMPLE_WIDTH = 160  # columns of their sentences, as stance/common/text_width.py counts them
 # From here on, intervals over topics come without a warning; stance/evaluation/uncertainty.py has
 # the simulations.
 MANY_TOPICS = 30
@@ -112,7 +112,10 @@ def write_results(
     files.write_json(folder / "evaluation.json", {**run, "metrics": result, "analysis": numbers})
     files.write_text(folder / "report.md", [page])
     files.write_text(folder / "results.tex", [latex])
-    tables.write_table(folder / "errors.xlsx", *analysis.list_errors(table))
+    header, rows = analysis.list_errors(table)
+    shares = [name for name in header if name == "confidence" or " p_" in name]
+    look = workbook_writer.Look("wrong rows", shares=shares)
+    tables.write_table(folder / "errors.xlsx", header, rows, look)
     return ["evaluation.json", "report.md", "results.tex", "errors.xlsx", *pictures]
 
 
@@ -372,7 +375,7 @@ def describe_errors(table: list[types.EvaluationRecord]) -> list[str]:
 
 def describe_example(cells: dict[str, Any]) -> str:
     """Return a wrong row, {column: cell} of analysis.list_errors, as an item of a Markdown list."""
-    text = textwrap.shorten(cells["text"], 160, placeholder=" ...").replace("`", "'")
+    text = text_width.shorten_text(cells["text"], EXAMPLE_WIDTH).replace("`", "'")
     parts = [f"gold: {cells['gold']}"]
     for column, value in cells.items():
         if column.endswith(" answer"):

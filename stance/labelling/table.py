@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
 
 import prompts
 from stance.common import distributed, errors, formatting
-from stance.corpus import annotations, cleaning, reading, tables
+from stance.corpus import annotations, cleaning, reading, tables, workbook_writer
 from stance.evaluation import figures
 from stance.labelling import gold, labeller, terminal
 from stance.model import chat, loading, scoring
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 TABLE_DIGITS = 4  # of the probabilities in a table
 HEADER_FLAGS = {"topic": "--topic-column", "text": "--text-column"}  # that name the headers
-ADDED_COLUMNS = ("stance", *(f"p_{label}" for label in prompts.LABELS), "confidence", "review")
+SHARE_COLUMNS = (*(f"p_{label}" for label in prompts.LABELS), "confidence")  # probabilities
+ADDED_COLUMNS = ("stance", *SHARE_COLUMNS, "review")
 PREFIX = "predicted_"  # of an added column, if the table has one of its name
 TOPIC_PREFIX = "given_"  # the same of the column of topics that flags give
 # Colours of stances in Excel: blue, orange, grey.
@@ -250,7 +251,9 @@ def write_labelled(
         table = open_source(source)
         header = [*table.header, *added.values()]
         rows = label_rows(table, source, store, review_below, counts)
-        tables.write_table(output, header, rows, {added["stance"]: SHADES})
+        shares = [added[column] for column in SHARE_COLUMNS]
+        look = workbook_writer.Look("predictions", {added["stance"]: SHADES}, shares)
+        tables.write_table(output, header, rows, look)
     return counts
 
 

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+import zipfile
 
 import openpyxl
 import pytest
@@ -228,6 +230,40 @@ def test_the_sheet_is_chosen(tmp_path, capsys):
         copy["second"]["E5"].value == f"text is empty: {FILL}" and copy["data"]["E5"].value is None
     )
     assert run_check(path) == 2 and "name one with --sheet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".csv", ".jsonl"])
+def test_the_copy_is_wide_enough_to_read(tmp_path, suffix):
+    rows = make_rows()
+    rows[3][2], rows[5][2] = "x" * 20, "a long sentence " * 30
+    rows[4][3] = "perhaps"
+    assert run_check(write_corpus(tmp_path / f"c{suffix}", rows)) == 2
+    sheet = openpyxl.load_workbook(tmp_path / "c.checked.xlsx").worksheets[0]
+    assert sheet.column_dimensions["B"].width >= len(VEGANS)
+    assert sheet.column_dimensions["C"].width == marked_copy.MAX_TEXT_WIDTH
+    assert sheet.column_dimensions["E"].width == marked_copy.HINT_WIDTH
+    assert sheet["C6"].alignment.wrap_text and not sheet["C4"].alignment.wrap_text
+    if suffix != ".xlsx":  # the look of a workbook is its author's
+        assert sheet.title == marked_copy.SHEET_NAME and sheet.freeze_panes == "A2"
+        assert sheet["C1"].font.b and sheet.auto_filter.ref == "A1:E41"
+        assert sheet.print_title_rows == "$1:$1"
+
+
+def test_columns_of_one_look_are_described_once_in_the_copy(tmp_path):
+    """Excel calls a workbook damaged that gives one column two widths."""
+    path = write_corpus(tmp_path / "c.xlsx", make_rows())
+    book = openpyxl.load_workbook(path)
+    sheet = book["data"]
+    sheet.column_dimensions.group("B", "G", hidden=False)
+    sheet.column_dimensions["B"].width = 7
+    sheet["D5"] = "perhaps"
+    book.save(path)
+    assert run_check(path) == 2
+    with zipfile.ZipFile(tmp_path / "c.checked.xlsx") as archive:
+        xml = archive.read("xl/worksheets/sheet1.xml").decode()
+    runs = [tuple(map(int, run)) for run in re.findall(r'<col [^>]*min="(\d+)" max="(\d+)"', xml)]
+    described = [column for first, last in runs for column in range(first, last + 1)]
+    assert len(described) == len(set(described)) and {2, 3, 4, 5, 6, 7} <= set(described)
 
 
 def test_a_copy_that_cannot_be_written(tmp_path, capsys, monkeypatch):

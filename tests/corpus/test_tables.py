@@ -12,7 +12,7 @@ import openpyxl
 import pytest
 from stopping import stop_message
 
-from stance.corpus import tables
+from stance.corpus import tables, workbook_writer
 
 SUFFIXES = (".xlsx", ".csv", ".tsv", ".jsonl")
 HEADER = ["nr", "text", "note"]
@@ -152,7 +152,7 @@ def test_xlsx_filters_by_its_header_and_colours_by_value(tmp_path):
     shades = {"note": {"pro": "BDD7EE", "con": "F8CBAD"}}
     rows = [["1", "x", "pro", "z"], ["2", "y", "con", "z"]]
     tables.write_table(
-        tmp_path / "table.xlsx", [*HEADER, "nr"], rows, shades
+        tmp_path / "table.xlsx", [*HEADER, "nr"], rows, workbook_writer.Look(shades=shades)
     )  # two columns may have one name
     sheet = openpyxl.load_workbook(tmp_path / "table.xlsx").active
     assert sheet.auto_filter.ref == "A1:D3"
@@ -184,7 +184,48 @@ def test_columns_of_xlsx_are_as_wide_as_their_texts(tmp_path):
     widths = [
         sheet.column_dimensions[letter].width for letter in "ABC"
     ]  # with what Excel adds between columns
-    assert widths == pytest.approx([10, 60, 23], abs=0.75) and sheet.max_row == 201
+    assert widths == pytest.approx([10, 60, 21], abs=0.75) and sheet.max_row == 201
+
+
+def test_wide_characters_count_twice_for_the_width_of_a_column(tmp_path):
+    rows = [["1", "原子力発電所は再稼働すべきだ", "a line\nand a longer line"]]
+    tables.write_table(tmp_path / "table.xlsx", HEADER, rows)
+    sheet = openpyxl.load_workbook(tmp_path / "table.xlsx").active
+    widths = [sheet.column_dimensions[letter].width for letter in "BC"]
+    assert widths == pytest.approx([29, 18], abs=0.75)
+
+
+def test_xlsx_shows_probabilities_with_two_decimals_and_wraps_texts(tmp_path):
+    """The cell keeps all decimals; columns of numbers that a user brought look as they are."""
+    look = workbook_writer.Look("predictions", shares=("p",))
+    rows = [["a sentence\nof two lines", 0.1234, 0.1234], ["short", 0, None]]
+    tables.write_table(tmp_path / "table.xlsx", ["text", "p", "score"], rows, look)
+    sheet = openpyxl.load_workbook(tmp_path / "table.xlsx")["predictions"]
+    assert (sheet["B2"].value, sheet["B2"].number_format) == (0.1234, "0.00")
+    assert sheet["B3"].number_format == "0.00" and sheet["C2"].number_format == "General"
+    assert sheet["A2"].alignment.wrap_text and sheet["B2"].alignment.vertical == "top"
+    assert [cell.font.b for cell in sheet[1]] == [True] * 3 and not sheet["A2"].font.b
+
+
+def test_rows_of_xlsx_are_as_high_as_their_texts(tmp_path):
+    """Some programs leave rows of wrapped texts at one line."""
+    rows = [["1", "x " * 100, None], ["2", "short", None], ["3", "字" * 60 + "\n\nz", "y"]]
+    tables.write_table(tmp_path / "table.xlsx", HEADER, rows)
+    sheet = openpyxl.load_workbook(tmp_path / "table.xlsx").active
+    assert [sheet.row_dimensions[row].height for row in (2, 3, 4)] == [60, None, 75]
+    tables.write_table(tmp_path / "table.xlsx", ["text"], [["x" * 30_000]])
+    sheet = openpyxl.load_workbook(tmp_path / "table.xlsx").active
+    assert sheet.row_dimensions[2].height == workbook_writer.MAX_HEIGHT
+
+
+def test_xlsx_prints_the_table_alone_with_its_header_on_every_page(tmp_path):
+    tables.write_table(tmp_path / "table.xlsx", HEADER, [["1", "x", "y"]] * 9)
+    sheet = openpyxl.load_workbook(tmp_path / "table.xlsx").active
+    assert sheet.print_area == "'table'!$A$1:$C$10" and sheet.print_title_rows == "$1:$1"
+    assert (
+        sheet.page_setup.orientation == "landscape" and sheet.sheet_properties.pageSetUpPr.fitToPage
+    )
+    assert (sheet.page_setup.fitToWidth, sheet.page_setup.fitToHeight) in ((1, 0), (None, 0))
 
 
 def test_a_text_longer_than_a_cell_is_never_cut_in_silence(tmp_path, capsys):
@@ -208,7 +249,8 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch, capsys, suffix):
 
 
 def test_xlsx_without_rows_has_a_filter_too(tmp_path):
-    tables.write_table(tmp_path / "table.xlsx", ["text"], [], {"text": {"pro": "BDD7EE"}})
+    look = workbook_writer.Look(shades={"text": {"pro": "BDD7EE"}})
+    tables.write_table(tmp_path / "table.xlsx", ["text"], [], look)
     assert openpyxl.load_workbook(tmp_path / "table.xlsx").active.auto_filter.ref in ("A1", "A1:A1")
 
 

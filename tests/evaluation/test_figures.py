@@ -112,7 +112,8 @@ def make_font(path, text):
 def squares(tmp_path, monkeypatch):
     """Name of an installed font that has the first two characters of CHINESE."""
     manager = matplotlib.font_manager.fontManager
-    monkeypatch.setattr(manager, "ttflist", list(manager.ttflist))
+    own = [entry for entry in manager.ttflist if entry.name.startswith("DejaVu")]
+    monkeypatch.setattr(manager, "ttflist", own)  # whatever else this computer has
     make_font(tmp_path / "squares.ttf", CHINESE[:2])
     manager.addfont(tmp_path / "squares.ttf")
     figures.list_families.cache_clear()
@@ -143,6 +144,26 @@ def test_texts_in_latin_letters_look_for_no_other_font(tmp_path, monkeypatch, dr
     figures.plot_shares({"Zoos \u2665": {"pro": 1}}, tmp_path / "shares.png")
     [axis] = drawn[0].axes
     assert axis.get_yticklabels()[0].get_fontfamily() == ["sans-serif"]
+
+
+def test_plain_fonts_come_before_others(monkeypatch):
+    names = ["Ani", "Noto Sans Mono", "Noto Sans CJK JP", "Noto Serif", "Microsoft YaHei", "Arial"]
+    entries = [matplotlib.font_manager.FontEntry(name=name) for name in [*names, "Last Resort"]]
+    monkeypatch.setattr(matplotlib.font_manager.fontManager, "ttflist", entries)
+    figures.list_families.cache_clear()
+    plain = ["Arial", "Microsoft YaHei", "Noto Sans CJK JP"]
+    assert figures.list_families() == [*plain, "Ani", "Noto Sans Mono", "Noto Serif"]
+    figures.list_families.cache_clear()
+
+
+def test_topics_without_spaces_take_no_more_room_than_others(tmp_path, drawn):
+    """A Chinese topic is one word to a program that breaks lines at spaces."""
+    statistics = {"n": 40, "macro_f1": {"value": 0.5, "rows": [0.4, 0.6]}}
+    figures.plot_topics({"base": {"\u5b57" * 60: statistics}}, tmp_path / "topics.png")
+    figures.plot_shares({"\u5b57" * 60: {"pro": 1}}, tmp_path / "shares.png")
+    names = [figure.axes[0].get_yticklabels()[0].get_text().split("\n") for figure in drawn]
+    assert names[0] == ["\u5b57" * 12, "\u5b57" * 10 + " ...", "n = 40"]
+    assert names[1][:-1] == ["\u5b57" * 20, "\u5b57" * 16 + " ..."] and names[1][-1].endswith("1)")
 
 
 # ---------------------------------------------------------------- training
@@ -445,6 +466,8 @@ def test_reliability_picture(tmp_path, drawn):
     assert areas[0] - 4 == pytest.approx(3 * (areas[1] - 4))  # as many rows as a bin holds
     assert len(right.lines) == 2
     check_layout(drawn[0])
+    for axis in (left, right):  # no line runs through a legend
+        assert axis.get_legend().get_window_extent().y1 < axis.get_window_extent().y0
 
 
 def test_coverage_picture(tmp_path, drawn):

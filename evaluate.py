@@ -2,9 +2,9 @@
 
 Reads the splits of --data-dir and the adapter folder that finetune.py wrote; or without any model: with --predictions
 the records of an earlier evaluation, with --runs those of several (adapters, seeds), to compare them.
-Writes to --output-dir evaluation.jsonl, validation.jsonl, robustness.jsonl (a record an answered row), evaluation.json
-(all numbers), report.md, results.tex, errors.xlsx, pictures; beside an adapter its model card, README.md,
-which --predictions leaves as it is.
+Writes to --output-dir evaluation.json (all numbers), results.tex, pictures, and to its folder texts/ what holds
+sentences: evaluation.jsonl, validation.jsonl, robustness.jsonl (a record an answered row), report.md, errors.xlsx;
+beside an adapter its model card, README.md, which --predictions leaves as it is.
 
     python evaluate.py
     python evaluate.py --adapter outputs/my-run --mode generate
@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import prompts
-from stance.common import distributed, environment, errors, files, flags, formatting
+from stance.common import distributed, environment, errors, files, flags, formatting, run_files
 from stance.common.types import Example, Prediction
 from stance.corpus import splitting
 from stance.evaluation import (
@@ -78,7 +78,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         help="rows asked in other ways too (%(default)s)",
     )
     parser.add_argument(
-        "--predictions", help="an evaluation.jsonl: compute its tables again, without a model"
+        "--predictions",
+        help="an evaluation.jsonl, or its folder: compute its tables again, without a model",
     )
     parser.add_argument(
         "--runs", nargs="+", help="folders of evaluations on one test split: compare them"
@@ -470,9 +471,9 @@ def main(argv: list[str] | None = None) -> None:
         report_runs(args.runs, Path(args.output_dir or RUNS_RESULTS))
         return
     if args.predictions:
-        path = Path(args.predictions)
+        path = run_files.find_records(args.predictions)
         parts, run = read_earlier(path)
-        output_dir = Path(args.output_dir or path.parent)
+        output_dir = Path(args.output_dir or run_files.find_folder(path))
         files.make_folder(output_dir)
         written = []
     else:

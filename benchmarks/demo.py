@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from stance.common import environment, errors, files, flags, formatting
+from stance.common import environment, errors, files, flags, formatting, run_files
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/demo.json"  # of this run
@@ -77,12 +77,13 @@ def main(argv: list[str] | None = None) -> None:
     steps = [run_command(words) for words in list_commands()]
     run = files.read_json(RUN_DIR / "run.json", "run it again")
     evaluation = files.read_json(RUN_DIR / "evaluation.json", "run it again")
+    records = run_files.find_text(RUN_DIR, run_files.RECORDS)
     result = {
         "seconds": round(sum(step["seconds"] for step in steps), 1),
         "steps": steps,
         "cpu": describe_cpu(),
         "precision": run["precision"],
-        "test_rows": len(files.read_jsonl(RUN_DIR / "evaluation.jsonl", (), "run it again")),
+        "test_rows": len(files.read_jsonl(records, (), "run it again")),
         "training": run["result"],
         "settings": run["settings"],
         "metrics": evaluation["metrics"],

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import prompts
-from stance.common import errors, files, flags, formatting, types
+from stance.common import errors, files, flags, formatting, run_files, types
 from stance.corpus import annotations, cleaning, corpus_flags, splitting, voting
 from stance.evaluation import figures, predictions, study_tables
 from stance.model import loading
@@ -400,7 +400,8 @@ def write_study(args: argparse.Namespace, folder: Path, runs: list[Run], plan: d
     for run in runs:
         train = splitting.load_split(folder / "data" / run.data / "train.jsonl")
         sizes[run] = len(train)
-        tables[run] = predictions.read_records(folder / "runs" / run.name / "evaluation.jsonl")
+        records = run_files.find_text(folder / "runs" / run.name, run_files.RECORDS)
+        tables[run] = predictions.read_records(records)
     result = {"note": note, "plan": plan}
     titled_tables = []
     if "topics" in args.studies:

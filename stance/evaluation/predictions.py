@@ -1,21 +1,26 @@
 """The records that evaluate.py writes, one line a row with its predictions, made and read back.
 
-Files: evaluation.jsonl (test split), validation.jsonl (validation split), robustness.jsonl (test
-rows asked otherwise). No torch.
+Files, in texts/ of the folder of results: evaluation.jsonl (test split), validation.jsonl
+(validation split), robustness.jsonl (test rows asked otherwise). No torch.
 """
 
 from pathlib import Path
 from typing import Any
 
 import prompts
-from stance.common import errors, files
+from stance.common import errors, files, run_files
 from stance.common.types import EvaluationRecord, Example, Prediction
 from stance.corpus import splitting
 from stance.evaluation import prompt_variants
 
 ROW_KEYS = ("id", "topic", "text", "label")  # of a record, as the split has them
 RECORD_KEYS = (*ROW_KEYS, "models")  # that every record has; models: {name: {"prediction", ...}}
-SIDE_RECORDS = ("validation", "robustness")  # .jsonl files that belong to an evaluation.jsonl
+FILE_OF_PART = {
+    "evaluation": run_files.RECORDS,
+    "validation": run_files.VALIDATION_RECORDS,
+    "robustness": run_files.ROBUSTNESS_RECORDS,
+}
+SIDE_RECORDS = ("validation", "robustness")  # parts that belong to an evaluation.jsonl
 # Keys of evaluation.json in which runs to be compared agree, as messages call them.
 SAME_IN_RUNS = {
     "test_sha256": "the test split",
@@ -83,19 +88,20 @@ def collect_parts(
 
 
 def write_parts(folder: Path, parts: Parts, run: dict) -> list[str]:
-    """Write the records of parts that have any into a folder; return the names of the files.
+    """Write the records of parts that have any into a folder of results; return their paths in it.
 
     Puts {name: SHA-256} of the side records into run, as its "records".
     """
-    names = {part: f"{part}.jsonl" for part, records in parts.items() if records}
-    for part, name in names.items():
-        files.write_jsonl(folder / name, parts[part])
-    run["evaluation_sha256"] = files.hash_file(folder / names["evaluation"])
-    run["records"] = {}
-    for part in SIDE_RECORDS:
-        if part in names:
-            run["records"][names[part]] = files.hash_file(folder / names[part])
-    return list(names.values())
+    hashes = {}
+    for part, records in parts.items():
+        if records:
+            name = FILE_OF_PART[part]
+            hashes[name] = files.write_jsonl(run_files.place_text(folder, name), records)
+    written = [f"{run_files.TEXTS}/{name}" for name in hashes]
+    run["evaluation_sha256"] = hashes.pop(run_files.RECORDS)
+    run["records"] = hashes
+    run_files.remove_replaced(folder, FILE_OF_PART.values())
+    return written
 
 
 def read_records(path: str | Path) -> list[EvaluationRecord]:
@@ -210,17 +216,18 @@ def has_probabilities(record: dict) -> bool | None:
 def read_parts(path: str | Path) -> tuple[Parts, dict]:
     """Return (records by part, the run that evaluation.json describes) of an earlier evaluation.
 
-    path: its evaluation.jsonl; the other files lie beside it.
+    path: its evaluation.jsonl. The side records lie beside it, evaluation.json in the folder of
+    results (run_files.find_folder).
     Side records count only if evaluation.json names their checksum: a folder may hold those of
     another evaluation. Without evaluation.json the run is empty. Prints a note on what is missing;
     fails on files that are not evaluate.py's.
     """
     path = Path(path)
     if path.stem in SIDE_RECORDS:
-        given = path.with_name("evaluation.jsonl")
+        given = path.with_name(run_files.RECORDS)
         errors.fail(f"{path} does not hold the answers of the test split: give {given}")
     parts = {"evaluation": read_records(path)}
-    run = _read_run(path.with_name("evaluation.json"))
+    run = _read_run(run_files.find_folder(path) / run_files.NUMBERS)
     check_mode(path, parts["evaluation"], run)
     run["changed_records"] = is_changed(path, run)
     if run["changed_records"]:
@@ -230,7 +237,7 @@ def read_parts(path: str | Path) -> tuple[Parts, dict]:
         )
     records = run.get("records")
     for part in SIDE_RECORDS:
-        side = path.with_name(f"{part}.jsonl")
+        side = path.with_name(FILE_OF_PART[part])
         expected = records.get(side.name) if isinstance(records, dict) else None
         fits = expected and side.is_file() and files.hash_file(side) == expected
         if expected and not fits:
@@ -318,7 +325,7 @@ def read_runs(folders: list[str]) -> tuple[dict[str, list[EvaluationRecord]], di
         if any(Path(folder).resolve() == Path(other).resolve() for other in found):
             errors.fail(f"--runs: {folder} is named twice")
         hint = "give folders that evaluate.py wrote"
-        run = files.read_json(Path(folder) / "evaluation.json", hint)
+        run = files.read_json(Path(folder) / run_files.NUMBERS, hint)
         if first_run is None:
             first_run = run
         for key, name in SAME_IN_RUNS.items():
@@ -327,7 +334,7 @@ def read_runs(folders: list[str]) -> tuple[dict[str, list[EvaluationRecord]], di
                     f"--runs: {folders[0]} and {folder} differ in {name}: evaluate both again with "
                     "the same"
                 )
-        path = Path(folder) / "evaluation.jsonl"
+        path = run_files.find_text(folder, run_files.RECORDS)
         found[folder] = read_records(path)
         check_mode(path, found[folder], run)
         if is_changed(path, run):

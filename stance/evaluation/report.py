@@ -7,7 +7,7 @@ the test split; result, analysis.compute_model_metrics; numbers, analysis.analys
 from pathlib import Path
 from typing import Any
 
-from stance.common import files, formatting, text_width, types
+from stance.common import files, formatting, run_files, text_width, types
 from stance.corpus import tables, workbook_writer
 from stance.evaluation import (
     analysis,
@@ -103,20 +103,23 @@ def list_widthless(intervals: dict[str, dict]) -> list[str]:
 def write_results(
     folder: Path, run: dict, table: list[types.EvaluationRecord], result: dict, numbers: dict
 ) -> list[str]:
-    """Write everything that is computed from records; return the names of the files."""
+    """Write everything that is computed from records; return the paths of the files in the folder."""
     pictures = draw_pictures(folder, table, result, numbers, run["note"])
     page = build_report(run, table, result, numbers, pictures)
     header, rows = result_tables.tabulate_results(numbers["intervals"])
     caption = describe_caption(run, table, numbers)
     latex = formatting.format_latex(header, rows, caption, "tab:results")
-    files.write_json(folder / "evaluation.json", {**run, "metrics": result, "analysis": numbers})
-    files.write_text(folder / "report.md", [page])
+    files.write_json(folder / run_files.NUMBERS, {**run, "metrics": result, "analysis": numbers})
+    files.write_text(run_files.place_text(folder, run_files.REPORT_PAGE), [page])
     files.write_text(folder / "results.tex", [latex])
     header, rows = analysis.list_errors(table)
     shares = [name for name in header if name == "confidence" or " p_" in name]
     look = workbook_writer.Look("wrong rows", shares=shares)
-    tables.write_table(folder / "errors.xlsx", header, rows, look)
-    return ["evaluation.json", "report.md", "results.tex", "errors.xlsx", *pictures]
+    tables.write_table(run_files.place_text(folder, run_files.ERRORS), header, rows, look)
+    texts = (run_files.REPORT_PAGE, run_files.ERRORS)
+    run_files.remove_replaced(folder, texts)
+    written = [f"{run_files.TEXTS}/{name}" for name in texts]
+    return [run_files.NUMBERS, "results.tex", *written, *pictures]
 
 
 def write_runs(folder: Path, result: dict, note: str | None) -> list[str]:
@@ -193,7 +196,7 @@ def build_report(
     blocks += describe_errors(table)
     blocks.append("## Pictures")
     for name in pictures:
-        blocks.append(f"![{PICTURES[name]}]({name})")
+        blocks.append(f"![{PICTURES[name]}](../{name})")  # from texts/ of the folder of results
     blocks.append("## How it was made")
     blocks.append(describe_setup(run))
     return "\n\n".join(blocks) + "\n"

@@ -8,10 +8,9 @@ import safetensors
 
 import prompts
 from stance.common import distributed, errors, files, formatting
-from stance.common.types import Example, RunRecord
+from stance.common.types import RunRecord
 from stance.model import (
     adapter_weights,
-    fingerprints,
     loading,
     lora_linear,
     memory,
@@ -165,12 +164,11 @@ def check_checkpoint(
     adapter_weights.check_adapter_weights(folder, loading.load_config(base), lora_config)
 
 
-def save_adapter(model: peft.PeftModel, folder: str | Path, train_rows: list[Example]) -> None:
-    """Write an adapter, and hashes of the sentences that it was trained on, into a folder."""
+def save_adapter(model: peft.PeftModel, folder: str | Path) -> None:
+    """Write an adapter into a folder."""
     model.save_pretrained(folder, safe_serialization=True)
     # peft's empty form of a model card: evaluate.py writes one.
     (Path(folder) / "README.md").unlink(missing_ok=True)
-    fingerprints.write_sentences(folder, train_rows)
 
 
 def load_adapter(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import huggingface_hub
 
-from stance.common import errors, files, formatting
+from stance.common import errors, files, formatting, run_files
 from stance.common.types import Example
 from stance.corpus import cleaning, splitting
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import transformers
 
 # ---------------------------------------------------------------- settings
-# Beside the adapter: hashes of the sentences that it was trained on.
-SENTENCES_FILE = "train_sentences.txt"
 # Read of each weight file: all 18 GB would take a minute, and other weights differ everywhere.
 SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 4096
@@ -82,9 +80,10 @@ def hash_text(text: str) -> str:
 
 
 def write_sentences(folder: str | Path, rows: Iterable[Example]) -> None:
-    """Write the hashes of the rows' sentences beside an adapter, sorted, one a line."""
+    """Write the hashes of the rows' sentences into the folder of a run, sorted, one a line."""
     hashes = sorted({hash_sentence(row) for row in rows})
-    files.write_text(Path(folder) / SENTENCES_FILE, (f"{value}\n" for value in hashes))
+    path = run_files.place_text(folder, run_files.SENTENCES)
+    files.write_text(path, (f"{value}\n" for value in hashes))
 
 
 def read_hashes(folder: str | Path) -> set[str] | None:
@@ -92,7 +91,7 @@ def read_hashes(folder: str | Path) -> set[str] | None:
 
     folder: of the adapter.
     """
-    path = Path(folder) / SENTENCES_FILE
+    path = run_files.find_text(folder, run_files.SENTENCES)
     if not path.is_file():
         return None
     return set(files.read_file(path).decode("ascii", "replace").split())

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from stance.common import errors, files
 from stance.common.types import Example
-from stance.model import adapters
+from stance.model import adapters, fingerprints
 from stance.training import run_lock
 
 if TYPE_CHECKING:
@@ -150,13 +150,15 @@ def remove_old(run_dir: Path, best: Path | str | None) -> None:
 
 
 def save_final_adapter(model: "torch.nn.Module", run_dir: Path, train_rows: list[Example]) -> None:
-    """Write the final adapter, each file whole or not at all.
+    """Write the final adapter and the hashes of its training sentences, each file whole or not at
+    all.
 
     run.json makes them count: write it after them.
     """
     partial = run_dir / "adapter.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    adapters.save_adapter(model, partial, train_rows)
+    fingerprints.write_sentences(run_dir, train_rows)
+    adapters.save_adapter(model, partial)
     for path in sorted(partial.iterdir()):
         flush(path)
         os.replace(path, run_dir / path.name)

@@ -21,7 +21,8 @@ RECORD = {
     "environment": {"versions": {"torch": "2.13.0", "trl": None}},
 }  # fmt: skip
 SECRETS = (
-    "evaluation.jsonl",
+    "texts/evaluation.jsonl",
+    "texts/README.md",
     "errors.xlsx",
     "report.md",
     "run.json",
@@ -40,6 +41,7 @@ def make_card(record=RECORD, **run):
 def adapter(tmp_path):
     """A folder with an adapter, its card, and much that must not leave it."""
     for name in (*model_card.PUSHED_FILES, *SECRETS):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("secret")
     files.write_json(
         tmp_path / "adapter_config.json", {"base_model_name_or_path": "google/gemma-2-9b-it"}
@@ -65,7 +67,7 @@ class Hub:
         return types.SimpleNamespace(private=not self.public)
 
     def upload_folder(self, repo_id, folder_path, allow_patterns):
-        names = [path.name for path in folder_path.iterdir()]
+        names = [str(path.relative_to(folder_path)) for path in folder_path.rglob("*")]
         self.sent = sorted(
             huggingface_hub.utils.filter_repo_objects(names, allow_patterns=allow_patterns)
         )

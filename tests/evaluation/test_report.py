@@ -13,7 +13,8 @@ from test_analysis import (
     mark_leaks,
 )
 
-from stance.common import formatting
+from stance.common import formatting, run_files
+from stance.common.run_files import find_text
 from stance.evaluation import analysis, figures, report, result_tables
 
 NOTE = "DEMO: a note that must not get lost."
@@ -57,14 +58,15 @@ def written(tmp_path_factory):
 @pytest.mark.slow
 def test_all_files_are_written(written):
     folder, names = written
-    assert sorted(names) == sorted(path.name for path in folder.iterdir())
-    assert {"report.md", "results.tex", "errors.xlsx", "evaluation.json"} <= set(names)
+    found = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    assert sorted([*names, "texts/README.md"]) == sorted(found)
+    assert {"texts/report.md", "texts/errors.xlsx", "results.tex", "evaluation.json"} <= set(names)
     assert {"confusion.png", "topics.png", "reliability.png", "coverage.png"} <= set(names)
 
 
 def test_the_report_has_every_section_and_picture(written):
     folder, names = written
-    text = (folder / "report.md").read_text(encoding="utf-8")
+    text = find_text(folder, "report.md").read_text(encoding="utf-8")
     titles = (
         "Results",
         "By label and topic",
@@ -75,7 +77,9 @@ def test_the_report_has_every_section_and_picture(written):
     )
     for title in (*titles, "How it was made"):
         assert f"\n## {title}\n" in text
-    assert re.findall(r"!\[.+\]\((.+)\)", text) == [name for name in names if name.endswith(".png")]
+    links = re.findall(r"!\[.+\]\((.+)\)", text)
+    assert links == [f"../{name}" for name in names if name.endswith(".png")]
+    assert all((folder / run_files.TEXTS / link).is_file() for link in links)
     for shown in (
         NOTE,
         "abc123",
@@ -90,7 +94,7 @@ def test_the_report_has_every_section_and_picture(written):
 
 
 def test_every_table_of_the_report_is_whole(written):
-    tables = read_markdown((written[0] / "report.md").read_text(encoding="utf-8"))
+    tables = read_markdown(find_text(written[0], "report.md").read_text(encoding="utf-8"))
     assert len(tables) == 2 + 2 + 1 + 2 * 2 + 3
     for table in tables:
         assert len({len(row) for row in table}) == 1
@@ -99,7 +103,7 @@ def test_every_table_of_the_report_is_whole(written):
 def test_results_show_values_and_intervals(written):
     table = make_table()
     intervals = analysis.analyse(table)["intervals"]
-    shown = read_markdown((written[0] / "report.md").read_text(encoding="utf-8"))[0]
+    shown = read_markdown(find_text(written[0], "report.md").read_text(encoding="utf-8"))[0]
     assert shown[0] == ["Model", "Accuracy", "Macro-F1", "Cohen's kappa"]
     for row, (name, part) in zip(shown[2:], intervals.items(), strict=True):
         cells = [
@@ -110,7 +114,7 @@ def test_results_show_values_and_intervals(written):
 
 
 def test_scores_of_other_papers_have_a_table(written):
-    text = (written[0] / "report.md").read_text(encoding="utf-8")
+    text = find_text(written[0], "report.md").read_text(encoding="utf-8")
     [table] = [table for table in read_markdown(text) if table[0][1] == "SemEval-2016 F1"]
     assert table[0] == ["Model", "SemEval-2016 F1", "Weighted F1", "MCC"]
     # fine-tuned: gold pro pro con neu con neu, answers pro pro neu con con neu: F1 1, 1/2, 1/2;
@@ -129,7 +133,7 @@ def test_missing_gold_labels_are_said_in_the_report_and_the_caption(tmp_path):
     table = make_binary_table(perfect=False)
     result, numbers = analysis.compute_model_metrics(table), make_numbers(table)
     report.write_results(tmp_path, RUN, table, result, numbers)
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = find_text(tmp_path, "report.md").read_text(encoding="utf-8")
     assert BINARY_NOTE in text and BINARY_NOTE in (tmp_path / "results.tex").read_text()
     topics = [table for table in read_markdown(text) if table[0][0] == "Topic"]
     assert [row[-3:] for row in topics[1][2:]] == [["3", "pro, con", "2"], ["3", "pro, con", "0"]]
@@ -145,7 +149,7 @@ def test_a_perfect_model_on_two_labels_in_the_report(tmp_path):
 
 def test_all_gold_labels_need_no_note(written):
     for name in ("report.md", "results.tex"):
-        text = (written[0] / name).read_text(encoding="utf-8")
+        text = find_text(written[0], name).read_text(encoding="utf-8")
         assert "Macro-F1 is the mean over" not in text.replace(report.TOPIC_LABELS_GUIDE, "")
     runs = analysis.compare_runs({"a": make_table()})
     assert "Macro-F1 is the mean" not in result_tables.describe_runs(runs)
@@ -236,7 +240,7 @@ def test_few_topics_are_warned_of():
 
 
 def test_robustness_in_the_report(written):
-    tables = read_markdown((written[0] / "report.md").read_text(encoding="utf-8"))
+    tables = read_markdown(find_text(written[0], "report.md").read_text(encoding="utf-8"))
     [robustness] = [table for table in tables if table[0][0] == "Variant"]
     assert [row[:4] for row in robustness[2:]] == [
         ["negated topic", "base", "0.667", "1.000"],
@@ -245,7 +249,7 @@ def test_robustness_in_the_report(written):
 
 
 def test_the_report_defines_what_it_measures(written):
-    text = (written[0] / "report.md").read_text(encoding="utf-8")
+    text = find_text(written[0], "report.md").read_text(encoding="utf-8")
     assert (
         "over 10 bins of equal width" in text
         and "fitted on the 6 rows of the validation split" in text
@@ -269,7 +273,7 @@ def test_a_changed_checkout_is_said():
 
 
 def test_examples_of_fixed_and_broken_rows(written):
-    text = (written[0] / "report.md").read_text(encoding="utf-8")
+    text = find_text(written[0], "report.md").read_text(encoding="utf-8")
     assert "4 of 6 rows are wrong in some model" in text
     assert (
         "2 fixed by fine-tuning, for example:" in text
@@ -280,7 +284,9 @@ def test_examples_of_fixed_and_broken_rows(written):
 
 def test_errors_are_a_workbook(written):
     lines = list(
-        openpyxl.load_workbook(written[0] / "errors.xlsx").active.iter_rows(values_only=True)
+        openpyxl.load_workbook(find_text(written[0], "errors.xlsx")).active.iter_rows(
+            values_only=True
+        )
     )
     header, rows = analysis.list_errors(make_table())
     assert [list(line) for line in lines] == [header, *rows]
@@ -291,7 +297,7 @@ def test_a_report_of_generated_answers_has_no_calibration(tmp_path):
     names = report.write_results(
         tmp_path, RUN, table, analysis.compute_model_metrics(table), analysis.analyse(table)
     )
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = find_text(tmp_path, "report.md").read_text(encoding="utf-8")
     assert "Calibration" not in text and "Robustness" not in text and "reliability.png" not in names
 
 

@@ -13,7 +13,7 @@ from stopping import stop_message
 
 import evaluate
 import predict
-from stance.common import files
+from stance.common import files, run_files
 from stance.corpus import cleaning, splitting
 from stance.model import adapters, fingerprints, loading
 from tools import export
@@ -28,9 +28,9 @@ def adapter(trained_run, tmp_path):
         "run.json",
         "adapter_config.json",
         "adapter_model.safetensors",
-        fingerprints.SENTENCES_FILE,
+        run_files.SENTENCES,
     ):
-        shutil.copy(trained_run / name, folder)
+        shutil.copy(run_files.find_text(trained_run, name), folder)
     return folder
 
 
@@ -279,7 +279,7 @@ def test_unseen_sentences_are_said_to_be_so(adapter, data_dir, tmp_path, capsys)
     assert found == {"splits_of_adapter": False, "unseen_test": False}
     printed = capsys.readouterr().out
     assert f"cleaned by version 1, these by {CLEANING}: it cannot be told" in printed
-    (adapter / fingerprints.SENTENCES_FILE).unlink()
+    (adapter / run_files.SENTENCES).unlink()
     found = fingerprints.compare_splits(splits, adapter, "another hash", CLEANING, rows)
     assert found == {"splits_of_adapter": False, "unseen_test": False}
     assert "may have been trained on test sentences" in capsys.readouterr().out
@@ -310,7 +310,7 @@ def test_a_report_never_calls_leaked_rows_unseen():
 
 
 def test_hashes_hold_every_sentence_and_no_text(trained_run, data_dir):
-    lines = (trained_run / fingerprints.SENTENCES_FILE).read_text().splitlines()
+    lines = run_files.find_text(trained_run, run_files.SENTENCES).read_text().splitlines()
     rows = files.read_jsonl(Path(data_dir, "train.jsonl"), (), "fix the test")
     assert lines == sorted({fingerprints.hash_sentence(row) for row in rows}) and len(lines) > 60
     assert all(len(line) == 16 and set(line) <= set("0123456789abcdef") for line in lines)

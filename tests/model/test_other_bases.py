@@ -12,7 +12,7 @@ import transformers
 
 import evaluate
 import prompts
-from stance.common import distributed
+from stance.common import distributed, run_files
 from stance.model import chat, loading, merging, scoring
 from stance.training import tree_trainer
 from stance.tree import attention, prefix_tree
@@ -491,7 +491,9 @@ def test_training_and_evaluation(
     evaluate.main(["--adapter", str(run), "--data-dir", data_dir, "--robustness-rows", "0"])
     rows = [
         json.loads(line)
-        for line in (run / "validation.jsonl").read_text(encoding="utf-8").splitlines()
+        for line in run_files.find_text(run, "validation.jsonl")
+        .read_text(encoding="utf-8")
+        .splitlines()
     ]
     right = [row["models"]["fine-tuned"]["prediction"] == row["label"] for row in rows]
     accuracy = record["result"]["kept_validation"]["eval_accuracy"]

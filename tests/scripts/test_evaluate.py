@@ -13,6 +13,7 @@ import evaluate
 import finetune
 import prompts
 from stance.common import files
+from stance.common.run_files import find_text
 from stance.corpus import splitting
 from stance.evaluation import (
     baselines,
@@ -30,10 +31,13 @@ RECORD = '{"id": "1", "topic": "t", "text": "s", "label": "%s", "models": {%s}}\
 OTHER = '{"id": "2", "topic": "t", "text": "s", "label": "con", "models": {%s}}\n'
 SCORED = '"base": {"prediction": %s, "probabilities": {"pro": %s, "con": 0, "neu": 0}}'
 ANSWERED = RECORD % ("pro", '"base": {"prediction": "pro"}')
-FILES = {  # that an evaluation leaves
-    "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md",
-    "results.tex", "errors.xlsx", "confusion.png", "topics.png", "reliability.png", "coverage.png",
+TEXT_FILES = {  # that an evaluation leaves in texts/
+    "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "report.md", "errors.xlsx",
 }  # fmt: skip
+FILES = {  # that it leaves beside it
+    "evaluation.json", "results.tex", "confusion.png", "topics.png", "reliability.png",
+    "coverage.png",
+} | {f"texts/{name}" for name in TEXT_FILES}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +101,15 @@ def tie(flat):
 
 
 def read_results(folder):
-    rows = files.read_jsonl(Path(folder) / "evaluation.jsonl", (), "fix the test")
+    rows = files.read_jsonl(find_text(folder, "evaluation.jsonl"), (), "fix the test")
     return rows, files.read_json(Path(folder) / "evaluation.json", "fix the test")
+
+
+def list_files(folder):
+    """The paths of all files in a folder of results, but for the note on texts/."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert "texts/README.md" in found
+    return found - {"texts/README.md"}
 
 
 def main(*flags):
@@ -266,9 +277,10 @@ def test_numbers_are_those_of_the_records(request, mode):
 
 def test_evaluation_tells_what_was_run(scored, tiny_model, trained_run, data_dir):
     folder, rows, result = scored
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert list_files(folder) == FILES
     assert result["records"] == {
-        name: files.hash_file(folder / name) for name in ("validation.jsonl", "robustness.jsonl")
+        name: files.hash_file(find_text(folder, name))
+        for name in ("validation.jsonl", "robustness.jsonl")
     }
     assert (result["base_model"], result["adapter"]) == (tiny_model, str(trained_run))
     assert result["test_sha256"] == files.hash_file(f"{data_dir}/test.jsonl")
@@ -316,14 +328,14 @@ def test_rescoring_gives_the_same_tables_without_a_model(
     evaluate.print_report(result["metrics"], {})
     tables = capsys.readouterr().out
     evaluate.main(
-        ["--predictions", str(folder / "evaluation.jsonl"), "--output-dir", str(tmp_path)]
+        ["--predictions", str(find_text(folder, "evaluation.jsonl")), "--output-dir", str(tmp_path)]
     )
     output = capsys.readouterr().out
     assert tables in output
     again = files.read_json(tmp_path / "evaluation.json", "fix the test")
     assert again["metrics"] == result["metrics"] and again["analysis"] == result["analysis"]
     for name in ("report.md", "results.tex", "confusion.png"):
-        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+        assert find_text(tmp_path, name).read_bytes() == find_text(folder, name).read_bytes()
     assert list(again["metrics"]["base"]["topics"]) == list(result["metrics"]["base"]["topics"])
     assert again["rescored"] == "evaluation.jsonl"
     assert {key: again[key] for key in ("base_model", "mode", "note")}.items() <= result.items()
@@ -332,7 +344,12 @@ def test_rescoring_gives_the_same_tables_without_a_model(
 
 def test_rescoring_writes_what_it_says(scored, tmp_path, capsys):
     evaluate.main(
-        ["--predictions", str(scored[0] / "evaluation.jsonl"), "--output-dir", str(tmp_path)]
+        [
+            "--predictions",
+            str(find_text(scored[0], "evaluation.jsonl")),
+            "--output-dir",
+            str(tmp_path),
+        ]
     )
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("wrote ")
@@ -340,14 +357,47 @@ def test_rescoring_writes_what_it_says(scored, tmp_path, capsys):
         assert (name in last.replace(",", " ").split()) == (tmp_path / name).is_file(), name
 
 
+@pytest.mark.parametrize("given", ["evaluation.jsonl", "texts/evaluation.jsonl", "."])
+def test_records_are_found_in_old_and_new_places(scored, tmp_path, given):
+    """Files of an earlier version lie beside the numbers; their successors take their place."""
+    folder, _, result = scored
+    old = given == "evaluation.jsonl"
+    home = tmp_path / "home"
+    shutil.copytree(folder, home)
+    if old:
+        for name in TEXT_FILES:
+            (home / "texts" / name).rename(home / name)
+        shutil.rmtree(home / "texts")
+    main("--predictions", home / given)
+    again = files.read_json(home / "evaluation.json", "fix the test")
+    assert again["analysis"] == result["analysis"] and not again["changed_records"]
+    assert (home / "texts" / "report.md").is_file() and not (home / "report.md").exists()
+    assert (home / "evaluation.jsonl").is_file() == old  # records stay where they are
+    main("--predictions", home / "evaluation.jsonl", "--output-dir", tmp_path / "out")
+    assert read_results(home)[1]["metrics"] == result["metrics"]
+    main("--runs", home, "--output-dir", tmp_path / "runs")
+    assert (tmp_path / "runs" / "runs.json").is_file()
+
+
+def test_a_new_evaluation_leaves_no_records_in_the_old_place(scored, tmp_path):
+    _, rows, result = scored
+    for name in TEXT_FILES:
+        (tmp_path / name).write_text("old")
+    parts = {"evaluation": rows, "validation": [], "robustness": []}
+    written = predictions.write_parts(tmp_path, parts, dict(result))
+    assert written == ["texts/evaluation.jsonl"]
+    left = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert left == {"report.md", "errors.xlsx"}  # report.write_results replaces these
+
+
 @pytest.mark.slow
 def test_rescoring_in_place_keeps_the_record_of_the_run(run_evaluate, tmp_path, capsys):
     """Numbers of the tiny model must stay marked, and numbers must not lose the model that they come from."""
     _, before = run_evaluate(tmp_path)
-    lines = (tmp_path / "evaluation.jsonl").read_bytes()
+    lines = find_text(tmp_path, "evaluation.jsonl").read_bytes()
     capsys.readouterr()
-    evaluate.main(["--predictions", str(tmp_path / "evaluation.jsonl")])
-    assert (tmp_path / "evaluation.jsonl").read_bytes() == lines
+    evaluate.main(["--predictions", str(find_text(tmp_path, "evaluation.jsonl"))])
+    assert find_text(tmp_path, "evaluation.jsonl").read_bytes() == lines
     _, after = read_results(tmp_path)
     assert after["metrics"] == before["metrics"]
     for key in ("base_model", "adapter", "mode", "demo", "note", "test_sha256"):
@@ -361,7 +411,7 @@ def test_records_of_earlier_versions_give_the_same_tables(scored, tmp_path):
     earlier, out = tmp_path / "earlier", tmp_path / "out"
     earlier.mkdir()
     for name in ("validation.jsonl", "robustness.jsonl"):
-        (earlier / name).write_bytes((folder / name).read_bytes())
+        (earlier / name).write_bytes(find_text(folder, name).read_bytes())
     renamed = []
     for row in rows:
         row = dict(row)
@@ -369,12 +419,12 @@ def test_records_of_earlier_versions_give_the_same_tables(scored, tmp_path):
         renamed.append(row)
     written = {"evaluation_sha256": files.write_jsonl(earlier / "evaluation.jsonl", renamed)}
     files.write_json(earlier / "evaluation.json", {**result, **written})
-    main("--predictions", earlier / "evaluation.jsonl", "--output-dir", out)
+    main("--predictions", find_text(earlier, "evaluation.jsonl"), "--output-dir", out)
     again = files.read_json(out / "evaluation.json", "fix the test")
     assert list(again["analysis"]["intervals"])[:2] == ["majority", "tf-idf"]
     assert again["metrics"] == result["metrics"] and again["analysis"] == result["analysis"]
     for name in ("report.md", "results.tex"):
-        assert (out / name).read_bytes() == (folder / name).read_bytes()
+        assert find_text(out, name).read_bytes() == find_text(folder, name).read_bytes()
 
 
 @pytest.mark.parametrize("content, expected", [
@@ -441,10 +491,15 @@ def test_other_files_are_no_predictions(tmp_path, capsys, content, expected):
 ])  # fmt: skip
 def test_side_records_of_another_evaluation_are_left_out(scored, tmp_path, capsys, name, change):
     for file in ("evaluation.jsonl", "evaluation.json", "validation.jsonl", "robustness.jsonl"):
-        (tmp_path / file).write_bytes((scored[0] / file).read_bytes())
+        (tmp_path / file).write_bytes(find_text(scored[0], file).read_bytes())
     change(tmp_path / f"{name}.jsonl")
     evaluate.main(
-        ["--predictions", str(tmp_path / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
+        [
+            "--predictions",
+            str(find_text(tmp_path, "evaluation.jsonl")),
+            "--output-dir",
+            str(tmp_path / "out"),
+        ]
     )
     assert f"note: {tmp_path / name}.jsonl is missing or was changed" in capsys.readouterr().out
     found = files.read_json(tmp_path / "out" / "evaluation.json", "fix the test")["analysis"]
@@ -466,10 +521,17 @@ def test_a_missing_label_in_score_mode_ends_in_one_line(copied, where, tmp_path,
     rows[1]["models"]["base"]["prediction"] = None
     files.write_jsonl(folder / names[where], rows)
     described = files.read_json(folder / "evaluation.json", "fix the test")
-    described["records"][names["robustness"]] = files.hash_file(folder / "robustness.jsonl")
+    described["records"][names["robustness"]] = files.hash_file(
+        find_text(folder, "robustness.jsonl")
+    )
     for mode in ("score", None):  # None: what only the records say
         files.write_json(folder / "evaluation.json", {**described, "mode": mode})
-        flags = ("--predictions", folder / "evaluation.jsonl", "--output-dir", tmp_path / "out")
+        flags = (
+            "--predictions",
+            find_text(folder, "evaluation.jsonl"),
+            "--output-dir",
+            tmp_path / "out",
+        )
         message = stop_message(capsys, main, *flags)
         assert "evaluate again" in message and f"{where}.jsonl" in message
         assert not (tmp_path / "out").exists()
@@ -497,14 +559,21 @@ def test_side_records_that_do_not_fit_end_in_one_line(copied, tmp_path, capsys, 
     folder = Path(copied("one"))
     for name in ("validation.jsonl", "robustness.jsonl"):
         (folder / name).write_bytes((folder.parent / "sides" / name).read_bytes())
-    rows = files.read_jsonl(folder / "robustness.jsonl", (), "fix the test")
+    rows = files.read_jsonl(find_text(folder, "robustness.jsonl"), (), "fix the test")
     for row in rows:
         change(row)
     files.write_jsonl(folder / "robustness.jsonl", rows)
     described = files.read_json(folder / "evaluation.json", "fix the test")
-    described["records"]["robustness.jsonl"] = files.hash_file(folder / "robustness.jsonl")
+    described["records"]["robustness.jsonl"] = files.hash_file(
+        find_text(folder, "robustness.jsonl")
+    )
     files.write_json(folder / "evaluation.json", described)
-    flags = ("--predictions", folder / "evaluation.jsonl", "--output-dir", tmp_path / "out")
+    flags = (
+        "--predictions",
+        find_text(folder, "evaluation.jsonl"),
+        "--output-dir",
+        tmp_path / "out",
+    )
     assert expected in stop_message(capsys, main, *flags) and not (tmp_path / "out").exists()
 
 
@@ -521,10 +590,15 @@ def test_side_records_are_no_predictions(home, capsys, name):
 
 
 def test_variants_of_rows_that_were_taken_out_are_left_out(home, tmp_path, capsys):
-    rows = files.read_jsonl(home / "evaluation.jsonl", (), "fix the test")
+    rows = files.read_jsonl(find_text(home, "evaluation.jsonl"), (), "fix the test")
     files.write_jsonl(home / "evaluation.jsonl", rows[1:])
     evaluate.main(
-        ["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
+        [
+            "--predictions",
+            str(find_text(home, "evaluation.jsonl")),
+            "--output-dir",
+            str(tmp_path / "out"),
+        ]
     )
     assert (
         "evaluation.jsonl lacks rows of robustness.jsonl: its tables are left out"
@@ -541,14 +615,14 @@ def test_variants_of_rows_that_were_taken_out_are_left_out(home, tmp_path, capsy
 def test_side_records_that_nothing_names_are_not_used(scored, tmp_path, capsys):
     """Records of a --mode score evaluation may lie where --mode generate has written since."""
     for file in ("evaluation.jsonl", "validation.jsonl", "robustness.jsonl"):
-        (tmp_path / file).write_bytes((scored[0] / file).read_bytes())
-    evaluate.main(["--predictions", str(tmp_path / "evaluation.jsonl")])
+        (tmp_path / file).write_bytes(find_text(scored[0], file).read_bytes())
+    evaluate.main(["--predictions", str(find_text(tmp_path, "evaluation.jsonl"))])
     assert (
         files.read_json(tmp_path / "evaluation.json", "fix the test")["analysis"]["robustness"]
         == {}
     )
     assert f"note: {tmp_path / 'evaluation.json'} not found" in capsys.readouterr().out
-    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    text = find_text(tmp_path, "report.md").read_text(encoding="utf-8")
     assert "None" not in text and "base and adapter unknown" in text
 
 
@@ -556,7 +630,7 @@ def test_side_records_that_nothing_names_are_not_used(scored, tmp_path, capsys):
 
 
 def read_side(scored, name):
-    return files.read_jsonl(scored[0] / f"{name}.jsonl", (), "fix the test")
+    return files.read_jsonl(find_text(scored[0], f"{name}.jsonl"), (), "fix the test")
 
 
 def test_baselines_are_in_the_records(scored, data_dir):
@@ -643,20 +717,20 @@ def test_robustness_rows(run_evaluate, tmp_path, capsys, test_rows):
     assert {part["n"] for models in numbers.values() for part in models.values()} == {5} and len(
         numbers
     ) == 5
-    asked = files.read_jsonl(tmp_path / "five" / "robustness.jsonl", (), "fix the test")
+    asked = files.read_jsonl(find_text(tmp_path / "five", "robustness.jsonl"), (), "fix the test")
     assert [row["id"] for row in asked] == [row["id"] for row in test_rows[:5]] * 5
     _, result = run_evaluate(tmp_path / "none", "--robustness-rows", "0")
     assert (
         result["analysis"]["robustness"] == {}
-        and not (tmp_path / "none" / "robustness.jsonl").exists()
+        and not find_text(tmp_path / "none", "robustness.jsonl").exists()
     )
     assert "--robustness-rows -1" in stop_message(capsys, main, "--robustness-rows", "-1")
 
 
 def test_generated_answers_have_no_side_records(generated):
     folder, rows, result = generated
-    absent = {"validation.jsonl", "robustness.jsonl", "reliability.png", "coverage.png"}
-    assert {path.name for path in folder.iterdir()} == FILES - absent and result["records"] == {}
+    absent = {"texts/validation.jsonl", "texts/robustness.jsonl", "reliability.png", "coverage.png"}
+    assert list_files(folder) == FILES - absent and result["records"] == {}
     assert result["analysis"]["calibration"] == {} and "baselines" in rows[0]
 
 
@@ -686,7 +760,12 @@ def test_a_sentence_in_two_splits_is_refused(data_dir, trained_run, tmp_path, ca
 def test_the_summary_is_printed_first_and_the_statistics_below(scored, tmp_path, capsys):
     capsys.readouterr()
     evaluate.main(
-        ["--predictions", str(scored[0] / "evaluation.jsonl"), "--output-dir", str(tmp_path)]
+        [
+            "--predictions",
+            str(find_text(scored[0], "evaluation.jsonl")),
+            "--output-dir",
+            str(tmp_path),
+        ]
     )
     output = capsys.readouterr().out
     first, *_ = output.strip().splitlines()
@@ -737,7 +816,7 @@ def test_leaked_rows_are_answered_counted_and_scored_apart(
     table = lines[lines.index("without the leaked rows") :]
     assert ["fine-tuned", f"{accuracy:.3f}"] in [line.split()[:2] for line in table]
     for name in ("report.md", "results.tex"):
-        assert note in (tmp_path / "out" / name).read_text(encoding="utf-8")
+        assert note in find_text(tmp_path / "out", name).read_text(encoding="utf-8")
 
 
 def mark_first(rows):
@@ -768,10 +847,10 @@ def test_runs_on_other_leaked_rows_are_refused(copied, tmp_path, capsys):
 
 def test_leaked_rows_of_records_without_their_run_are_counted(binary, capsys):
     folder = binary("one")
-    rows = files.read_jsonl(folder / "evaluation.jsonl", (), "fix the test")
+    rows = files.read_jsonl(find_text(folder, "evaluation.jsonl"), (), "fix the test")
     mark_first(rows)
     files.write_jsonl(folder / "evaluation.jsonl", rows)
-    main("--predictions", folder / "evaluation.jsonl")
+    main("--predictions", find_text(folder, "evaluation.jsonl"))
     result = files.read_json(folder / "evaluation.json", "fix the test")
     assert result["leaked_rows"] == {"val": 0, "test": 1}
     assert "1 of 40 test rows are leaked" in capsys.readouterr().out
@@ -803,7 +882,7 @@ def binary(tmp_path):
 
 def test_a_perfect_model_without_gold_neu_has_macro_f1_1(binary, capsys):
     folder = binary("one")
-    main("--predictions", folder / "evaluation.jsonl")
+    main("--predictions", find_text(folder, "evaluation.jsonl"))
     result = files.read_json(folder / "evaluation.json", "fix the test")
     tuned = result["metrics"]["fine-tuned"]
     assert (tuned["macro_f1"], tuned["semeval_f1"], tuned["weighted_f1"], tuned["mcc"]) == (1,) * 4
@@ -818,7 +897,7 @@ def test_a_perfect_model_without_gold_neu_has_macro_f1_1(binary, capsys):
     assert ["fine-tuned", "1.000", "1.000", "1.000", "40", "0"] in map(
         str.split, output.splitlines()
     )
-    assert note in (folder / "report.md").read_text(encoding="utf-8")
+    assert note in find_text(folder, "report.md").read_text(encoding="utf-8")
     assert note in (folder / "results.tex").read_text(encoding="utf-8")
 
 
@@ -854,7 +933,7 @@ def copied(scored, tmp_path):
         files.write_json(folder / "evaluation.json", {**scored[2], **written, **changes})
         (tmp_path / "sides").mkdir(exist_ok=True)
         for side in ("validation.jsonl", "robustness.jsonl"):
-            (tmp_path / "sides" / side).write_bytes((scored[0] / side).read_bytes())
+            (tmp_path / "sides" / side).write_bytes(find_text(scored[0], side).read_bytes())
         return str(folder)
 
     return copy
@@ -929,9 +1008,9 @@ def home(trained_run, scored, tmp_path):
     folder = tmp_path / "home"
     folder.mkdir()
     for name in ("run.json", "adapter_config.json", "adapter_model.safetensors"):
-        (folder / name).write_bytes((trained_run / name).read_bytes())
+        (folder / name).write_bytes(find_text(trained_run, name).read_bytes())
     for name in ("evaluation.jsonl", "validation.jsonl", "robustness.jsonl"):
-        (folder / name).write_bytes((scored[0] / name).read_bytes())
+        (folder / name).write_bytes(find_text(scored[0], name).read_bytes())
     files.write_json(folder / "evaluation.json", {**scored[2], "adapter": str(folder)})
     return folder
 
@@ -939,12 +1018,17 @@ def home(trained_run, scored, tmp_path):
 @pytest.mark.slow
 def test_a_card_is_written_beside_the_adapter_alone(home, tmp_path, capsys):
     evaluate.main(
-        ["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
+        [
+            "--predictions",
+            str(find_text(home, "evaluation.jsonl")),
+            "--output-dir",
+            str(tmp_path / "out"),
+        ]
     )
     assert not (tmp_path / "out" / "README.md").exists()
-    evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
+    evaluate.main(["--predictions", str(find_text(home, "evaluation.jsonl"))])
     text = (home / "README.md").read_text(encoding="utf-8")
-    rows = files.read_jsonl(home / "evaluation.jsonl", (), "fix the test")
+    rows = files.read_jsonl(find_text(home, "evaluation.jsonl"), (), "fix the test")
     assert NOTE in text and "library_name: peft" in text
     assert not any(row["text"] in text or row["topic"] in text for row in rows)
     assert "README.md" in capsys.readouterr().out.splitlines()[-1]
@@ -953,7 +1037,7 @@ def test_a_card_is_written_beside_the_adapter_alone(home, tmp_path, capsys):
 @pytest.mark.slow
 def test_rescoring_leaves_a_card_as_it_is(home, capsys):
     (home / "README.md").write_text("with words of its owner")
-    evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
+    evaluate.main(["--predictions", str(find_text(home, "evaluation.jsonl"))])
     assert (home / "README.md").read_text() == "with words of its owner"
     assert "README.md" not in capsys.readouterr().out.splitlines()[-1]
 
@@ -962,14 +1046,19 @@ def test_rescoring_leaves_a_card_as_it_is(home, capsys):
 def test_nothing_is_pushed_unless_the_constant_says_so(home, tmp_path, monkeypatch, capsys):
     pushed = []
     monkeypatch.setattr(model_card, "push_adapter", lambda *words: pushed.append(words))
-    evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
+    evaluate.main(["--predictions", str(find_text(home, "evaluation.jsonl"))])
     assert evaluate.PUSH_TO_HUB is None and evaluate.PUSH_PRIVATE is True and pushed == []
     monkeypatch.setattr(evaluate, "PUSH_TO_HUB", "me/stance")
     evaluate.main(
-        ["--predictions", str(home / "evaluation.jsonl"), "--output-dir", str(tmp_path / "out")]
+        [
+            "--predictions",
+            str(find_text(home, "evaluation.jsonl")),
+            "--output-dir",
+            str(tmp_path / "out"),
+        ]
     )
     assert pushed == [] and "nothing was pushed" in capsys.readouterr().out
-    evaluate.main(["--predictions", str(home / "evaluation.jsonl")])
+    evaluate.main(["--predictions", str(find_text(home, "evaluation.jsonl"))])
     assert pushed == [(home, "me/stance", True)]
 
 
@@ -999,7 +1088,7 @@ def test_evaluating_the_base_first_does_not_block_training(
 def test_results_go_to_the_adapter_folder(trained_run, data_dir, tmp_path):
     """Those of --mode generate below it, so that neither replaces the other."""
     for name in ("run.json", "adapter_config.json", "adapter_model.safetensors"):
-        (tmp_path / name).write_bytes((trained_run / name).read_bytes())
+        (tmp_path / name).write_bytes(find_text(trained_run, name).read_bytes())
     evaluate.main(["--adapter", str(tmp_path), "--data-dir", data_dir])
     evaluate.main(["--adapter", str(tmp_path), "--data-dir", data_dir, "--mode", "generate"])
     for folder, mode in ((tmp_path, "score"), (tmp_path / "generate", "generate")):
@@ -1027,7 +1116,9 @@ def test_other_splits_than_the_adapters_are_noted(run_evaluate, scored, data_dir
         f"note: {tmp_path / 'data' / 'val.jsonl'} not found: no baselines and no temperature"
         in output
     )
-    assert "baselines" not in rows[0] and not (tmp_path / "out" / "validation.jsonl").exists()
+    assert (
+        "baselines" not in rows[0] and not find_text(tmp_path / "out", "validation.jsonl").exists()
+    )
     assert list(result["analysis"]["calibration"]["base"]) == ["test"]
 
 
@@ -1131,13 +1222,13 @@ def test_one_folder_is_no_two_runs(scored, capsys, monkeypatch, tmp_path):
 @pytest.mark.parametrize("value", [5, [1]])
 def test_a_description_of_other_types_is_refused(scored, tmp_path, capsys, key, value):
     for name in ("evaluation.jsonl", "evaluation.json"):
-        shutil.copy(Path(scored[0]) / name, tmp_path)
+        shutil.copy(find_text(scored[0], name), tmp_path)
     path = tmp_path / "evaluation.json"
     run = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(run | {key: value}), encoding="utf-8")
     words = [
         "--predictions",
-        str(tmp_path / "evaluation.jsonl"),
+        str(find_text(tmp_path, "evaluation.jsonl")),
         "--output-dir",
         str(tmp_path / "o"),
     ]
@@ -1155,11 +1246,11 @@ def test_runs_whose_records_were_changed_are_refused(copied, tmp_path, capsys):
 
 def test_changed_records_are_named_in_all_that_is_written(copied, tmp_path, capsys):
     folder, out = copied("one", spoil, evaluation_sha256="0" * 64), tmp_path / "out"
-    main("--predictions", f"{folder}/evaluation.jsonl", "--output-dir", out)
+    main("--predictions", find_text(folder, "evaluation.jsonl"), "--output-dir", out)
     assert "was changed since evaluate.py wrote it" in capsys.readouterr().out
     assert files.read_json(out / "evaluation.json", "fix the test")["changed_records"] is True
     for name in ("report.md", "results.tex"):
-        text = (out / name).read_text(encoding="utf-8").replace(r"\_", "_")
+        text = find_text(out, name).read_text(encoding="utf-8").replace(r"\_", "_")
         assert "The records were changed after evaluate.py wrote them" in text
 
 
@@ -1168,14 +1259,14 @@ def test_other_gold_labels_than_in_the_prompt_variants_are_refused(copied, tmp_p
         rows[0]["label"] = "con" if rows[0]["label"] != "con" else "pro"
 
     folder = Path(copied("one", change))
-    shutil.copy(tmp_path / "sides" / "robustness.jsonl", folder)
-    message = stop_message(capsys, main, "--predictions", folder / "evaluation.jsonl")
+    shutil.copy(find_text(tmp_path / "sides", "robustness.jsonl"), folder)
+    message = stop_message(capsys, main, "--predictions", find_text(folder, "evaluation.jsonl"))
     assert "in robustness.jsonl: change it in both, or evaluate again" in message
 
 
 def test_records_that_were_cut_get_a_note(scored, tmp_path, capsys):
     for name in ("evaluation.jsonl", "evaluation.json"):
-        shutil.copy(Path(scored[0]) / name, tmp_path)
+        shutil.copy(find_text(scored[0], name), tmp_path)
     path = tmp_path / "evaluation.jsonl"
     predictions.read_parts(path)
     assert "was changed since" not in capsys.readouterr().out

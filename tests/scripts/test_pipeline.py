@@ -14,7 +14,7 @@ import tiny_model
 
 import prepare_data
 import prompts
-from stance.common import environment, files
+from stance.common import environment, files, run_files
 from stance.corpus import splitting
 from stance.evaluation import metrics, result_tables
 from stance.model import precision
@@ -90,9 +90,9 @@ def test_files_are_where_the_readme_says(done):
     expected |= {"my annotations.xlsx"} | {
         f"{RUN}/{name}" for name in (
             "adapter_model.safetensors", "adapter_config.json", "plan.json", "run.json", "log.jsonl", "training.png",
-            "evaluation.jsonl", "validation.jsonl", "robustness.jsonl", "evaluation.json", "report.md",
-            "results.tex", "errors.xlsx", "confusion.png", "topics.png", "reliability.png", "coverage.png", "README.md",
-            "train_sentences.txt",
+            "evaluation.json", "results.tex", "confusion.png", "topics.png", "reliability.png", "coverage.png",
+            "README.md", "texts/README.md", "texts/evaluation.jsonl", "texts/validation.jsonl",
+            "texts/robustness.jsonl", "texts/report.md", "texts/errors.xlsx", "texts/train_sentences.txt",
         )
     }  # fmt: skip
     assert expected <= found
@@ -104,6 +104,23 @@ def test_files_are_where_the_readme_says(done):
     assert rest == []
     for name in ("training.png", "confusion.png", "topics.png", "reliability.png", "coverage.png"):
         assert (folder / RUN / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_sentence_lies_outside_of_texts(done):
+    """All that may be passed on: neither in clear text nor in a cell of a packed workbook."""
+    folder, _ = done
+    rows = []
+    for name in splitting.SPLITS:
+        rows += splitting.load_split(folder / "data" / f"{name}.jsonl")
+    sentences = {row["text"].encode() for row in rows}
+    holding = set()
+    for path in (folder / RUN).rglob("*"):
+        if path.is_file() and any(sentence in path.read_bytes() for sentence in sentences):
+            holding.add(str(path.relative_to(folder / RUN)))
+        assert path.suffix not in (".xlsx", ".zip") or path.parent.name == run_files.TEXTS
+    names = ("evaluation.jsonl", "validation.jsonl", "robustness.jsonl")
+    records = {f"{run_files.TEXTS}/{name}" for name in names}
+    assert records <= holding <= {*records, f"{run_files.TEXTS}/{run_files.REPORT_PAGE}"}
 
 
 def test_splits_have_every_row(done):
@@ -195,7 +212,7 @@ def test_the_log_has_every_step(done):
 
 def test_the_printed_table_is_that_of_the_records(done):
     folder, outputs = done
-    rows = files.read_jsonl(folder / RUN / "evaluation.jsonl", (), "fix the test")
+    rows = files.read_jsonl(folder / RUN / "texts" / "evaluation.jsonl", (), "fix the test")
     assert len(rows) == 12
     gold = [row["label"] for row in rows]
     numbers = {

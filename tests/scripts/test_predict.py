@@ -18,7 +18,7 @@ from stopping import line_below_bar
 import evaluate
 import predict
 import prompts
-from stance.common import files
+from stance.common import files, run_files
 from stance.corpus import workbook_reader
 from stance.labelling import labeller
 from stance.model import adapters, chat, cuda_graphs, loading, scoring
@@ -35,7 +35,7 @@ def evaluated(trained_run, data_dir, tmp_path_factory):
     evaluate.main(
         ["--adapter", str(trained_run), "--data-dir", data_dir, "--output-dir", str(folder)]
     )
-    return files.read_jsonl(folder / "evaluation.jsonl", (), "fix the test")
+    return files.read_jsonl(run_files.find_text(folder, "evaluation.jsonl"), (), "fix the test")
 
 
 @pytest.fixture

@@ -570,8 +570,9 @@ def test_the_real_scripts_work_together(tiny_model, two_topics, tmp_path, monkey
         and len(result["curve"]) == 2
     )
     for home in (tmp_path / "runs").iterdir():
-        assert (home / "report.md").is_file() and not (home / "robustness.jsonl").exists()
-        assert openpyxl.load_workbook(home / "errors.xlsx")
+        assert (home / "texts" / "report.md").is_file()
+        assert not (home / "texts" / "robustness.jsonl").exists()
+        assert openpyxl.load_workbook(home / "texts" / "errors.xlsx")
     capsys.readouterr()
     assert run_study(two_topics, tmp_path, *flags) == result
     assert capsys.readouterr().out.count("finished before") == 4

@@ -16,7 +16,7 @@ from stopping import stop_message
 
 import evaluate
 import finetune
-from stance.common import distributed, files
+from stance.common import distributed, files, run_files
 from stance.corpus import splitting
 from stance.model import compilation, scoring
 from stance.training import fsdp, tree_trainer
@@ -282,7 +282,7 @@ def test_one_process_with_the_whole_base_goes_on_where_two_halves_stopped(
 def test_an_adapter_of_a_base_in_parts_is_evaluated(two_parts, small_data, tmp_path):
     words = ["--data-dir", small_data, "--robustness-rows", "0", "--output-dir", str(tmp_path)]
     evaluate.main(["--adapter", str(two_parts / "run"), *words])
-    rows = files.read_jsonl(tmp_path / "validation.jsonl", (), "")
+    rows = files.read_jsonl(run_files.find_text(tmp_path, "validation.jsonl"), (), "")
     right = sum(row["models"]["fine-tuned"]["prediction"] == row["label"] for row in rows)
     kept = files.read_json(two_parts / "run" / "run.json", "")["result"]["kept_validation"]
     assert len(rows) == 24 and right / 24 == pytest.approx(kept["eval_accuracy"])
@@ -429,11 +429,11 @@ def test_two_processes_evaluate_as_one(one_process, small_data, tmp_path, monkey
         monkeypatch.setattr(scoring, name, 10)
     done = run_worker(tmp_path, EVALUATION, str(tmp_path / "two-"), *words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote evaluation.jsonl") == 2
+    assert done.stdout.count("wrote texts/evaluation.jsonl") == 2
     for mode, count in (("score", 3), ("generate", 1)):
         one, two = tmp_path / f"one-{mode}", tmp_path / f"two-{mode}"
         evaluate.main([*words, "--mode", mode, "--output-dir", str(one)])
-        names = [path.name for path in one.glob("*.jsonl")]
+        names = [f"texts/{path.name}" for path in (one / "texts").glob("*.jsonl")]
         assert len(names) == count
         for name in names:
             assert (two / name).read_bytes() == (one / name).read_bytes()

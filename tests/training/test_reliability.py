@@ -22,7 +22,7 @@ from stopping import line_below_bar
 
 import evaluate
 import finetune
-from stance.common import distributed, environment, errors, files
+from stance.common import distributed, environment, errors, files, run_files
 from stance.corpus import splitting, tables
 from stance.model import adapters, compilation, fingerprints, loading, lora_linear
 from stance.training import callbacks, checkpoints, memory_probe, run_folder, tree_trainer
@@ -231,7 +231,7 @@ def test_a_checkpoint_is_on_disk_before_it_is_marked_and_its_marker_before_it_co
 
 
 def test_the_final_adapter_is_on_disk_before_it_takes_its_name(tmp_path, disk_events, monkeypatch):
-    def save(model, folder, rows):
+    def save(model, folder):
         folder.mkdir()
         for name in ("adapter_config.json", "adapter_model.safetensors"):
             (folder / name).write_text(name)
@@ -241,7 +241,9 @@ def test_the_final_adapter_is_on_disk_before_it_takes_its_name(tmp_path, disk_ev
     expected = []
     for path in (tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"):
         expected += [path.stat().st_ino, str(path)]
-    assert disk_events == [*expected, tmp_path.stat().st_ino]
+    expected.append(tmp_path.stat().st_ino)
+    assert disk_events[-len(expected) :] == expected
+    assert run_files.find_text(tmp_path, run_files.SENTENCES).is_file()
 
 
 def make_checkpoints(run_dir, *steps, best=None):

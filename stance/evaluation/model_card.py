@@ -10,12 +10,14 @@ import huggingface_hub.errors
 
 import prompts
 from stance.common import errors, files, formatting, types
-from stance.evaluation import predictions, result_tables
-from stance.model import fingerprints, loading
+from stance.evaluation import licences, predictions, result_tables
+from stance.model import chat, fingerprints, loading
 
 # ---------------------------------------------------------------- settings
-# Nothing else ever leaves.
 PUSHED_FILES = ("README.md", "adapter_config.json", "adapter_model.safetensors")
+# Pushed too where they are; nothing else ever leaves.
+LICENCE_FILES = (licences.NOTICE_FILE, licences.COPY_FILES)
+DATASETS = ()  # Hub names of the corpora that adapters were trained on, if they are published
 LANGUAGE = "en"  # of the sentences that adapters were trained on, as an ISO 639-1 code
 # --------------------------------------------------------------------------
 
@@ -35,7 +37,8 @@ TEXT = """\
 ## Data
 
 {train} annotated sentences for training, {val} for choosing the epoch; {test} on {topics} for testing. {leaks} The
-sentences are not part of this repository.
+sentences are not part of this repository: where the adapter was trained, what quotes them lies in the folder `texts/`,
+which is not passed on with it.
 
 ## Results
 
@@ -46,12 +49,12 @@ logistic regression over TF-IDF weights) are baselines, learnt from the training
 
 ## Use
 
-The user turn of the chat template has to hold exactly this prompt (version {prompt_version}); the answer is the most
-probable of the three labels.
+The user turn of the chat template has to hold exactly the prompt below (version {prompt_version}); the answer is the
+most probable of the three labels. Base in 4-bit {quant_type}, computation in {compute}, as in training.
+`pipeline("text-classification")` does not go with it: that would put an untrained head on the base.
 
-    {prompt}
-
-Base in 4-bit {quant_type}, computation in {compute}, as in training.
+```python
+{snippet}```
 
 ## Training
 
@@ -63,8 +66,59 @@ Versions: {versions}.
 
 - Stance is judged sentence by sentence, without the thread around it, and labels follow the annotators of the corpus.
 - What holds on the topics of the test split may not hold on another: evaluate on your own topics before use.
-- The base is English-centred, and its terms of use apply to this adapter.
+- The base is English-centred.
 - Not for decisions about persons.
+
+## Licence
+
+{licence}
+"""
+# Runs as it stands, where transformers, peft and bitsandbytes are installed; a test does it.
+SNIPPET = """\
+import torch
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer, BitsAndBytesConfig
+
+ADAPTER = "."  # the folder of this file, or the name of this repository on the Hub
+LABELS = ("pro", "con", "neu")
+PROMPT = \"\"\"\\
+{prompt}\"\"\"
+
+model = AutoPeftModelForCausalLM.from_pretrained(
+    ADAPTER,
+    quantization_config=BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="{quant_type}",
+        bnb_4bit_use_double_quant={double_quant},
+        bnb_4bit_compute_dtype=torch.{compute},
+    ),
+    dtype=torch.{compute},
+    attn_implementation="eager",
+)
+base = model.peft_config["default"].base_model_name_or_path
+tokenizer = AutoTokenizer.from_pretrained(base)
+options = {options}  # of the chat template
+
+
+def predict(topic, sentence):
+    \"\"\"Return the probability of each label.\"\"\"
+    user = {{"role": "user", "content": PROMPT.format(topic=topic, sentence=sentence)}}
+    asked = tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True, **options)
+    start = tokenizer(asked, add_special_tokens=False)["input_ids"]
+    scores = []
+    for label in LABELS:
+        reply = {{"role": "assistant", "content": label}}
+        answered = tokenizer.apply_chat_template([user, reply], tokenize=False, **options)
+        blank = answered[len(asked) :].partition(label)[0]  # between prompt and answer
+        answer = tokenizer(blank + label, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([start + answer], device=model.device)).logits[0]
+        log_probabilities = logits[len(start) - 1 : -1].float().log_softmax(-1)
+        scores.append(log_probabilities[range(len(answer)), answer].sum())
+    return dict(zip(LABELS, torch.stack(scores).softmax(0).tolist()))
+
+
+print(predict("Cities should ban cars.", "Nobody can breathe there."))
 """
 SHOWN_SETTINGS = (
     "LORA_R",
@@ -87,7 +141,7 @@ def publish(
 ) -> list[str]:
     """Write the card if the results lie beside their adapter, push both to a repository of the Hub.
 
-    Returns the names of the files written. A card that is there stays if the results were computed
+    With the card goes a notice, where the terms of the base ask for one. Returns the names of the files written. A card that is there stays if the results were computed
     again from records: somebody may have added to it. repository: "user/name", or None for no push.
     """
     card = Path(folder) / "README.md"
@@ -96,8 +150,7 @@ def publish(
     stays = "rescored" in run and card.is_file()
     written = []
     if beside and not stays:
-        write_card(folder, run, table, numbers)
-        written.append(card.name)
+        written += write_card(folder, run, table, numbers)
     if repository and beside:
         push_adapter(folder, repository, private)
         print(f"pushed the adapter and its card to {repository}")
@@ -108,12 +161,18 @@ def publish(
 
 def write_card(
     folder: str | Path, run: dict, table: list[types.EvaluationRecord], numbers: dict
-) -> None:
-    """Write README.md, the model card, into an adapter folder."""
+) -> list[str]:
+    """Write README.md, the model card, into an adapter folder, and the notice that its base's terms
+    ask for; return the names of the files."""
     hint = "give the folder that finetune.py wrote (--adapter)"
     record = files.read_json(Path(folder) / "run.json", hint)
     card = build_card(record, run, table, numbers)
     files.write_text(Path(folder) / "README.md", [str(card)])
+    licence = licences.find_licence(record["base_model"])
+    if licence is None or licence.notice is None:
+        return ["README.md"]
+    files.write_text(Path(folder) / licences.NOTICE_FILE, [licence.notice])
+    return ["README.md", licences.NOTICE_FILE]
 
 
 def build_card(
@@ -123,7 +182,9 @@ def build_card(
     base, _ = fingerprints.split_revision(record["base_model"])
     name = Path(base).name
     local = Path(base).is_dir()  # the Hub knows no folders of this machine
-    licence = "gemma" if "gemma" in base and not record["demo"] else None
+    licence = None if local or record["demo"] else licences.find_licence(base)
+    prefix = "" if licence is None or name.startswith(licence.prefix) else f"{licence.prefix}-"
+    is_other = licence is not None and licence.identifier == "other"
     adapter_model = list(table[0]["models"])[-1]
     intervals = numbers["leaks"]["intervals"] if numbers["leaks"] else numbers["intervals"]
     eval_results = None  # without any row that is not leaked
@@ -134,10 +195,14 @@ def build_card(
         ]
     data = huggingface_hub.ModelCardData(
         base_model=None if local else base,
-        model_name=f"{name}-stance",
+        base_model_relation=None if local else "adapter",
+        datasets=list(DATASETS) or None,
+        model_name=f"{prefix}{name}-stance",
         library_name="peft",
-        pipeline_tag="text-classification",
-        license=licence,
+        pipeline_tag="text-generation",
+        license=licence.identifier if licence else None,
+        license_name=licence.name if is_other else None,
+        license_link=licence.link if is_other else None,
         language=LANGUAGE,
         tags=["stance-detection", "lora"],
         eval_results=eval_results,
@@ -163,7 +228,12 @@ def build_card(
         mode=result_tables.MODE_TEXTS.get(run.get("mode"), ""),
         splits=f"{fingerprints.describe_splits(run)} {predictions.describe_change(run)}".strip(),
         prompt_version=record["prompt_version"],
-        prompt=prompts.PROMPT_TEMPLATE.replace("\n", "\n    "),
+        snippet=SNIPPET.format(
+            prompt=prompts.PROMPT_TEMPLATE,
+            options=repr(chat.TEMPLATE_OPTIONS),
+            **record["precision"],
+        ),
+        licence=licences.describe_licence(name if local else base, licence),
         quant_type=record["precision"]["quant_type"],
         compute=record["precision"]["compute"],
         settings=", ".join(shown_settings),
@@ -188,6 +258,7 @@ def _make_result(metric_type, statistic, statistics):
     metric_type."""
     return huggingface_hub.EvalResult(
         task_type="text-classification",
+        task_name="Stance detection",
         dataset_type="private",
         dataset_name="annotated stance corpus",
         dataset_split="test",
@@ -197,8 +268,27 @@ def _make_result(metric_type, statistic, statistics):
     )
 
 
+def check_terms(folder: str | Path, repository: str, licence: licences.Licence | None) -> None:
+    """Fail if the licence of the base asks for another name of a repository; print a note if it
+    asks for a copy of its text that is not there."""
+    if licence is None:
+        return
+    _, _, name = repository.rpartition("/")
+    if not name.startswith(licence.prefix):
+        errors.fail(
+            f"the {licence.name} asks for a name that begins with {licence.prefix}: "
+            f"call it {licence.prefix}-{name}"
+        )
+    if licence.notice and not list(Path(folder).glob(licences.COPY_FILES)):
+        print(
+            f"note: the {licence.name} ({licence.link}) asks for a copy of its text beside the "
+            f"adapter: save it as {folder}/LICENSE and push again before you share it"
+        )
+
+
 def push_adapter(folder: str | Path, repository: str, private: bool) -> None:
-    """Push PUSHED_FILES of an adapter folder to a repository "user/name" of the Hub.
+    """Push PUSHED_FILES of an adapter folder to a repository "user/name" of the Hub, and
+    LICENCE_FILES.
 
     Fails on anything doubtful: a base that only this machine has, a missing file, a repository that
     is public though private is set, and what the Hub or the network refuses.
@@ -221,6 +311,7 @@ def push_adapter(folder: str | Path, repository: str, private: bool) -> None:
             f"{folder} holds no {', '.join(missing)}: "
             "evaluate the adapter beside its files (no --output-dir)"
         )
+    check_terms(folder, repository, licences.find_licence(base))
     hub = huggingface_hub.HfApi()
     network_errors = huggingface_hub.errors.HfHubHTTPError.__bases__
     try:
@@ -231,7 +322,8 @@ def push_adapter(folder: str | Path, repository: str, private: bool) -> None:
                 f"{repository} exists and is public: "
                 "choose another name, or set PUSH_PRIVATE = False"
             )
-        hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=list(PUSHED_FILES))
+        pushed = [*PUSHED_FILES, *LICENCE_FILES]
+        hub.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=pushed)
     except (OSError, ValueError, *network_errors) as problem:
         reason, _, _ = str(problem).strip().partition("\n")
         errors.fail(

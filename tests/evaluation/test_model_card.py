@@ -1,5 +1,7 @@
 """stance/evaluation/model_card.py: what the card says, that no corpus text gets into it, and what a push sends to a mocked hub."""
 
+import re
+import shutil
 import types
 
 import huggingface_hub
@@ -10,7 +12,9 @@ from test_report import BINARY_NOTE, RUN
 
 import prompts
 from stance.common import files
-from stance.evaluation import analysis, model_card
+from stance.corpus import splitting
+from stance.evaluation import analysis, licences, model_card
+from stance.model import adapters, chat, loading, scoring
 
 RECORD = {
     "base_model": "google/gemma-2-9b-it", "prompt_version": prompts.PROMPT_VERSION, "demo": False,
@@ -85,7 +89,8 @@ def push(hub, monkeypatch, folder, private=True):
 def test_the_card_is_one_for_the_hub():
     card = huggingface_hub.ModelCard(str(make_card()))  # as the Hub reads it back
     assert card.data.base_model == "google/gemma-2-9b-it" and card.data.license == "gemma"
-    assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "text-classification")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "text-generation")
+    assert card.data.to_dict()["base_model_relation"] == "adapter" and card.data.datasets is None
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert {result.metric_name for result in card.data.eval_results} == {"Accuracy", "Macro-F1"}
     intervals = analysis.analyse(make_table())["intervals"]["fine-tuned"]
@@ -99,7 +104,7 @@ def test_the_card_tells_data_labels_prompt_settings_and_versions():
         "400 annotated sentences", "50 for choosing the epoch", "6 on 2 topics for testing",
         "| pro |", "| con |", "| neu |",
         "fine-tuned | 0.667 [", "LORA_R 16", "epoch 2, validation accuracy 0.875", "torch 2.13.0", "## Limits",
-        prompts.PROMPT_VERSION, "4-bit nf4", *prompts.PROMPT_TEMPLATE.split("\n"),
+        prompts.PROMPT_VERSION, "4-bit nf4", prompts.PROMPT_TEMPLATE, "Gemma Prohibited Use Policy",
     ):  # fmt: skip
         assert shown in text
     assert "None" not in text and "trl" not in text
@@ -159,6 +164,82 @@ def test_the_card_replaces_the_readme_of_an_adapter(adapter):
     assert (adapter / "README.md").read_text(encoding="utf-8").rstrip("\n") == str(
         make_card()
     ).rstrip("\n")
+
+
+@pytest.mark.slow
+def test_the_snippet_of_the_card_runs_as_it_is_printed(
+    trained_run, data_dir, tmp_path, monkeypatch, capsys
+):
+    """And gives the probabilities that predict.py gives."""
+    record = files.read_json(trained_run / "run.json", "fix the test")
+    table = make_table()
+    card = str(model_card.build_card(record, RUN, table, analysis.analyse(table)))
+    [snippet] = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(trained_run / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(compile(snippet, "snippet", "exec"), found)
+    assert capsys.readouterr().out.startswith("{'pro': 0.")
+    base = record["base_model"]
+    tokenizer = loading.load_tokenizer(base)
+    model = adapters.load_adapter(loading.load_base(base), trained_run)
+    rows = splitting.load_split(f"{data_dir}/test.jsonl")[:4]
+    encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])
+    expected = scoring.score_prompts(model, tokenizer, encoded).probabilities.tolist()
+    for row, probabilities in zip(rows, expected, strict=True):
+        answer = found["predict"](row["topic"], row["text"])
+        assert list(answer.values()) == pytest.approx(probabilities, abs=0.01)
+
+
+# ---------------------------------------------------------------- licences
+
+
+@pytest.mark.parametrize("base, identifier, notice", [
+    ("google/gemma-2-9b-it", "gemma", "Gemma Terms of Use found at"),
+    ("google/gemma-2-2b-it@abc", "gemma", "Gemma Terms of Use found at"),
+    ("meta-llama/Llama-3.2-1B-Instruct", "llama3.2", "Llama 3.2 Community License, Copyright"),
+    ("meta-llama/Meta-Llama-3-8B-Instruct", "llama3", "Meta Llama 3 is licensed under the Meta"),
+    ("Qwen/Qwen3-8B", "apache-2.0", None), ("Qwen/Qwen2.5-7B-Instruct", "apache-2.0", None),
+    ("Qwen/Qwen2.5-3B-Instruct", "other", None),
+    ("mistralai/Mistral-7B-Instruct-v0.3", "apache-2.0", None),
+    ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0", None), ("me/Qwen3-8B-mine", None, None),
+])  # fmt: skip
+def test_the_licence_and_its_notice_follow_the_base(tmp_path, base, identifier, notice):
+    record = {**RECORD, "base_model": base}
+    files.write_json(tmp_path / "run.json", record)
+    table = make_table()
+    written = model_card.write_card(tmp_path, RUN, table, analysis.analyse(table))
+    data = huggingface_hub.ModelCard.load(tmp_path / "README.md").data
+    assert data.license == identifier
+    assert (data.license_name == "qwen-research") == (identifier == "other")
+    path = tmp_path / licences.NOTICE_FILE
+    assert written == ["README.md", *([path.name] if notice else [])]
+    assert path.is_file() == bool(notice)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    if notice:
+        assert notice in path.read_text(encoding="utf-8") and licences.NOTICE_FILE in text
+    if identifier is None:
+        assert "look it up where `me/Qwen3-8B-mine` was published" in text
+    if "llama" in base:
+        assert "Built with" in text and data.model_name.startswith("Llama-")
+
+
+def test_names_that_the_terms_ask_for_are_checked_before_a_push(adapter, monkeypatch, capsys):
+    base = {"base_model_name_or_path": "meta-llama/Llama-3.2-1B-Instruct"}
+    files.write_json(adapter / "adapter_config.json", base)
+    message = stop_message(capsys, push, hub := Hub(), monkeypatch, adapter)
+    assert "call it Llama-stance" in message and hub.calls == []
+
+
+def test_a_copy_of_the_terms_is_asked_for_and_pushed(adapter, monkeypatch, capsys):
+    (adapter / licences.NOTICE_FILE).write_text("notice")
+    push(Hub(), monkeypatch, adapter)
+    assert f"save it as {adapter}/LICENSE" in capsys.readouterr().out
+    (adapter / "LICENSE").write_text("terms")
+    push(hub := Hub(), monkeypatch, adapter)
+    assert "note" not in capsys.readouterr().out
+    assert {"LICENSE", licences.NOTICE_FILE} <= set(hub.sent)
 
 
 # ---------------------------------------------------------------- push

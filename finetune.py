@@ -37,6 +37,7 @@ from stance.training import (
     memory_probe,
     run_folder,
     run_lock,
+    trackers,
     tree_trainer,
 )
 
@@ -69,6 +70,7 @@ SEED = 0  # adapter initialisation and order of rows
 # bookkeeping
 SELECT_BY = "eval_accuracy"  # epoch that is kept: the best by eval_accuracy or eval_loss; or last
 LOG_STEPS = 5  # optimiser steps between log lines
+REPORT_TO = "none"  # a tracker too: tensorboard, wandb or mlflow, each a package to install
 # --------------------------------------------------------------------------
 
 # The recipe of the published result, where it differs.
@@ -83,8 +85,11 @@ if RECIPE == "published":
     globals().update(PUBLISHED)
 
 # No settings of the experiment: where something lies (a run record holds base and data with their
-# hashes), and what other settings are made of.
-PLACES = ("BASE_MODEL", "DATA_DIR", "RUN_DIR", "PLACES", "LARGEST", "RECIPE", "PUBLISHED")
+# hashes) or is told of, and what other settings are made of.
+PLACES = (
+    *("BASE_MODEL", "DATA_DIR", "RUN_DIR", "REPORT_TO"),
+    *("PLACES", "LARGEST", "RECIPE", "PUBLISHED"),
+)
 # Values of flags beyond which no training makes sense: more is a slip of the finger.
 LARGEST = {"--epochs": 1000, "--learning-rate": 1, "--effective-batch-size": 1_000_000}
 
@@ -144,6 +149,7 @@ def check_settings(effective: int) -> None:
         errors.fail(f"{problem}: edit finetune.py")
     if SELECT_BY not in ("eval_accuracy", "eval_loss", "last"):
         errors.fail(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
+    trackers.check_tracker(REPORT_TO)
 
 
 def load_rows(data_dir: str) -> tuple[list[Example], list[Example]]:
@@ -189,7 +195,8 @@ def make_config(args: argparse.Namespace, run_dir: Path) -> tree_trainer.StanceC
         greater_is_better=SELECT_BY == "eval_accuracy",
         logging_steps=LOG_STEPS,
         logging_nan_inf_filter=False,  # the filter waits for the GPU at every step
-        report_to="none",
+        report_to=REPORT_TO,
+        run_name=run_dir.name,  # in trackers
         disable_tqdm=True,  # callbacks.TrainingLines shows the progress
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -251,7 +258,11 @@ def build_trainer(
         processing_class=tokenizer,
         data_collator=tree_trainer.TreeCollator(tokenizer.pad_token_id),
         peft_config=make_lora_config(),
-        callbacks=[callbacks.JsonlLog(run_dir / "log.jsonl"), callbacks.TrainingLines()],
+        callbacks=[
+            trackers.LastInterval(),
+            callbacks.JsonlLog(run_dir / "log.jsonl"),
+            callbacks.TrainingLines(),
+        ],
     )
     trainer.remove_callback(transformers.PrinterCallback)  # prints log entries as dicts
     return trainer
@@ -379,6 +390,7 @@ def run(
     if is_first:
         run_folder.open_run(run_dir, record, args.resume, checkpoint)
 
+    trackers.name_places(REPORT_TO, run_dir)
     trainer = build_trainer(args, run_dir, tokenizer, train_rows, val_rows, sharded)
     record["acceleration"] = trainer.accelerate(GRADIENT_CHECKPOINTING, dropout=LORA_DROPOUT > 0)
     record["memory_probe"] = memory_probe.probe_memory(trainer)

@@ -503,6 +503,14 @@ def test_makefile_commands_parse(outcome):
     check_parsed(outcome, commands)
 
 
+def test_the_demo_without_make_is_that_of_the_makefile():
+    """For Windows: the page has the same commands, with the same values."""
+    commands = collect_commands()
+    demo = commands["install.md"]
+    assert len(demo) == 5 and demo[-1][0] == "predict"
+    assert demo == commands["Makefile"][: len(demo)]
+
+
 def test_commands_are_read_as_a_shell_would():
     text = 'CUDA_VISIBLE_DEVICES=1 python a.py --x "two words"  # why\n$ python3 b.py \\\n    --y 1\npip install c\n'
     assert read_commands(text) == [("a", ["--x", "two words"]), ("b", ["--y", "1"])]

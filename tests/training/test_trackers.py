@@ -65,3 +65,36 @@ def test_the_last_partial_interval_is_in_the_log(train, tmp_path):
     entries = files.read_jsonl(tmp_path / "run" / "log.jsonl", (), "fix the test")
     [logged] = [entry for entry in entries if "loss" in entry]
     assert logged["step"] == max(entry["step"] for entry in entries)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", trackers.INSTALLED)
+def test_an_installed_tracker_gets_the_losses(train, tmp_path, monkeypatch, name):
+    if not trackers.INSTALLED[name]():
+        pytest.skip(f"{name} is not installed")
+    for variable in ("TENSORBOARD_LOGGING_DIR", "WANDB_PROJECT", "WANDB_DIR"):
+        monkeypatch.setenv(variable, "x")  # so that what the run sets is taken back afterwards
+        monkeypatch.delenv(variable)
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = train(tmp_path / "run", "--epochs", "1", REPORT_TO=name)
+    entries = files.read_jsonl(run / "log.jsonl", (), "fix the test")
+    losses = {entry["step"]: entry["loss"] for entry in entries if "loss" in entry}
+    if name == "tensorboard":
+        from tensorboard.backend.event_processing import event_accumulator
+
+        events = event_accumulator.EventAccumulator(str(run / trackers.TENSORBOARD_FOLDER)).Reload()
+        found = {event.step: event.value for event in events.Scalars("train/loss")}
+    elif name == "mlflow":
+        import mlflow
+
+        [found_run] = mlflow.MlflowClient(database).search_runs(["1"])
+        history = mlflow.MlflowClient(database).get_metric_history(found_run.info.run_id, "loss")
+        found = {metric.step: metric.value for metric in history}
+    else:
+        [record] = (run / "wandb").glob("offline-run-*/run-*.wandb")
+        assert b"train/loss" in record.read_bytes()
+        return
+    assert found == pytest.approx(losses, rel=1e-4)

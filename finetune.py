@@ -2,7 +2,8 @@
 
 Reads train.jsonl and val.jsonl of --data-dir (prepare_data.py writes them).
 Writes the best adapter of the run by validation accuracy to --run-dir, with run.json (settings, data, versions,
-result), log.jsonl, training.png and checkpoints/; and at the start plan.json, with which --resume compares.
+result), log.jsonl, training.png, checkpoints/, and texts/ for what is not to be published: hashes of the sentences; at the
+start plan.json, with which --resume compares.
 
     python finetune.py
     python finetune.py --data-dir data --run-dir outputs/my-run --epochs 3 --seed 1

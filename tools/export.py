@@ -27,6 +27,7 @@ from pathlib import Path
 
 from stance.common import environment, errors, files, flags
 from stance.corpus import splitting
+from stance.evaluation import licences
 from stance.model import adapters, chat, loading, merging, scoring
 
 # ---------------------------------------------------------------- settings
@@ -120,7 +121,13 @@ def main(argv: list[str] | None = None) -> None:
         "environment": environment.describe_environment(),
     }
     lines = merging.record_answers([row["id"] for row in rows], encoded, answers)
-    merging.write_model(output_dir, merged, tokenizer, base, record, lines)
+    licence = licences.find_licence(base)
+    texts = {licences.NOTICE_FILE: licence.notice} if licence and licence.notice else {}
+    merging.write_model(output_dir, merged, tokenizer, base, record, lines, texts)
+    if licence:
+        print(
+            f"the licence of the base holds for the merged model too: {licence.name}, {licence.link}"
+        )
     note = loading.read_demo_note(base)
     if note:
         print(note)

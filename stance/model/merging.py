@@ -141,6 +141,7 @@ def write_model(
     base: str,
     record: dict,
     answers: list[ExportedAnswer],
+    texts: dict[str, str],
 ) -> None:
     """Write a merged model with all that belongs to it into a folder, whole or not at all.
 
@@ -148,6 +149,7 @@ def write_model(
     none. The chat template is written with the options of training fixed, see chat.fix_template;
     the generation config without settings of sampling.
     record: the content of export.json. answers: of answers.jsonl.
+    texts: further files by their names.
     """
     unfinished = output_dir.with_name(output_dir.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
@@ -169,6 +171,8 @@ def write_model(
         files.write_text(unfinished / "prompt.txt", [prompts.PROMPT_TEMPLATE])
         files.write_json(unfinished / "export.json", record)
         files.write_jsonl(unfinished / ANSWERS_FILE, answers)
+        for name, text in texts.items():
+            files.write_text(unfinished / name, [text])
         if record["demo"]:
             shutil.copy(Path(base) / loading.DEMO_FILE, unfinished)
         os.replace(unfinished, output_dir)

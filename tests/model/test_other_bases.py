@@ -298,7 +298,7 @@ def write_export(tmp_path):
     def write(family, tokenizer):
         model = build_model(family, len(tokenizer)).to(torch.bfloat16)
         merging.write_model(
-            tmp_path / "merged", model, tokenizer, str(tmp_path), {"demo": False}, []
+            tmp_path / "merged", model, tokenizer, str(tmp_path), {"demo": False}, [], {}
         )
         return tmp_path / "merged"
 

@@ -7,6 +7,7 @@ import transformers
 from stopping import stop_message
 
 from stance.common import files
+from stance.evaluation import licences
 from stance.model import adapters, chat, loading, merging
 from tools import export
 
@@ -126,10 +127,22 @@ def test_settings_of_sampling_are_not_exported(merged, tiny_model, tmp_path):
     model, tokenizer = load_merged(merged)
     eos = model.generation_config.eos_token_id
     model.generation_config.update(do_sample=True, temperature=0.7, repetition_penalty=1.05)
-    merging.write_model(tmp_path / "merged", model, tokenizer, tiny_model, {"demo": False}, [])
+    merging.write_model(tmp_path / "merged", model, tokenizer, tiny_model, {"demo": False}, [], {})
     written = files.read_json(tmp_path / "merged" / "generation_config.json", "")
     assert eos == [1, 107] == written["eos_token_id"]
     assert not {"do_sample", "temperature", "repetition_penalty"} & set(written)
+
+
+def test_a_notice_that_the_terms_ask_for_lies_beside_the_weights(tmp_path, tiny_model):
+    notice = {licences.NOTICE_FILE: licences.GEMMA.notice}
+    model, tokenizer = torch.nn.Module(), loading.load_tokenizer(tiny_model)
+    model.generation_config = transformers.GenerationConfig()
+    model.save_pretrained = lambda folder: folder.mkdir()
+    merging.write_model(
+        tmp_path / "merged", model, tokenizer, tiny_model, {"demo": False}, [], notice
+    )
+    written = (tmp_path / "merged" / licences.NOTICE_FILE).read_text(encoding="utf-8")
+    assert written == licences.GEMMA.notice and "Gemma Terms of Use" in written
 
 
 def test_the_record_of_answers_holds_no_text(merged, data_dir):
@@ -196,7 +209,7 @@ def test_a_model_that_is_broken_off_leaves_nothing(tmp_path, ending):
     (tmp_path / "merged.tmp").mkdir()
     (tmp_path / "merged.tmp" / "model-00001-of-00003.safetensors").write_text("of a killed run")
     with pytest.raises(type(ending)):
-        merging.write_model(tmp_path / "merged", Merged(), None, "base", {"demo": False}, [])
+        merging.write_model(tmp_path / "merged", Merged(), None, "base", {"demo": False}, [], {})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -101,3 +101,18 @@ class RunRecord(TypedDict, total=False):
     memory_probe: dict | None
     result: dict
     adapter_files: dict[str, str]  # SHA-256 by name
+
+
+class BaseConfig(TypedDict, total=False):
+    """config.json of a base; only what this project looks at, whatever the architecture."""
+
+    model_type: str
+    architectures: list[str] | None
+    num_hidden_layers: int
+
+
+class WeightIndex(TypedDict):
+    """model.safetensors.index.json of a base in several files."""
+
+    metadata: dict
+    weight_map: dict[str, str]  # file by tensor

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from stance.common import errors, files, formatting
+from stance.model import loading
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -115,7 +116,7 @@ def list_expected(
         if lora_config is None:
             lora_config = peft.LoraConfig.from_pretrained(str(folder))
         with torch.device("meta"):
-            base = transformers.AutoModelForCausalLM.from_config(base_config)
+            base = loading.build_empty(base_config)
             # A copy: peft writes into it.
             adapted = peft.get_peft_model(base, copy.deepcopy(lora_config))
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, re.error) as problem:

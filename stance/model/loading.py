@@ -1,20 +1,20 @@
 """The base model and its tokenizer: loading, checking, counting."""
 
+import copy
 import os
 import random
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
-import safetensors
 import torch
 import transformers
 
-from stance.common import errors, files
-from stance.model import chat, fingerprints, lora_linear, memory, precision
+from stance.common import errors, files, formatting
+from stance.model import base_files, chat, fingerprints, lora_linear, memory, precision
 from stance.tree import prefix_tree
 
 # ---------------------------------------------------------------- settings
@@ -24,6 +24,8 @@ TREE_TOLERANCE = 0.25
 CPU_PARAMETER_LIMIT = 200_000_000  # without a GPU a larger base would crawl for days: refuse it
 UNPACKED_SHARE = 0.5  # of the free main memory that unpacked copies of 4-bit weights may take
 # --------------------------------------------------------------------------
+
+PLAIN_ATTENTION = "eager"  # of a base without prefix trees: sdpa lacks the soft cap of Gemma-2
 
 # These warnings are addressed to the libraries' authors.
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -120,14 +122,33 @@ def check_base(base: str) -> None:
 
 def load_config(base: str) -> transformers.PreTrainedConfig:
     """Return the config of a base; end the script with what to do if it cannot be had."""
-    return load_pretrained(transformers.AutoConfig.from_pretrained, base)
+    config = load_pretrained(transformers.AutoConfig.from_pretrained, base)
+    config._attn_implementation = PLAIN_ATTENTION  # whatever it says itself
+    return config
 
 
 def count_weights(config: transformers.PreTrainedConfig) -> int:
     """Return the number of weights of a model of this config, without allocating them."""
-    with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config)
-    return sum(weight.numel() for weight in model.parameters())
+    return sum(weight.numel() for weight in build_empty(config).parameters())
+
+
+def build_empty(config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
+    """Return a model of a config with weights that take no memory and hold no numbers.
+
+    Ends the script if the config describes no model.
+    """
+    try:
+        with torch.device("meta"):
+            return transformers.AutoModelForCausalLM.from_config(
+                copy.deepcopy(config),  # it may be that of a loaded model, and is written into
+                attn_implementation=PLAIN_ATTENTION,
+            )
+    except Exception as problem:  # each architecture fails in its own way on a senseless config
+        reason = formatting.quote(f"{type(problem).__name__}: {problem}")
+        errors.fail(
+            f"the config of {config.name_or_path} describes no {config.model_type} model ({reason}): "
+            f"{base_files.DOWNLOAD_AGAIN}"
+        )
 
 
 def load_base(
@@ -152,14 +173,11 @@ def load_base(
     )
     with memory.explain_memory(f"load {base}", MEMORY_HINT):
         device = torch.cuda.current_device() if on_gpu and shard is None else "cpu"
-        model = load_pretrained(
-            transformers.AutoModelForCausalLM.from_pretrained,
+        model = load_weights(
             base,
             dtype=precision.compute_dtype(),
-            use_safetensors=True,  # other weight files are pickles, which can run code
             quantization_config=quantisation,
             device_map={"": device},
-            attn_implementation="eager",  # sdpa lacks the soft cap of Gemma-2
         )
         for linear in lora_linear.find_linears(model):
             # On CPUs with AVX512-BF16 bitsandbytes would round the weights' scales to bfloat16 at
@@ -171,6 +189,30 @@ def load_base(
         elif not on_gpu:
             unpack_weights(model)
         check_tree(model, base)
+    return model
+
+
+def load_weights(base: str, **options: object) -> transformers.PreTrainedModel:
+    """Return a base with all of its weights; options: what transformers takes beside its name.
+
+    Ends the script if a weight is missing or has another shape: transformers would only log it, and
+    put random numbers there.
+    """
+    model, found = load_pretrained(
+        transformers.AutoModelForCausalLM.from_pretrained,
+        base,
+        config=load_config(base),
+        use_safetensors=True,  # other weight files are pickles, which can run code
+        attn_implementation=PLAIN_ATTENTION,
+        output_loading_info=True,
+        **options,
+    )
+    wrong = sorted(found["missing_keys"]) or sorted(found["mismatched_keys"])
+    if wrong:
+        errors.fail(
+            f"cannot load {base} (its weight files lack {len(wrong)} weights that its config asks for, such as "
+            f"{formatting.quote(str(wrong[0]))}): {base_files.DOWNLOAD_AGAIN}"
+        )
     return model
 
 
@@ -248,8 +290,8 @@ def load_pretrained(loader: Callable[..., Any], base: str, **options: object) ->
     """Return what a transformers loader, a from_pretrained method, makes of a base.
 
     options: what the loader takes beside the name and the revision. Code that comes with a model
-    never runs. Ends the script in one clear line if the model is missing, gated, damaged or out of
-    reach.
+    never runs, and weights come from its own *.safetensors files alone; see base_files. Ends the
+    script in one clear line if the model is missing, gated, damaged or out of reach.
     """
     if os.sep in base and base.startswith((".", os.sep)) and not Path(base).is_dir():
         errors.fail(f"base model folder {base} not found")
@@ -258,14 +300,28 @@ def load_pretrained(loader: Callable[..., Any], base: str, **options: object) ->
         options["revision"] = revision
     if not sys.stderr.isatty():  # a bar in a log file is hundreds of lines
         transformers.utils.logging.disable_progress_bar()
+    # Else weights of another commit, which somebody converted, would be loaded where there are none.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    loads_weights = "use_safetensors" in options
     try:
+        base_files.check_base_files(name, revision)
         return loader(name, trust_remote_code=False, **options)
-    except (OSError, ValueError, safetensors.SafetensorError) as problem:
-        reason = str(problem).strip().splitlines()[0]
-        if not Path(base).is_dir():
-            hint = f"check its name and the network; to get a gated model, {ACCESS_STEPS}"
-        elif "use_safetensors" in options and not any(Path(base).glob("*.safetensors")):
-            hint = "download its .safetensors files: pickles (.bin, .pt) can run code and are not loaded"
-        else:
-            hint = "download it again"
-        errors.fail(f"cannot load {base} ({reason}): {hint}")
+    except Exception as problem:  # damaged files: the readers raise what their libraries do
+        if loads_weights and isinstance(problem, RuntimeError):  # memory: the caller explains it
+            raise
+        explain_failure(base, problem, loads_weights)
+
+
+def explain_failure(base: str, problem: Exception, loads_weights: bool) -> NoReturn:
+    """End the script because a base could not be loaded; problem: what was raised."""
+    lines = str(problem).strip().splitlines() or [type(problem).__name__]
+    reason = " ".join(lines[0].split())
+    if not Path(base).is_dir():
+        hint = f"check its name and the network; to get a gated model, {ACCESS_STEPS}"
+    elif loads_weights and not any(Path(base).glob("*.safetensors")):
+        hint = (
+            "download its .safetensors files: pickles (.bin, .pt) can run code and are not loaded"
+        )
+    else:
+        hint = "download it again"
+    errors.fail(f"cannot load {base} ({reason}): {hint}")

@@ -44,13 +44,7 @@ def merge_adapter(adapted: peft.PeftModel, base: str, kind: str) -> transformers
     kind: one of KINDS. original: the base's weights are as published. rounded: they are those that
     bitsandbytes computes with, so that only the sum is rounded anew, to bfloat16.
     """
-    merged = loading.load_pretrained(
-        transformers.AutoModelForCausalLM.from_pretrained,
-        base,
-        dtype=torch.bfloat16,
-        use_safetensors=True,
-        attn_implementation="eager",
-    )
+    merged = loading.load_weights(base, dtype=torch.bfloat16)
     for name, layer in adapted.get_base_model().named_modules():
         if not isinstance(layer, peft.tuners.lora.LoraLayer):
             continue

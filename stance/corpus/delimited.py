@@ -32,7 +32,9 @@ CERTAIN_ROWS = 2
 # --------------------------------------------------------------------------
 
 LONGEST_FIELD = (1 << 31) - 1  # characters; Python's own limit of 131,072 calls long texts damaged
-SEPARATOR_LINE = re.compile(r"sep=(.)[\r\n]")  # by which some programs tell Excel the delimiter
+SEPARATOR_LINE = re.compile(
+    r"sep=([^\w\r\n\"])[\r\n]"
+)  # by which some programs tell Excel the delimiter
 QUOTED_CELL = r'"(?:[^"]|"")*"'
 NEEDS_QUOTING = re.compile(r'[\t\r\n]|""')
 TAB_CELL = re.compile(rf"({QUOTED_CELL}|[^\"\t\r\n]*)(?:\t|\r\n|\r|\n|$)")
@@ -164,14 +166,14 @@ def find_encoding(path: str | Path, named: str | None = None) -> str:
     too, into other words. named: the one that the user names, returned if the file can be read so.
     """
     if named is not None:
-        check_decodes(path, named)
+        check_decodes(path, named, "give its true --encoding, or leave it out")
         return named
     with files.open_file(path) as file:
         start = file.read(BLOCK)
-        if start[:2] in UTF16_MARKS:
-            return "utf-16"
-        if unmarked := find_unmarked_utf16(start):
-            return unmarked
+        utf16 = "utf-16" if start[:2] in UTF16_MARKS else find_unmarked_utf16(start)
+        if utf16:
+            check_decodes(path, utf16, "save it as .xlsx or as 'CSV UTF-8'")
+            return utf16
         file.seek(0)
         try:
             for _ in codecs.iterdecode(iter(lambda: file.read(BLOCK), b""), "utf-8-sig"):
@@ -187,15 +189,14 @@ def find_encoding(path: str | Path, named: str | None = None) -> str:
     return "cp1252"
 
 
-def check_decodes(path: str | Path, encoding: str) -> None:
-    """Fail, with the line, if a file holds bytes that are no text in an encoding."""
+def check_decodes(path: str | Path, encoding: str, hint: str) -> None:
+    """Fail, with the line and the hint, if a file holds bytes that are no text in an encoding."""
     line = 1
     with files.open_file(path) as file:
         try:
             for text in codecs.iterdecode(iter(lambda: file.read(BLOCK), b""), encoding):
                 line += text.count("\n")
         except UnicodeError:  # its subclass of decoding, or a UTF-16 file without its mark
-            hint = "give its true --encoding, or leave it out"
             errors.fail(f"{path} is no text in {encoding} from about line {line} on: {hint}")
 
 

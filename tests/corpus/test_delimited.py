@@ -5,6 +5,7 @@ import csv
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stopping import stop_message
 
 from stance.corpus import delimited, tables
 
@@ -201,3 +202,22 @@ def test_utf16_without_a_mark_is_found(tmp_path, capsys, encoding):
     assert delimited.find_encoding(path) == encoding
     path.write_bytes(b"topic,text\n")
     assert delimited.find_encoding(path) == "utf-8-sig"
+
+
+@pytest.mark.parametrize("content", [
+    "topic,text\nA.,B.\n".encode("utf-16")[:-1],
+    b"\xff\xfe\x00\xd8a\x00",
+    b"t\x00e\x00x\x00t\x00\n\x00\x00\xd8a\x00b\x00c\x00",
+    "text\nabcd\n".encode("utf-16-be") + b"\x00",
+], ids=["odd", "half a pair", "half a pair, no mark", "odd, no mark"])  # fmt: skip
+def test_a_damaged_utf16_file_is_one_line(tmp_path, capsys, content):
+    path = tmp_path / "c.csv"
+    path.write_bytes(content)
+    assert f"{path} is no text in utf-16" in stop_message(capsys, read, path)
+
+
+@pytest.mark.parametrize("sign", ['"', "\r", "a", "7"])
+def test_a_line_sep_names_no_sign_that_cannot_separate(tmp_path, sign):
+    path = tmp_path / "c.csv"
+    path.write_bytes(f"sep={sign}\r\nid,text\n1,b\n".encode())
+    assert ["id", "text"] in read(path)

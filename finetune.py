@@ -222,6 +222,7 @@ def check_resumed(checkpoint: Path | None, base: str) -> None:
     """Fail if a checkpoint, or the best one before it, holds no adapter of this run and base."""
     if checkpoint is None:
         return
+    tree_trainer.read_loss_window(checkpoint)
     for folder in {checkpoint, checkpoints.find_best(checkpoint)} - {None}:
         adapters.check_checkpoint(folder, base, make_lora_config())
 
@@ -302,7 +303,7 @@ def make_run_record(
         "settings": settings,
         "data": data,
         "cleaning_version": splitting.read_cleaning(report),
-        "stances": report.get("labels", {}),
+        "stances": report.get("labels") or {},
         "kept_leaks": splitting.count_kept_leaks(report),
         "environment": environment.describe_environment(),
         "device": loading.device_name(),
@@ -386,6 +387,8 @@ def run(
         if args.resume:
             run_folder.check_same_run(run_dir, record)
             check_resumed(checkpoint, args.base_model)
+            if (run_dir / "log.jsonl").is_file():
+                callbacks.read_log(run_dir / "log.jsonl")
     # All have looked into the run folder: only then may one write to it.
     distributed.wait_for_ranks()
     if is_first:

@@ -29,7 +29,8 @@ from pathlib import Path
 import torch
 import transformers
 
-from stance.common import environment, errors, files, flags
+from stance.common import environment, errors, files, flags, records
+from stance.common.types import DemoNote
 from stance.model import chat, loading
 
 # ---------------------------------------------------------------- settings
@@ -62,8 +63,8 @@ def is_made(folder: Path) -> bool:
     if not folder.exists():
         return False
     if folder.is_dir() and (folder / loading.DEMO_FILE).is_file():
-        described = files.read_json(folder / loading.DEMO_FILE, f"delete {folder}")
-        if isinstance(described, dict) and described.get("gguf_sha256") == GGUF_SHA256:
+        described = records.find_typed(folder / loading.DEMO_FILE, DemoNote) or {}
+        if described.get("gguf_sha256") == GGUF_SHA256:
             return True
     errors.fail(
         f"{folder} holds something else than the demo's model: delete it, or choose another --output-dir"

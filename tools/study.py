@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import prompts
-from stance.common import errors, files, flags, formatting, run_files, types
+from stance.common import errors, files, flags, formatting, records, run_files, types
 from stance.corpus import annotations, cleaning, corpus_flags, splitting, voting
 from stance.evaluation import figures, predictions, study_tables
 from stance.model import loading
@@ -239,7 +239,8 @@ def check_plan(folder: Path, plan: dict) -> None:
     """
     path = folder / "plan.json"
     if path.exists():
-        started = files.read_json(path, "choose another --study-dir")
+        hint = "choose another --study-dir"
+        started = records.read_typed(path, dict[str, types.Setting], "plan of a study", hint)
         for key, value in plan.items():
             was = started.get(key)
             if was != value:
@@ -357,9 +358,10 @@ def check_run(home: Path, data: Path, run: Run, plan: dict) -> None:
 
     home: folder of the run; data: of its splits.
     """
-    record = files.read_json(home / "run.json", "delete its folder and start again")
+    hint = "delete its folder and start again"
+    record = records.read_typed(home / "run.json", types.RunRecord, "run record", hint)
     found = dict(record)
-    for name, value in record["settings"].items():
+    for name, value in record.get("settings", {}).items():
         found[f"setting {name}"] = value
     for name, part in record["data"].items():
         found[name] = part["sha256"]
@@ -384,9 +386,10 @@ def is_evaluated(home: Path, data: Path) -> bool:
     """
     if not (home / "evaluation.json").is_file():
         return False
-    evaluation = files.read_json(home / "evaluation.json", "delete it")
-    same_test = evaluation["test_sha256"] == files.hash_file(data / "test.jsonl")
-    return same_test and evaluation["adapter"] == str(home)
+    path = home / "evaluation.json"
+    evaluation = records.read_typed(path, types.EvaluationRun, predictions.RUN_KIND, "delete it")
+    same_test = evaluation.get("test_sha256") == files.hash_file(data / "test.jsonl")
+    return same_test and evaluation.get("adapter") == str(home)
 
 
 def write_study(args: argparse.Namespace, folder: Path, runs: list[Run], plan: dict) -> None:

@@ -7,12 +7,15 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
+
+from stance.common import formatting
 
 
 def fail(message: str) -> NoReturn:
     """End the script on something the user can mend: one line on stderr, exit code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    # Names and texts of files may hold anything.
+    print(f"error: {formatting.join_lines(message)}", file=sys.stderr)
     raise SystemExit(2)
 
 
@@ -20,6 +23,26 @@ def fail_below_bar(message: str) -> NoReturn:
     """End the script as fail does, with the error on a line of its own below a progress bar."""
     print(file=sys.stderr)
     fail(message)
+
+
+class PlainStream:
+    """A stream of text whose control characters are spelled out, but for colours and line ends.
+
+    So no text from a file moves the cursor or sets the title of a terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text. A carriage return at its start or end is that of a progress bar."""
+        middle = text.strip("\r")
+        start, _, end = text.partition(middle) if middle else (text, "", "")
+        self.stream.write(f"{start}{formatting.escape_beside_colors(middle)}{end}")
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def run_script(main: Callable[[], object]) -> None:
@@ -39,6 +62,8 @@ def run_script(main: Callable[[], object]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that cannot show a sign gets its code
             stream.reconfigure(errors="backslashreplace")
+    sys.stdout = PlainStream(sys.stdout)
+    sys.stderr = PlainStream(sys.stderr)
     try:
         main()
         sys.stdout.flush()

@@ -100,7 +100,7 @@ def _replace_non_finite(value):
 def read_json(path: str | Path, hint: str) -> Any:
     """Read one JSON document; fail with the hint if the file is missing or damaged."""
     try:
-        return _decode(Path(path).read_text(encoding="utf-8-sig"))
+        return decode_json(Path(path).read_bytes())
     except FileNotFoundError:
         errors.fail(f"{path} not found: {hint}")
     except OSError as problem:
@@ -109,8 +109,12 @@ def read_json(path: str | Path, hint: str) -> Any:
         errors.fail(f"{path} is not valid JSON ({problem}): {hint}")
 
 
-def _decode(text):
-    """Return what JSON text or bytes hold; NaN and Infinity, which JSON does not know, as None."""
+def decode_json(content: bytes) -> Any:
+    """Return what JSON in UTF-8 holds; NaN and Infinity, which JSON does not know, as None.
+
+    Raises ValueError (of JSON, of UTF-8, of a number of too many digits) or RecursionError.
+    """
+    text = content.removeprefix(codecs.BOM_UTF8).decode("utf-8")
     return json.loads(text, parse_constant=lambda name: None)
 
 
@@ -151,7 +155,7 @@ def iterate_numbered_jsonl(
                 if not line.strip():
                     continue
                 is_empty = False
-                row = _decode(line.removeprefix(codecs.BOM_UTF8))
+                row = decode_json(line)
                 if not isinstance(row, dict):
                     errors.fail(f"{path}, line {number} is no JSON object: {hint}")
                 missing = [key for key in required if key not in row]

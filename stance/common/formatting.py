@@ -13,6 +13,16 @@ SHOWN_TOPICS = 20  # in a table or picture; the others are one line or bar
 SHOWN_LENGTH = 60  # columns of a topic or sentence in messages and in tables on the screen
 # --------------------------------------------------------------------------
 
+# What a terminal would obey or hide, and text from files may hold: control characters, halves of
+# characters, marks of writing direction.
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+LINE_BREAK = re.compile("\\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\\s*")
+COLOR = re.compile("(\033\\[[0-9]{1,2}m)")  # of stance/labelling/terminal.py
+MARKUP = re.compile(r"([\\`*_\[\]|~$])")
+# HTML, and what GitHub makes a link of by itself.
+HTML_SIGNS = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "://": "&#58;//", "www.": "www&#46;", "@": "&#64;"}  # fmt: skip
 LATEX_SIGNS = {sign: "\\" + sign for sign in "&%$#_{}"}
 LATEX_SIGNS |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 # Without these commands, LaTeX's usual fonts print other signs.
@@ -58,9 +68,34 @@ def cut(text: str) -> str:
     return text_width.cut_text(text, SHOWN_LENGTH)
 
 
+def escape_controls(text: str) -> str:
+    """Return a text with its control characters spelled out, as \\x1b; line feeds stay."""
+    return CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def escape_beside_colors(text: str) -> str:
+    """Return a text with its control characters spelled out, but for changes of colour."""
+    if not CONTROL.search(text):
+        return text
+    parts = COLOR.split(text)
+    return "".join(part if COLOR.fullmatch(part) else escape_controls(part) for part in parts)
+
+
+def join_lines(text: str) -> str:
+    """Return a text on one line, a blank for each line break, without control characters."""
+    return escape_controls(LINE_BREAK.sub(" ", text))
+
+
+def escape_markup(text: str) -> str:
+    """Return a text on one line in which Markdown and HTML mean nothing: as it stands."""
+    for sign, inert in HTML_SIGNS.items():
+        text = text.replace(sign, inert)
+    return MARKUP.sub(r"\\\1", join_lines(text))
+
+
 def quote(text: str) -> str:
     """Return a text in quotation marks, cut and on one line, for a message."""
-    return json.dumps(cut(text), ensure_ascii=False)
+    return escape_controls(json.dumps(cut(text), ensure_ascii=False))
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -76,6 +111,8 @@ def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a fixed-width table, aligned as align_columns says; without rows, its header."""
+    header = list(map(join_lines, header))
+    rows = [list(map(join_lines, cells)) for cells in rows]
     columns = zip(header, *rows, strict=True)
     widths = [max(map(text_width.measure_width, cells)) for cells in columns]
     sides = align_columns(rows or [header])

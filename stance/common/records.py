@@ -31,24 +31,41 @@ Problem = tuple[str, str, object] | None
 Check = Callable[[object], Problem]
 
 
-def read_typed(path: str | Path, kind: Any, hint: str) -> Any:
+def read_typed(path: str | Path, kind: Any, what: str, hint: str) -> Any:
     """Return the one JSON value of a file; fail with the hint unless it is of a kind.
 
-    kind: a TypedDict, or another type that make_check knows.
+    kind: a TypedDict, or another type that make_check knows; what: the name of the kind.
     """
     value = files.read_json(path, hint)
     problem = describe_problem(value, kind)
     if problem:
-        errors.fail(f"{path}: {problem}: {hint}")
+        errors.fail(f"{path} is no {what}, {problem}: {hint}")
     return value
 
 
-def iterate_typed(path: str | Path, kind: Any, hint: str) -> Iterator[tuple[int, Any]]:
-    """Yield (line number, object) of a JSON Lines file; fail with the line that is not of a kind."""
+def find_typed(path: str | Path, kind: Any) -> Any | None:
+    """Return the one JSON value of a file; None if there is no file of that kind."""
+    try:
+        return decode_typed(Path(path).read_bytes(), kind)
+    except OSError:
+        return None
+
+
+def decode_typed(content: bytes, kind: Any) -> Any | None:
+    """Return the JSON value that bytes hold; None if they hold none of that kind."""
+    try:
+        value = files.decode_json(content)
+    except (ValueError, RecursionError):
+        return None
+    return None if describe_problem(value, kind) else value
+
+
+def iterate_typed(path: str | Path, kind: Any, what: str, hint: str) -> Iterator[tuple[int, Any]]:
+    """Yield (line number, object) of a JSON Lines file; fail at a line that is not of a kind."""
     for number, value in files.iterate_numbered_jsonl(path, (), hint):
         problem = describe_problem(value, kind)
         if problem:
-            errors.fail(f"{path}, line {number}: {problem}: {hint}")
+            errors.fail(f"{path}, line {number} is no {what}, {problem}: {hint}")
         yield number, value
 
 
@@ -58,19 +75,19 @@ def describe_problem(value: object, kind: Any) -> str | None:
     if problem is None:
         return None
     place, expected, found = problem
-    named = f"its {place}" if place else "it"
     if found is MISSING:
-        return f"{named} is missing"
-    return f"{named} must be {expected}, not {formatting.quote(word_value(found))}"
+        return f"it lacks {place}"
+    named = f"its {place}" if place else "it"
+    return f"{named} must be {expected}, not {word_value(found)}"
 
 
 def word_value(value: object) -> str:
     """Return a value of JSON as a message shows it, however large it is."""
     if type(value) is int and abs(value) > LARGEST_INTEGER:
         return "a number of many digits"  # Python refuses to write out more than 4,300 of them
-    if isinstance(value, (list, dict)):
+    if isinstance(value, (list, dict, bool, type(None))):
         return JSON_NAMES[type(value)]
-    return str(value)
+    return formatting.quote(value) if isinstance(value, str) else formatting.cut(str(value))
 
 
 class Missing:

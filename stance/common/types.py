@@ -55,7 +55,7 @@ class Prediction(TypedDict, total=False):
 
 
 class _EvaluationRecord(TypedDict):
-    id: str
+    id: str | int | None
     topic: str
     text: str
     label: str
@@ -69,38 +69,279 @@ class EvaluationRecord(_EvaluationRecord, total=False):
     agreement: float
     leaked: bool
     baselines: dict[str, str]  # label by baseline; where the train split was at hand
-    variant: str  # of robustness.jsonl: how the row was asked
+    variant: str | None  # of robustness.jsonl: how the row was asked
     swaps: bool  # of robustness.jsonl: whether pro and con should be flipped
 
 
-class RunRecord(TypedDict, total=False):
-    """run.json of a training run: what a reader needs to repeat it, and what scripts check before
-    they use it."""
+Scalar = str | int | float | bool | None
+Setting = Scalar | list[Scalar] | dict[str, Scalar]  # the value of a constant or a flag
 
+
+class _Commit(TypedDict):
+    commit: str
+
+
+class Commit(_Commit, total=False):
+    """The git commit that a file was made with."""
+
+    changed: bool  # whether tracked files differed from it
+
+
+class Environment(TypedDict, total=False):
+    """What a file was made with; see stance/common/environment.py."""
+
+    python: str
+    platform: str
+    versions: dict[str, str | None]  # by package
+    git: Commit | None
+
+
+class _SplitData(TypedDict):
+    sha256: str  # of its file
+
+
+class SplitData(_SplitData, total=False):
+    """What a run record says about a split."""
+
+    rows: int
+
+
+class _RunData(TypedDict):
+    train: SplitData
+
+
+class RunData(_RunData, total=False):
+    """The splits of a training."""
+
+    val: SplitData
+
+
+class KeptValidation(TypedDict):
+    """The validation of the epoch that a training kept."""
+
+    epoch: float
+    eval_accuracy: float
+
+
+class RunResult(TypedDict, total=False):
+    """What a training came to."""
+
+    kept_validation: KeptValidation
+
+
+class _RunRecord(TypedDict):
     base_model: str
-    base_revision: str
-    tokenizer: str
     prompt_version: str
     labels: tuple[str, ...]
     precision: dict[str, str | bool]
-    flags: dict
-    settings: dict
-    data: dict[str, dict]
+    data: RunData
+    demo: bool
+
+
+class RunRecord(_RunRecord, total=False):
+    """run.json of a training run, and plan.json before it ends.
+
+    What a reader needs to repeat it, and what scripts check before they use it.
+    """
+
+    base_revision: str | None
+    tokenizer: str
+    flags: dict[str, Setting]
+    settings: dict[str, Setting]
     cleaning_version: str  # of the texts that it was trained on
     stances: dict[str, str]  # what --labels of prepare_data.py named: label by stance
     kept_leaks: int  # rows of test and val that --keep-leaks kept, with sentences of train
-    environment: dict
+    environment: Environment
     device: str
     processes: int
-    demo: bool
     parameters: dict[str, int]
     acceleration: dict[str, bool] | None
     start_seconds: float
     sharded: bool
-    shortened_sentences: dict
+    shortened_sentences: int | dict
     memory_probe: dict | None
-    result: dict
+    result: RunResult
     adapter_files: dict[str, str]  # SHA-256 by name
+
+
+class CardEnvironment(TypedDict):
+    """What a model card says about what its adapter was made with."""
+
+    versions: dict[str, str | None]
+
+
+class CardPrecision(TypedDict):
+    """What a model card says about the base of its adapter."""
+
+    quant_type: str
+    compute: str
+
+
+class CardSplit(TypedDict):
+    """What a model card says about a split."""
+
+    rows: int
+
+
+class CardData(TypedDict):
+    """What a model card says about the splits of its adapter."""
+
+    train: CardSplit
+    val: CardSplit
+
+
+class CardResult(TypedDict):
+    """What a model card says about the training of its adapter."""
+
+    kept_validation: KeptValidation
+
+
+class CardRecord(TypedDict):
+    """What a model card says of run.json."""
+
+    base_model: str
+    prompt_version: str
+    demo: bool
+    settings: dict[str, Setting]
+    environment: CardEnvironment
+    precision: CardPrecision
+    data: CardData
+    result: CardResult
+
+
+class AdapterConfig(TypedDict, total=False):
+    """adapter_config.json: the fields of peft that decide which tensors an adapter has."""
+
+    peft_type: str
+    base_model_name_or_path: str | None
+    revision: str | None
+    r: int
+    lora_alpha: float
+    lora_dropout: float
+    alpha_pattern: dict[str, float] | None
+    rank_pattern: dict[str, int] | None
+    target_modules: str | list[str] | None
+    exclude_modules: str | list[str] | None
+    layers_pattern: str | list[str] | None
+    layers_to_transform: int | list[int] | None
+    inference_mode: bool
+    task_type: str | None
+    use_rslora: bool
+    peft_version: str | None
+
+
+class DemoNote(TypedDict, total=False):
+    """demo_model.json beside a base that is there to try the scripts."""
+
+    note: str
+    gguf_sha256: str
+
+
+class _SplitReport(TypedDict):
+    outputs: dict[str, str]  # SHA-256 by file
+
+
+class KeptLeaks(TypedDict, total=False):
+    """What --keep-leaks kept."""
+
+    marked: int  # rows
+
+
+class SplitReport(_SplitReport, total=False):
+    """prepare_data.report.json, as far as other scripts read it."""
+
+    cleaning_version: str | int
+    labels: dict[str, str] | None
+    leaks: KeptLeaks | None
+
+
+class EvaluationRun(TypedDict, total=False):
+    """evaluation.json, as far as it is read again; keys may be missing in files of before."""
+
+    adapter: str | None
+    base_model: str | None
+    device: str | None
+    environment: Environment | None
+    evaluation_sha256: str | None
+    leaked_rows: dict[str, int] | None
+    mode: str | None
+    note: str | None
+    prompt_version: str | None
+    records: dict[str, str] | None
+    shortened_sentences: int | dict | None
+    splits_of_adapter: bool | None
+    test_sha256: str | None
+    unseen_test: bool | None
+
+
+class PartBlock(TypedDict):
+    """A line of a part file of predict.py: a block of pairs that are scored."""
+
+    block: int
+    batch_size: int
+    keys: list[str]
+    answers: list[list[float]]  # three probabilities of each pair
+
+
+class LossWindow(TypedDict):
+    """The losses since the last log line, beside a checkpoint."""
+
+    loss: float
+    logged_step: int
+
+
+class MarkedFile(TypedDict):
+    """A file of a checkpoint."""
+
+    bytes: int
+    sha256: str
+
+
+class CheckpointMarker(TypedDict):
+    """complete.json: the files of a whole checkpoint."""
+
+    files: dict[str, MarkedFile]
+
+
+class StateLog(TypedDict):
+    """An entry of the trainer's log."""
+
+    step: int
+
+
+class CallbackState(TypedDict):
+    """What the trainer's state says of a callback."""
+
+    args: dict[str, Scalar]
+    attributes: dict[str, Scalar]
+
+
+class CheckpointState(TypedDict, total=False):
+    """trainer_state.json, as transformers writes it."""
+
+    epoch: float
+    global_step: int
+    max_steps: int
+    logging_steps: float
+    eval_steps: float
+    save_steps: float
+    train_batch_size: int | None
+    num_train_epochs: float
+    num_input_tokens_seen: int
+    total_flos: float
+    log_history: list[StateLog]
+    best_metric: float | None
+    best_global_step: int | None
+    best_model_checkpoint: str | None
+    stateful_callbacks: dict[str, CallbackState]
+
+
+class RunLock(TypedDict):
+    """finetune.lock: the process that holds a run folder."""
+
+    host: str
+    pid: int
+    started: float
 
 
 class BaseConfig(TypedDict, total=False):

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import prompts
-from stance.common import errors, files, formatting
-from stance.common.types import AnnotatedRow, Example
+from stance.common import errors, files, formatting, records
+from stance.common.types import AnnotatedRow, Example, SplitReport
 from stance.corpus import cleaning, grouping
 
 # ---------------------------------------------------------------- settings
@@ -23,6 +23,7 @@ MORE_KEYS = ("source_id", "agreement", "leaked")  # that some lines have after t
 REPORT = "prepare_data.report.json"  # written last: it says which split files belong together
 ROUNDING = 1e-6  # rows; a share of 0.1 is not exact in binary
 HINT = "run prepare_data.py again"
+MISSING_HINT = "run prepare_data.py first"  # where a split may not be there yet
 
 
 def draw_splits(
@@ -145,28 +146,27 @@ def load_split(path: str | Path) -> list[Example]:
 
     Fails if it is missing, damaged, or made with another prompt or other labels.
     """
-    rows = files.read_jsonl(path, SPLIT_KEYS, "run prepare_data.py first")
-    for number, row in enumerate(rows, start=1):
+    rows = []
+    for number, row in records.iterate_typed(path, Example, "row of a split", MISSING_HINT):
         if row["label"] not in prompts.LABELS:
             problem = f"label {row['label']!r} is not in {prompts.LABELS}"
             errors.fail(f"{path}, line {number}: {problem}: {HINT}")
-        if row["prompt"] != prompts.build_prompt(str(row["topic"]), str(row["text"])):
+        if row["prompt"] != prompts.build_prompt(row["topic"], row["text"]):
             problem = "not the prompt of prompts.py, the file is stale or edited"
             errors.fail(f"{path}, line {number}: {problem}: {HINT}")
+        rows.append(row)
     return rows
 
 
-def read_report(data_dir: str | Path, names: Iterable[str]) -> dict:
+def read_report(data_dir: str | Path, names: Iterable[str]) -> SplitReport:
     """Return the report of a folder of splits; fail unless the named splits are those it tells of.
 
     Files of two runs of prepare_data.py, or files that were edited, do not belong together: a
     sentence may then be in train and in test.
     """
     report_path = Path(data_dir) / REPORT
-    report = files.read_json(report_path, HINT)
-    hashes = report.get("outputs") if isinstance(report, dict) else None
-    if not isinstance(hashes, dict):
-        errors.fail(f"{report_path} is no report of prepare_data.py: {HINT}")
+    report = records.read_typed(report_path, SplitReport, "report of prepare_data.py", HINT)
+    hashes = report["outputs"]
     for name in names:
         path = Path(data_dir) / f"{name}.jsonl"
         if not path.is_file():
@@ -184,7 +184,7 @@ def read_cleaning(report: dict) -> str:
 
 def count_kept_leaks(report: dict) -> int:
     """Return how many rows of a report's splits are marked as leaked, as --keep-leaks does."""
-    return report.get("leaks", {}).get("marked", 0)
+    return (report.get("leaks") or {}).get("marked", 0)
 
 
 def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report: dict) -> None:

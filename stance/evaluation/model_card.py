@@ -9,7 +9,7 @@ import huggingface_hub
 import huggingface_hub.errors
 
 import prompts
-from stance.common import errors, files, formatting, types
+from stance.common import errors, files, formatting, records, types
 from stance.evaluation import licences, predictions, result_tables
 from stance.model import chat, fingerprints, loading
 
@@ -165,7 +165,8 @@ def write_card(
     """Write README.md, the model card, into an adapter folder, and the notice that its base's terms
     ask for; return the names of the files."""
     hint = "give the folder that finetune.py wrote (--adapter)"
-    record = files.read_json(Path(folder) / "run.json", hint)
+    path = Path(folder) / "run.json"
+    record = records.read_typed(path, types.CardRecord, "run record for a model card", hint)
     card = build_card(record, run, table, numbers)
     files.write_text(Path(folder) / "README.md", [str(card)])
     licence = licences.find_licence(record["base_model"])
@@ -176,7 +177,7 @@ def write_card(
 
 
 def build_card(
-    record: types.RunRecord, run: dict, table: list[types.EvaluationRecord], numbers: dict
+    record: types.CardRecord, run: dict, table: list[types.EvaluationRecord], numbers: dict
 ) -> huggingface_hub.ModelCard:
     """Return the card of an adapter from the record of its training and its evaluation."""
     base, _ = fingerprints.split_revision(record["base_model"])
@@ -210,7 +211,7 @@ def build_card(
     settings = record["settings"]
     kept = record["result"]["kept_validation"]
     versions = record["environment"]["versions"]
-    shown_settings = [f"{key} {settings[key]}" for key in SHOWN_SETTINGS]
+    shown_settings = [f"{key} {settings[key]}" for key in SHOWN_SETTINGS if key in settings]
     shown_versions = [f"{package} {version}" for package, version in versions.items() if version]
     header, rows = result_tables.tabulate_results(numbers["intervals"])
     labels = result_tables.describe_gold_labels(numbers["scores"])
@@ -293,8 +294,9 @@ def push_adapter(folder: str | Path, repository: str, private: bool) -> None:
     Fails on anything doubtful: a base that only this machine has, a missing file, a repository that
     is public though private is set, and what the Hub or the network refuses.
     """
-    config = files.read_json(Path(folder) / "adapter_config.json", "train again")
-    base = config["base_model_name_or_path"]
+    path = Path(folder) / "adapter_config.json"
+    config = records.read_typed(path, types.AdapterConfig, "config of an adapter", "train again")
+    base = config.get("base_model_name_or_path") or ""
     if loading.read_demo_note(base):
         errors.fail(
             f"{folder} is an adapter of the demo model, of no use to anybody: "

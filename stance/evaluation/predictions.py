@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import prompts
-from stance.common import errors, files, run_files
-from stance.common.types import EvaluationRecord, Example, Prediction
+from stance.common import errors, files, records, run_files
+from stance.common.types import EvaluationRecord, EvaluationRun, Example, Prediction
 from stance.corpus import splitting
 from stance.evaluation import prompt_variants
 
@@ -31,29 +31,19 @@ SAME_IN_RUNS = {
 Parts = dict[str, list[EvaluationRecord]]  # by "evaluation", "validation", "robustness"
 Questions = dict[str, tuple[list[Example], prompt_variants.Variant]]  # by part or variant
 
-
-# Types of those values of an evaluation.json that a report needs; they may all be missing.
-RUN_TYPES = {
-    "adapter": (str, type(None)),
-    "base_model": (str, type(None)),
-    "device": (str, type(None)),
-    "environment": (dict, type(None)),
-    "leaked_rows": (dict, type(None)),
-    "mode": (str, type(None)),
-    "note": (str, type(None)),
-}
+RUN_KIND = "record of evaluate.py"  # as messages call an evaluation.json
 
 
 def make_records(
     rows: list[Example], predicted: dict[str, list[Prediction]], **more: Any
 ) -> list[EvaluationRecord]:
     """Return records of rows; predicted: {model: one prediction a row}, more: further keys."""
-    records = []
+    made = []
     for index, row in enumerate(rows):
         record = {key: row[key] for key in (*ROW_KEYS, *splitting.MORE_KEYS) if key in row}
         record["models"] = {name: by_row[index] for name, by_row in predicted.items()}
-        records.append({**record, **more})
-    return records
+        made.append({**record, **more})
+    return made
 
 
 def collect_parts(
@@ -93,10 +83,10 @@ def write_parts(folder: Path, parts: Parts, run: dict) -> list[str]:
     Puts {name: SHA-256} of the side records into run, as its "records".
     """
     hashes = {}
-    for part, records in parts.items():
-        if records:
+    for part, rows in parts.items():
+        if rows:
             name = FILE_OF_PART[part]
-            hashes[name] = files.write_jsonl(run_files.place_text(folder, name), records)
+            hashes[name] = files.write_jsonl(run_files.place_text(folder, name), rows)
     written = [f"{run_files.TEXTS}/{name}" for name in hashes]
     run["evaluation_sha256"] = hashes.pop(run_files.RECORDS)
     run["records"] = hashes
@@ -153,7 +143,7 @@ def find_problem(record: dict, first: dict) -> str | None:
         return "not all lines and models have probabilities"
     if not is_baselines(record.get("baselines", {}), first.get("baselines", {})):
         return f"not the baselines of the first line, or their labels are not {labels}"
-    return None
+    return records.describe_problem(record, EvaluationRecord)
 
 
 def find_row_problem(record: dict) -> str | None:
@@ -235,10 +225,10 @@ def read_parts(path: str | Path) -> tuple[Parts, dict]:
         print(
             f"note: {path} was changed since evaluate.py wrote it: its {rows} rows count as they are"
         )
-    records = run.get("records")
+    hashes = run.get("records") or {}
     for part in SIDE_RECORDS:
         side = path.with_name(FILE_OF_PART[part])
-        expected = records.get(side.name) if isinstance(records, dict) else None
+        expected = hashes.get(side.name)
         fits = expected and side.is_file() and files.hash_file(side) == expected
         if expected and not fits:
             print(f"note: {side} is missing or was changed: its tables are left out")
@@ -305,13 +295,7 @@ def _read_run(path: Path) -> dict:
             "demo model"
         )
         return {}
-    run = files.read_json(path, "delete it")
-    if not isinstance(run, dict):
-        errors.fail(f"{path} is no record of evaluate.py: delete it")
-    for key, kinds in RUN_TYPES.items():
-        if not isinstance(run.get(key), kinds):
-            errors.fail(f"{path}: {key} is no record of evaluate.py: delete the file")
-    return run
+    return records.read_typed(path, EvaluationRun, RUN_KIND, "delete it")
 
 
 def read_runs(folders: list[str]) -> tuple[dict[str, list[EvaluationRecord]], dict]:
@@ -325,11 +309,12 @@ def read_runs(folders: list[str]) -> tuple[dict[str, list[EvaluationRecord]], di
         if any(Path(folder).resolve() == Path(other).resolve() for other in found):
             errors.fail(f"--runs: {folder} is named twice")
         hint = "give folders that evaluate.py wrote"
-        run = files.read_json(Path(folder) / run_files.NUMBERS, hint)
+        numbers = Path(folder) / run_files.NUMBERS
+        run = records.read_typed(numbers, EvaluationRun, RUN_KIND, hint)
         if first_run is None:
             first_run = run
         for key, name in SAME_IN_RUNS.items():
-            if not isinstance(run, dict) or run.get(key) is None or run[key] != first_run[key]:
+            if run.get(key) is None or run[key] != first_run[key]:
                 errors.fail(
                     f"--runs: {folders[0]} and {folder} differ in {name}: evaluate both again with "
                     "the same"

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 import prompts
-from stance.common import distributed, errors, files, progress
+from stance.common import distributed, errors, files, progress, records
+from stance.common.types import PartBlock
 from stance.corpus import cleaning, tables
 from stance.model import fingerprints, precision, scoring
 
@@ -198,7 +199,7 @@ def read_part_files(output: str | Path, dependencies: dict, store: PairStore) ->
                 changed = _find_changes(next(whole_lines, b"{}"), dependencies)
                 if not changed:
                     for line in whole_lines:
-                        entry = json.loads(line)
+                        entry = files.decode_json(line)
                         _add_entry(store, entry)
                         batch_sizes[entry["block"]] = entry["batch_size"]
             except sqlite3.OperationalError as problem:
@@ -216,7 +217,7 @@ def _find_changes(first_line, dependencies):
 
     first_line: of the part file; b"{}" if its run was killed before a whole line was written.
     """
-    written = json.loads(first_line)
+    written = files.decode_json(first_line)
     if not written:
         return []
     if not isinstance(written, dict):
@@ -226,6 +227,9 @@ def _find_changes(first_line, dependencies):
 
 def _add_entry(store, entry):
     """Take a block of a part file into the store; raise ValueError if it is of other pairs."""
+    problem = records.describe_problem(entry, PartBlock)
+    if problem or entry["batch_size"] < 1 or not 0 <= entry["block"] < store.count_blocks():
+        raise ValueError("no block")
     keys, _ = store.read_block(entry["block"])
     if entry["keys"] != keys or len(entry["answers"]) != len(keys):
         raise ValueError("other rows")

@@ -5,7 +5,6 @@ at most, and the bare base would answer as if it were the adapter.
 """
 
 import copy
-import math
 import re
 from pathlib import Path
 
@@ -14,7 +13,8 @@ import safetensors
 import torch
 import transformers
 
-from stance.common import errors, files, formatting
+from stance.common import errors, formatting, records
+from stance.common.types import AdapterConfig
 from stance.model import loading
 
 WEIGHTS = "adapter_model.safetensors"
@@ -50,8 +50,8 @@ def check_adapter_config(folder: str | Path) -> None:
     A field that only another version of peft knows must be empty: this one would pass over it.
     """
     path = Path(folder) / CONFIG
-    fields = files.read_json(path, COPY_AGAIN)
-    if not isinstance(fields, dict) or fields.get("peft_type") != "LORA":
+    fields = records.read_typed(path, AdapterConfig, "config of an adapter", COPY_AGAIN)
+    if fields.get("peft_type") != "LORA":
         errors.fail(f"{path} describes no plain LoRA adapter: {FOLDER_HINT}")
     plain = peft.LoraConfig().to_dict()
     for name, value in fields.items():
@@ -60,8 +60,7 @@ def check_adapter_config(folder: str | Path) -> None:
             errors.fail(
                 f"{path} describes no plain LoRA adapter ({name} is {found}): {FOLDER_HINT}"
             )
-    alpha = fields.get("lora_alpha")
-    if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
+    if "lora_alpha" not in fields:
         errors.fail(f"{path}: lora_alpha must be a number: {COPY_AGAIN}")
 
 

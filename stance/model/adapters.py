@@ -7,7 +7,7 @@ import peft
 import safetensors
 
 import prompts
-from stance.common import distributed, errors, files, formatting
+from stance.common import distributed, errors, files, records
 from stance.common.types import RunRecord
 from stance.model import (
     adapter_weights,
@@ -19,17 +19,6 @@ from stance.model import (
 
 if TYPE_CHECKING:
     import transformers
-
-
-# What scripts read of a run record, and as which type of JSON.
-RUN_KEYS = {
-    "base_model": str,
-    "prompt_version": str,
-    "labels": list,
-    "precision": dict,
-    "data": dict,
-    "demo": bool,
-}
 
 
 def check_same_base(
@@ -50,7 +39,7 @@ def check_same_base(
             continue
         hint = "restore it or train again"
         # A commit of the Hub, unlike the hash of a folder's files, can be loaded again by its name.
-        was_commit = isinstance(was, str) and not was.startswith("files")
+        was_commit = was is not None and not was.startswith("files")
         if key == "base_revision" and was_commit and not Path(base).is_dir():
             pinned = f"{base.partition('@')[0]}@{was}"
             hint = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'
@@ -83,7 +72,7 @@ def check_files(folder: str | Path, record: RunRecord) -> None:
         return
     now = hash_files(folder)
     for name, digest in now.items():
-        if not isinstance(was, dict) or was.get(name) != digest:
+        if was.get(name) != digest:
             errors.fail(
                 f"{Path(folder) / name} is not the file that the training wrote: "
                 f"{adapter_weights.COPY_AGAIN}"
@@ -91,33 +80,9 @@ def check_files(folder: str | Path, record: RunRecord) -> None:
 
 
 def read_record(folder: str | Path) -> RunRecord:
-    """Return the run record of an adapter folder; end the script if it is none.
-
-    What it must hold is in RUN_KEYS; the rest is for readers alone.
-    """
+    """Return the run record of an adapter folder; end the script if it is none."""
     path = Path(folder) / "run.json"
-    record = files.read_json(path, adapter_weights.FOLDER_HINT)
-    if not isinstance(record, dict):
-        errors.fail(
-            f"{path} is no run record, which is a JSON object: {adapter_weights.FOLDER_HINT}"
-        )
-    missing = sorted(RUN_KEYS.keys() - record.keys())
-    if missing:
-        errors.fail(
-            f"{path} is no run record, it lacks {', '.join(missing)}: {adapter_weights.FOLDER_HINT}"
-        )
-    for key, kind in RUN_KEYS.items():
-        if not isinstance(record[key], kind):
-            found = formatting.quote(str(record[key]))
-            errors.fail(
-                f"{path} is no run record, its {key} is {found}: {adapter_weights.FOLDER_HINT}"
-            )
-    train = record["data"].get("train")
-    if not isinstance(train, dict) or not isinstance(train.get("sha256"), str):
-        errors.fail(
-            f"{path} is no run record, its data lacks train.sha256: {adapter_weights.FOLDER_HINT}"
-        )
-    return record
+    return records.read_typed(path, RunRecord, "run record", adapter_weights.FOLDER_HINT)
 
 
 def check_adapter(folder: str | Path) -> RunRecord:

@@ -51,7 +51,7 @@ def check_base_files(name: str, revision: str | None = None) -> None:
     """
     path = find_file(name, BASE_CONFIG, revision)
     if path is not None:  # else the loader says what is wrong
-        check_config(path, records.read_typed(path, BaseConfig, DOWNLOAD_AGAIN))
+        check_config(path, records.read_typed(path, BaseConfig, "config of a base", DOWNLOAD_AGAIN))
     adapter = find_file(name, ADAPTER_CONFIG, revision)
     if adapter is not None:
         hint = "give the base itself; an adapter of finetune.py goes to --adapter"
@@ -117,7 +117,9 @@ def check_index(path: Path, is_folder: bool) -> None:
 
     They may be links, as in the Hub's cache. is_folder: whether all of them have to be there.
     """
-    index: WeightIndex = records.read_typed(path, WeightIndex, DOWNLOAD_AGAIN)
+    index: WeightIndex = records.read_typed(
+        path, WeightIndex, "index of weight files", DOWNLOAD_AGAIN
+    )
     for name in sorted(set(index["weight_map"].values())):
         if not WEIGHT_NAME.fullmatch(name):
             found = formatting.quote(name)

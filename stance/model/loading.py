@@ -13,7 +13,8 @@ import psutil
 import torch
 import transformers
 
-from stance.common import errors, files, formatting
+from stance.common import errors, formatting, records
+from stance.common.types import DemoNote
 from stance.model import base_files, chat, fingerprints, lora_linear, memory, precision
 from stance.tree import prefix_tree
 
@@ -51,15 +52,10 @@ def read_demo_note(base: str) -> str | None:
     if not file.is_file():
         return None
     hint = f"make {base} again"
-    described = files.read_json(file, hint)
-    if not isinstance(described, dict):
-        errors.fail(f"{file} is no JSON object: {hint}")
-    note = described.get(
+    described = records.read_typed(file, DemoNote, "note on a demo model", hint)
+    return described.get(
         "note", "DEMO: a model to try the scripts with: do not report these numbers."
     )
-    if not isinstance(note, str):
-        errors.fail(f"the note in {file} is no string: {hint}")
-    return note
 
 
 def load_tokenizer(base: str) -> transformers.PreTrainedTokenizerBase:

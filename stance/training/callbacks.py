@@ -3,7 +3,6 @@
 Signals that end it with a checkpoint, losses that are no numbers, its log and its lines.
 """
 
-import json
 import math
 import os
 import signal
@@ -18,8 +17,8 @@ import torch
 import transformers
 from tqdm import tqdm
 
-from stance.common import distributed, errors, files
-from stance.common.types import Example
+from stance.common import distributed, errors, files, records
+from stance.common.types import Example, StateLog
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C, and how clusters announce that time is up
 
@@ -160,6 +159,24 @@ class StepWatch:
         files.write_jsonl(self.path, rows)
 
 
+def read_log(path: Path) -> list[StateLog]:
+    """Return the entries of a training's log, without a last line that a kill has cut off."""
+    entries = []
+    with files.open_file(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                entry = files.decode_json(line)
+            except (ValueError, RecursionError) as problem:
+                errors.fail(f"{path}, line {number} is not valid JSON ({problem}): delete the line")
+            problem = records.describe_problem(entry, StateLog)
+            if problem:
+                errors.fail(f"{path}, line {number} is no log entry, {problem}: delete the line")
+            entries.append(entry)
+    return entries
+
+
 class JsonlLog(transformers.TrainerCallback):
     """Append every log entry of the trainer to a JSON Lines file, with its step."""
 
@@ -182,10 +199,7 @@ class JsonlLog(transformers.TrainerCallback):
 
     def drop_later(self, last: int) -> None:
         """Drop the entries of steps after this one, and a line that a kill has cut off."""
-        entries = []
-        for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
-                entries.append(json.loads(line))
+        entries = read_log(self.path)
         files.write_jsonl(self.path, [entry for entry in entries if entry["step"] <= last])
 
     def on_log(

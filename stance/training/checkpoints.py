@@ -5,15 +5,17 @@ and SHA-256: a folder without it, or whose files differ from it, was broken off 
 run goes on from it.
 """
 
-import json
+import dataclasses
 import os
 import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stance.common import errors, files
-from stance.common.types import Example
+from transformers import TrainerState
+
+from stance.common import errors, files, formatting, records
+from stance.common.types import CheckpointMarker, CheckpointState, Example
 from stance.model import adapters, fingerprints
 from stance.training import run_lock
 
@@ -64,21 +66,34 @@ def mark_complete(folder: Path) -> None:
 
 def is_complete(folder: Path) -> bool:
     """Return whether a checkpoint has all files that it had when it was marked, to the byte."""
+    marker = records.find_typed(folder / MARKER, CheckpointMarker)
+    if marker is None:  # missing, cut off or overwritten
+        return False
     try:
-        listed = json.loads((folder / MARKER).read_text(encoding="utf-8"))["files"]
         return all(
             (folder / name).stat().st_size == file["bytes"]
             and files.hash_file(folder / name) == file["sha256"]
-            for name, file in listed.items()
+            for name, file in marker["files"].items()
         )
-    except (OSError, ValueError, KeyError, TypeError):  # missing, cut off or overwritten
+    except (OSError, ValueError):  # a file is missing, or its name is none
         return False
+
+
+def read_state(folder: Path) -> CheckpointState:
+    """Return the trainer's state of a checkpoint; fail if it is none that transformers can read."""
+    path = folder / "trainer_state.json"
+    hint = "start a new run"
+    state = records.read_typed(path, CheckpointState, "state of a training", hint)
+    unknown = sorted(state.keys() - {field.name for field in dataclasses.fields(TrainerState)})
+    if unknown:
+        found = formatting.quote(unknown[0])
+        errors.fail(f"{path} is of another version of transformers, it has {found}: {hint}")
+    return state
 
 
 def find_best(folder: Path) -> Path | None:
     """Return the best checkpoint by validation up to a complete one; None before any validation."""
-    state = files.read_json(folder / "trainer_state.json", "start a new run")
-    step = state["best_global_step"]
+    step = read_state(folder).get("best_global_step")
     return folder.with_name(f"checkpoint-{step}") if step else None
 
 

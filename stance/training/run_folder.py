@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import safetensors
 
-from stance.common import errors, files
+from stance.common import errors, files, records
 from stance.common.types import RunRecord
 from stance.model import loading
 from stance.training import checkpoints
@@ -76,7 +76,7 @@ def check_same_run(run_dir: Path, record: RunRecord) -> None:
 
     Fails on other settings, data or base; prints a note on other versions or another device.
     """
-    plan = files.read_json(run_dir / "plan.json", "start a new run")
+    plan = records.read_typed(run_dir / "plan.json", RunRecord, "plan of a run", "start a new run")
     changes = [
         list_differences(_pick_keys(plan, SAME_KEYS), _pick_keys(record, SAME_KEYS)),
         list_differences(plan.get("settings", {}), record.get("settings", {})),

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import psutil
 
-from stance.common import errors, files, formatting
+from stance.common import errors, files, formatting, records
+from stance.common.types import RunLock
 
 LOCK_FILE = "finetune.lock"
 CLOCK_STEP = 5  # seconds by which the start of a process may differ: it is told by the clock
-KEYS = {"host", "pid", "started"}
 
 
 @contextlib.contextmanager
@@ -75,12 +75,12 @@ def read_lock(path: Path) -> dict | None:
     """Return the content of a lock file; None if there is none, an empty dict if it is no lock of
     ours."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, RecursionError):
+    except OSError:
         return {}
-    return held if isinstance(held, dict) and held.keys() >= KEYS else {}
+    return records.decode_typed(content, RunLock) or {}
 
 
 def remove_stale(path: Path) -> None:

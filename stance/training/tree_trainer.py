@@ -20,8 +20,8 @@ import accelerate
 import torch
 import trl
 
-from stance.common import distributed, files
-from stance.common.types import Example
+from stance.common import distributed, files, records
+from stance.common.types import Example, LossWindow
 from stance.model import chat, compilation, cuda_graphs, lora_linear, memory, output_head, scoring
 from stance.training import callbacks, checkpoints, memory_probe
 from stance.tree import prefix_tree
@@ -466,8 +466,7 @@ class StanceTrainer(trl.SFTTrainer):
     ) -> "transformers.trainer_utils.TrainOutput":
         """Train from the first step, or on from a checkpoint as if nothing had interrupted it."""
         if resume_from_checkpoint:
-            path = Path(resume_from_checkpoint) / LOSS_WINDOW
-            self.loss_window = files.read_json(path, "start a new run")
+            self.loss_window = read_loss_window(Path(resume_from_checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _run_epoch(self, *args, **kwargs):
@@ -503,6 +502,11 @@ class StanceTrainer(trl.SFTTrainer):
 
         trl's knows nothing of this run, and evaluate.py writes the adapter's.
         """
+
+
+def read_loss_window(folder: Path) -> LossWindow:
+    """Return the losses since the last log line that lie beside a checkpoint."""
+    return records.read_typed(folder / LOSS_WINDOW, LossWindow, "sum of losses", "start a new run")
 
 
 def target_losses(

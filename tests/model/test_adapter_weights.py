@@ -140,10 +140,10 @@ def test_tensors_that_do_not_fit_stop(folder, capsys, change, expected):
         ({"a_field_of_a_newer_peft": {"a": 1}}, "a_field_of_a_newer_peft"),
         ({"lora_alpha": None}, "lora_alpha must be a number"),
         ({"lora_alpha": "32"}, "lora_alpha must be a number"),
-        ({"r": "4"}, "does not fit the base"),
+        ({"r": "4"}, "its r must be a whole number"),
         ({"r": 0}, "does not fit the base"),
-        ({"r": 10**30}, "does not fit the base"),
-        ({"target_modules": 3}, "does not fit the base"),
+        ({"r": 10**30}, "its r must be a whole number"),
+        ({"target_modules": 3}, "its target_modules must be"),
         ({"peft_type": "IA3"}, "describes no plain LoRA adapter"),
     ],
 )

@@ -81,9 +81,9 @@ def test_hub_model_out_of_reach_names_the_steps(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "content, problem",
     [
-        ([], "is no JSON object"),
-        ({"note": ["DEMO"]}, "is no string"),
-        ({"note": None}, "is no string"),
+        ([], "it must be an object, not a list"),
+        ({"note": ["DEMO"]}, "its note must be a text, not a list"),
+        ({"note": None}, "its note must be a text, not null"),
     ],
     ids=["a list", "a list as note", "null as note"],
 )
@@ -175,13 +175,11 @@ def test_records_of_another_type_are_refused(tmp_path, capsys, name, content):
 def test_values_of_another_type_are_refused(tmp_path, capsys, change):
     write_adapter(tmp_path, **change)
     message = stop_message(capsys, adapters.check_adapter, tmp_path)
-    assert "is no run record" in message and f"its {next(iter(change))} " in message
+    assert "is no run record" in message and f" {next(iter(change))} " in message
 
 
-@pytest.mark.parametrize("revision", [None, 3, ["files"]])
-def test_a_version_of_another_type_is_another_version(
-    tmp_path, tiny_model, capsys, monkeypatch, revision
-):
+@pytest.mark.parametrize("revision", [None, "files"])
+def test_a_missing_version_is_another_version(tmp_path, tiny_model, capsys, monkeypatch, revision):
     write_adapter(tmp_path, base_model=tiny_model, base_revision=revision)
     tokenizer = loading.load_tokenizer(tiny_model)
     for folder in (tiny_model, "a/name-on-the-hub"):

@@ -1234,7 +1234,10 @@ def test_a_description_of_other_types_is_refused(scored, tmp_path, capsys, key, 
     ]
     with pytest.raises(SystemExit) as stopped:
         evaluate.main(words)
-    assert stopped.value.code == 2 and f"{path}: {key} is no record" in capsys.readouterr().err
+    assert (
+        stopped.value.code == 2
+        and f"{path} is no record of evaluate.py, its {key} must be" in capsys.readouterr().err
+    )
 
 
 def test_runs_whose_records_were_changed_are_refused(copied, tmp_path, capsys):

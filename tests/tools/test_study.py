@@ -72,7 +72,13 @@ def pretend_training(given):
     hashes = {
         name: {"sha256": files.hash_file(data / f"{name}.jsonl")} for name in ("train", "val")
     }
-    record = {"base_model": given["--base-model"], "prompt_version": prompts.PROMPT_VERSION}
+    record = {
+        "base_model": given["--base-model"],
+        "prompt_version": prompts.PROMPT_VERSION,
+        "labels": list(prompts.LABELS),
+        "precision": {},
+        "demo": False,
+    }
     files.write_json(home / "run.json", {**record, "settings": settings, "data": hashes})
     files.write_text(home / "checkpoints" / "checkpoint-9" / "optimizer.pt", ["large"])
 

@@ -201,7 +201,7 @@ def read_record(path: Path, kind: object) -> None:
     """Read a JSON file as one of a kind; what passes can be written again and compared."""
     from stance.common import records
 
-    value = records.read_typed(path, kind, "train again")
+    value = records.read_typed(path, kind, "file of its kind", "train again")
     json.dumps(value, allow_nan=True)
     print(records.describe_problem(value, kind))
 

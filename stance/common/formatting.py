@@ -20,7 +20,10 @@ CONTROL = re.compile(
 )
 LINE_BREAK = re.compile("\\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\\s*")
 COLOR = re.compile("(\033\\[[0-9]{1,2}m)")  # of stance/labelling/terminal.py
-MARKUP = re.compile(r"([\\`*_\[\]|~$])")
+MARKUP = re.compile(
+    r"([\\`*|~$]|(?<!\w)_|_(?!\w)|(?<=\])[(\[:])"
+)  # a bracket alone, as of an interval, is none
+LINE_START = re.compile(r"^(\d*)(#|[-+=](?=[-=\s])|[.)](?=\s))")  # a heading, a rule or a list
 # HTML, and what GitHub makes a link of by itself.
 HTML_SIGNS = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "://": "&#58;//", "www.": "www&#46;", "@": "&#64;"}  # fmt: skip
 LATEX_SIGNS = {sign: "\\" + sign for sign in "&%$#_{}"}
@@ -90,7 +93,12 @@ def escape_markup(text: str) -> str:
     """Return a text on one line in which Markdown and HTML mean nothing: as it stands."""
     for sign, inert in HTML_SIGNS.items():
         text = text.replace(sign, inert)
-    return MARKUP.sub(r"\\\1", join_lines(text))
+    return LINE_START.sub(r"\1\\\2", MARKUP.sub(r"\\\1", join_lines(text)))
+
+
+def format_code(text: object) -> str:
+    """Return a text as code in Markdown, in which nothing means anything."""
+    return f"`{join_lines(str(text)).replace('`', chr(39))}`"
 
 
 def quote(text: str) -> str:
@@ -132,12 +140,11 @@ def _pad_cells(row: Sequence[str], widths: list[int], sides: list[str]) -> str:
 
 
 def format_markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table of at least one row, numbers to the right."""
+    """Return a Markdown table of at least one row, numbers to the right; cells mean what they say."""
     sides = ["---:" if side == "r" else "---" for side in align_columns(rows)]
     lines = []
     for row in [header, sides, *rows]:
-        # A cell is one line, in which a bar would begin another cell.
-        cells = [" ".join(cell.replace("|", "\\|").split()) for cell in row]
+        cells = row if row is sides else map(escape_markup, row)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -163,6 +170,6 @@ def _format_latex_row(cells: Sequence[str]) -> str:
 
 
 def _escape_latex(text: str) -> str:
-    text = " ".join(text.split())
+    text = escape_controls(" ".join(text.split()))
     text = re.sub(r"[\\~^&%$#_{}<>|]", lambda found: LATEX_SIGNS[found[0]], text)
     return re.sub(r"(?<!\w)-(?=\d)", "$-$", text)  # a minus, where LaTeX would set a hyphen

@@ -24,7 +24,7 @@ LANGUAGE = "en"  # of the sentences that adapters were trained on, as an ISO 639
 TEXT = """\
 # Stance of sentences towards a topic
 
-{note}A LoRA adapter for `{base}`. Given a topic (a claim) and a sentence, it answers `pro`, `con` or `neu`.
+{note}A LoRA adapter for {base}. Given a topic (a claim) and a sentence, it answers `pro`, `con` or `neu`.
 
 ## Labels
 
@@ -216,8 +216,8 @@ def build_card(
     header, rows = result_tables.tabulate_results(numbers["intervals"])
     labels = result_tables.describe_gold_labels(numbers["scores"])
     text = TEXT.format(
-        note=f"**{run['note']}**\n\n" if run.get("note") else "",
-        base=name if local else base,
+        note=f"**{formatting.escape_markup(run['note'])}**\n\n" if run.get("note") else "",
+        base=formatting.format_code(name if local else base),
         train=record["data"]["train"]["rows"],
         val=record["data"]["val"]["rows"],
         test=len(table),
@@ -228,19 +228,19 @@ def build_card(
         labels=f"{labels}\n\n" if labels else "",
         mode=result_tables.MODE_TEXTS.get(run.get("mode"), ""),
         splits=f"{fingerprints.describe_splits(run)} {predictions.describe_change(run)}".strip(),
-        prompt_version=record["prompt_version"],
+        prompt_version=formatting.escape_markup(record["prompt_version"]),
         snippet=SNIPPET.format(
             prompt=prompts.PROMPT_TEMPLATE,
             options=repr(chat.TEMPLATE_OPTIONS),
             **record["precision"],
         ),
         licence=licences.describe_licence(name if local else base, licence),
-        quant_type=record["precision"]["quant_type"],
-        compute=record["precision"]["compute"],
-        settings=", ".join(shown_settings),
+        quant_type=formatting.escape_markup(record["precision"]["quant_type"]),
+        compute=formatting.escape_markup(record["precision"]["compute"]),
+        settings=formatting.escape_markup(", ".join(shown_settings)),
         kept=f"epoch {kept['epoch']:g}",
         accuracy=kept["eval_accuracy"],
-        versions=", ".join(shown_versions),
+        versions=formatting.escape_markup(", ".join(shown_versions)),
     )
     return huggingface_hub.ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}")
 

@@ -186,7 +186,7 @@ def build_report(
     topics = len({row["topic"] for row in table})
     blocks = ["# Evaluation"]
     if run.get("note"):
-        blocks.append(f"> {run['note']}")
+        blocks.append(f"> {formatting.escape_markup(run['note'])}")
     blocks.append(describe_evaluation(run, table))
     blocks += list_results(numbers, topics)
     blocks += list_parts(result, numbers)
@@ -211,7 +211,8 @@ def markdown(table: result_tables.TextTable) -> str:
 def describe_evaluation(run: dict, table: list[types.EvaluationRecord]) -> str:
     """Return what was evaluated on what."""
     if run.get("base_model"):
-        models = f"base `{run['base_model']}`, adapter `{run.get('adapter') or 'none'}`"
+        base = formatting.format_code(run["base_model"])
+        models = f"base {base}, adapter {formatting.format_code(run.get('adapter') or 'none')}"
     else:
         models = "base and adapter unknown, as evaluation.json was missing"
     sentences = [
@@ -241,13 +242,13 @@ def list_results(numbers: dict, topics: int) -> list[str]:
     if labels:
         blocks.append(labels)
     blocks += list_leaks(numbers["leaks"])
-    blocks += list_widthless(intervals)
+    blocks += map(formatting.escape_markup, list_widthless(intervals))
     if topics > 1:
         blocks.append(f"With intervals over {topics} topics:")
         blocks.append(markdown(result_tables.tabulate_results(intervals, "topics")))
         blocks.append(describe_topic_intervals(topics, ADVICE))
     for comparison in numbers["comparisons"]:
-        blocks.append(f"{describe_comparison(comparison)}.")
+        blocks.append(formatting.escape_markup(f"{describe_comparison(comparison)}."))
         blocks.append(markdown(result_tables.tabulate_comparison(comparison)))
     blocks.append(OTHER_SCORES_GUIDE)
     blocks.append(markdown(result_tables.tabulate_scores(numbers["scores"])))
@@ -302,7 +303,7 @@ def list_parts(result: dict[str, dict], numbers: dict) -> list[str]:
         sized_rows = [
             [*row, size, *more] for row, size, more in zip(rows, sizes, more_rows, strict=True)
         ]
-        blocks.append(f"{name}:")
+        blocks.append(f"{formatting.escape_markup(name)}:")
         blocks.append(markdown(result_tables.tabulate_labels(metrics)))
         blocks.append(markdown(([*header, "n", *more_header], sized_rows)))
         if more_header:
@@ -378,13 +379,14 @@ def describe_errors(table: list[types.EvaluationRecord]) -> list[str]:
 
 def describe_example(cells: dict[str, Any]) -> str:
     """Return a wrong row, {column: cell} of analysis.list_errors, as an item of a Markdown list."""
-    text = text_width.shorten_text(cells["text"], EXAMPLE_WIDTH).replace("`", "'")
+    text = formatting.format_code(text_width.shorten_text(cells["text"], EXAMPLE_WIDTH))
+    topic = formatting.escape_markup(cells["topic"])
     parts = [f"gold: {cells['gold']}"]
     for column, value in cells.items():
         if column.endswith(" answer"):
             model = column.removesuffix(" answer")
-            parts.append(f"{model}: {value}")
-    return f"- {cells['topic']} - `{text}` - {', '.join(parts)}"
+            parts.append(formatting.escape_markup(f"{model}: {value}"))
+    return f"- {topic} - {text} - {', '.join(parts)}"
 
 
 def describe_topic_intervals(topics: int, advice: str = "") -> str:
@@ -413,10 +415,11 @@ def describe_setup(run: dict) -> str:
     git = described.get("git")
     if git:
         changes = ", whose files were changed" if git.get("changed") else ""
-        commit = f", commit `{git['commit']}`{changes}"
+        commit = f", commit {formatting.format_code(git['commit'])}{changes}"
+    machine = f"{run.get('device')}, Python {described.get('python')}, {', '.join(versions)}"
     return (
-        f"Test split SHA-256 `{run.get('test_sha256')}`, "
-        f"prompt version `{run.get('prompt_version')}`{commit}; {run.get('device')}, "
-        f"Python {described.get('python')}, {', '.join(versions)}. {bootstrap} "
+        f"Test split SHA-256 {formatting.format_code(run.get('test_sha256'))}, "
+        f"prompt version {formatting.format_code(run.get('prompt_version'))}{commit}; "
+        f"{formatting.escape_markup(machine)}. {bootstrap} "
         "All numbers: `evaluation.json`."
     )

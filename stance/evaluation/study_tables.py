@@ -489,11 +489,11 @@ def build_page(titled_tables: list[TitledTable], studies: Collection[str], note:
     }
     blocks = ["# Study"]
     if note:
-        blocks.append(f"> {note}")
+        blocks.append(f"> {formatting.escape_markup(note)}")
     for table in titled_tables:
         if table.guide not in blocks:  # once for all tables that share it
             blocks.append(table.guide)
-        blocks.append(f"{table.title}:")
+        blocks.append(f"{formatting.escape_markup(table.title)}:")
         blocks.append(formatting.format_markdown(table.header, table.rows))
     for name, picture in pictures.items():
         if name in studies:

@@ -120,11 +120,10 @@ def list_kinds() -> list[object]:
     """Return the TypedDicts of all JSON files that are read as a whole."""
     from stance.common import types
 
-    return [
-        kind for name, kind in sorted(vars(types).items())
-        if isinstance(kind, type) and hasattr(kind, "__required_keys__") and not name.startswith("_")
-        and name != "TypedDict"
-    ]  # fmt: skip
+    # Rows of annotated files are no JSON.
+    names = sorted(name for name in vars(types) if name not in ("AnnotatedRow", "TypedDict"))
+    kinds = [getattr(types, name) for name in names if not name.startswith("_")]
+    return [kind for kind in kinds if hasattr(kind, "__required_keys__")]
 
 
 # ---------------------------------------------------------------- the readers

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 import prompts
-from stance.common import errors, formatting
+from stance.common import errors, formatting, limits
 
 if TYPE_CHECKING:
     import transformers
@@ -30,6 +30,11 @@ TEMPLATE_DATE = datetime.date(2024, 7, 26)
 # a quarter of the base's sliding window; one long row makes its whole batch need memory.
 MAX_PROMPT_TOKENS = 1024
 MIN_SENTENCE_TOKENS = 128  # that a topic must leave to the sentence
+# What rendering a chat template may take; honest ones take milliseconds and some hundred characters
+# around the messages.
+TEMPLATE_SECONDS = 5
+TEMPLATE_BYTES = 1 << 30
+TEMPLATE_CHARACTERS = 20_000
 # --------------------------------------------------------------------------
 
 # Private-use characters: no chat template contains them.
@@ -213,17 +218,34 @@ def render_chat(
     messages: list[dict[str, str]],
     add_generation_prompt: bool = False,
 ) -> str:
-    """Return the text of a conversation by the tokenizer's chat template, its options fixed."""
-    return tokenizer.apply_chat_template(
-        messages,
-        chat_template=fix_template(tokenizer),
-        tokenize=False,
-        add_generation_prompt=add_generation_prompt,
-    )
+    """Return the text of a conversation by the tokenizer's chat template, its options fixed.
+
+    Strangers wrote the template: ValueError if it fails, or takes more than TEMPLATE_SECONDS,
+    TEMPLATE_BYTES of memory or TEMPLATE_CHARACTERS beyond the messages.
+    """
+    template = fix_template(tokenizer)
+    try:
+        with limits.limit_work(TEMPLATE_SECONDS, TEMPLATE_BYTES):
+            text = tokenizer.apply_chat_template(
+                messages,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+    except Exception as problem:  # a template can raise what Python can
+        reason = formatting.quote(str(problem) or type(problem).__name__)
+        raise ValueError(f"its chat template fails: {reason}") from None
+    given = sum(len(message["content"]) for message in messages)
+    if not isinstance(text, str) or len(text) > given + TEMPLATE_CHARACTERS:
+        raise ValueError("its chat template makes more than a prompt of the messages")
+    return text
 
 
 def check_chat(tokenizer: "transformers.PreTrainedTokenizerBase") -> None:
-    """Raise ValueError unless examples get the ids of the text of the tokenizer's chat template."""
+    """Raise ValueError unless examples get the ids of the text of the tokenizer's chat template.
+
+    Also if the template fails, or takes more time, memory or text than any honest one.
+    """
     for label in prompts.LABELS:
         messages = prompts.build_messages("A topic.", "A sentence, plain.", label)
         text = render_chat(tokenizer, messages)
@@ -259,12 +281,18 @@ def chat_frame(tokenizer: "transformers.PreTrainedTokenizerBase") -> ChatFrame:
     """
     asked, _, rest = _render_turns(tokenizer)
     control = control_tokens(tokenizer)
+    if not control:
+        raise ValueError("its tokenizer has no control tokens")
     longest_first = sorted(control, key=len, reverse=True)
     splitter = re.compile("(" + "|".join(re.escape(token) for token in longest_first) + ")")
     pieces = [piece for piece in splitter.split(asked) if piece]
+    if asked.count(USER_SLOT) != 1:
+        raise ValueError("its chat template does not say the user's message once")
     slot = next(i for i, piece in enumerate(pieces) if USER_SLOT in piece)
     ending = [piece for piece in splitter.split(rest) if piece]
-    stop = next(i for i, piece in enumerate(ending) if piece in control)
+    stop = next((i for i, piece in enumerate(ending) if piece in control), None)
+    if stop is None:
+        raise ValueError("its chat template ends an answer with no control token")
     return ChatFrame(
         head=tuple(pieces[: slot + 1]),
         tail=tuple(pieces[slot + 1 :]),

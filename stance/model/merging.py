@@ -11,7 +11,7 @@ import torch
 import transformers
 
 import prompts
-from stance.common import files
+from stance.common import errors, files, formatting
 from stance.model import (
     chat,
     converter_files,
@@ -24,6 +24,8 @@ from stance.model import (
 from stance.tree import prefix_tree
 
 KINDS = ("rounded", "original")
+# In a Modelfile they end the string of a template, or begin and end a command in it.
+MODELFILE_SIGNS = ('"""', "{{", "}}")
 ANSWERS_FILE = "answers.jsonl"  # of an export: what a server is compared with
 
 
@@ -95,17 +97,31 @@ def compare_scores(scores: scoring.Scores, expected: scoring.Scores) -> dict[str
     }
 
 
+def is_quotable(text: str) -> bool:
+    """Return whether a text can stand between quotation marks in a Modelfile."""
+    return text.isprintable() and '"' not in text and "\\" not in text
+
+
 def format_modelfile(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """Return an Ollama Modelfile with the turns of the tokenizer's chat template.
 
     It leaves out <bos> where the tokenizer puts one before every text, as llama.cpp then does too.
+    Ends the script if the template holds what would end its string in the Modelfile, or be a
+    command there.
     """
     frame = chat.chat_frame(tokenizer)
-    turn = "".join((*frame.head, *frame.tail)).replace(chat.USER_SLOT, "{{ .Prompt }}")
+    turn = "".join((*frame.head, *frame.tail))
+    stop = frame.ending[-1]
+    if any(sign in turn for sign in MODELFILE_SIGNS) or turn.endswith('"') or not is_quotable(stop):
+        errors.fail(
+            "the chat template of the base cannot stand in a Modelfile of Ollama "
+            f"({formatting.quote(turn)}): merge with another base, or write its Modelfile by hand"
+        )
+    turn = turn.replace(chat.USER_SLOT, "{{ .Prompt }}")
     if tokenizer("")["input_ids"]:  # Qwen has no <bos>; SmolLM2's is <|im_start|>, never put first
         turn = turn.removeprefix(tokenizer.bos_token)
     return (
-        f'FROM ./model.gguf\nTEMPLATE """{turn}"""\nPARAMETER stop "{frame.ending[-1]}"\n'
+        f'FROM ./model.gguf\nTEMPLATE """{turn}"""\nPARAMETER stop "{stop}"\n'
         f"PARAMETER temperature 0\nPARAMETER repeat_penalty 1\n"  # Ollama's is 1.1
         f"PARAMETER num_predict {scoring.MAX_NEW_TOKENS}\n"
     )

@@ -196,9 +196,7 @@ class CardResult(TypedDict):
     kept_validation: KeptValidation
 
 
-class CardRecord(TypedDict):
-    """What a model card says of run.json."""
-
+class _CardRecord(TypedDict):
     base_model: str
     prompt_version: str
     demo: bool
@@ -207,6 +205,12 @@ class CardRecord(TypedDict):
     precision: CardPrecision
     data: CardData
     result: CardResult
+
+
+class CardRecord(_CardRecord, total=False):
+    """What a model card says of run.json."""
+
+    base_revision: str | None
 
 
 class AdapterConfig(TypedDict, total=False):

@@ -3,7 +3,7 @@
 Neither holds any text of the corpus. run, table and numbers are as in stance/evaluation/report.py.
 """
 
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import huggingface_hub
 import huggingface_hub.errors
@@ -181,8 +181,9 @@ def build_card(
 ) -> huggingface_hub.ModelCard:
     """Return the card of an adapter from the record of its training and its evaluation."""
     base, _ = fingerprints.split_revision(record["base_model"])
-    name = Path(base).name
-    local = Path(base).is_dir()  # the Hub knows no folders of this machine
+    name = PureWindowsPath(base).name  # which takes both kinds of slashes
+    # The Hub knows no folders of this machine, and nobody else should.
+    local = fingerprints.names_folder(base, record.get("base_revision"))
     licence = None if local or record["demo"] else licences.find_licence(base)
     prefix = "" if licence is None or name.startswith(licence.prefix) else f"{licence.prefix}-"
     is_other = licence is not None and licence.identifier == "other"
@@ -234,7 +235,9 @@ def build_card(
             options=repr(chat.TEMPLATE_OPTIONS),
             **record["precision"],
         ),
-        licence=licences.describe_licence(name if local else base, licence),
+        licence=licences.describe_licence(
+            formatting.escape_markup(name if local else base), licence
+        ),
         quant_type=formatting.escape_markup(record["precision"]["quant_type"]),
         compute=formatting.escape_markup(record["precision"]["compute"]),
         settings=formatting.escape_markup(", ".join(shown_settings)),
@@ -302,7 +305,11 @@ def push_adapter(folder: str | Path, repository: str, private: bool) -> None:
             f"{folder} is an adapter of the demo model, of no use to anybody: "
             "set PUSH_TO_HUB = None"
         )
-    if Path(base).is_dir() or Path(base).is_absolute():
+    run = records.read_typed(
+        Path(folder) / "run.json", types.RunRecord, "run record", "train again"
+    )
+    version = run.get("base_revision") if base == run["base_model"] else None
+    if fingerprints.names_folder(base, version):
         errors.fail(
             f"{folder}/adapter_config.json names the folder {base}: "
             "write the base's name on the Hub there"

@@ -39,7 +39,7 @@ def check_same_base(
             continue
         hint = "restore it or train again"
         # A commit of the Hub, unlike the hash of a folder's files, can be loaded again by its name.
-        was_commit = was is not None and not was.startswith("files")
+        was_commit = was is not None and not was.startswith(fingerprints.FILES)
         if key == "base_revision" and was_commit and not Path(base).is_dir():
             pinned = f"{base.partition('@')[0]}@{was}"
             hint = f'to load that version, write "base_model": "{pinned}" into {folder}/run.json; or train again'

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import huggingface_hub
+import huggingface_hub.errors
 
 from stance.common import errors, files, formatting, run_files
 from stance.common.types import Example
@@ -25,6 +26,7 @@ SAMPLED_BLOCKS = 64
 BLOCK_BYTES = 4096
 # --------------------------------------------------------------------------
 
+FILES = "files"  # how the version of a base in a folder begins
 # Hex digits of a sentence's hash: 64 bits, no two of a million sentences share one by chance.
 HASH_DIGITS = 16
 
@@ -38,6 +40,21 @@ def split_revision(base: str) -> tuple[str, str | None]:
         return base, None
     name, _, revision = base.partition("@")
     return name, revision or None
+
+
+def names_folder(base: str, version: str | None = None) -> bool:
+    """Return whether a base is a folder, of this computer or of another, and no name on the Hub.
+
+    version: what fingerprint_base told of it when it was used; None if that is not known.
+    """
+    if version is not None and version.startswith(FILES):
+        return True
+    name, _ = split_revision(base)
+    try:
+        huggingface_hub.utils.validate_repo_id(name)
+    except huggingface_hub.errors.HFValidationError:
+        return True
+    return Path(name).is_dir()
 
 
 def fingerprint_base(base: str) -> str:
@@ -58,7 +75,7 @@ def fingerprint_base(base: str) -> str:
             for offset in range(0, size, step):
                 file.seek(offset)
                 digest.update(file.read(BLOCK_BYTES))
-    return f"files {digest.hexdigest()[:40]}"
+    return f"{FILES} {digest.hexdigest()[:40]}"
 
 
 def fingerprint_tokenizer(tokenizer: "transformers.PreTrainedTokenizerBase") -> str:

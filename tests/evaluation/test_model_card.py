@@ -50,7 +50,14 @@ def adapter(tmp_path):
     files.write_json(
         tmp_path / "adapter_config.json", {"base_model_name_or_path": "google/gemma-2-9b-it"}
     )
+    write_run(tmp_path, "google/gemma-2-9b-it", "c0ffee")
     return tmp_path
+
+
+def write_run(folder, base, revision):
+    data = {"train": {"sha256": "0"}}
+    run = {"base_model": base, "base_revision": revision, "prompt_version": "1", "labels": []}
+    files.write_json(folder / "run.json", {**run, "precision": {}, "data": data, "demo": False})
 
 
 class Hub:
@@ -261,10 +268,29 @@ def test_a_public_repository_is_not_pushed_to_by_mistake(adapter, monkeypatch, c
 
 
 def test_paths_of_this_machine_are_not_pushed(adapter, monkeypatch, capsys):
-    for base in (str(adapter), "/no/such/folder"):
+    places = (
+        "/no/such/folder",
+        "../base",
+        "./base",
+        "~/base",
+        "a/b/c",
+        "C:\\models\\base",
+        "file:///a",
+    )
+    for base in (str(adapter), *places):
         files.write_json(adapter / "adapter_config.json", {"base_model_name_or_path": base})
         hub = Hub()
         assert base in stop_message(capsys, push, hub, monkeypatch, adapter) and hub.calls == []
+
+
+def test_a_folder_that_is_gone_and_looks_like_a_name_is_not_pushed(adapter, monkeypatch, capsys):
+    """The run record knows that the base was a folder."""
+    base = {"base_model_name_or_path": "outputs/our-secret-base"}
+    files.write_json(adapter / "adapter_config.json", base)
+    write_run(adapter, "outputs/our-secret-base", "files 0123")
+    hub = Hub()
+    message = stop_message(capsys, push, hub, monkeypatch, adapter)
+    assert "outputs/our-secret-base" in message and hub.calls == []
 
 
 def test_the_tiny_model_is_not_pushed(adapter, monkeypatch, capsys):

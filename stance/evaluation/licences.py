@@ -7,6 +7,8 @@ By the names of the published bases. As read in November 2026; no legal advice.
 import re
 from typing import NamedTuple
 
+from stance.common import formatting
+
 # ---------------------------------------------------------------- settings
 NOTICE_FILE = "Notice.txt"  # beside the adapter, where the terms of the base ask for one
 COPY_FILES = "LICENSE*"  # beside the adapter: a copy of the terms, which its owner adds
@@ -101,8 +103,8 @@ def describe_licence(base: str, licence: Licence | None) -> str:
     """Return what a model card says about the licence of an adapter of a base."""
     if licence is None:
         return (
-            f"The licence of an adapter follows that of its base: look it up where `{base}` was "
-            "published, before you pass this adapter on."
+            f"The licence of an adapter follows that of its base: look it up where "
+            f"{formatting.format_code(base)} was published, before you pass this adapter on."
         )
     text = f"Under the licence of its base, the [{licence.name}]({licence.link})."
     return f"{text} {licence.duties}".strip()

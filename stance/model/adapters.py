@@ -11,6 +11,7 @@ from stance.common import distributed, errors, files, records
 from stance.common.types import RunRecord
 from stance.model import (
     adapter_weights,
+    fingerprints,
     loading,
     lora_linear,
     memory,

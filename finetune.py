@@ -409,7 +409,7 @@ def run(
     trainer.add_callback(interruption)
     note = loading.read_demo_note(args.base_model)
     started = time.time()
-    with run_folder.explain_full_disk(run_dir):
+    with errors.explain_full_disk(run_dir, "free some, then add --resume", below_bar=True):
         with interruption:
             train(trainer, checkpoint)
         distributed.go_on_alone()

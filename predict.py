@@ -252,6 +252,9 @@ def main(argv: list[str] | None = None) -> None:
         text = cleaning.clean_text(args.text, repairs)
         if not text:
             errors.fail("--text must not be empty")
+        if args.explain:  # words that the model does not get decide nothing
+            chat.report_long(tokenizer, [(topic, text)])
+            text = chat.fit_sentence(tokenizer, topic, text)
         terminal.print_prediction(load(1), topic, text, args.explain, bar=False)
     else:
         terminal.predict_lines(lambda: load(1), topic, args.explain)

@@ -438,12 +438,13 @@ def write_files(
     """
     paths = [output_dir / f"{name}.jsonl" for name in splits]
     try:
-        (output_dir / SKIPPED).unlink(missing_ok=True)  # of an earlier run
-        if skipped:
-            tables.write_table(output_dir / SKIPPED, SKIPPED_HEADER, skipped)
-            paths.append(output_dir / SKIPPED)
-        hashes = splitting.write_split_files(output_dir, splits)
-        splitting.write_report(output_dir, find_report(), hashes)
+        with errors.explain_full_disk(output_dir):
+            (output_dir / SKIPPED).unlink(missing_ok=True)  # of an earlier run
+            if skipped:
+                tables.write_table(output_dir / SKIPPED, SKIPPED_HEADER, skipped)
+                paths.append(output_dir / SKIPPED)
+            hashes = splitting.write_split_files(output_dir, splits)
+            splitting.write_report(output_dir, find_report(), hashes)
     except OSError as problem:
         hint = "choose another --output-dir"
         errors.fail(f"cannot write to {output_dir} ({problem.strerror}): {hint}")

@@ -1,11 +1,14 @@
-"""Stop and kill training runs at random positions, resume them, and compare them with a run that was left alone.
+"""Stop and kill scripts, start them again, and compare what they write with a run that was left alone.
 
+Of --parts: trainings at random positions, resumed again and again; and every script (killed_scripts.py) once at each
+rename and at 20 random moments.
 Works on a CPU with the tiny model of tests/tiny_model.py and splits of prepare_data.py. A position is the n-th time that
 the process opens, renames or deletes a file below the run folder, which happens at every log line and dozens of times
-while a checkpoint is saved. There the run gets SIGKILL, or SIGTERM and SIGKILL a few positions on, most often while it
-saves. Writes what was found to --output and prints it.
+while a checkpoint is saved. There a training gets SIGKILL, or SIGTERM and SIGKILL a few positions on, most often while it
+saves. Writes what was found to --output and prints it; a part that was not run keeps its entry there.
 
     PYTHONPATH=.:tests python benchmarks/chaos.py
+    PYTHONPATH=.:tests python benchmarks/chaos.py --parts prepare_data predict
     PYTHONPATH=.:tests python benchmarks/chaos.py --base-model outputs/tiny-gemma2 --data-dir outputs/demo-data --kills 200
 """
 
@@ -20,12 +23,13 @@ import traceback
 from pathlib import Path
 from typing import NoReturn
 
+import killed_scripts
 import tiny_model
 import torch
 
 import finetune
 from stance.common import environment, errors, files, flags
-from stance.corpus import splitting
+from stance.corpus import splitting, tables
 from stance.model import loading
 
 # ---------------------------------------------------------------- settings
@@ -48,6 +52,8 @@ SURVIVED = (-signal.SIGKILL, -signal.SIGTERM, STOPPED)
 MOST_STARTS = 12  # of a run, before it is left alone
 SAVING = 40  # positions of a checkpoint, about
 WHOLE = "whole"  # name of the run that is left alone
+# trainings: those that are resumed again and again; others: scripts of killed_scripts.py
+PARTS = ("trainings", "prepare_data", "finetune", "evaluate", "predict", "export", "study")
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
@@ -58,7 +64,18 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--data-dir", default=DATA_DIR, help="folder of its splits (%(default)s)")
     parser.add_argument("--output", default=OUTPUT, help="JSON file of the result (%(default)s)")
-    parser.add_argument("--kills", type=int, default=KILLS, help="how many in all (%(default)s)")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="what is killed (all)"
+    )
+    parser.add_argument(
+        "--moments",
+        type=int,
+        default=killed_scripts.MOMENTS,
+        help="random ones at which each script is killed (%(default)s)",
+    )
+    parser.add_argument(
+        "--kills", type=int, default=KILLS, help="of trainings, in all (%(default)s)"
+    )
     parser.add_argument("--epochs", type=float, default=EPOCHS, help="of each run (%(default)s)")
     parser.add_argument(
         "--rows", type=int, default=ROWS, help="that each run is trained on (%(default)s)"
@@ -68,9 +85,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 
 
 def take_rows(data_dir: str, folder: Path, rows: int) -> None:
-    """Write small splits: rows of the train split, a third as many of the other."""
+    """Write small splits: rows of the train split, a third as many of each other."""
     splits = {}
-    for name, count in (("train", rows), ("val", rows // 3)):
+    for name, count in (("train", rows), ("val", rows // 3), ("test", rows // 3)):
         splits[name] = splitting.load_split(f"{data_dir}/{name}.jsonl")[:count]
     splitting.write_splits(folder, splits, {})
 
@@ -238,6 +255,36 @@ def count_outcomes(runs: list[dict]) -> dict:
     }
 
 
+def kill_trainings(args: argparse.Namespace) -> dict:
+    """Kill and resume trainings; return the record's figures."""
+    with tempfile.TemporaryDirectory() as folder:
+        take_rows(args.data_dir, Path(folder), args.rows)
+        words = ["--base-model", args.base_model, "--data-dir", folder]
+        words += ["--epochs", str(args.epochs), "--learning-rate", "4e-3"]
+        return count_outcomes(kill_runs(words, Path(folder), args.kills, args.seed))
+
+
+def make_jobs(base: str, data_dir: str, home: Path) -> dict[str, killed_scripts.Job]:
+    """Return the jobs of killed_scripts.build_jobs, with what they read; it is written to home."""
+    data = home / "data"
+    take_rows(data_dir, data, killed_scripts.ROWS)
+    rows = splitting.load_split(f"{data_dir}/train.jsonl")
+    topics = sorted({row["topic"] for row in rows})[:2]
+    corpus = home / "corpus.csv"
+    header = ("topic", "text", "stance")
+    chosen = [row for row in rows if row["topic"] in topics][: killed_scripts.CORPUS_ROWS]
+    tables.write_table(corpus, header, [[row[name] for name in header] for row in chosen])
+    table = home / "table.csv"
+    chosen = rows[: 3 * killed_scripts.ROWS]
+    tables.write_table(table, header[:2], [[row["topic"], row["text"]] for row in chosen])
+    adapter = home / "adapter"
+    words = ["--base-model", base, "--data-dir", str(data), "--run-dir", str(adapter)]
+    code, _ = run_process([*words, "--epochs", "1"], adapter)
+    if code:
+        errors.fail(f"the adapter could not be trained: {Path(f'{adapter}.txt').read_text()}")
+    return killed_scripts.build_jobs(base, data, adapter, table, corpus)
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     torch.set_num_threads(1)  # threads add up gradients in the order they finish
@@ -246,15 +293,24 @@ def main(argv: list[str] | None = None) -> None:
     if not Path(args.base_model).is_dir():
         tiny_model.build(args.base_model)
     loading.check_base(args.base_model)
-    with tempfile.TemporaryDirectory() as folder:
-        take_rows(args.data_dir, Path(folder), args.rows)
-        words = ["--base-model", args.base_model, "--data-dir", folder]
-        words += ["--epochs", str(args.epochs), "--learning-rate", "4e-3"]
-        runs = kill_runs(words, Path(folder), args.kills, args.seed)
-    outcomes = count_outcomes(runs)
+    record = {}
+    if Path(args.output).is_file():
+        record = files.read_json(args.output, "delete it")
     described = {"flags": vars(args), "environment": environment.describe_environment()}
-    files.write_json(args.output, {**described, **outcomes})
-    print({key: value for key, value in outcomes.items() if key != "details"})
+    scripts = [name for name in args.parts if name != "trainings"]
+    if "trainings" in args.parts:
+        record["trainings"] = {**described, **kill_trainings(args)}
+    with tempfile.TemporaryDirectory() as folder:
+        jobs = make_jobs(args.base_model, args.data_dir, Path(folder)) if scripts else {}
+        home = Path(folder) / "tries"
+        for name in scripts:
+            counts = killed_scripts.kill_scripts({name: jobs[name]}, home, args.moments, args.seed)
+            record[name] = {**described, **counts[name]}
+            files.write_json(args.output, record)
+    files.write_json(args.output, record)
+    for name in args.parts:
+        counts = {key: value for key, value in record[name].items() if isinstance(value, int)}
+        print(f"{name}: {counts}")
     print(f"wrote {args.output}")
 
 

@@ -25,7 +25,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from stance.common import environment, errors, files, flags
+from stance.common import environment, errors, files, flags, locks
+from stance.common.types import Example, RunRecord
 from stance.corpus import splitting
 from stance.evaluation import licences
 from stance.model import adapters, chat, loading, merging, scoring
@@ -81,6 +82,17 @@ def main(argv: list[str] | None = None) -> None:
     rows = splitting.load_split(Path(args.data_dir) / "val.jsonl")[:CHECK_ROWS]
     loading.check_base(base)
     check_output_dir(output_dir, base)
+    lock = output_dir.with_name(f"{output_dir.name}.lock")
+    with locks.hold_lock(lock, output_dir, "tools.export", "choose another --output-dir"):
+        export(args, run, output_dir, rows)
+
+
+def export(args: argparse.Namespace, run: RunRecord, output_dir: Path, rows: list[Example]) -> None:
+    """Merge the adapter, compare answers on rows, and write the model.
+
+    run: the record of the adapter's training.
+    """
+    base = run["base_model"]
     tokenizer = loading.load_tokenizer(base)
     adapters.check_same_base(args.adapter, base, tokenizer)
     encoded = chat.encode_examples(tokenizer, [(row["topic"], row["text"]) for row in rows])

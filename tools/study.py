@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import prompts
-from stance.common import errors, files, flags, formatting, records, run_files, types
+from stance.common import errors, files, flags, formatting, locks, records, run_files, types
 from stance.corpus import annotations, cleaning, corpus_flags, splitting, voting
 from stance.evaluation import figures, predictions, study_tables
 from stance.model import loading
@@ -50,6 +50,7 @@ STUDY_DIR = "outputs/study"  # where everything goes
 # --------------------------------------------------------------------------
 
 ROOT = Path(__file__).resolve().parents[1]
+LOCK_FILE = "study.lock"
 
 
 class Run(NamedTuple):
@@ -248,7 +249,6 @@ def check_plan(folder: Path, plan: dict) -> None:
                     f"{folder} holds a study with {key} {was}, now it is {value}: "
                     "choose another --study-dir"
                 )
-    files.make_folder(folder)
     files.write_json(path, plan)
 
 
@@ -259,7 +259,7 @@ def call_script(script: str, *words: object, log: Path) -> None:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, ROOT / script, *map(str, words)]
-    with open(log, "a", encoding="utf-8") as file:
+    with files.open_to_append(log) as file:
         try:
             running = subprocess.Popen(command, stdout=file)
         except OSError as problem:  # such as thousands of topics, too long for a command line
@@ -347,6 +347,7 @@ def finish_run(args: argparse.Namespace, folder: Path, run: Run, plan: dict) -> 
     shutil.rmtree(home / "checkpoints", ignore_errors=True)  # gigabytes that only --resume needs
     if not is_evaluated(home, data):
         words = ["--adapter", home, "--data-dir", data, "--robustness-rows", 0]
+        (home / "README.md").unlink(missing_ok=True)
         call_script("evaluate.py", *words, log=log)
         if done == "finished before":
             done = "evaluated"
@@ -384,7 +385,8 @@ def is_evaluated(home: Path, data: Path) -> bool:
 
     home: folder of the run; data: of its splits.
     """
-    if not (home / "evaluation.json").is_file():
+    # evaluate.py writes the card last; without it, it was killed before.
+    if not (home / "evaluation.json").is_file() or not (home / "README.md").is_file():
         return False
     path = home / "evaluation.json"
     evaluation = records.read_typed(path, types.EvaluationRun, predictions.RUN_KIND, "delete it")
@@ -440,6 +442,18 @@ def main(argv: list[str] | None = None) -> None:
         "prompt_version": prompts.PROMPT_VERSION,
         **read_settings(args),
     }
+    files.make_folder(folder)
+    with locks.hold_lock(folder / LOCK_FILE, folder, "tools.study", "choose another --study-dir"):
+        do_runs(args, folder, runs, plan, sizes)
+
+
+def do_runs(
+    args: argparse.Namespace, folder: Path, runs: list[Run], plan: dict, sizes: dict[str, int]
+) -> None:
+    """Do what is left of the runs of a study, and write what came out of all of them.
+
+    folder: of the study; plan: what its runs have in common; sizes: {topic: rows}.
+    """
     check_plan(folder, plan)
     print(describe_trainings(folder, runs, sizes), flush=True)
     run_of_data = {run.data: run for run in runs}  # runs of several seeds share splits

@@ -1,17 +1,22 @@
 """Files that every script reads and writes: JSON, JSON Lines, whole-or-nothing writes, hashes."""
 
 import codecs
+import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import secrets
+import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from stance.common import errors, formatting
 
+# A file of that name is ours: a link is not followed, and a pipe not waited for.
+OWN_FILE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 # One encoder for all rows: json.dumps makes one for every row.
 LINE_ENCODER = json.JSONEncoder(ensure_ascii=False, default=str, allow_nan=False)
 
@@ -29,29 +34,85 @@ def make_folder(path: str | Path) -> None:
         errors.fail(f"cannot write into {path}: choose another place for the results")
 
 
-def write_text(path: str | Path, chunks: Iterable[str]) -> str:
-    """Write strings to a file whole or not at all; makes its folder; return its SHA-256.
+@contextlib.contextmanager
+def replace_whole(path: str | Path) -> Iterator[Path]:
+    """Yield an empty file beside another, which takes its place once written: whole or not at all.
 
-    A temporary file beside it takes its place once it is on disk.
+    That happens once the block has ended and the content is on disk. Makes the folder of path. An
+    error of a full disk then names path, and not the file beside it, which is gone.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = name_temporary(path)
     try:
-        digest = hashlib.sha256()
-        with open(temporary, "xb") as file:
-            for chunk in chunks:
-                # Half a character, as a text cut inside an emoji holds, has no bytes.
-                content = chunk.encode("utf-8", errors="replace")
-                digest.update(content)
-                file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # New, so that what somebody has put there, such as a link to another file, is not used.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | OWN_FILE, 0o666))
+        yield temporary
+        flush_file(temporary)
         os.replace(temporary, path)
-    except BaseException:  # the disk is full, or a signal came
-        temporary.unlink(missing_ok=True)
+    except BaseException as problem:  # the disk is full, or a signal came
+        if isinstance(problem, OSError) and problem.filename in (None, str(temporary)):
+            problem.filename = str(path)
         raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flush_file(path: str | Path) -> None:
+    """Return once a file, or the entries of a folder, are on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: str | Path, chunks: Iterable[str]) -> str:
+    """Write strings to a file whole or not at all; makes its folder; return its SHA-256."""
+    # Half a character, as a text cut inside an emoji holds, has no bytes.
+    return write_bytes(path, (chunk.encode("utf-8", errors="replace") for chunk in chunks))
+
+
+def write_bytes(path: str | Path, chunks: Iterable[bytes]) -> str:
+    """Write bytes to a file whole or not at all; makes its folder; return their SHA-256."""
+    digest = hashlib.sha256()
+    with replace_whole(path) as temporary, open(temporary, "wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
     return digest.hexdigest()
+
+
+def open_to_append(path: str | Path) -> BinaryIO:
+    """Return a file opened to append bytes to it, made if it is not there; without a buffer.
+
+    Fails if there is a link or a pipe of that name: somebody else may have put it there, so that
+    another file is changed.
+    """
+    hint = "delete it, or choose another name"
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | OWN_FILE, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            errors.fail(f"{path} is no plain file: {hint}")
+        return os.fdopen(descriptor, "a+b", buffering=0)
+    except OSError as problem:
+        if problem.errno == errno.ELOOP:
+            errors.fail(f"{path} is a link, which is not followed: {hint}")
+        raise
+
+
+def append_bytes(file: BinaryIO, content: bytes) -> None:
+    """Append bytes to a file of open_to_append whole or not at all; wait until they are on disk."""
+    size = os.fstat(file.fileno()).st_size
+    left = memoryview(content)
+    try:
+        while left:
+            left = left[file.write(left) :]
+        os.fsync(file.fileno())
+    except BaseException:  # the disk is full, or a signal came
+        with contextlib.suppress(OSError):
+            os.ftruncate(file.fileno(), size)
+        raise
 
 
 def check_not_input(output: str | Path, inputs: dict[str, str | Path | None]) -> None:
@@ -97,8 +158,23 @@ def _replace_non_finite(value):
     return value
 
 
+def check_plain(path: str | Path) -> None:
+    """Fail if a path is a pipe, socket or device: it would be waited for, and cannot be read twice.
+
+    Whoever opens it says what is wrong with a folder, or if there is nothing.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # not there
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        hint = "save what it gives in a file, and name that"
+        errors.fail(f"{path} is a pipe or a device, which cannot be read twice: {hint}")
+
+
 def read_json(path: str | Path, hint: str) -> Any:
     """Read one JSON document; fail with the hint if the file is missing or damaged."""
+    check_plain(path)
     try:
         return decode_json(Path(path).read_bytes())
     except FileNotFoundError:
@@ -147,6 +223,7 @@ def iterate_numbered_jsonl(
     path: str | Path, required: Collection[str], hint: str
 ) -> Iterator[tuple[int, dict]]:
     """Yield (line number, dict) of a JSON Lines file; see iterate_jsonl."""
+    check_plain(path)
     number = 0
     is_empty = True
     try:

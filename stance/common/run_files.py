@@ -64,7 +64,7 @@ def find_records(given: str | Path) -> Path:
     given = Path(given)
     if given.is_dir():
         return find_text(given, RECORDS)
-    return given if given.is_file() else find_text(given.parent, given.name)
+    return given if given.exists() else find_text(given.parent, given.name)
 
 
 def remove_replaced(folder: str | Path, names: Iterable[str]) -> None:

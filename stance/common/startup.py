@@ -5,6 +5,7 @@ Also how threads wait. Where scripts are imported, by tests for example, Ctrl-C 
 collection stay as they are. Standard library only.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -30,16 +31,34 @@ def end_loading(number: int, frame: FrameType | None) -> None:
 
     A handler of signal.signal that raises nothing: libraries may catch what a handler raises.
     """
-    os.write(2, b"\ninterrupted: nothing was begun; start again\n")
+    with contextlib.suppress(OSError):  # nobody reads on
+        os.write(2, b"\ninterrupted: nothing was begun; start again\n")
     os._exit(128 + number)
+
+
+def open_missing() -> None:
+    """Open stdin, stdout and stderr where a process was started without them, as by >&-.
+
+    Else the first files that it opens would get their numbers, and what libraries print.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
 
 
 ROOT = Path(__file__).resolve().parents[2]
 script = getattr(sys.modules["__main__"], "__file__", None)  # or <stdin>, or none at all
 if script and Path(script).is_file() and Path(script).resolve().parent in (ROOT, ROOT / "tools"):
-    # Both until errors.run_script. A fifth of the loading time goes into looking for garbage, of
+    # Garbage and Ctrl-C until errors.run_script. A fifth of the loading time goes into looking for garbage, of
     # which there is little.
     gc.disable()
+    open_missing()
     # A shell lets what runs in the background ignore SIGINT; then another handler stands here.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, end_loading)

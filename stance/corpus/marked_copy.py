@@ -2,7 +2,10 @@
 
 import contextlib
 import copy
+import io
+import os
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,8 +16,9 @@ from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.dimensions import ColumnDimension
 from openpyxl.worksheet.properties import PageSetupProperties
 from openpyxl.worksheet.worksheet import Worksheet
+from openpyxl.writer.excel import ExcelWriter
 
-from stance.common import errors, formatting, text_width
+from stance.common import errors, files, formatting, text_width
 from stance.corpus import (
     annotations,
     cleaning,
@@ -117,7 +121,12 @@ def write_checked(
     if not is_workbook:
         format_header(sheet, max(table.header_row, 1))
     try:
-        book.save(target)
+        with errors.explain_full_disk(target):
+            content = io.BytesIO()
+            # As book.save does, which leaves the archive open where a temporary file has no room.
+            with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+                ExcelWriter(book, archive).save()
+            files.write_bytes(target, [content.getvalue()])
     except OSError as problem:
         hint = "close it in Excel, or copy the corpus elsewhere"
         errors.fail(f"cannot write {target} ({problem.strerror}): {hint}")
@@ -132,7 +141,7 @@ def name_copy(path: Path) -> Path:
     stem = CHECKED.sub("", path.stem)
     copy = path.with_name(f"{stem}.checked.xlsx")
     number = 1
-    while copy.exists():
+    while os.path.lexists(copy):
         number += 1
         copy = path.with_name(f"{stem}.checked-{number}.xlsx")
     return copy

@@ -7,7 +7,6 @@ errors.fail that names file, sheet, row and hint.
 import csv
 import itertools
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -132,6 +131,7 @@ def check_readable(path: str | Path, how: reading.Reading) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in READ_SUFFIXES:
         errors.fail(f"{path} is no {', '.join(READ_SUFFIXES)} file: save it in Excel as .xlsx")
+    files.check_plain(path)
     if suffix not in WORKBOOK_READERS and workbook_reader.is_workbook(path):
         errors.fail(f"{path} is an Excel workbook despite its name: rename it to .xlsx")
     if suffix in TEXT_SUFFIXES and starts_with(path, PARQUET_START):
@@ -391,8 +391,15 @@ def is_long(cells: Sequence, width: int) -> bool:
 
 def keep_stdin() -> BinaryIO:
     """Return a temporary file with all that stdin holds: lines can then be read twice."""
-    file = tempfile.TemporaryFile()
-    shutil.copyfileobj(sys.stdin.buffer, file)
+    hint = f"{errors.MAKE_ROOM}, or let TMPDIR name a folder on another disk"
+    with errors.explain_full_disk("a temporary file of the sentences on stdin", hint):
+        file = tempfile.TemporaryFile()
+        try:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+            file.flush()
+        except OSError:
+            file.truncate(0)
+            raise
     return file
 
 
@@ -441,6 +448,8 @@ def check_output(path: str | Path, header: list[str]) -> None:
     files.make_folder(path.parent)
     if path.is_dir():
         errors.fail(f"{path} is a folder: choose another name")
+    if path.exists() and not path.is_file():
+        errors.fail(f"{path} is a pipe or a device, which a table cannot replace: name a file")
     twice = [name for name in header if header.count(name) > 1]
     if path.suffix.lower() == ".jsonl" and twice:
         problem = f"two columns are called {formatting.quote(twice[0])}, which .jsonl cannot hold"
@@ -482,41 +491,36 @@ def write_table(
     look: how .xlsx shows it. Fails if the disk is full or the file is open in Excel.
     """
     try:
-        _write_table(Path(path), header, rows, look)
+        with errors.explain_full_disk(Path(path)):
+            _write_table(Path(path), header, rows, look)
     except OSError as problem:
-        hint = "make room or close it elsewhere, then start again"
+        hint = "close it elsewhere, then start again"
         errors.fail(f"cannot write {path} ({problem.strerror}): {hint}")
 
 
 def _write_table(path, header, rows, look):
     """Write a table to a temporary file, which takes the place of path once it is whole."""
     suffix = path.suffix.lower()
-    temporary = files.name_temporary(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Half a character, as a text cut inside an emoji holds, has no bytes in UTF-8.
     clean_rows = (
         [cleaning.HALF_CHARACTER.sub("", cell) if isinstance(cell, str) else cell for cell in row]
         for row in rows
     )
-    try:
-        if suffix == ".jsonl":
-            objects = (dict(zip(header, row, strict=True)) for row in clean_rows)
-            files.write_jsonl(temporary, objects)
+    if suffix == ".jsonl":
+        files.write_jsonl(path, (dict(zip(header, row, strict=True)) for row in clean_rows))
+        return
+    lines = itertools.chain([header], (map(dump_nested, row) for row in clean_rows))
+    with files.replace_whole(path) as temporary:
+        if suffix == ".xlsx":
+            workbook_writer.write_xlsx(temporary, lines, look)
         else:
-            lines = itertools.chain([header], (map(dump_nested, row) for row in clean_rows))
-            if suffix == ".xlsx":
-                workbook_writer.write_xlsx(temporary, lines, look)
-            else:
-                _write_csv(temporary, lines, "\t" if suffix == ".tsv" else ",")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)  # still there if the disk is full or a signal came
+            _write_csv(temporary, lines, "\t" if suffix == ".tsv" else ",")
 
 
 def _write_csv(path, lines, delimiter):
     """Write lines of cells to a .csv or .tsv file."""
     # The byte order mark of utf-8-sig makes Excel read UTF-8.
-    with open(path, "x", encoding="utf-8-sig", newline="") as file:
+    with open(path, "w", encoding="utf-8-sig", newline="") as file:
         csv.writer(file, delimiter=delimiter).writerows(lines)
 
 

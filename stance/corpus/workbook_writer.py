@@ -1,9 +1,11 @@
 """Excel workbooks written so that text stays text. No torch."""
 
+import contextlib
 import datetime
 import itertools
 import math
 import re
+import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -70,6 +72,12 @@ def write_xlsx(path: str | Path, lines: Iterable[Iterable], look: Look) -> None:
         "strings_to_numbers": False,
         "use_zip64": True,
     }
+    with tempfile.TemporaryDirectory(prefix="xlsx-") as folder:  # gone also if there is no room
+        _write_book(path, lines, look, {**options, "tmpdir": folder})
+
+
+def _write_book(path, lines, look, options):
+    """Write the workbook with these options of xlsxwriter."""
     book = xlsxwriter.Workbook(str(path), options)
     try:
         book.set_properties({"created": CREATED})
@@ -86,6 +94,7 @@ def write_xlsx(path: str | Path, lines: Iterable[Iterable], look: Look) -> None:
     try:
         book.close()
     except xlsxwriter.exceptions.FileCreateError as problem:
+        discard(book)
         raise problem.args[0] from None  # the OSError behind it
 
 
@@ -228,8 +237,8 @@ def add_shades(
 
 
 def discard(book: xlsxwriter.Workbook) -> None:
-    """Close and delete the temporary files of a workbook that is not to be written."""
+    """Close the temporary files of a workbook that is not to be written."""
     for sheet in book.worksheets():
-        sheet.row_data_fh.close()
-        Path(sheet.row_data_filename).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk is full
+            sheet.row_data_fh.close()
     book.fileclosed = True  # or it would be written when it is collected as garbage

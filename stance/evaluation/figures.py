@@ -5,6 +5,7 @@ the picture, such as loading.read_demo_note gives, or None.
 """
 
 import functools
+import io
 import logging
 import re
 import warnings
@@ -21,7 +22,7 @@ import matplotlib.text
 import matplotlib.ticker
 
 import prompts
-from stance.common import text_width
+from stance.common import files, text_width
 from stance.evaluation import result_tables
 
 # ---------------------------------------------------------------- settings
@@ -344,8 +345,10 @@ def _save(figure, path, note):
     with warnings.catch_warnings():
         # One a character, of those that the note counts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(path, dpi=DPI, metadata={"Software": None})
+        content = io.BytesIO()  # a PNG is written whole or not at all
+        figure.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
     plt.close(figure)
+    files.write_bytes(path, [content.getvalue()])
 
 
 def _choose_fonts(figure):

@@ -168,12 +168,13 @@ def write_card(
     path = Path(folder) / "run.json"
     record = records.read_typed(path, types.CardRecord, "run record for a model card", hint)
     card = build_card(record, run, table, numbers)
-    files.write_text(Path(folder) / "README.md", [str(card)])
+    written = ["README.md"]
     licence = licences.find_licence(record["base_model"])
-    if licence is None or licence.notice is None:
-        return ["README.md"]
-    files.write_text(Path(folder) / licences.NOTICE_FILE, [licence.notice])
-    return ["README.md", licences.NOTICE_FILE]
+    if licence is not None and licence.notice is not None:
+        files.write_text(Path(folder) / licences.NOTICE_FILE, [licence.notice])
+        written.append(licences.NOTICE_FILE)
+    files.write_text(Path(folder) / "README.md", [str(card)])  # last: a study looks for it
+    return written
 
 
 def build_card(

@@ -109,7 +109,6 @@ def write_results(
     header, rows = result_tables.tabulate_results(numbers["intervals"])
     caption = describe_caption(run, table, numbers)
     latex = formatting.format_latex(header, rows, caption, "tab:results")
-    files.write_json(folder / run_files.NUMBERS, {**run, "metrics": result, "analysis": numbers})
     files.write_text(run_files.place_text(folder, run_files.REPORT_PAGE), [page])
     files.write_text(folder / "results.tex", [latex])
     header, rows = analysis.list_errors(table)
@@ -118,6 +117,8 @@ def write_results(
     tables.write_table(run_files.place_text(folder, run_files.ERRORS), header, rows, look)
     texts = (run_files.REPORT_PAGE, run_files.ERRORS)
     run_files.remove_replaced(folder, texts)
+    # Last: with it, an evaluation counts as finished.
+    files.write_json(folder / run_files.NUMBERS, {**run, "metrics": result, "analysis": numbers})
     written = [f"{run_files.TEXTS}/{name}" for name in texts]
     return [run_files.NUMBERS, "results.tex", *written, *pictures]
 

@@ -10,6 +10,7 @@ line says what scored it. Pairs and probabilities wait in a temporary SQLite dat
 that memory does not grow with the table.
 """
 
+import contextlib
 import glob
 import hashlib
 import json
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 import prompts
-from stance.common import distributed, errors, files, progress, records
+from stance.common import distributed, errors, files, full_disk, locks, progress, records
 from stance.common.types import PartBlock
 from stance.corpus import cleaning, tables
 from stance.model import fingerprints, precision, scoring
@@ -71,7 +72,17 @@ def read_rows(
 def fail_on_disk(problem: sqlite3.OperationalError) -> NoReturn:
     """Fail with what to do if the temporary database of a PairStore cannot be written."""
     hint = "let TMPDIR name a folder on a disk with as much room as the input takes"
-    errors.fail(f"the temporary file of sentences cannot be written ({problem}): {hint}")
+    room = full_disk.describe_temporary()
+    errors.fail(f"the temporary file of sentences cannot be written ({problem}; {room}): {hint}")
+
+
+@contextlib.contextmanager
+def explain_store() -> Iterator[None]:
+    """Fail with what to do where the temporary database of a PairStore has no room."""
+    try:
+        yield
+    except sqlite3.OperationalError as problem:
+        fail_on_disk(problem)
 
 
 class PairStore:
@@ -80,6 +91,7 @@ class PairStore:
     rows: number of pairs that were given, repeated ones too. size: number of distinct pairs.
     """
 
+    @explain_store()
     def __init__(self, pairs: Iterable[tuple[str, str]]) -> None:
         """Store pairs of cleaned texts; fail if the disk has no room for them."""
         # Without a name, it is a temporary database on disk, gone with the process.
@@ -95,10 +107,7 @@ class PairStore:
         )
         self.rows = 0
         insert = "INSERT OR IGNORE INTO pairs (key, topic, text) VALUES (?, ?, ?)"
-        try:
-            self.database.executemany(insert, self._make_rows(pairs))
-        except sqlite3.OperationalError as problem:
-            fail_on_disk(problem)
+        self.database.executemany(insert, self._make_rows(pairs))
         self.size = self.database.execute("SELECT count(*) FROM pairs").fetchone()[0]
 
     def _make_rows(self, pairs):
@@ -111,6 +120,7 @@ class PairStore:
         """Return the number of blocks, of which the last may be smaller."""
         return math.ceil(self.size / BLOCK_SIZE)
 
+    @explain_store()  # to read a page, one that waits in memory may have to be written
     def read_block(self, block: int) -> tuple[list[str], list[tuple[str, str]]]:
         """Return (keys as hex digits, pairs) of a block, both in the order of the pairs."""
         first = block * BLOCK_SIZE  # numbers start at 1 and have no gaps
@@ -128,12 +138,14 @@ class PairStore:
             _, pairs = self.read_block(block)
             yield from pairs
 
+    @explain_store()
     def add_predictions(self, block: int, probabilities: list[list[float]]) -> None:
         """Keep the probabilities of a block's pairs: three for each, in prompts.LABELS order."""
         first = block * BLOCK_SIZE + 1
         rows = ((number, *row) for number, row in enumerate(probabilities, start=first))
         self.database.executemany("INSERT OR REPLACE INTO predictions VALUES (?, ?, ?, ?)", rows)
 
+    @explain_store()
     def find_prediction(self, topic: str, text: str) -> tuple[float, float, float] | None:
         """Return the probabilities of a pair in prompts.LABELS order.
 
@@ -142,6 +154,7 @@ class PairStore:
         query = "SELECT pro, con, neu FROM pairs JOIN predictions USING (number) WHERE key = ?"
         return self.database.execute(query, (make_key(topic, text),)).fetchone()
 
+    @explain_store()
     def hash_pairs(self) -> str:
         """Return the SHA-256 of all pairs in their order as hex digits."""
         digest = hashlib.sha256()
@@ -178,10 +191,17 @@ def list_dependencies(
     }
 
 
+def hold_output(output: str | Path) -> contextlib.AbstractContextManager[None]:
+    """Return a context in which no other predict.py labels the same output: OUTPUT.lock says so."""
+    hint = "choose another --output"
+    return locks.hold_lock(Path(f"{output}.lock"), output, "predict.py", hint)
+
+
 def find_parts(output: str | Path) -> list[Path]:
     """Return the part files beside an output."""
     output = Path(output)
-    return sorted(output.parent.glob(f"{glob.escape(output.name)}.part-[0-9]*.jsonl"))
+    paths = output.parent.glob(f"{glob.escape(output.name)}.part-[0-9]*.jsonl")
+    return sorted(path for path in paths if not path.is_fifo())  # open_part fails on that
 
 
 def read_part_files(output: str | Path, dependencies: dict, store: PairStore) -> dict[int, int]:
@@ -202,8 +222,6 @@ def read_part_files(output: str | Path, dependencies: dict, store: PairStore) ->
                         entry = files.decode_json(line)
                         _add_entry(store, entry)
                         batch_sizes[entry["block"]] = entry["batch_size"]
-            except sqlite3.OperationalError as problem:
-                fail_on_disk(problem)
             except (ValueError, KeyError, TypeError, RecursionError, sqlite3.Error):
                 errors.fail(f"{path} is damaged: {hint}")
         if changed:
@@ -247,9 +265,10 @@ def open_part(output: str | Path, rank: int, dependencies: dict) -> BinaryIO:
 
     A half line at its end is cut off. A file without lines gets its first: the dependencies.
     """
-    file = open(f"{output}.part-{rank}.jsonl", "a+b")
+    file = files.open_to_append(f"{output}.part-{rank}.jsonl")
     file.seek(0)
-    whole_bytes = sum(len(line) for line in file if line.endswith(b"\n"))
+    with os.fdopen(os.dup(file.fileno()), "rb") as lines:
+        whole_bytes = sum(len(line) for line in lines if line.endswith(b"\n"))
     file.truncate(whole_bytes)
     if whole_bytes == 0:
         append_line(file, dependencies)
@@ -258,9 +277,7 @@ def open_part(output: str | Path, rank: int, dependencies: dict) -> BinaryIO:
 
 def append_line(file: BinaryIO, entry: dict) -> None:
     """Append a JSON line and wait until it is on disk."""
-    file.write(json.dumps(entry).encode() + b"\n")
-    file.flush()
-    os.fsync(file.fileno())
+    files.append_bytes(file, json.dumps(entry).encode() + b"\n")
 
 
 def remove_parts(output: str | Path) -> None:
@@ -292,12 +309,14 @@ def label_pairs(
     if blocks:
         score = load_scorer()
         batch_size = min(batch_sizes.values(), default=None)
+        part_path = Path(f"{output}.part-{rank}.jsonl")
+        hint = f"{errors.MAKE_ROOM}, which goes on from that file"
         try:
-            part = open_part(output, rank, dependencies)
-            score_blocks(store, blocks, part, score, batch_size)
+            with errors.explain_full_disk(part_path, hint):
+                part = open_part(output, rank, dependencies)
+                score_blocks(store, blocks, part, score, batch_size)
         except KeyboardInterrupt:
-            hint = f"the same command goes on from {output}.part-{rank}.jsonl"
-            print(f"interrupted: {hint}", file=sys.stderr)
+            print(f"interrupted: the same command goes on from {part_path}", file=sys.stderr)
             raise SystemExit(130) from None  # what shells report after Ctrl-C
     distributed.wait_for_ranks()
     if rank == 0:

@@ -61,31 +61,34 @@ def label_table(
     summary_topics: topics that the summary shows one by one.
     """
     is_first_rank = distributed.get_rank()[0] == 0
-    with distributed.first_rank_first():
-        if source.path == "-":
-            source = source._replace(stdin=tables.keep_stdin())
-        table = open_source(source)
-        added = name_added(table)
-        tables.check_output(output, [*table.header, *added.values()])
-        note_unused_topics(source, table, added)
-        note_other_names(table, added)
-        store = labeller.PairStore(check_table_rows(table, source, output))
+    with contextlib.ExitStack() as held:
+        with distributed.first_rank_first():
+            if source.path == "-":
+                source = source._replace(stdin=tables.keep_stdin())
+            table = open_source(source)
+            added = name_added(table)
+            tables.check_output(output, [*table.header, *added.values()])
+            if is_first_rank:
+                held.enter_context(labeller.hold_output(output))
+            note_unused_topics(source, table, added)
+            note_other_names(table, added)
+            store = labeller.PairStore(check_table_rows(table, source, output))
+            if is_first_rank:
+                chat.report_long(tokenizer, store.read_pairs())
+        if is_first_rank and not resume:
+            labeller.remove_parts(output)
+        distributed.wait_for_ranks()
+        dependencies = labeller.list_dependencies(adapter, base, store)
+        dependencies["cleaning"] = cleaning.describe_cleaning(source.repairs)
+        labeller.label_pairs(store, output, dependencies, lambda: load_scorer(store.size))
         if is_first_rank:
-            chat.report_long(tokenizer, store.read_pairs())
-    if is_first_rank and not resume:
-        labeller.remove_parts(output)
-    distributed.wait_for_ranks()
-    dependencies = labeller.list_dependencies(adapter, base, store)
-    dependencies["cleaning"] = cleaning.describe_cleaning(source.repairs)
-    labeller.label_pairs(store, output, dependencies, lambda: load_scorer(store.size))
-    if is_first_rank:
-        counts = write_labelled(source, output, added, store, review_below)
-        labeller.remove_parts(output)
-        note = loading.read_demo_note(base)
-        summary = terminal.shorten_counts(counts, summary_topics)
-        report_labelled(counts, summary, store, output, note, review_below)
-        if source.gold_column:
-            print(f"\n{gold.format_comparison(source.gold_column, counts, summary)}")
+            counts = write_labelled(source, output, added, store, review_below)
+            note = loading.read_demo_note(base)
+            summary = terminal.shorten_counts(counts, summary_topics)
+            report_labelled(counts, summary, store, output, note, review_below)
+            labeller.remove_parts(output)  # last: where the picture has no room, nothing is lost
+            if source.gold_column:
+                print(f"\n{gold.format_comparison(source.gold_column, counts, summary)}")
 
 
 def open_source(source: Source) -> tables.Table:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import prompts
-from stance.common import formatting
+from stance.common import errors, formatting
 from stance.corpus import cleaning
 from stance.labelling import labeller
 from stance.model import scoring
@@ -155,6 +155,10 @@ def predict_lines(load_scorer: Callable[[], labeller.Scorer], topic: str, explai
                 topic = text.removeprefix("/topic").strip()
             else:
                 print_prediction(score, topic, text, explain, bar=True)
+    except UnicodeDecodeError as problem:
+        print()
+        what = f"what was typed is no text in {problem.encoding}"
+        errors.fail(f"{what}: set PYTHONIOENCODING=utf-8, or what your terminal sends")
     except (EOFError, KeyboardInterrupt):
         print()
 

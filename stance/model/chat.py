@@ -37,6 +37,8 @@ TEMPLATE_BYTES = 1 << 30
 TEMPLATE_CHARACTERS = 20_000
 # --------------------------------------------------------------------------
 
+MOST_KEPT = 100_000  # characters of a sentence that is kept to know at once how it is shortened
+FIRST_CHARACTERS = MAX_PROMPT_TOKENS  # of a long text, encoded to see whether they fit
 # Private-use characters: no chat template contains them.
 USER_SLOT = "\ue000"
 ANSWER_SLOT = "\ue001"
@@ -115,24 +117,32 @@ def fit_sentence(
     most = _count_tokens(tokenizer, "", "") + len(text)  # a token has a byte at least
     if most <= MAX_PROMPT_TOKENS:
         return sentence
-    return _shorten(tokenizer, topic, sentence, MAX_PROMPT_TOKENS)
+    # Not kept in memory if it is very long.
+    shorten = _shorten if len(sentence) <= MOST_KEPT else _shorten.__wrapped__
+    return shorten(tokenizer, topic, sentence, MAX_PROMPT_TOKENS)
 
 
 @functools.lru_cache(maxsize=4096)  # training encodes a row twice
 def _shorten(tokenizer, topic, sentence, limit):
     """Return as many first words of a sentence as fit; of one endless word, as many characters."""
-    if _count_tokens(tokenizer, topic, sentence) <= limit:
-        return sentence
-    if _count_tokens(tokenizer, topic, "") > limit - MIN_SENTENCE_TOKENS:
+
+    def fits_topic(length):
+        return _count_tokens(tokenizer, topic[:length], "") <= limit - MIN_SENTENCE_TOKENS
+
+    def fits(length):
+        return _count_tokens(tokenizer, topic, sentence[:length]) <= limit
+
+    if _find_bounds(fits_topic, len(topic))[0] < len(topic):
         errors.fail(
             f"the topic {formatting.quote(topic)} is too long for a prompt of {limit} tokens: shorten it"
         )
+    low, high = _find_bounds(fits, len(sentence))
+    if low == len(sentence):
+        return sentence
     # Bisection: the first `low` characters fit, the first `high` ones do not.
-    low = 0
-    high = len(sentence)
     while high - low > 1:
         middle = (low + high) // 2
-        if _count_tokens(tokenizer, topic, sentence[:middle]) <= limit:
+        if fits(middle):
             low = middle
         else:
             high = middle
@@ -146,6 +156,22 @@ def _shorten(tokenizer, topic, sentence, limit):
     while _count_tokens(tokenizer, topic, text) > limit:
         text = text[:-1]
     return text
+
+
+def _find_bounds(fits, length):
+    """Return (characters that fit, characters that do not) of a text; (length, length) if all fit.
+
+    fits: tells whether so many first ones do. They are doubled until they do not, so that a text of
+    megabytes is never encoded as a whole. length: of the text.
+    """
+    low = 0
+    high = min(FIRST_CHARACTERS, length)
+    while fits(high):
+        if high == length:
+            return length, length
+        low = high
+        high = min(2 * high, length)
+    return low, high
 
 
 @functools.lru_cache(maxsize=16)  # of the empty prompt

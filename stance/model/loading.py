@@ -299,9 +299,11 @@ def load_pretrained(loader: Callable[..., Any], base: str, **options: object) ->
     # Else weights of another commit, which somebody converted, would be loaded where there are none.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     loads_weights = "use_safetensors" in options
+    hint = f"{errors.MAKE_ROOM}, or let HF_HOME name a folder on another disk"
     try:
-        base_files.check_base_files(name, revision)
-        return loader(name, trust_remote_code=False, **options)
+        with errors.explain_full_disk(f"the files of {base}", hint):  # they are downloaded
+            base_files.check_base_files(name, revision)
+            return loader(name, trust_remote_code=False, **options)
     except Exception as problem:  # damaged files: the readers raise what their libraries do
         if loads_weights and isinstance(problem, RuntimeError):  # memory: the caller explains it
             raise

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TypedDict
@@ -161,31 +162,48 @@ def write_model(
     record: the content of export.json. answers: of answers.jsonl.
     texts: further files by their names.
     """
-    unfinished = output_dir.with_name(output_dir.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    for leftover in list_unfinished(output_dir):  # of a run that was killed
+        shutil.rmtree(leftover)
+    unfinished = files.name_temporary(output_dir)
     try:
-        # Published ones have settings of sampling, which servers take for their own: Qwen's punishes
-        # words of the prompt, and the labels are such.
-        given = merged.generation_config
-        merged.generation_config = transformers.GenerationConfig(
-            bos_token_id=given.bos_token_id,
-            eos_token_id=given.eos_token_id,
-            pad_token_id=given.pad_token_id,
-        )
-        merged.save_pretrained(unfinished)
-        served = copy.deepcopy(tokenizer)
-        served.chat_template = chat.fix_template(tokenizer)
-        served.save_pretrained(unfinished)
-        converter_files.write_converter_files(unfinished, tokenizer, base)
-        files.write_text(unfinished / "Modelfile", [format_modelfile(tokenizer)])
-        files.write_text(unfinished / "prompt.txt", [prompts.PROMPT_TEMPLATE])
-        files.write_json(unfinished / "export.json", record)
-        files.write_jsonl(unfinished / ANSWERS_FILE, answers)
-        for name, text in texts.items():
-            files.write_text(unfinished / name, [text])
-        if record["demo"]:
-            shutil.copy(Path(base) / loading.DEMO_FILE, unfinished)
+        with errors.explain_full_disk(output_dir):
+            unfinished.mkdir()  # new, so that no link of that name is followed
+            _write_model_files(unfinished, merged, tokenizer, base, record, answers)
+            for name, text in texts.items():
+                files.write_text(unfinished / name, [text])
+            for path in unfinished.iterdir():
+                files.flush_file(path)
         os.replace(unfinished, output_dir)
     finally:
         # Still there if a signal came or the disk is full.
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_model_files(folder, merged, tokenizer, base, record, answers):
+    """Write what write_model writes into a folder."""
+    # Published ones have settings of sampling, which servers take for their own: Qwen's punishes
+    # words of the prompt, and the labels are such.
+    given = merged.generation_config
+    merged.generation_config = transformers.GenerationConfig(
+        bos_token_id=given.bos_token_id,
+        eos_token_id=given.eos_token_id,
+        pad_token_id=given.pad_token_id,
+    )
+    merged.save_pretrained(folder)
+    served = copy.deepcopy(tokenizer)
+    served.chat_template = chat.fix_template(tokenizer)
+    served.save_pretrained(folder)
+    converter_files.write_converter_files(folder, tokenizer, base)
+    files.write_text(folder / "Modelfile", [format_modelfile(tokenizer)])
+    files.write_text(folder / "prompt.txt", [prompts.PROMPT_TEMPLATE])
+    files.write_json(folder / "export.json", record)
+    files.write_jsonl(folder / ANSWERS_FILE, answers)
+    if record["demo"]:
+        shutil.copy(Path(base) / loading.DEMO_FILE, folder)
+
+
+def list_unfinished(output_dir: Path) -> list[Path]:
+    """Return the folders that runs which were killed began to write a model of that name into."""
+    ours = re.compile(re.escape(output_dir.name) + r"\.\d+-[0-9a-f]{8}\.tmp")
+    named = [path for path in output_dir.parent.iterdir() if ours.fullmatch(path.name)]
+    return [path for path in named if path.is_dir() and not path.is_symlink()]

@@ -3,6 +3,7 @@
 Signals that end it with a checkpoint, losses that are no numbers, its log and its lines.
 """
 
+import contextlib
 import math
 import os
 import signal
@@ -50,8 +51,9 @@ class Interruption(transformers.TrainerCallback):
         if self.number:
             return
         self.number = number
-        # print may be busy
-        os.write(2, b"\nstopping after this step with a checkpoint; Ctrl-C stops at once\n")
+        with contextlib.suppress(OSError):  # nobody reads on
+            # print may be busy
+            os.write(2, b"\nstopping after this step with a checkpoint; Ctrl-C stops at once\n")
 
     def agree(self) -> int:
         """Return the number of the signal that any process received, or 0."""
@@ -212,10 +214,10 @@ class JsonlLog(transformers.TrainerCallback):
     ) -> None:
         """Append an entry."""
         if state.is_world_process_zero:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(files.encode_line({"step": state.global_step, **logs}))
-                file.flush()
-                os.fsync(file.fileno())  # before a checkpoint counts, the log up to it is on disk
+            line = files.encode_line({"step": state.global_step, **logs})
+            with files.open_to_append(self.path) as file:
+                # On disk before a checkpoint counts.
+                files.append_bytes(file, line.encode("utf-8", errors="replace"))
 
 
 class TrainingLines(transformers.TrainerCallback):

@@ -41,27 +41,18 @@ def count_steps(folder: Path | str) -> int:
     return int(Path(folder).name.rpartition("-")[2])
 
 
-def flush(path: Path) -> None:
-    """Return once a file, or the entries of a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def mark_complete(folder: Path) -> None:
     """Declare a checkpoint whole, after all its files are on disk."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
     for path in paths:
-        flush(path)
+        files.flush_file(path)
     listed = {}
     for path in paths:
         name = str(path.relative_to(folder))
         listed[name] = {"bytes": path.stat().st_size, "sha256": files.hash_file(path)}
     files.write_json(folder / MARKER, {"files": listed})
-    flush(folder)
-    flush(folder.parent)
+    files.flush_file(folder)
+    files.flush_file(folder.parent)
 
 
 def is_complete(folder: Path) -> bool:
@@ -112,7 +103,7 @@ def find_checkpoint(run_dir: Path, resume: bool) -> Path | None:
     """
     started = (run_dir / "plan.json").is_file()
     if not resume:
-        if run_dir.is_dir() and any(path.name != run_lock.LOCK_FILE for path in run_dir.iterdir()):
+        if run_dir.is_dir() and any(map(is_of_run, run_dir.iterdir())):
             hint = "add --resume to continue it" if started else "delete it"
             errors.fail(f"{run_dir} is not empty: {hint}, or choose another --run-dir")
         return None
@@ -122,6 +113,11 @@ def find_checkpoint(run_dir: Path, resume: bool) -> Path | None:
         if can_go_on(folder):
             return folder
     return None
+
+
+def is_of_run(path: Path) -> bool:
+    """Return whether a file in a run folder is of a run; a lock and what a kill has left are not."""
+    return path.name != run_lock.LOCK_FILE and path.suffix != ".tmp"
 
 
 def set_aside(run_dir: Path, checkpoint: Path | None) -> None:
@@ -171,11 +167,14 @@ def save_final_adapter(model: "torch.nn.Module", run_dir: Path, train_rows: list
     run.json makes them count: write it after them.
     """
     partial = run_dir / "adapter.partial"
+    if partial.is_symlink():  # not ours, and rmtree leaves links alone
+        partial.unlink()
     shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
     fingerprints.write_sentences(run_dir, train_rows)
     adapters.save_adapter(model, partial)
     for path in sorted(partial.iterdir()):
-        flush(path)
+        files.flush_file(path)
         os.replace(path, run_dir / path.name)
     partial.rmdir()
-    flush(run_dir)
+    files.flush_file(run_dir)

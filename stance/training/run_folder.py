@@ -1,15 +1,9 @@
 """The folder of a training run: its plan, whether a run may go on from it, its result."""
 
-import contextlib
-import errno
 import json
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import safetensors
 
 from stance.common import errors, files, records
 from stance.common.types import RunRecord
@@ -24,7 +18,6 @@ if TYPE_CHECKING:
 OTHER_BYTES = 50_000_000
 # --------------------------------------------------------------------------
 
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What must be the same, beside the settings, for a run to go on; and what is only noted.
 SAME_KEYS = (
     "base_model",
@@ -113,29 +106,6 @@ def check_disk_space(run_dir: Path, parameters: int) -> None:
         left = f"{run_dir} has {free / 1e9:.2f} GB of disk space left"
         found = f"{left}, checkpoints need {needed / 1e9:.2f}"
         errors.fail(f"{found}: free some, or choose a --run-dir on another disk")
-
-
-@contextlib.contextmanager
-def explain_full_disk(run_dir: Path) -> Iterator[None]:
-    """Turn the errors of a full disk, which each library words in its own way, into one line."""
-    try:
-        yield
-    except (OSError, RuntimeError, safetensors.SafetensorError) as problem:
-        if not _is_disk_full(problem):
-            raise
-        left = shutil.disk_usage(run_dir).free / 1e9
-        message = f"cannot write to {run_dir}, the disk is full ({left:.2f} GB left)"
-        errors.fail_below_bar(f"{message}: free some, then add --resume")
-
-
-def _is_disk_full(problem):
-    """Return whether an exception tells of a full disk: by its number, or in a library's words."""
-    if getattr(problem, "errno", None) in DISK_FULL:
-        return True
-    text = str(problem)
-    if "PytorchStreamWriter failed" in text:
-        return True
-    return any(os.strerror(number) in text for number in DISK_FULL)
 
 
 def describe_result(

@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import json
+import os
 import re
 import sys
 import zipfile
@@ -241,7 +242,7 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch, capsys, suffix):
         raise OSError(28, "No space left on device")
 
     (tmp_path / f"t{suffix}").write_text("old")
-    monkeypatch.setattr(tables.os, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(SystemExit) as stopped:
         tables.write_table(tmp_path / f"t{suffix}", HEADER, [["1", "x", "y"]])
     assert stopped.value.code == 2 and (tmp_path / f"t{suffix}").read_text() == "old"

@@ -253,6 +253,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(killed, table, label, scored, tm
     assert [len(batch) for batch in scored] == [8] * 5  # 40 different pairs of 50 rows
     assert sorted(path.name for path in killed.iterdir()) == [
         "in.csv",
+        "out.csv.lock",
         "out.csv.part-0.jsonl",
         "worker.py",
     ]

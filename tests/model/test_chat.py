@@ -357,6 +357,36 @@ def test_the_longest_sentence_that_fits_is_whole(tokenizer):
     assert chat.fit_sentence(tokenizer, "topic", texts[len(fitting)]) == fitting[-1]
 
 
+@pytest.mark.parametrize("text", ["word " * 1_000_000, "x" * 5_000_000, "核能是清洁的。" * 700_000])
+def test_a_sentence_of_megabytes_is_never_encoded_as_a_whole(tokenizer, monkeypatch, text):
+    encoded = []  # characters
+    encode = chat._encode_prompts
+
+    def count(tokenizer, pairs, *template):
+        encoded.extend(len(topic) + len(sentence) for topic, sentence in pairs)
+        return encode(tokenizer, pairs, *template)
+
+    monkeypatch.setattr(chat, "_encode_prompts", count)
+    short = chat.fit_sentence(tokenizer, "topic", text)
+    assert text.startswith(short) and chat.encode_example(tokenizer, "topic", text)
+    assert max(encoded) < 100_000 and sum(encoded) < 1_000_000
+    assert len(encode(tokenizer, [("topic", short)])[0]) > chat.MAX_PROMPT_TOKENS - 40
+
+
+def test_a_topic_of_megabytes_is_refused_unread(tokenizer, monkeypatch, capsys):
+    longest = []
+    encode = chat._encode_prompts
+
+    def count(tokenizer, pairs, *template):
+        longest.extend(len(topic) for topic, _ in pairs)
+        return encode(tokenizer, pairs, *template)
+
+    monkeypatch.setattr(chat, "_encode_prompts", count)
+    with pytest.raises(SystemExit):
+        chat.fit_sentence(tokenizer, "word " * 1_000_000, "A sentence.")
+    assert "too long for a prompt" in capsys.readouterr().err and max(longest) < 100_000
+
+
 def test_an_end_that_takes_more_tokens_is_cut_further(monkeypatch):
     def count(tokenizer, topic, sentence):
         return len(sentence) + 9 * sentence.endswith("d")

@@ -249,6 +249,15 @@ def test_the_terminal_is_left_without_noise(run, asked, typed, capsys, lines, la
     assert "Traceback" not in capsys.readouterr().err and len(asked) == (len(lines) == 2)
 
 
+def test_letters_that_the_terminal_does_not_have_are_one_line(run, asked, typed, capsys):
+    typed(TOPIC, last=UnicodeDecodeError("ascii", b"\xc3", 0, 1, "ordinal not in range"))
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == 2 and asked == []
+    [line] = capsys.readouterr().err.splitlines()
+    assert "no text in ascii" in line and "PYTHONIOENCODING" in line
+
+
 def test_a_dialogue_is_left_without_noise_while_the_model_loads(run, typed, monkeypatch, capsys):
     def load(*words):
         raise KeyboardInterrupt

@@ -96,6 +96,7 @@ def pretend_evaluation(given):
     files.write_jsonl(home / "evaluation.jsonl", table)
     described = {"test_sha256": files.hash_file(data / "test.jsonl"), "adapter": str(home)}
     files.write_json(home / "evaluation.json", described)
+    (home / "README.md").write_text("card")
 
 
 def run_study(corpus_file, folder, *flags):
@@ -314,6 +315,18 @@ def test_finished_runs_are_skipped(pretend, two_topics, tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_an_evaluation_that_was_killed_before_its_card_is_done_again(
+    pretend, two_topics, tmp_path, capsys
+):
+    run_study(two_topics, tmp_path, "--studies", "curve")
+    home = next((tmp_path / "runs").iterdir())
+    (home / "README.md").unlink()
+    pretend.clear()
+    run_study(two_topics, tmp_path, "--studies", "curve")
+    assert [script for script, _ in pretend if script == "evaluate.py"] == ["evaluate.py"]
+    assert (home / "README.md").is_file()
+
+
 def test_an_interrupted_study_goes_on(pretend, two_topics, tmp_path, monkeypatch):
     """One run has a checkpoint, one broke off before it, one was trained but not evaluated; other runs are done."""
     first = run_study(two_topics, tmp_path)

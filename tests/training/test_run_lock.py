@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from stance.common import locks
 from stance.training import run_lock
 
 
@@ -81,7 +82,7 @@ def test_a_damaged_lock_stops(tmp_path, capsys, content):
 def test_a_number_that_another_process_got_is_no_running_training(tmp_path, capsys):
     import psutil
 
-    own = run_lock.describe_process(psutil.Process())
+    own = locks.describe_process(psutil.Process())
     path = tmp_path / run_lock.LOCK_FILE
     path.write_text(json.dumps(own | {"started": own["started"] - 1000}), encoding="utf-8")
     with run_lock.hold_run(tmp_path):

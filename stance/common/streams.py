@@ -1,0 +1,86 @@
+"""What a script prints: it never stops the work, whatever becomes of who reads it."""
+
+import errno
+import io
+import os
+import signal
+import sys
+
+
+class PatientStream(io.RawIOBase):
+    """Bytes go to a file, terminal or pipe until that fails; from there on they are dropped.
+
+    A pipe that nobody reads on, as of `| head`, and a log file on a full disk end no training, and
+    no results get lost for it. problem: what failed, None while nothing did.
+    """
+
+    def __init__(self, stream: io.TextIOWrapper) -> None:
+        """stream: what goes there without this; kept, as it closes what it wrote to once it is
+        collected."""
+        self.stream = stream
+        self.raw = getattr(stream.buffer, "raw", stream.buffer)  # python -u has no buffer
+        self.problem: OSError | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self.raw.fileno()
+
+    def isatty(self) -> bool:
+        return self.raw.isatty()
+
+    def write(self, content: bytes) -> int | None:
+        """Write bytes; return how many were taken."""
+        if self.problem is None:
+            try:
+                return self.raw.write(content)
+            except OSError as problem:
+                self.problem = problem
+        return len(content)
+
+
+def make_patient() -> None:
+    """Let stdout and stderr of this process go on where they cannot be written to any more.
+
+    A character that the encoding of a terminal does not have gets its code. Streams that are
+    closed, or that a test has put there, stay as they are.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper) or find_patient(stream):
+            continue
+        stream.flush()
+        patient = io.TextIOWrapper(
+            io.BufferedWriter(PatientStream(stream)),
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            line_buffering=stream.line_buffering or stream.write_through or name == "stderr",
+        )
+        setattr(sys, name, patient)
+
+
+def find_patient(stream: object) -> PatientStream | None:
+    """Return the PatientStream below sys.stdout or sys.stderr; None if it has none."""
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return raw if isinstance(raw, PatientStream) else None
+
+
+def end_printing() -> None:
+    """End a script that has done its work but could not print all of it.
+
+    Quietly if nobody read on, with the exit code that shells report for a broken pipe; in one line
+    and with exit code 2 if there was no room.
+    """
+    if sys.stdout is None:  # closed, as by >&-
+        return
+    sys.stdout.flush()
+    patient = find_patient(sys.stdout)
+    if patient is None or patient.problem is None:
+        return
+    if patient.problem.errno == errno.EPIPE:
+        raise SystemExit(128 + signal.SIGPIPE)
+    reason = os.strerror(patient.problem.errno)
+    what = f"what is printed is not whole ({reason}), all files are written"
+    print(f"error: {what}: print to another place", file=sys.stderr)
+    raise SystemExit(2)

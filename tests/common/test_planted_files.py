@@ -104,5 +104,5 @@ def test_a_link_at_the_unfinished_model(tmp_path, guessed):
             raise AssertionError("nothing is written there")
 
     with pytest.raises(FileExistsError):
-        merging.write_model(tmp_path / "merged", Merged(), None, "base", {"demo": False}, [])
+        merging.write_model(tmp_path / "merged", Merged(), None, "base", {"demo": False}, [], {})
     assert list((tmp_path / "other").iterdir()) == []

@@ -8,10 +8,10 @@ import pytest
 from stopping import stop_message
 
 import prompts
-from stance.common import files, records, types
+from stance.common import files, locks, records, types
 from stance.evaluation import predictions
 from stance.model import adapter_weights, adapters, base_files, loading
-from stance.training import callbacks, checkpoints, run_lock, tree_trainer
+from stance.training import callbacks, checkpoints, tree_trainer
 
 HASH = "0" * 64
 RUN = {
@@ -195,7 +195,7 @@ def test_where_damage_counts_as_missing_it_is_no_error(tmp_path, name, damage):
     assert records.find_typed(tmp_path / name, KINDS[name][1]) is None
     assert not checkpoints.is_complete(tmp_path)
     if name == "finetune.lock":
-        assert run_lock.read_lock(tmp_path / name) == {}
+        assert locks.read_lock(tmp_path / name) == {}
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_a_notice_that_the_terms_ask_for_lies_beside_the_weights(tmp_path, tiny_
     notice = {licences.NOTICE_FILE: licences.GEMMA.notice}
     model, tokenizer = torch.nn.Module(), loading.load_tokenizer(tiny_model)
     model.generation_config = transformers.GenerationConfig()
-    model.save_pretrained = lambda folder: folder.mkdir()
+    model.save_pretrained = lambda folder: None
     merging.write_model(
         tmp_path / "merged", model, tokenizer, tiny_model, {"demo": False}, [], notice
     )

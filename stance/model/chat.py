@@ -38,6 +38,7 @@ TEMPLATE_CHARACTERS = 20_000
 # --------------------------------------------------------------------------
 
 MOST_KEPT = 100_000  # characters of a sentence that is kept to know at once how it is shortened
+NEXT_WORD = re.compile(r"\s+\S{1,100}(?!\S)")
 FIRST_CHARACTERS = MAX_PROMPT_TOKENS  # of a long text, encoded to see whether they fit
 # Private-use characters: no chat template contains them.
 USER_SLOT = "\ue000"
@@ -152,7 +153,9 @@ def _shorten(tokenizer, topic, sentence, limit):
     words = re.match(r".*\S(?=\s)", sentence[: low + 1], re.DOTALL)
     if words and 2 * len(words[0]) > low:  # else as in Chinese, which has no blanks between words
         text = words[0]
-    # The end of a text can take a token more than its middle.
+        # The end of a text can take a token more than its middle: the next word may fit all the same.
+        while (word := NEXT_WORD.match(sentence, len(text))) and fits(word.end()):
+            text = sentence[: word.end()]
     while _count_tokens(tokenizer, topic, text) > limit:
         text = text[:-1]
     return text

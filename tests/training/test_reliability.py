@@ -352,13 +352,18 @@ def test_another_base_of_the_same_name_is_refused(
     assert "base_revision was" in line_below_bar(capsys, resume, copy)
 
 
-@pytest.mark.parametrize(
-    "key", ["base_model", "base_revision", "tokenizer", "prompt_version", "precision", "data"]
-)
+@pytest.mark.parametrize("key", ["base_model", "base_revision", "tokenizer", "prompt_version"])
 def test_a_run_with_another_of_these_is_refused(copy, resume, capsys, key):
     plan = files.read_json(copy / "plan.json", "")
     files.write_json(copy / "plan.json", {**plan, key: "another"})
     assert f"{key} was another, now it is" in line_below_bar(capsys, resume, copy)
+
+
+def test_a_run_of_another_precision_is_refused(copy, resume, capsys):
+    plan = files.read_json(copy / "plan.json", "")
+    plan["precision"]["compute"] = "another"
+    files.write_json(copy / "plan.json", plan)
+    assert "precision compute was another, now it is" in line_below_bar(capsys, resume, copy)
 
 
 def test_other_versions_are_noted(whole, copy, resume, capsys):

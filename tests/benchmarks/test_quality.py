@@ -98,7 +98,8 @@ def test_after_a_failed_run_another_process_does_the_rest(home, monkeypatch):
     """A failure may leave a GPU unusable for its process, in which all further runs would fail."""
     monkeypatch.setenv("PYTHONPATH", str(Path(quality.__file__).parent.parent))
     (home / "work").mkdir()
-    words = ["--models", "tiny=nowhere", "--work-dir", str(home / "work")]
+    (home / "empty").mkdir()  # no base
+    words = ["--models", f"tiny={home / 'empty'}", "--work-dir", str(home / "work")]
     words += ["--data-dir", str(home / "data")]
     jobs = [quality.make_job("small", "tiny", "zero-shot"), quality.make_job("small", "", "tf-idf")]
     quality.run_jobs(quality.parse_args(words), words, jobs)

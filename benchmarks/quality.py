@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import quality_runs
 import torch
 
 import finetune
@@ -274,8 +275,6 @@ def is_running(process: int) -> bool:
 
 def work(args: argparse.Namespace) -> None:
     """Run jobs of the list --jobs, one after the other, until none is left to take."""
-    import quality_runs  # takes seconds, and only these processes need it
-
     folder = Path(args.work_dir)
     place = quality_runs.Workplace(args.data_dir, args.models)
     planned = files.read_json(args.jobs, "start again")

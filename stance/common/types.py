@@ -341,7 +341,7 @@ class CheckpointState(TypedDict, total=False):
 
 
 class RunLock(TypedDict):
-    """finetune.lock: the process that holds a run folder."""
+    """A lock file (stance/common/locks.py): the process that holds a folder or an output."""
 
     host: str
     pid: int

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn
 
 from stance.common import formatting, full_disk, streams
 
@@ -40,26 +40,6 @@ def fail_below_bar(message: str) -> NoReturn:
     """End the script as fail does, with the error on a line of its own below a progress bar."""
     print(file=sys.stderr)
     fail(message)
-
-
-class PlainStream:
-    """A stream of text whose control characters are spelled out, but for colours and line ends.
-
-    So no text from a file moves the cursor or sets the title of a terminal.
-    """
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def write(self, text: str) -> int:
-        """Write a text. A carriage return at its start or end is that of a progress bar."""
-        middle = text.strip("\r")
-        start, _, end = text.partition(middle) if middle else (text, "", "")
-        self.stream.write(f"{start}{formatting.escape_beside_colors(middle)}{end}")
-        return len(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
 
 
 @contextlib.contextmanager
@@ -119,12 +99,9 @@ def run_script(main: Callable[[], object]) -> None:
     if os.environ.get("RANK", "0") == "0":
         signal.signal(signal.SIGTERM, interrupt)
     streams.make_patient()
+    streams.make_plain()
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = note_unraisable
-    if sys.stdout is not None:  # closed, as by >&-
-        sys.stdout = PlainStream(sys.stdout)
-    if sys.stderr is not None:
-        sys.stderr = PlainStream(sys.stderr)
     try:
         with explain_full_disk(None), explain_access():
             main()

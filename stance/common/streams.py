@@ -1,10 +1,16 @@
-"""What a script prints: it never stops the work, whatever becomes of who reads it."""
+"""What a script prints.
+
+It never stops the work, whatever becomes of who reads it, and moves no terminal's cursor.
+"""
 
 import errno
 import io
 import os
 import signal
 import sys
+from typing import Any, TextIO
+
+from stance.common import formatting
 
 
 class PatientStream(io.RawIOBase):
@@ -40,6 +46,26 @@ class PatientStream(io.RawIOBase):
         return len(content)
 
 
+class PlainStream:
+    """A stream of text whose control characters are spelled out, but for colours and line ends.
+
+    So no text from a file moves the cursor or sets the title of a terminal.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """Write a text. A carriage return at its start or end is that of a progress bar."""
+        middle = text.strip("\r")
+        start, _, end = text.partition(middle) if middle else (text, "", "")
+        self.stream.write(f"{start}{formatting.escape_beside_colors(middle)}{end}")
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def make_patient() -> None:
     """Let stdout and stderr of this process go on where they cannot be written to any more.
 
@@ -58,6 +84,14 @@ def make_patient() -> None:
             line_buffering=stream.line_buffering or stream.write_through or name == "stderr",
         )
         setattr(sys, name, patient)
+
+
+def make_plain() -> None:
+    """Let stdout and stderr spell control characters out, once; a closed one stays as it is."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, PlainStream):
+            setattr(sys, name, PlainStream(stream))
 
 
 def find_patient(stream: object) -> PatientStream | None:

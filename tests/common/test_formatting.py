@@ -5,7 +5,7 @@ import sys
 import pytest
 from stopping import stop_message
 
-from stance.common import errors, formatting
+from stance.common import errors, formatting, streams
 
 
 def test_long_texts_are_cut_for_messages():
@@ -77,7 +77,7 @@ def test_intervals_and_names_stay_as_they_are():
 
 
 def test_what_scripts_print_moves_no_cursor_but_keeps_colours_and_bars(capsys):
-    stream = errors.PlainStream(sys.stdout)
+    stream = streams.PlainStream(sys.stdout)
     print("\033[32mpro\033[0m \x1b]0;title\x07\n", end="", file=stream)
     stream.write("\rbar 50%\r")
     assert capsys.readouterr().out == "\033[32mpro\033[0m \\x1b]0;title\\x07\n\rbar 50%\r"

@@ -32,6 +32,7 @@ from stance.corpus import splitting
 from stance.evaluation import figures
 from stance.model import adapters, chat, compilation, loading, memory, precision
 from stance.training import (
+    augmentation,
     callbacks,
     checkpoints,
     fsdp,
@@ -58,8 +59,13 @@ LORA_TARGETS = "all-linear"  # every linear layer except the output head
 # optimisation
 RECIPE = None  # None: the settings below; "published": those of PUBLISHED in their place
 EPOCHS = 2.0  # passes over train.jsonl
-LEARNING_RATE = 1e-4  # peak; linear warm-up, then linear decay to 0
+LEARNING_RATE = 1e-4  # peak; linear warm-up to it, then SCHEDULE
 WARMUP = 0.03  # share of all steps
+SCHEDULE = "linear"  # after the warm-up: linear or cosine to 0, or constant_with_warmup
+WEIGHT_DECAY = 0.0  # of AdamW, on the adapter's weights
+CLASS_WEIGHTS = False  # True: labels count alike, however many rows each has
+LABEL_SMOOTHING = 0.0  # share of each answer's target that all three labels have alike
+NEGATED_SHARE = 0.0  # negated copies of so many rows are trained on too, with pro and con swapped
 EFFECTIVE_BATCH_SIZE = 32  # rows an optimiser step; published: 4
 MICRO_BATCH_SIZE = 32  # rows a forward pass at most; a smaller divisor of the above: less memory
 MAX_GRAD_NORM = 1.0  # gradient clipping
@@ -150,6 +156,15 @@ def check_settings(effective: int) -> None:
         errors.fail(f"{problem}: edit finetune.py")
     if SELECT_BY not in ("eval_accuracy", "eval_loss", "last"):
         errors.fail(f"SELECT_BY {SELECT_BY} is unknown: write eval_accuracy, eval_loss or last")
+    if SCHEDULE not in ("linear", "cosine", "constant_with_warmup"):
+        known = "write linear, cosine or constant_with_warmup"
+        errors.fail(f"SCHEDULE {SCHEDULE} is unknown: {known}")
+    for name, share in (("LABEL_SMOOTHING", LABEL_SMOOTHING), ("NEGATED_SHARE", NEGATED_SHARE)):
+        if not 0 <= share <= 1:
+            errors.fail(f"{name} {share} is no share: write a number from 0 to 1 in finetune.py")
+    if LABEL_SMOOTHING and WHOLE_SEQUENCE_LOSS:
+        problem = "LABEL_SMOOTHING would smooth the labels that the prompt names too"
+        errors.fail(f"{problem}: set it or WHOLE_SEQUENCE_LOSS to 0 in finetune.py")
     trackers.check_tracker(REPORT_TO)
 
 
@@ -176,7 +191,8 @@ def make_config(args: argparse.Namespace, run_dir: Path) -> tree_trainer.StanceC
         output_dir=str(run_dir / "checkpoints"),
         num_train_epochs=args.epochs,
         learning_rate=args.learning_rate,
-        lr_scheduler_type="linear",
+        lr_scheduler_type=SCHEDULE,
+        weight_decay=WEIGHT_DECAY,
         warmup_steps=WARMUP,
         per_device_train_batch_size=micro,
         per_device_eval_batch_size=2 * micro,  # without gradients twice the rows fit
@@ -243,8 +259,11 @@ def build_trainer(
     """
     if not sharded:  # layers of a base in parts are not compiled
         compilation.start_compilers()
+    train_rows = augmentation.add_negated_rows(train_rows, NEGATED_SHARE, args.seed)
     train_columns = tree_trainer.encode_rows(tokenizer, train_rows, WHOLE_SEQUENCE_LOSS)
     train_columns["row_index"] = list(range(len(train_rows)))
+    if CLASS_WEIGHTS:
+        train_columns["weight"] = augmentation.weigh_classes(train_rows)
     val_columns = tree_trainer.encode_rows(tokenizer, val_rows)
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
     if base is None:
@@ -258,7 +277,11 @@ def build_trainer(
         sharded=sharded,
         eval_dataset=datasets.Dataset.from_dict(val_columns),
         processing_class=tokenizer,
-        data_collator=tree_trainer.TreeCollator(tokenizer.pad_token_id),
+        data_collator=tree_trainer.TreeCollator(
+            tokenizer.pad_token_id,
+            [ids[0] for ids in chat.encode_labels(tokenizer)],
+            LABEL_SMOOTHING,
+        ),
         peft_config=make_lora_config(),
         callbacks=[
             trackers.LastInterval(),

@@ -34,6 +34,7 @@ STANCE_SPELLINGS = {  # spellings found in annotated files; compared after strip
 }
 # --------------------------------------------------------------------------
 
+FLIPPED_LABELS = {"pro": "con", "con": "pro", "neu": "neu"}  # what is right for a negated topic
 # Stored with every adapter.
 PROMPT_VERSION = hashlib.sha256(PROMPT_TEMPLATE.encode()).hexdigest()[:12]
 LABEL_OF_SPELLING = {

@@ -36,18 +36,40 @@ from stance.evaluation import uncertainty
 DATA_DIR = "outputs/quality/data"  # folder of the folders of splits
 WORK_DIR = "outputs/quality/work"  # records of finished runs, claims, logs
 OUTPUT = "benchmarks/results/quality.json"  # all records
-STUDIES = ("rates", "recipes", "finalists")  # what is run; topics, epochs and ranks on demand
+# What is run, in this order; those of STUDY_NAMES.
+STUDIES = ("recipes", "rates", "settings", "topics", "rows")
 CORPORA = ("ukp",)  # folders of --data-dir
-SEEDS = (0, 1, 2)  # of the recipes and finalists; rates, epochs and ranks have the first alone
+SEEDS = (0, 1, 2)  # of each training
 PROCESSES = 1  # a GPU; a small base leaves room for several
 LIMIT_SECONDS = 86400.0  # after which no further run is begun
 # What the studies try:
-RATES = (5e-5, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3)
-BATCHES = (8, 16, 32, 64)
-EPOCHS_TRIED = (1.0, 3.0, 4.0)
-RANKS = (8, 32, 64)
-FINALISTS = 3  # settings with the best validation macro-F1, which are run with all seeds
+RATES = (1e-4, 2e-4, 3e-4, 5e-4)  # with each of BATCHES
+BATCHES = (8, 16, 32)
+EDGES = ((5e-5, 16), (1e-3, 32), (2e-4, 64), (5e-4, 64))  # (rate, batch), with the first seed alone
+START = {"LEARNING_RATE": 2e-4, "EFFECTIVE_BATCH_SIZE": 16}  # what single settings are changed of
+CHANGES = (  # of START, one at a time
+    *({"NEGATED_SHARE": 0.25}, {"NEGATED_SHARE": 0.5}),
+    *({"EPOCHS": 1.0}, {"EPOCHS": 3.0}, {"EPOCHS": 4.0}),
+    {"LABEL_SMOOTHING": 0.1},
+    *({"LORA_R": 8, "LORA_ALPHA": 16}, {"LORA_R": 32, "LORA_ALPHA": 64}),
+    {"LORA_R": 64, "LORA_ALPHA": 128},
+    *({"SCHEDULE": "cosine"}, {"SCHEDULE": "constant_with_warmup"}),
+    *({"LORA_DROPOUT": 0.05}, {"LORA_DROPOUT": 0.1}),
+    *({"WARMUP": 0.0}, {"WARMUP": 0.1}),
+    *({"WEIGHT_DECAY": 0.01}, {"WEIGHT_DECAY": 0.1}),
+    {"LORA_TARGETS": ["q_proj", "k_proj", "v_proj", "o_proj"]},
+    {"LORA_TARGETS": ["gate_proj", "up_proj", "down_proj"]},
+)
+CANDIDATES = (  # what is confirmed on other corpora and bases
+    START,
+    {"LEARNING_RATE": 3e-4, "EFFECTIVE_BATCH_SIZE": 16},
+    {"LEARNING_RATE": 3e-4, "EFFECTIVE_BATCH_SIZE": 32},
+    *({**START, "NEGATED_SHARE": 0.25}, {**START, "NEGATED_SHARE": 0.5}),
+)
+TRAIN_ROWS = (250, 500, 1000, 2000)  # of the learning curve
 ENCODER_RATES = (5e-5, 2e-4)
+# Of plain trl: its logits are of all tokens, and fill the memory sooner.
+PLAIN_MICRO_BATCH_SIZE = 16
 HEAD_RATES = (1e-4, 3e-4)  # of LoRA with a classification head
 # --------------------------------------------------------------------------
 
@@ -66,6 +88,22 @@ SHORT = {
     "EFFECTIVE_BATCH_SIZE": "batch",
     "EPOCHS": "epochs",
     "LORA_R": "rank",
+    "LORA_ALPHA": "alpha",
+    "LORA_DROPOUT": "dropout",
+    "LORA_TARGETS": "layers",
+    "WARMUP": "warm-up",
+    "SCHEDULE": "schedule",
+    "WEIGHT_DECAY": "weight decay",
+    "LABEL_SMOOTHING": "smoothing",
+    "NEGATED_SHARE": "negated share",
+    "CLASS_WEIGHTS": "class weights",
+    "TRAIN_ROWS": "train rows",
+    "MICRO_BATCH_SIZE": "micro-batch",
+}
+# What finetune.py has at present, spelt out: a name of a run means the same when defaults change.
+SHIPPED = {
+    "LEARNING_RATE": finetune.LEARNING_RATE,
+    "EFFECTIVE_BATCH_SIZE": finetune.EFFECTIVE_BATCH_SIZE,
 }
 
 
@@ -78,9 +116,12 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data-dir", default=DATA_DIR, help="folders of splits (%(default)s)")
     parser.add_argument("--work-dir", default=WORK_DIR, help="records and logs (%(default)s)")
     parser.add_argument("--output", default=OUTPUT, help="JSON file of all records (%(default)s)")
-    studies = ("rates", "recipes", "finalists", "topics", "epochs", "ranks")
     parser.add_argument(
-        "--studies", nargs="+", choices=studies, default=STUDIES, help="what to run (%(default)s)"
+        "--studies",
+        nargs="+",
+        choices=STUDY_NAMES,
+        default=STUDIES,
+        help="what to run (%(default)s)",
     )
     parser.add_argument(
         "--corpora", nargs="+", default=CORPORA, help="folders of --data-dir (%(default)s)"
@@ -126,11 +167,14 @@ def make_job(
     }
 
 
-def list_rates(corpus: str, base: str, seed: int) -> list[dict]:
-    """Return the jobs of learning rate x batch, with one seed."""
+def list_rates(corpus: str, base: str, seeds: list[int]) -> list[dict]:
+    """Return the jobs of learning rate x batch."""
     jobs = []
-    for batch in BATCHES:
-        for rate in RATES:
+    for seed in seeds:
+        pairs = [(rate, batch) for batch in BATCHES for rate in RATES]
+        if seed == seeds[0]:
+            pairs += EDGES
+        for rate, batch in pairs:
             settings = {"LEARNING_RATE": rate, "EFFECTIVE_BATCH_SIZE": batch}
             jobs.append(make_job(corpus, base, "adapter", settings, seed))
     return jobs
@@ -140,12 +184,52 @@ def list_recipes(corpus: str, base: str, seeds: list[int]) -> list[dict]:
     """Return the jobs of the recipes that learn with a language model."""
     jobs = [make_job(corpus, base, "zero-shot")]
     for seed in seeds:
-        jobs.append(make_job(corpus, base, "adapter", {}, seed))
-        jobs.append(make_job(corpus, base, "plain trl", {}, seed))
+        jobs.append(make_job(corpus, base, "adapter", SHIPPED, seed))
+        for settings in (SHIPPED, START):
+            plain = {**settings, "MICRO_BATCH_SIZE": PLAIN_MICRO_BATCH_SIZE}
+            jobs.append(make_job(corpus, base, "plain trl", plain, seed))
         jobs.append(make_job(corpus, base, "adapter", finetune.PUBLISHED, seed))
         jobs.append(make_job(corpus, base, "few-shot", {}, seed))
         for rate in HEAD_RATES:
             jobs.append(make_job(corpus, base, "seq_cls", {"LEARNING_RATE": rate}, seed))
+    return jobs
+
+
+def list_settings(corpus: str, base: str, seeds: list[int]) -> list[dict]:
+    """Return the jobs of START with one setting changed."""
+    jobs = []
+    for seed in seeds:
+        for change in CHANGES:
+            jobs.append(make_job(corpus, base, "adapter", {**START, **change}, seed))
+    return jobs
+
+
+def list_candidates(corpus: str, base: str, seeds: list[int]) -> list[dict]:
+    """Return the jobs that confirm settings on another corpus or base."""
+    jobs = [make_job(corpus, base, "zero-shot")]
+    for seed in seeds:
+        for settings in (SHIPPED, *CANDIDATES):
+            jobs.append(make_job(corpus, base, "adapter", settings, seed))
+    return jobs
+
+
+def list_balance(corpus: str, base: str, seeds: list[int]) -> list[dict]:
+    """Return the jobs of a corpus whose labels are not balanced: as it is, and with class weights."""
+    jobs = [make_job(corpus, base, "zero-shot")]
+    for seed in seeds:
+        jobs.append(make_job(corpus, base, "adapter", START, seed))
+        weighted = {**START, "CLASS_WEIGHTS": True}
+        jobs.append(make_job(corpus, base, "adapter", weighted, seed))
+    return jobs
+
+
+def list_curve(corpus: str, base: str, seeds: list[int]) -> list[dict]:
+    """Return the jobs of the learning curve: START with few train rows."""
+    jobs = []
+    for seed in seeds:
+        for count in TRAIN_ROWS:
+            settings = {**START, "TRAIN_ROWS": count}
+            jobs.append(make_job(corpus, base, "adapter", settings, seed))
     return jobs
 
 
@@ -161,55 +245,43 @@ def list_small(corpus: str, encoder: str | None, seeds: list[int]) -> list[dict]
     return jobs
 
 
-def list_finalists(
-    corpus: str, base: str, seeds: list[int], records: dict[str, dict]
-) -> list[dict]:
-    """Return the jobs of the settings that are best by validation among those of list_rates."""
-    found = []
-    for job in list_rates(corpus, base, seeds[0]):
-        record = records.get(name_job(job))
-        if record is not None:
-            found.append((record["validation"][CHOSEN_BY], job["settings"]))
-    found.sort(key=lambda pair: -pair[0])
+def list_topics(args: argparse.Namespace, corpus: str, base: str) -> list[dict]:
+    """Return the jobs of leave-one-topic-out: base and adapters, each topic held out in turn."""
     jobs = []
-    for _, settings in found[:FINALISTS]:
-        jobs += [make_job(corpus, base, "adapter", settings, seed) for seed in seeds]
+    for folder in sorted(Path(args.data_dir).glob(f"{corpus}-without-*")):
+        jobs.append(make_job(folder.name, base, "zero-shot"))
+        for settings in (SHIPPED, START, {**START, "NEGATED_SHARE": 0.25}):
+            jobs.append(make_job(folder.name, base, "adapter", settings, args.seeds[0]))
     return jobs
 
 
-def list_jobs(args: argparse.Namespace, records: dict[str, dict]) -> list[dict]:
-    """Return the jobs of the chosen studies, each once; finalists as far as rates are finished."""
+LISTS = {
+    "recipes": list_recipes,
+    "rates": list_rates,
+    "settings": list_settings,
+    "candidates": list_candidates,
+    "balance": list_balance,
+    "rows": list_curve,
+}
+STUDY_NAMES = (*LISTS, "topics")
+
+
+def list_jobs(args: argparse.Namespace) -> list[dict]:
+    """Return the jobs of the chosen studies, each once."""
     bases = [name for name in args.models if name not in ENCODERS]
     encoder = next((name for name in args.models if name in ENCODERS), None)
     seeds = list(args.seeds)
     jobs = []
     for corpus in args.corpora:
         for base in bases:
-            if "rates" in args.studies:
-                jobs += list_rates(corpus, base, seeds[0])
-            if "recipes" in args.studies:
-                jobs += list_recipes(corpus, base, seeds)
-            for name, values in (("EPOCHS", EPOCHS_TRIED), ("LORA_R", RANKS)):
-                study = {"EPOCHS": "epochs", "LORA_R": "ranks"}[name]
-                if study in args.studies:
-                    for value in values:
-                        jobs.append(make_job(corpus, base, "adapter", {name: value}, seeds[0]))
-            if "finalists" in args.studies:
-                jobs += list_finalists(corpus, base, seeds, records)
-            if "topics" in args.studies:
-                jobs += list_topics(args, corpus, base)
+            for study in args.studies:
+                if study == "topics":
+                    jobs += list_topics(args, corpus, base)
+                else:
+                    jobs += LISTS[study](corpus, base, seeds)
         if "recipes" in args.studies:
             jobs += list_small(corpus, encoder, seeds)
     return list({name_job(job): job for job in jobs}.values())
-
-
-def list_topics(args: argparse.Namespace, corpus: str, base: str) -> list[dict]:
-    """Return the jobs of leave-one-topic-out: base and adapter, each topic held out in turn."""
-    jobs = []
-    for folder in sorted(Path(args.data_dir).glob(f"{corpus}-without-*")):
-        jobs.append(make_job(folder.name, base, "zero-shot"))
-        jobs.append(make_job(folder.name, base, "adapter", {}, args.seeds[0]))
-    return jobs
 
 
 def name_job(job: dict) -> str:
@@ -394,13 +466,20 @@ def choose_settings(records: dict[str, dict], corpus: str, base: str, seeds: int
     return max(found)[1] if found else None
 
 
-def word_settings(recipe: str, settings: dict[str, Any]) -> str:
+def word_settings(settings: dict[str, Any]) -> str:
     """Return settings as a cell of the table."""
     if settings == finetune.PUBLISHED:
         return "published"
-    if not settings:
-        return "as shipped" if recipe in ("adapter", "plain trl") else ""
-    return ", ".join(f"{SHORT.get(name, name)} {value:g}" for name, value in settings.items())
+    if settings == SHIPPED:
+        return "as shipped"
+    return ", ".join(f"{SHORT.get(name, name)} {word_value(settings[name])}" for name in settings)
+
+
+def word_value(value: Any) -> str:
+    """Return the value of a setting as a cell of the table has it."""
+    if isinstance(value, list):
+        return " ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def word_spread(numbers: dict[str, float | None]) -> str:
@@ -429,7 +508,7 @@ def list_cells(records: dict[str, dict]) -> list[list[str]]:
                 corpus,
                 base or "-",
                 recipe,
-                word_settings(recipe, chosen) + (" (chosen)" if is_tuned else ""),
+                word_settings(chosen) + (" (chosen)" if is_tuned else ""),
                 str(len(group)),
                 word_spread(numbers["validation"]["macro_f1"]),
                 word_spread(test["accuracy"]),
@@ -461,7 +540,7 @@ def write_output(path: str, records: dict[str, dict], planned: list[dict], model
         "models": [{"key": name, **describe_model(folder)} for name, folder in models.items()],
         "not_run": not_run,
         "summaries": summaries,
-        "runs": [records[key] for key in sorted(records)],
+        "runs": [strip_record(records[key]) for key in sorted(records)],
     }
     parts = []
     for (
@@ -471,6 +550,11 @@ def write_output(path: str, records: dict[str, dict], planned: list[dict], model
         lines = ",\n".join(files.encode_line(item).strip() for item in items)
         parts.append(f'"{name}": [\n{lines}\n]')
     files.write_text(path, ["{\n", ",\n".join(parts), "\n}\n"])
+
+
+def strip_record(record: dict) -> dict:
+    """Return a record without the probabilities of single rows, which stay in the work folder."""
+    return {name: value for name, value in record.items() if name != "probabilities"}
 
 
 def describe_model(folder: str) -> dict[str, Any]:
@@ -487,17 +571,11 @@ def main(argv: list[str] | None = None) -> None:
     if args.jobs:
         work(args)
         return
-    tried = set()
-    while not args.table:  # finalists come up once the rates are finished
+    planned = list_jobs(args)
+    if not args.table:
         records = read_records(folder)
-        jobs = [job for job in list_jobs(args, records) if name_job(job) not in records]
-        jobs = [job for job in jobs if name_job(job) not in tried]
-        if not jobs:
-            break
-        tried |= {name_job(job) for job in jobs}
-        run_jobs(args, words, jobs)
+        run_jobs(args, words, [job for job in planned if name_job(job) not in records])
     records = read_records(folder)
-    planned = list_jobs(args, records)
     write_output(args.output, records, planned, args.models)
     print(formatting.format_table(HEADERS, list_cells(records)))
     missing = [name_job(job) for job in planned if name_job(job) not in records]

@@ -27,7 +27,7 @@ import prompts
 from stance.common import environment, errors
 from stance.common.types import Example, Prediction
 from stance.corpus import splitting
-from stance.evaluation import baselines, metrics, uncertainty
+from stance.evaluation import analysis, baselines, metrics, prompt_variants, uncertainty
 from stance.model import chat, compilation, loading, lora_linear, precision
 from stance.training import tree_trainer
 from stance.tree import prefix_tree
@@ -38,13 +38,14 @@ EXAMPLES_A_LABEL = 2  # few-shot: of the train rows, in the prompt
 ENCODER_SETTINGS = {"LEARNING_RATE": 5e-5, "EFFECTIVE_BATCH_SIZE": 32, "EPOCHS": 5.0}
 ENCODER_TOKENS = 256  # of topic and sentence; more are cut
 PENALTIES = (0.1, 1.0, 10.0, 100.0)  # of the regression on embeddings; validation chooses
-# Of padded rows. With sdpa, all four runs that ended on an H100 had adapters that are no numbers, one
-# of them from its step 101 on (torch 2.11, transformers 5.17).
-FLAT_ATTENTION = "eager"
+# Of padded rows; eager where scores have a soft cap. cuDNN's kernel is switched off: with it, all
+# four runs that ended on an H100 had adapters that are no numbers (torch 2.11).
+FLAT_ATTENTION = "sdpa"
 FLAT_BATCH_SIZE = 64  # rows a forward pass where there is no tree
 # Compile layers and record steps, as finetune.py does: a process spends half a minute at its first
 # run, and trains a base of 1.5B several times as fast. False: start at once.
 COMPILE = True
+VARIANT_ROWS = 500  # first test rows that are asked in other ways as well
 # --------------------------------------------------------------------------
 
 # Settings of a job that are flags of finetune.py; others are its constants.
@@ -53,6 +54,10 @@ FLAGS = {
     "LEARNING_RATE": "--learning-rate",
     "EFFECTIVE_BATCH_SIZE": "--effective-batch-size",
 }
+# Settings of a job that are neither: how many of the train rows are used.
+OWN_SETTINGS = ("TRAIN_ROWS",)
+# Ways to ask, over which the probabilities of validation and test rows could be averaged.
+AVERAGED_VARIANTS = ("paraphrased prompt", "con before pro")
 TINY_PROBABILITY = 1e-12  # for a label that a recipe has never seen
 
 
@@ -92,6 +97,7 @@ class Workplace:
         self.splits = {}  # by corpus
         self.loaded = None  # (name, base, tokenizer)
         compilation.COMPILE = COMPILE
+        torch.backends.cuda.enable_cudnn_sdp(False)
 
     def read_splits(self, corpus: str) -> dict[str, list[Example]]:
         """Return {split: rows} of a corpus."""
@@ -171,7 +177,8 @@ def make_arguments(job: Job, place: Workplace, run_dir: str) -> Any:
 
 def pick_constants(job: Job) -> dict[str, Any]:
     """Return the settings of a job that are constants of finetune.py and no flags."""
-    return {name: value for name, value in job.settings if name not in FLAGS}
+    others = {*FLAGS, *OWN_SETTINGS}
+    return {name: value for name, value in job.settings if name not in others}
 
 
 # ---------------------------------------------------------------- answers of language models
@@ -211,7 +218,10 @@ def run_zero_shot(job: Job, place: Workplace) -> Answers:
     """The base as it is."""
     base = place.take_base(job.base)
     tokenizer = place.load_tokenizer(job.base)
-    return answer_splits(base, tokenizer, place.read_splits(job.corpus), {})
+    splits = place.read_splits(job.corpus)
+    answers = answer_splits(base, tokenizer, splits, {})
+    add_variants(answers, base, tokenizer, splits)
+    return answers
 
 
 def run_few_shot(job: Job, place: Workplace) -> Answers:
@@ -248,7 +258,7 @@ def draw_examples(rows: list[Example], seed: int) -> list[Example]:
 
 def run_adapter(job: Job, place: Workplace) -> Answers:
     """finetune.py: its trainer, with its settings but for those of the job."""
-    splits = place.read_splits(job.corpus)
+    splits = draw_train_rows(place.read_splits(job.corpus), job)
     tokenizer = place.load_tokenizer(job.base)
     with tempfile.TemporaryDirectory() as folder, set_constants(pick_constants(job)):
         args = make_arguments(job, place, folder)
@@ -263,6 +273,8 @@ def run_adapter(job: Job, place: Workplace) -> Answers:
             base=place.take_base(job.base),
         )
         plan = trainer.accelerate(finetune.GRADIENT_CHECKPOINTING, finetune.LORA_DROPOUT > 0)
+        mean = MeanWeights(trainer.trained)
+        trainer.add_callback(mean)
         begun = time.time()
         finetune.train(trainer, None)
         ended = time.time()
@@ -278,6 +290,10 @@ def run_adapter(job: Job, place: Workplace) -> Answers:
             **list_history(history),
         }
         answers = answer_splits(trainer.model, tokenizer, splits, details)
+        add_variants(answers, trainer.model, tokenizer, splits)
+        mean.put()
+        averaged = answer_splits(trainer.model, tokenizer, splits, {})
+        details["mean_weights"] = describe_splits(averaged, splits)
         model = trainer.model
         trainer.step_graphs = None
         trainer.model = trainer.model_wrapped = None
@@ -286,6 +302,78 @@ def run_adapter(job: Job, place: Workplace) -> Answers:
     del trainer
     place.put_back(model)
     return answers
+
+
+class MeanWeights(transformers.TrainerCallback):
+    """Add up the adapter's weights after each step of the second half; put() gives it their mean."""
+
+    def __init__(self, weights: list[torch.nn.Parameter]) -> None:
+        self.weights = weights
+        self.sums = [torch.zeros_like(weight) for weight in weights]
+        self.count = 0
+
+    @torch.no_grad()
+    def on_step_end(
+        self,
+        args: transformers.TrainingArguments,
+        state: transformers.TrainerState,
+        control: transformers.TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """Called by the trainer after each step."""
+        if 2 * state.global_step > state.max_steps:
+            torch._foreach_add_(self.sums, [weight.data for weight in self.weights])
+            self.count += 1
+
+    @torch.no_grad()
+    def put(self) -> None:
+        """Give the adapter the mean of its weights."""
+        for weight, total in zip(self.weights, self.sums, strict=True):
+            weight.copy_(total / self.count)
+
+
+def draw_train_rows(splits: dict[str, list[Example]], job: Job) -> dict[str, list[Example]]:
+    """Return the splits with TRAIN_ROWS of the train rows, if the job has that setting."""
+    count = dict(job.settings).get("TRAIN_ROWS")
+    if count is None:
+        return splits
+    return {**splits, "train": random.Random(job.seed).sample(splits["train"], count)}
+
+
+def add_variants(
+    answers: Answers,
+    model: torch.nn.Module,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    splits: dict[str, list[Example]],
+) -> None:
+    """Add to the details of answers how they change when the rows are asked in other ways.
+
+    "variants": {variant: analysis.compare_variant} of test rows; "variant_probabilities": {split:
+    {variant: [n, 3]}}, of validation rows those of AVERAGED_VARIANTS alone.
+    """
+    numbers, probabilities = {}, {"validation": {}, "test": {}}
+    asked = {
+        "validation": (splits["val"], answers.validation),
+        "test": (splits["test"], answers.test),
+    }
+    for split, (rows, usual) in asked.items():
+        rows = rows[:VARIANT_ROWS]
+        before = [
+            {"label": row["label"], "models": {"model": answer}}
+            for row, answer in zip(rows, usual, strict=False)
+        ]
+        for name, variant in prompt_variants.build_variants(rows).items():
+            if split == "validation" and name not in AVERAGED_VARIANTS:
+                continue
+            encoded = evaluate.encode_questions(tokenizer, {name: (rows, variant)})[name]
+            with compilation.run_uncompiled(len(encoded)):
+                found = evaluate.predict_rows(model, tokenizer, encoded, "score")
+            probabilities[split][name] = stack_probabilities(found).round(5).tolist()
+            if split == "test":
+                after = [{"swaps": variant.swaps, "models": {"model": one}} for one in found]
+                numbers[name] = analysis.compare_variant("model", before, after)
+    answers.details["variants"] = numbers
+    answers.details["variant_probabilities"] = probabilities
 
 
 def list_history(history: list[dict[str, float]]) -> dict[str, list]:
@@ -304,7 +392,8 @@ def run_plain_trl(job: Job, place: Workplace) -> Answers:
     splits = place.read_splits(job.corpus)
     tokenizer = place.load_tokenizer(job.base)
     model = loading.load_base(place.models[job.base])
-    model.set_attn_implementation(FLAT_ATTENTION)
+    flat = find_flat_attention(place.models[job.base])
+    model.set_attn_implementation(flat)
     with tempfile.TemporaryDirectory() as folder, set_constants(pick_constants(job)):
         args = make_arguments(job, place, folder)
         whole = finetune.WHOLE_SEQUENCE_LOSS
@@ -321,10 +410,16 @@ def run_plain_trl(job: Job, place: Workplace) -> Answers:
         def answer_with_tree(rows: list[Example]) -> list[Prediction]:
             trainer.model.set_attn_implementation(prefix_tree.ATTENTION)
             answered = score_rows(trainer.model, tokenizer, rows)
-            trainer.model.set_attn_implementation(FLAT_ATTENTION)
+            trainer.model.set_attn_implementation(flat)
             return answered
 
         return train_flat(trainer, splits, answer_with_tree, finetune.SELECT_BY)
+
+
+def find_flat_attention(folder: str) -> str:
+    """Return the attention of padded rows for the model of a folder."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else FLAT_ATTENTION
 
 
 def make_plain_config(args: Any, folder: str, config_class: type) -> transformers.TrainingArguments:
@@ -338,7 +433,7 @@ def make_plain_config(args: Any, folder: str, config_class: type) -> transformer
         output_dir=folder,
         num_train_epochs=args.epochs,
         learning_rate=args.learning_rate,
-        lr_scheduler_type="linear",
+        lr_scheduler_type=finetune.SCHEDULE,
         warmup_steps=finetune.WARMUP,
         per_device_train_batch_size=micro,
         gradient_accumulation_steps=args.effective_batch_size // micro,
@@ -450,7 +545,7 @@ def run_seq_cls(job: Job, place: Workplace) -> Answers:
                 bnb_4bit_compute_dtype=precision.compute_dtype(),
                 llm_int8_skip_modules=["score"],
             ),
-            attn_implementation=FLAT_ATTENTION,
+            attn_implementation=find_flat_attention(place.models[job.base]),
             device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"},
         )
         base.config.pad_token_id = tokenizer.pad_token_id
@@ -666,6 +761,19 @@ def check_numbers(job: Job, answers: list[Prediction]) -> None:
         errors.fail(f"{job.key} answers with no finite numbers: lower its learning rate")
 
 
+def describe_splits(answers: Answers, splits: dict[str, list[Example]]) -> dict[str, Any]:
+    """Return {"validation", "test": numbers, "temperature": fitted to validation rows, or None}."""
+    temperature = None
+    if "probabilities" in answers.validation[0]:
+        gold = [prompts.LABELS.index(row["label"]) for row in splits["val"]]
+        temperature = uncertainty.fit_temperature(stack_probabilities(answers.validation), gold)
+    return {
+        "validation": describe_answers(answers.validation, splits["val"]),
+        "test": describe_answers(answers.test, splits["test"], temperature),
+        "temperature": temperature,
+    }
+
+
 def perform(job: Job, place: Workplace) -> dict[str, Any]:
     """Run a job; return its record: the job, its numbers on validation and test rows, and how."""
     splits = place.read_splits(job.corpus)
@@ -674,18 +782,17 @@ def perform(job: Job, place: Workplace) -> dict[str, Any]:
     started = time.time()
     answers = RECIPES[job.recipe](job, place)
     seconds = time.time() - started
-    temperature = None
+    probabilities = {"variants": answers.details.pop("variant_probabilities", {})}
     if "probabilities" in answers.validation[0]:
         check_numbers(job, [*answers.validation, *answers.test])
-        gold = [prompts.LABELS.index(row["label"]) for row in splits["val"]]
-        temperature = uncertainty.fit_temperature(stack_probabilities(answers.validation), gold)
+        for name, rows in (("validation", answers.validation), ("test", answers.test)):
+            probabilities[name] = stack_probabilities(rows).round(5).tolist()
     return {
         "key": job.key,
         "job": {**job._asdict(), "settings": dict(job.settings)},
         "rows": {name: len(rows) for name, rows in splits.items()},
-        "validation": describe_answers(answers.validation, splits["val"]),
-        "test": describe_answers(answers.test, splits["test"], temperature),
-        "temperature": temperature,
+        **describe_splits(answers, splits),
+        "probabilities": probabilities,
         "seconds": round(seconds, 1),
         "peak_gpu_gib": loading.peak_gpu_gib(),
         "device": loading.device_name(),

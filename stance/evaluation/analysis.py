@@ -13,7 +13,7 @@ import numpy as np
 
 import prompts
 from stance.common.types import EvaluationRecord, Example, Prediction
-from stance.evaluation import metrics, prompt_variants, uncertainty
+from stance.evaluation import metrics, uncertainty
 
 INVALID = len(prompts.LABELS)  # index of a prediction that is no label
 FEW_VALUES = 5  # so many different shares of agreement are shown each
@@ -281,7 +281,7 @@ def compare_variant(
     """
     negated = asked[0]["swaps"]
     if negated:
-        expected_label = prompt_variants.FLIPPED_LABELS
+        expected_label = prompts.FLIPPED_LABELS
     else:
         expected_label = {label: label for label in prompts.LABELS}
     gold = [row["label"] for row in usual]

@@ -24,7 +24,6 @@ TYPO_SHARE = 0.15  # of the words with four or more letters; at least one a sent
 TYPO_SEED = 0
 # --------------------------------------------------------------------------
 
-FLIPPED_LABELS = {"pro": "con", "con": "pro", "neu": "neu"}  # what is right for a negated topic
 REORDERED = (  # (wording of PROMPT_TEMPLATE, the same with con before pro)
     (
         'a pro argument ("pro"), a contra argument ("con")',

@@ -67,20 +67,32 @@ class TreeCollator:
     Adds to prefix_tree.tree_inputs: loss_positions [K] the nodes whose next token is predicted,
     target_ids [K] that token, target_weights [K] how many rows share the prediction. With few
     shapes, K is filled up to a multiple of LOSS_MULTIPLE by predictions of weight 0. Rows with a
-    row_index (in their file) give the list row_indices.
+    row_index (in their file) give the list row_indices; those with a weight count so much.
+
+    label_ids: first token of each label. smoothing: the share of a label's weight that is dealt out
+    to all of them alike.
     """
 
-    def __init__(self, pad_id: int) -> None:
+    def __init__(self, pad_id: int, label_ids: Sequence[int] = (), smoothing: float = 0.0) -> None:
         self.pad_id = pad_id
+        self.label_ids = label_ids
+        self.smoothing = smoothing
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         # The last token predicts nothing, so it needs no node.
         tree = prefix_tree.merge_prefixes([row["input_ids"][:-1] for row in rows], self.pad_id)
         sharing = collections.Counter()  # rows by (node, label of its next token)
         for row, nodes in zip(rows, tree.nodes, strict=True):
+            weight = row.get("weight", 1)
             for node, label in zip(nodes, row["labels"][1:], strict=True):
-                if label != IGNORED:
-                    sharing[node, label] += 1
+                if label == IGNORED:
+                    continue
+                if self.smoothing and label in self.label_ids:
+                    sharing[node, label] += weight * (1 - self.smoothing)
+                    for other in self.label_ids:
+                        sharing[node, other] += weight * self.smoothing / len(self.label_ids)
+                else:
+                    sharing[node, label] += weight
         targets = [(node, label, count) for (node, label), count in sharing.items()]
         if prefix_tree.has_few_shapes():
             targets += [(0, self.pad_id, 0)] * (-len(targets) % LOSS_MULTIPLE)
@@ -408,13 +420,14 @@ class StanceTrainer(trl.SFTTrainer):
         right = torch.zeros((), device=device)
         own = self.share_rows(range(len(self.eval_dataset)))
         size = self.args.per_device_eval_batch_size
+        collator = TreeCollator(self.processing_class.pad_token_id)
         for start in range(0, len(own), size):
             columns = self.eval_dataset[own[start : start + size]]
             rows = [
                 {"input_ids": ids, "labels": labels}
                 for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True)
             ]
-            inputs = self._prepare_inputs(self.data_collator(rows))
+            inputs = self._prepare_inputs(collator(rows))
             logits = prefix_tree.forward_tree(
                 self.model, self.model.config, inputs, inputs["loss_positions"]
             )

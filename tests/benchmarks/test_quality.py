@@ -50,7 +50,7 @@ def make_record(job, validation, test=0.5):
 
 def test_each_run_is_listed_once_and_has_one_name():
     args = quality.parse_args(["--models", "tiny=folder", "minilm=other"])
-    jobs = quality.list_jobs(args, {})
+    jobs = quality.list_jobs(args)
     names = [quality.name_job(job) for job in jobs]
     assert len(set(names)) == len(names)
     for job, name in zip(jobs, names, strict=True):
@@ -61,23 +61,30 @@ def test_each_run_is_listed_once_and_has_one_name():
 
 def test_every_setting_of_a_run_is_one_of_finetune():
     args = quality.parse_args(
-        ["--models", "tiny=folder", "--studies", "rates", "recipes", "epochs", "ranks"]
+        ["--models", "tiny=folder", "--studies", *quality.STUDY_NAMES, "--corpora", "small"]
     )
-    for job in quality.list_jobs(args, {}):
-        assert set(job["settings"]) <= {name for name in vars(finetune) if name.isupper()}
+    known = {name for name in vars(finetune) if name.isupper()} | {*quality_runs.OWN_SETTINGS}
+    for job in quality.list_jobs(args):
+        assert set(job["settings"]) <= known
 
 
-def test_finalists_are_the_best_by_validation_whatever_the_test_says():
-    jobs = quality.list_rates("small", "tiny", 0)
+def test_settings_are_chosen_by_validation_over_enough_seeds_whatever_the_test_says():
+    jobs = quality.list_rates("small", "tiny", [0, 1])
     records = {}
     for number, job in enumerate(jobs):
-        record = make_record(job, validation=number / 100, test=1 - number / 100)
+        validation = 0.9 if job["settings"] == quality.START else number / 1000
+        record = make_record(job, validation, test=1 - validation)
         records[record["key"]] = record
-    chosen = quality.list_finalists("small", "tiny", [0, 1], records)
-    best = [job["settings"] for job in jobs[: -quality.FINALISTS - 1 : -1]]
-    assert [job["settings"] for job in chosen] == [one for one in best for _ in (0, 1)]
-    assert quality.choose_settings(records, "small", "tiny", 1) == json.dumps(best[0])
-    assert quality.choose_settings(records, "small", "tiny", 2) is None  # too few seeds
+    assert quality.choose_settings(records, "small", "tiny", 2) == json.dumps(quality.START)
+    assert quality.choose_settings(records, "small", "tiny", 3) is None  # too few seeds
+
+
+def test_the_written_record_holds_no_probabilities_of_single_rows():
+    record = make_record(quality.make_job("small", "tiny", "zero-shot"), 0.4)
+    record["probabilities"] = {"test": [[0.2, 0.3, 0.5]]}
+    assert quality.strip_record(record) == {
+        name: value for name, value in record.items() if name != "probabilities"
+    }
 
 
 def test_a_finished_run_is_not_claimed_and_no_run_twice(tmp_path):
@@ -113,15 +120,16 @@ def test_after_a_failed_run_another_process_does_the_rest(home, monkeypatch):
 def test_what_was_not_run_says_so(home, capsys, monkeypatch):
     monkeypatch.setattr(quality, "SEEDS", (0,))
     job = quality.make_job("small", "tiny", "zero-shot")
+    shipped = quality.make_job("small", "tiny", "adapter", quality.SHIPPED)
     (home / "work").mkdir()
     quality.append_record(home / "work", make_record(job, 0.4, 0.3))
     words = ["--models", "tiny=folder", "--corpora", "small", "--studies", "recipes"]
     words += ["--work-dir", str(home / "work"), "--output", str(home / "out.json"), "--table"]
     quality.main(words)
     shown = capsys.readouterr().out
-    assert "not run: small/tiny/adapter//seed0" in shown and "0.300" in shown
+    assert f"not run: {quality.name_job(shipped)}" in shown and "0.300" in shown
     written = json.loads((home / "out.json").read_text())
-    assert "small/tiny/adapter//seed0" in written["not_run"]
+    assert quality.name_job(shipped) in written["not_run"]
     assert "small/tiny/zero-shot//seed0" not in written["not_run"]
 
 

@@ -718,3 +718,32 @@ def test_with_few_shapes_the_loss_is_the_same_in_few_sizes(
     assert all(count % tree_trainer.LOSS_MULTIPLE == 0 for count in counts[True])
     assert len(counts[True]) <= len(counts[False])
     assert torch.allclose(losses[True], losses[False], rtol=2e-2)
+
+
+def test_weights_and_smoothing_are_in_the_loss_as_cross_entropy_has_them(
+    build, rows, tokenizer, monkeypatch
+):
+    """Against torch's own cross-entropy with label smoothing over the three labels."""
+    columns = tree_trainer.encode_rows(tokenizer, rows)
+    weights = [0.5, 2.0, 1.0, 1.5]
+    batch = []
+    for index, weight in enumerate(weights):
+        batch.append({name: columns[name][index] for name in columns} | {"weight": weight})
+    label_ids = [ids[0] for ids in chat.encode_labels(tokenizer)]
+    model = build().model
+    inputs = tree_trainer.TreeCollator(tokenizer.pad_token_id, label_ids, 0.3)(batch)
+    with torch.no_grad():
+        found = tree_trainer.target_losses(model, model.config, inputs).sum()
+        expected = torch.zeros(())
+        for row, weight in zip(batch, weights, strict=True):
+            one = tree_trainer.TreeCollator(tokenizer.pad_token_id)([{**row, "weight": 1}])
+            tree_logits = prefix_tree.forward_tree(
+                model, model.config, one, one["loss_positions"]
+            ).float()
+            log_probabilities = tree_logits.log_softmax(-1)
+            for logs, target in zip(log_probabilities, one["target_ids"].tolist(), strict=True):
+                loss = -logs[target]
+                if target in label_ids:
+                    loss = 0.7 * loss - 0.3 * logs[label_ids].mean()
+                expected += weight * loss
+    assert float(found) == pytest.approx(float(expected), rel=2e-2)

@@ -2,8 +2,10 @@
 
 Reads the folder of the UKP Sentential Argument Mining corpus (Stab et al., EMNLP 2018; annotations CC BY-NC; a
 tab file a topic) and that of ArgKP-2021 (Bar-Haim et al.; Apache 2.0; arguments_*.csv).
-Writes a folder of splits for each corpus to --output-dir, by prepare_data.py with seed 0: ukp and argkp, and for each
-topic of UKP ukp-without-TOPIC, where the test split is that topic. None of it may be published.
+Writes a folder of splits for each corpus to --output-dir, by prepare_data.py with seed 0: ukp (as many rows of each
+topic and stance) and argkp; for each topic of UKP ukp-without-TOPIC, where the test split is that topic; ukp-natural,
+whose labels are as frequent as in UKP; and ukp-rest, the train and validation rows of ukp with all rows that ukp has
+not as test split. None of it may be published.
 
     PYTHONPATH=. python benchmarks/quality_corpora.py --ukp path/to/ukp --argkp path/to/argkp
 """
@@ -11,12 +13,13 @@ topic of UKP ukp-without-TOPIC, where the test split is that topic. None of it m
 import argparse
 import csv
 import random
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import prepare_data
 from stance.common import errors, files, flags
-from stance.corpus import cleaning
+from stance.corpus import cleaning, splitting
 
 # ---------------------------------------------------------------- settings
 OUTPUT_DIR = "outputs/quality/data"  # folder of the folders of splits
@@ -124,16 +127,35 @@ def split_corpus(path: Path, folder: Path, topic: str | None = None) -> None:
     prepare_data.main(["--corpus", str(path), "--output-dir", str(folder), *held_out])
 
 
+def split_rest(rows: list[Row], used: list[Row], home: Path) -> None:
+    """Write ukp-rest: the train and validation rows of ukp, and all rows but those used to test."""
+    known = {(row.topic, row.text.casefold()) for row in used}
+    rest = [row for row in rows if (row.topic, row.text.casefold()) not in known]
+    write_corpus(rest, home / "ukp-rest.csv")
+    folder = home / "ukp-rest"
+    split_corpus(home / "ukp-rest.csv", folder)
+    lines = []
+    for name in splitting.SPLITS:
+        lines += (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    files.write_text(folder / "test.jsonl", lines)
+    for name in ("train.jsonl", "val.jsonl"):
+        shutil.copyfile(home / "ukp" / name, folder / name)
+
+
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     home = Path(args.output_dir)
     if args.ukp:
-        rows = draw_balanced(read_ukp(args.ukp))
+        everything = read_ukp(args.ukp)
+        rows = draw_balanced(everything)
         write_corpus(rows, home / "ukp.csv")
         split_corpus(home / "ukp.csv", home / "ukp")
         for topic in sorted({row.topic for row in rows}):
             name = cleaning.normalise_key(topic).replace(" ", "-")
             split_corpus(home / "ukp.csv", home / f"ukp-without-{name}", topic)
+        write_corpus(draw_as_they_are(everything), home / "ukp-natural.csv")
+        split_corpus(home / "ukp-natural.csv", home / "ukp-natural")
+        split_rest(everything, rows, home)
     if args.argkp:
         write_corpus(draw_as_they_are(read_argkp(args.argkp)), home / "argkp.csv")
         split_corpus(home / "argkp.csv", home / "argkp")

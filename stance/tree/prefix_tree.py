@@ -4,7 +4,8 @@ A batch's token sequences are merged by common prefix and laid out as one row of
 shared prefix (T nodes that many sequences share: the instruction, the topics), then the suffixes
 (what each sequence has alone), packed into R rows of L nodes. A node's position id is its depth. It
 attends to the prefix nodes on its path and to its own suffix, so attention needs N x T and
-R x L x L scores instead of N x N.
+R x L x L scores instead of N x N. A suffix may end in branches, which do not see each other: the
+labels of a prompt, where they are several tokens long.
 
 Causal hidden states of a shared prefix are equal in every sequence, so outputs and gradients are
 those of the flat batch: tests/tree/test_prefix_tree.py compares both.
@@ -54,6 +55,43 @@ class PrefixTree(NamedTuple):
     suffix: list[list[int]]
     # for each sequence, in the order given, the node of each of its tokens
     nodes: list[list[int]]
+    # for each sequence, for each of its branches, the node of each of its tokens
+    branches: list[list[list[int]]]
+    # R lists of L subtree ends: in its row, the descendants of place i in its suffix are i + 1 ..
+    # branch_end[i] - 1; None where no suffix has several branches, so that all after it are its
+    # descendants
+    branch_end: list[list[int]] | None
+
+
+class MergedHeads(NamedTuple):
+    """Token sequences merged by common beginnings, without padding; merge_heads makes it.
+
+    Each node comes before its descendants, and these follow it without a gap.
+    """
+
+    # token ids
+    ids: list[int]
+    # depths; the first token of a sequence has depth 0
+    depth: list[int]
+    # subtree ends: the descendants of node i are i + 1 .. end[i] - 1
+    end: list[int]
+    # for each sequence, in the order given, the node of each of its tokens
+    paths: list[list[int]]
+
+
+class Suffix(NamedTuple):
+    """What a sequence has alone, and its branches: the nodes of a row that see each other."""
+
+    # token ids
+    ids: list[int]
+    # depths, in the whole tree
+    depth: list[int]
+    # subtree ends, in the suffix
+    end: list[int]
+    # nodes that are the sequence's own: the first ones
+    own: int
+    # for each branch, the nodes of its tokens in the suffix
+    branches: list[list[int]]
 
 
 class MaskCarrier(NamedTuple):
@@ -65,47 +103,91 @@ class MaskCarrier(NamedTuple):
 
 
 def merge_prefixes(
-    sequences: list[list[int]], pad_id: int, multiple: int | None = None
+    sequences: list[list[int]],
+    pad_id: int,
+    multiple: int | None = None,
+    branches: list[list[list[int]]] | None = None,
 ) -> PrefixTree:
     """Merge token sequences (non-empty lists of int) into a PrefixTree.
 
     pad_id: the token of padding nodes. multiple: the prefix is padded to a multiple of so many
-    nodes (None: PREFIX_MULTIPLE, or 1 without few shapes).
+    nodes (None: PREFIX_MULTIPLE, or 1 without few shapes). branches: for each sequence, the token
+    lists that go on from its end, each as if it were alone (None: there are none).
     """
     few_shapes = has_few_shapes()
     if not multiple:
         multiple = PREFIX_MULTIPLE if few_shapes else 1
+    forks = []
+    for lists in branches or [[]] * len(sequences):
+        forks.append(merge_heads(lists, sort_indices(lists)))
     # Sorted, sequences with a common prefix are neighbours.
-    order = sorted(range(len(sequences)), key=sequences.__getitem__)
-    ordered = [sequences[index] for index in order]
-    sizes = [len(sequence) for sequence in ordered]
-    shared = extend_shared(sizes, count_shared(ordered))
+    order = sort_indices(sequences)
+    sizes = [len(sequences[index]) + len(forks[index].ids) for index in order]
+    shared = extend_shared(sizes, count_shared([sequences[index] for index in order]))
+    heads = [[]] * len(sequences)  # of each sequence, its tokens in the prefix
+    for index, length in zip(order, shared):
+        heads[index] = sequences[index][:length]
+    merged = merge_heads(heads, order)
+    ids = merged.ids
+    end = merged.end
+    # At least one multiple, also where no sequences share anything.
+    pad = max(-len(ids) % multiple, multiple - len(ids))
+    # A padding node sees itself: a row of scores that sees nothing would be NaN.
+    end += range(len(ids) + 1, len(ids) + pad + 1)
+    ids += [pad_id] * pad
+    depth = merged.depth + [0] * pad
+    anchor = list(range(len(ids)))
+    prefix = PrefixTree(ids, depth, anchor, end, suffix=[], nodes=[], branches=[], branch_end=None)
+    suffixes = []
+    for sequence, path, fork in zip(sequences, merged.paths, forks, strict=True):
+        suffixes.append(make_suffix(sequence, len(path), fork))
+    return add_suffixes(suffixes, merged.paths, prefix, pad_id, few_shapes)
+
+
+def sort_indices(lists: list[list[int]]) -> list[int]:
+    """Return the indices of token lists in the order of the lists."""
+    return sorted(range(len(lists)), key=lists.__getitem__)
+
+
+def merge_heads(heads: list[list[int]], order: list[int]) -> MergedHeads:
+    """Merge token lists, which may be empty, with the beginning of the list before.
+
+    order: the indices of the lists in the order in which they are merged.
+    """
     ids = []
     depth = []
     end = []
-    path = []  # the prefix nodes of the sequence before, from the first token on
-    paths = {}  # those of every sequence, by its index
-    for index, length in zip(order, shared):
-        sequence = sequences[index]
-        common = count_common([ids[node] for node in path], sequence[:length])
+    path = []  # the nodes of the list before, from the first token on
+    paths = [[]] * len(heads)
+    for index in order:
+        head = heads[index]
+        common = count_common([ids[node] for node in path], head)
         close_nodes(end, path[common:], len(ids))
         del path[common:]
-        for token in sequence[common:length]:
+        for token in head[common:]:
             path.append(len(ids))
             depth.append(len(path) - 1)
             ids.append(token)
             end.append(None)  # until close_nodes sets it
         paths[index] = list(path)
     close_nodes(end, path, len(ids))
-    # At least one multiple, also where no sequences share anything.
-    pad = max(-len(ids) % multiple, multiple - len(ids))
-    # A padding node sees itself: a row of scores that sees nothing would be NaN.
-    end += range(len(ids) + 1, len(ids) + pad + 1)
-    ids += [pad_id] * pad
-    depth += [0] * pad
-    anchor = list(range(len(ids)))
-    prefix = PrefixTree(ids, depth, anchor, end, suffix=[], nodes=[])
-    return add_suffixes(sequences, paths, prefix, pad_id, few_shapes)
+    return MergedHeads(ids, depth, end, paths)
+
+
+def make_suffix(sequence: list[int], shared: int, fork: MergedHeads) -> Suffix:
+    """Return the suffix of a sequence whose first shared tokens are in the prefix.
+
+    fork: the branches that go on from its end.
+    """
+    own = len(sequence) - shared
+    size = own + len(fork.ids)
+    return Suffix(
+        ids=sequence[shared:] + fork.ids,
+        depth=list(range(shared, len(sequence))) + [len(sequence) + depth for depth in fork.depth],
+        end=[size] * own + [own + end for end in fork.end],
+        own=own,
+        branches=[[own + node for node in path] for path in fork.paths],
+    )
 
 
 def has_few_shapes() -> bool:
@@ -165,41 +247,52 @@ def close_nodes(end: list[int | None], nodes: Iterable[int], size: int) -> None:
 
 
 def add_suffixes(
-    sequences: list[list[int]],
-    paths: dict[int, list[int]],
+    suffixes: list[Suffix],
+    paths: list[list[int]],
     prefix: PrefixTree,
     pad_id: int,
     few_shapes: bool,
 ) -> PrefixTree:
-    """Return the tree of a padded prefix and the sequences' remaining tokens, packed into rows.
+    """Return the tree of a padded prefix and the suffixes of the sequences, packed into rows.
 
-    paths: the prefix nodes of each sequence, by its index. prefix: a tree without suffixes.
+    paths: the prefix nodes of each sequence. prefix: a tree without suffixes.
     """
-    suffixes = {index: sequence[len(paths[index]) :] for index, sequence in enumerate(sequences)}
-    sizes = {index: len(suffix) for index, suffix in suffixes.items()}
+    sizes = {index: len(suffix.ids) for index, suffix in enumerate(suffixes)}
     rows, length = pack_rows(sizes, few_shapes)
     ids = list(prefix.ids)
     depth = list(prefix.depth)
     anchor = list(prefix.anchor)
     numbers = []
-    nodes = [list(paths[index]) for index in range(len(sequences))]
+    ends = []
+    nodes = [list(path) for path in paths]
+    branches = [[] for _ in paths]
     for row in rows:
         numbers_of_row = []
+        ends_of_row = []
         for index in row:
             path = paths[index]
             suffix = suffixes[index]
-            nodes[index] += range(len(ids), len(ids) + len(suffix))
-            ids += suffix
-            depth += range(len(path), len(path) + len(suffix))
-            anchor += [path[-1] if path else NO_PREFIX] * len(suffix)
-            numbers_of_row += [index] * len(suffix)
+            start = len(ids)
+            place = len(ends_of_row)
+            nodes[index] += range(start, start + suffix.own)
+            branches[index] = [[start + node for node in branch] for branch in suffix.branches]
+            ids += suffix.ids
+            depth += suffix.depth
+            anchor += [path[-1] if path else NO_PREFIX] * len(suffix.ids)
+            ends_of_row += [place + end for end in suffix.end]
+            numbers_of_row += [index] * len(suffix.ids)
         pad = length - len(numbers_of_row)
         ids += [pad_id] * pad
         depth += [0] * pad
         anchor += [NO_PREFIX] * pad
+        ends_of_row += range(len(ends_of_row) + 1, length + 1)
         numbers_of_row += range(-1, -pad - 1, -1)
         numbers.append(numbers_of_row)
-    return PrefixTree(ids, depth, anchor, prefix.end, numbers, nodes)
+        ends.append(ends_of_row)
+    several = any(min(suffix.end, default=0) < len(suffix.ids) for suffix in suffixes)
+    return PrefixTree(
+        ids, depth, anchor, prefix.end, numbers, nodes, branches, ends if several else None
+    )
 
 
 def pack_rows(sizes: dict[int, int], few_shapes: bool) -> tuple[list[list[int]], int]:
@@ -270,15 +363,19 @@ def fill_rows(sizes: dict[int, int], length: int) -> list[list[int]]:
 def tree_inputs(tree: PrefixTree) -> dict[str, torch.Tensor]:
     """Return a tree as tensors of int64.
 
-    input_ids and position_ids [1, N], anchor [N], prefix_end [T], suffix [R, L].
+    input_ids and position_ids [1, N], anchor [N], prefix_end [T], suffix [R, L]; where a suffix has
+    several branches, branch_end [R, L].
     """
-    return {
+    inputs = {
         "input_ids": torch.tensor([tree.ids]),
         "position_ids": torch.tensor([tree.depth]),
         "anchor": torch.tensor(tree.anchor),
         "prefix_end": torch.tensor(tree.end),
         "suffix": torch.tensor(tree.suffix),
     }
+    if tree.branch_end is not None:
+        inputs["branch_end"] = torch.tensor(tree.branch_end)
+    return inputs
 
 
 def tree_mask(inputs: dict[str, torch.Tensor], window: int | None = None) -> attention.TreeMask:
@@ -295,6 +392,8 @@ def tree_mask(inputs: dict[str, torch.Tensor], window: int | None = None) -> att
     position = torch.arange(suffix.shape[1], device=end.device)
     same_suffix = suffix[:, :, None] == suffix[:, None, :]
     in_suffix = same_suffix & (position[None, :] <= position[:, None])
+    if "branch_end" in inputs:
+        in_suffix &= position[:, None] < inputs["branch_end"][:, None, :]
     if window is not None:
         row_depth = depth[len(end) :].view(suffix.shape)
         on_path &= depth[:, None] - depth[: len(end)] < window

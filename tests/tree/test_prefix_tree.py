@@ -90,6 +90,49 @@ def test_every_node_sees_exactly_its_own_path(seed, monkeypatch):
         assert seen[node].nonzero().flatten().tolist() == [node]
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_branches_see_their_sequence_and_themselves(seed, monkeypatch):
+    rng = random.Random(seed)
+    monkeypatch.setattr(prefix_tree, "MIN_SHARED", rng.choice((2, 3, 8)))
+    longest = rng.choice((3, 8, 150))
+    draw = lambda least, most: [rng.randrange(3) for _ in range(rng.randrange(least, most))]  # noqa: E731
+    sequences = [draw(1, longest) for _ in range(rng.randrange(1, 12))]
+    most = rng.choice((2, 5))
+    branches = [[draw(0, 4) for _ in range(rng.randrange(most))] for _ in sequences]
+    tree = prefix_tree.merge_prefixes(sequences, pad_id=0, branches=branches)
+    inputs = prefix_tree.tree_inputs(tree)
+    several = any(
+        len({tuple(branch[: end + 1]) for branch in lists for end in range(len(branch))})
+        > max(map(len, lists), default=0)
+        for lists in branches
+    )
+    assert ("branch_end" in inputs) is several
+    seen = dense_visibility(tree)
+    used = set()
+    for sequence, nodes, lists, grown in zip(
+        sequences, tree.nodes, branches, tree.branches, strict=True
+    ):
+        for branch, branch_nodes in zip(lists, grown, strict=True):
+            path = nodes + branch_nodes
+            assert [tree.ids[node] for node in path] == sequence + branch
+            assert [tree.depth[node] for node in path] == list(range(len(path)))
+            for position, node in enumerate(path):
+                assert seen[node].nonzero().flatten().tolist() == sorted(path[: position + 1])
+            used.update(path)
+        used.update(nodes)
+    for node in set(range(len(tree.ids))) - used:
+        assert seen[node].nonzero().flatten().tolist() == [node]
+
+
+def test_branches_share_their_beginnings_by_hand(monkeypatch):
+    monkeypatch.setattr(prefix_tree, "FEW_SHAPES", False)
+    tree = prefix_tree.merge_prefixes([[1, 2]], 0, branches=[[[7, 8], [7, 9], [6]]])
+    assert tree.ids == [1, 2, 6, 7, 8, 9]
+    assert tree.depth == [0, 1, 2, 2, 3, 3]
+    assert tree.nodes == [[0, 1]] and tree.branches == [[[3, 4], [3, 5], [2]]]
+    assert tree.suffix == [[0] * 5] and tree.branch_end == [[5, 2, 5, 4, 5]]
+
+
 def dense_visibility(tree):
     """Return the [N, N] visibility that a tree's masks stand for."""
     mask = prefix_tree.tree_mask(prefix_tree.tree_inputs(tree))

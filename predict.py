@@ -30,7 +30,6 @@ from stance.model import (
     adapters,
     chat,
     compilation,
-    cuda_graphs,
     fingerprints,
     loading,
     memory,
@@ -194,7 +193,7 @@ def load_scorer(
             "or set CUDA_GRAPHS in stance/model/compilation.py to False"
         )
         with memory.explain_memory("record how one sentence is answered", hint):
-            cuda_graphs.record_predictions(model)
+            scoring.record_single_answers(model, tokenizer)
 
     def score(
         pairs: list[tuple[str, str]], batch_size: int | None = None, bar: object = None

@@ -21,7 +21,7 @@ import workload
 
 import finetune
 from stance.common import environment, files, flags, formatting
-from stance.model import chat, compilation, cuda_graphs, loading, lora_linear, scoring
+from stance.model import chat, compilation, loading, lora_linear, scoring
 
 # ---------------------------------------------------------------- settings
 OUTPUT = "benchmarks/results/score_throughput.json"  # of this run
@@ -72,7 +72,7 @@ def measure(
         generate(encoded[:batch])
         results[f"generate, batch {batch}"] = time_rows(generate, encoded[:GENERATED_ROWS])
     compilation.prepare_scoring(model, 0)
-    cuda_graphs.record_predictions(model)  # as predict.py does for one sentence
+    scoring.record_single_answers(model, tokenizer)  # as predict.py does for one sentence
     single = []
     for row in encoded[:SINGLE_ANSWERS]:
         single.append(1 / time_rows(score, [row]))

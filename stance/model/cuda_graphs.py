@@ -28,14 +28,27 @@ class Recording(NamedTuple):
     result: torch.Tensor  # into which each replay writes
 
 
-def record_predictions(model: torch.nn.Module) -> None:
+def record_predictions(
+    model: torch.nn.Module, branches: Sequence[list[int]] = (), count: int = 1
+) -> None:
     """Record on a GPU how a model answers one prompt, as its prediction_graph; does nothing on a
     CPU.
 
-    Neither the model nor which adapter is active may change after that.
+    Neither the model nor which adapter is active may change after that. branches: token ids of what
+    goes on from the prompt. count: the nodes that predict.
     """
     if torch.cuda.is_available() and compilation.CUDA_GRAPHS:
-        model.prediction_graph = PredictionGraph(model)
+        model.prediction_graph = PredictionGraph(model, branches, count)
+
+
+def prediction_inputs(branches: Sequence[list[int]], count: int) -> dict[str, torch.Tensor]:
+    """Return inputs of the shapes that each short prompt has with these branches.
+
+    branches, count: those of record_predictions.
+    """
+    tree = prefix_tree.merge_prefixes([[0]], 0, PREDICTION_NODES, [list(branches)])
+    logits_to_keep = torch.zeros(count, dtype=torch.long)
+    return {**prefix_tree.tree_inputs(tree), "logits_to_keep": logits_to_keep}
 
 
 class PredictionGraph:
@@ -45,10 +58,12 @@ class PredictionGraph:
     """
 
     @torch.no_grad()
-    def __init__(self, model: torch.nn.Module):
-        tree = prefix_tree.tree_inputs(prefix_tree.merge_prefixes([[0]], 0, PREDICTION_NODES))
-        inputs = {name: tensor.to(model.device) for name, tensor in tree.items()}
-        inputs["logits_to_keep"] = torch.zeros(1, dtype=torch.long, device=model.device)
+    def __init__(self, model: torch.nn.Module, branches: Sequence[list[int]] = (), count: int = 1):
+        """Record it for trees with these branches, and so many predicting nodes."""
+        inputs = {
+            name: tensor.to(model.device)
+            for name, tensor in prediction_inputs(branches, count).items()
+        }
 
         def run(buffers: dict[str, torch.Tensor]) -> torch.Tensor:
             return prefix_tree.forward_tree(model, model.config, buffers, buffers["logits_to_keep"])
@@ -62,8 +77,8 @@ class PredictionGraph:
     def __call__(
         self, inputs: dict[str, torch.Tensor], logits_to_keep: torch.Tensor
     ) -> torch.Tensor:
-        """Return forward_tree's float32 logits [1, vocabulary] at the node of logits_to_keep
-        [1]."""
+        """Return forward_tree's float32 logits [count, vocabulary] at the nodes of logits_to_keep
+        [count]."""
         inputs = {**inputs, "logits_to_keep": logits_to_keep}
         return replay_graph(self.graph, self.buffers, inputs, self.logits)
 

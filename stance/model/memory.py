@@ -78,10 +78,11 @@ def count_step_bytes(
 
 
 def count_validation_bytes(
-    config: "transformers.PreTrainedConfig", args: "transformers.TrainingArguments"
+    config: "transformers.PreTrainedConfig", args: "transformers.TrainingArguments", count: int
 ) -> float:
-    """Return the bytes that validation needs, with two predicting nodes a row, and a reserve."""
-    return count_logits_bytes(config, 2 * args.per_device_eval_batch_size) + RESERVE_GB * 1e9
+    """Return the bytes that validation needs, and a reserve; count: predicting nodes of a row."""
+    nodes = count * args.per_device_eval_batch_size
+    return count_logits_bytes(config, nodes) + RESERVE_GB * 1e9
 
 
 def free_memory() -> float:

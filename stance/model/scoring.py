@@ -49,10 +49,10 @@ class LabelPaths(NamedTuple):
     sizes: list[int]
     # The different contexts
     contexts: list[tuple[int, ...]]
-    # The contexts that are no beginning of another: appended to a prompt, they bring all contexts
-    # into its tree
-    endings: list[tuple[int, ...]]
-    # For each context, the index of an ending that begins with it
+    # The contexts that are no beginning of another: as branches of a prompt, they bring all contexts
+    # into its tree; none where each label is one token
+    endings: list[list[int]]
+    # For each context but the first, which is (), the index of an ending that begins with it
     context_endings: list[int]
 
 
@@ -73,13 +73,13 @@ def find_label_paths(label_ids: list[list[int]]) -> LabelPaths:
     contexts = sorted(found)
 
     endings = []
-    for context in contexts:
+    for context in contexts[1:]:
         longer = [other for other in contexts if len(other) > len(context)]
         if not any(_starts_with(other, context) for other in longer):
             endings.append(context)
 
     context_endings = []
-    for context in contexts:
+    for context in contexts[1:]:
         fitting = [_starts_with(ending, context) for ending in endings]
         context_endings.append(fitting.index(True))
 
@@ -95,7 +95,7 @@ def find_label_paths(label_ids: list[list[int]]) -> LabelPaths:
         token_contexts=token_contexts,
         sizes=[len(ids) for ids in label_ids],
         contexts=contexts,
-        endings=endings,
+        endings=[list(ending) for ending in endings],
         context_endings=context_endings,
     )
 
@@ -162,6 +162,14 @@ def score_prompts(
     )
 
 
+def record_single_answers(
+    model: torch.nn.Module, tokenizer: transformers.PreTrainedTokenizerBase
+) -> None:
+    """Record on a GPU how single prompts are scored; see cuda_graphs.record_predictions."""
+    paths = find_label_paths(chat.encode_labels(tokenizer))
+    cuda_graphs.record_predictions(model, paths.endings, len(paths.contexts))
+
+
 def check_finite(model: torch.nn.Module, finite: Sequence[bool], below_bar: bool) -> None:
     """Stop if a model's predictions are not finite numbers: any label would be a wrong answer.
 
@@ -204,43 +212,95 @@ def _halve_batch(sequences):
 def _score_batch(model, tokenizer, sequences, paths):
     """Return the negative log-likelihood [B, 3] of the labels after each of B lists of token ids.
 
-    paths: the LabelPaths of the labels. The log-probabilities of a label's tokens are added up.
+    paths: the LabelPaths of the labels.
     """
-    if max(paths.sizes) == 1:
-        return _score_one_token_labels(model, tokenizer, sequences, paths)
-    return _score_longer_labels(model, tokenizer, sequences, paths)
-
-
-def _score_one_token_labels(model, tokenizer, sequences, paths):
-    """_score_batch where every label is one token: all are read at the last token of a sequence."""
-    graph = None  # recorded for one short prompt: see cuda_graphs.record_predictions
+    graph = None  # recorded for one short prompt: see record_single_answers
     multiple = None
     if len(sequences) == 1 and len(sequences[0]) <= cuda_graphs.PREDICTION_NODES:
         graph = getattr(model, "prediction_graph", None)
     if graph is not None:
         multiple = cuda_graphs.PREDICTION_NODES
-    tree = prefix_tree.merge_prefixes(sequences, pad_id=tokenizer.pad_token_id, multiple=multiple)
-    last_nodes = [nodes[-1] for nodes in tree.nodes]
-    log_probabilities = _predict_tokens(model, tree, last_nodes, graph=graph)
-    tokens = torch.tensor(paths.tokens, device=model.device)
-    return -log_probabilities[:, tokens]
+    if paths.endings:
+        branches = [paths.endings] * len(sequences)
+    else:
+        branches = None
+    tree = prefix_tree.merge_prefixes(
+        sequences, pad_id=tokenizer.pad_token_id, multiple=multiple, branches=branches
+    )
+    nodes = []
+    for row in range(len(sequences)):
+        nodes += _find_context_nodes(tree, row, paths)
+    log_probabilities = _predict_tokens(model, tree, nodes, graph=graph)
+    places = torch.arange(len(nodes), device=model.device).view(len(sequences), -1)
+    return _add_up_labels(log_probabilities, places, paths)
 
 
-def _score_longer_labels(model, tokenizer, sequences, paths):
-    """_score_batch where a label has several tokens: all but its last one join the tree."""
-    extended = [[*ids, *ending] for ids in sequences for ending in paths.endings]
-    tree = prefix_tree.merge_prefixes(extended, pad_id=tokenizer.pad_token_id)
-    nodes = []  # of the last token of each context, for each sequence
-    for row, ids in enumerate(sequences):
-        for context, ending in zip(paths.contexts, paths.context_endings, strict=True):
-            extended_nodes = tree.nodes[row * len(paths.endings) + ending]
-            nodes.append(extended_nodes[len(ids) - 1 + len(context)])
-    log_probabilities = _predict_tokens(model, tree, nodes)
-    by_context = log_probabilities.unflatten(0, (len(sequences), len(paths.contexts)))
-    contexts = torch.tensor(paths.token_contexts, device=model.device)
-    tokens = torch.tensor(paths.tokens, device=model.device)
-    scores = by_context[:, contexts, tokens]  # [B, tokens of all labels]
+def _find_context_nodes(tree, row, paths):
+    """Return the node of the last token of each context of a row's labels."""
+    nodes = [tree.nodes[row][-1]]
+    for context, ending in zip(paths.contexts[1:], paths.context_endings, strict=True):
+        nodes.append(tree.branches[row][ending][len(context) - 1])
+    return nodes
+
+
+def _add_up_labels(log_probabilities, context_places, paths):
+    """Return the negative log-likelihood [B, 3] of the labels: that of their tokens, added up.
+
+    log_probabilities [K, vocabulary], of which context_places [B, contexts] are those after each
+    context.
+    """
+    device = log_probabilities.device
+    tokens = _copy_to(device, paths.tokens)
+    token_places = context_places[:, _copy_to(device, paths.token_contexts)]
+    scores = log_probabilities[token_places, tokens]  # [B, tokens of all labels]
+    if not paths.endings:
+        return -scores
     return -torch.stack([part.sum(1) for part in scores.split(paths.sizes, 1)], 1)
+
+
+def _copy_to(device, numbers):
+    """Return whole numbers as a tensor on a device, without waiting for what it computes."""
+    return torch.tensor(numbers).to(device, non_blocking=True)
+
+
+@torch.no_grad()
+def score_answers(
+    model: torch.nn.Module,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    encoded: list[list[int]],
+    answers: list[list[int]],
+    paths: LabelPaths,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Score prompts and the answers that they have, in one forward pass.
+
+    encoded: token ids of each prompt, as many as fit into the memory. answers: those after it, with
+    the end of the turn. paths: of labels of several tokens.
+
+    Returns tensors on the model's device, without waiting for it: the negative log-likelihood
+    [B, 3] of each label among all tokens, and that of each answer [B].
+    """
+    branches = [[*paths.endings, answer[:-1]] for answer in answers]
+    tree = prefix_tree.merge_prefixes(encoded, pad_id=tokenizer.pad_token_id, branches=branches)
+    places = {}  # of each predicting node, where it is among them
+    context_places = []
+    rows = []  # of each token of all answers
+    answer_places = []
+    answer_tokens = []
+    for row, answer in enumerate(answers):
+        nodes = _find_context_nodes(tree, row, paths)
+        context_places.append([places.setdefault(node, len(places)) for node in nodes])
+        answer_nodes = [tree.nodes[row][-1], *tree.branches[row][-1]]
+        for node, token in zip(answer_nodes, answer, strict=True):
+            rows.append(row)
+            answer_places.append(places.setdefault(node, len(places)))
+            answer_tokens.append(token)
+    log_probabilities = _predict_tokens(model, tree, list(places))
+    device = log_probabilities.device
+    nll = _add_up_labels(log_probabilities, _copy_to(device, context_places), paths)
+    given = log_probabilities[_copy_to(device, answer_places), _copy_to(device, answer_tokens)]
+    losses = torch.zeros(len(answers), device=device)
+    losses.index_add_(0, _copy_to(device, rows), -given)
+    return nll, losses
 
 
 def _predict_tokens(model, tree, nodes, graph=None):
@@ -248,10 +308,10 @@ def _predict_tokens(model, tree, nodes, graph=None):
 
     graph: a cuda_graphs.PredictionGraph that computes the forward pass; None: the model itself.
     """
-    inputs = {
-        name: tensor.to(model.device) for name, tensor in prefix_tree.tree_inputs(tree).items()
-    }
-    logits_to_keep = torch.tensor(nodes, device=model.device)
+    inputs = {}
+    for name, tensor in prefix_tree.tree_inputs(tree).items():
+        inputs[name] = tensor.to(model.device, non_blocking=True)
+    logits_to_keep = _copy_to(model.device, nodes)
     with prefix_tree.compute_precision(model), output_head.float32_logits(model):
         if graph is None:
             logits = prefix_tree.forward_tree(model, model.config, inputs, logits_to_keep)

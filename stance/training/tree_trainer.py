@@ -61,6 +61,12 @@ def encode_rows(
     return {"input_ids": full_ids, "labels": masked}
 
 
+def find_label(answer: list[int], label_ids: list[list[int]]) -> int:
+    """Return the index of the longest label that an answer begins with; both are token ids."""
+    fitting = [index for index, label in enumerate(label_ids) if answer[: len(label)] == label]
+    return max(fitting, key=lambda index: len(label_ids[index]))
+
+
 class TreeCollator:
     """Merge a batch of rows into one prefix tree with the targets of its loss.
 
@@ -142,8 +148,7 @@ class StanceConfig(trl.SFTConfig):
 class ValidationSums(NamedTuple):
     """What validation adds up over rows.
 
-    float32 tensors [] while a process adds up its rows; numbers once they are those of all
-    processes.
+    Numbers, or tensors [] on the device: of a batch, of a process, and at last of all processes.
     """
 
     loss: torch.Tensor | float  # cross-entropy of the answer tokens
@@ -382,18 +387,18 @@ class StanceTrainer(trl.SFTTrainer):
         was_training = self.model.training
         self.model.eval()
         if self.step_graphs is not None:
-            self.step_graphs.make_room(memory.count_validation_bytes(self.model.config, self.args))
+            contexts = scoring.find_label_paths(label_ids).contexts
+            self.step_graphs.make_room(
+                # The end of the turn is predicted after the whole label.
+                memory.count_validation_bytes(self.model.config, self.args, len(contexts) + 1)
+            )
         with (
             compilation.run_uncompiled(len(self.eval_dataset)),
             prefix_tree.compute_precision(self.model),
             output_head.float32_logits(self.model),
         ):
-            sums = self.add_up_validation([ids[0] for ids in label_ids])
+            sums = self.add_up_validation(label_ids)
         self.model.train(was_training)
-        if any(len(ids) > 1 for ids in label_ids):
-            # A label's first token does not say which label it is.
-            right = torch.tensor(float(self.count_right(label_ids)), device=self.args.device)
-            sums = sums._replace(right=right)
         stacked = torch.stack(sums)
         distributed.sum_tensors([stacked])
         totals = ValidationSums(*stacked.tolist())
@@ -407,37 +412,76 @@ class StanceTrainer(trl.SFTTrainer):
         )
         return metrics
 
-    def add_up_validation(self, first_ids: list[int]) -> ValidationSums:
+    def add_up_validation(self, label_ids: list[list[int]]) -> ValidationSums:
         """Return the sums over the validation rows of this process, without waiting for the GPU.
 
-        first_ids: the first token of each label. A row is right if the most probable of these is
-        that of its label.
+        label_ids: the token ids of each label, as chat.encode_labels returns them. A row is right
+        if the most probable of them is its label.
         """
         device = self.args.device
-        label_tokens = torch.tensor(first_ids, device=device)
+        if all(len(ids) == 1 for ids in label_ids):
+            label_tokens = torch.tensor([ids[0] for ids in label_ids], device=device)
+            add_up_batch = functools.partial(self.add_up_short, label_tokens)
+        else:
+            add_up_batch = functools.partial(self.add_up_longer, label_ids)
         loss = torch.zeros((), device=device)
         tokens = torch.zeros((), device=device)
         right = torch.zeros((), device=device)
         own = self.share_rows(range(len(self.eval_dataset)))
         size = self.args.per_device_eval_batch_size
-        collator = TreeCollator(self.processing_class.pad_token_id)
         for start in range(0, len(own), size):
             columns = self.eval_dataset[own[start : start + size]]
-            rows = [
-                {"input_ids": ids, "labels": labels}
-                for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True)
-            ]
-            inputs = self._prepare_inputs(collator(rows))
-            logits = prefix_tree.forward_tree(
-                self.model, self.model.config, inputs, inputs["loss_positions"]
-            )
-            weights = inputs["target_weights"]
-            predicted = label_tokens[logits[:, label_tokens].argmax(1)]
-            loss += weigh_losses(logits, inputs).sum()
-            tokens += weights.sum()
-            # At the end of a label the target is the end of the turn, which no label begins with.
-            right += (weights * (predicted == inputs["target_ids"])).sum()
+            sums = add_up_batch(columns["input_ids"], columns["labels"])
+            loss += sums.loss
+            tokens += sums.tokens
+            right += sums.right
         return ValidationSums(loss, tokens, right, torch.tensor(float(len(own)), device=device))
+
+    def add_up_short(
+        self, label_tokens: torch.Tensor, input_ids: list[list[int]], labels: list[list[int]]
+    ) -> ValidationSums:
+        """Return the sums over a batch, where each label is one of the label_tokens [3].
+
+        input_ids, labels: of each row, as encode_rows returns them.
+        """
+        rows = [
+            {"input_ids": ids, "labels": targets}
+            for ids, targets in zip(input_ids, labels, strict=True)
+        ]
+        collator = TreeCollator(self.processing_class.pad_token_id)  # validation has no smoothing
+        inputs = self._prepare_inputs(collator(rows))
+        logits = prefix_tree.forward_tree(
+            self.model, self.model.config, inputs, inputs["loss_positions"]
+        )
+        weights = inputs["target_weights"]
+        predicted = label_tokens[logits[:, label_tokens].argmax(1)]
+        # At the end of a label the target is the end of the turn, which no label begins with.
+        right = (weights * (predicted == inputs["target_ids"])).sum()
+        return ValidationSums(weigh_losses(logits, inputs).sum(), weights.sum(), right, len(rows))
+
+    def add_up_longer(
+        self, label_ids: list[list[int]], input_ids: list[list[int]], labels: list[list[int]]
+    ) -> ValidationSums:
+        """Return the sums over a batch, where a label has several tokens: its first does not tell.
+
+        label_ids: the token ids of each label. input_ids, labels: as for add_up_short.
+        """
+        prompts = []
+        answers = []
+        given = []  # the index of each row's label
+        for ids, targets in zip(input_ids, labels, strict=True):
+            start = targets.count(IGNORED)
+            answer = ids[start:]
+            prompts.append(ids[:start])
+            answers.append(answer)
+            given.append(find_label(answer, label_ids))
+        paths = scoring.find_label_paths(label_ids)
+        nll, losses = scoring.score_answers(
+            self.model, self.processing_class, prompts, answers, paths
+        )
+        right = nll.argmin(1) == torch.tensor(given).to(nll.device, non_blocking=True)
+        tokens = sum(len(answer) for answer in answers)
+        return ValidationSums(losses.sum(), tokens, right.sum(), len(answers))
 
     def share_rows(self, indices: Sequence) -> list:
         """Return which of these validation rows this process predicts, in whole batches.
@@ -447,30 +491,6 @@ class StanceTrainer(trl.SFTTrainer):
         if self.sharded:
             return list(indices)
         return distributed.shard(indices, self.args.per_device_eval_batch_size)
-
-    def count_right(self, label_ids: list[list[int]]) -> int:
-        """Return how many of this process's rows get their label, by all tokens of the labels.
-
-        label_ids: the token ids of each label, as chat.encode_labels returns them.
-        """
-        columns = self.eval_dataset[:]
-        rows = []  # (token ids of the prompt, of the answer)
-        for ids, labels in zip(columns["input_ids"], columns["labels"], strict=True):
-            start = labels.count(IGNORED)
-            rows.append((ids[:start], ids[start:]))
-        # score_prompts puts them into that order: batches are those of one process.
-        own = self.share_rows(sorted(rows))
-        if not own:
-            return 0
-        prompts = [prompt for prompt, _ in own]
-        with compilation.run_uncompiled(len(rows)):
-            size = self.args.per_device_eval_batch_size
-            scores = scoring.score_prompts(self.model, self.processing_class, prompts, size)
-        predicted = [label_ids[index] for index in scores.nll.argmin(1).tolist()]
-        right = 0
-        for (_, answer), label in zip(own, predicted, strict=True):
-            right += answer[: len(label)] == label
-        return right
 
     # ---------------------------------------------------------------- runs and checkpoints
 

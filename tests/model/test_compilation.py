@@ -443,17 +443,21 @@ def test_a_recording_that_fails_says_why_and_what_to_do(capsys):
 
 
 @pytest.mark.gpu
-def test_a_recorded_answer_equals_a_plain_one(tiny_model, load_plain, flat_ways, allow_rounding):
+@pytest.mark.parametrize("branches", [[], [[3]], [[3, 4], [5]]], ids=str)
+def test_a_recorded_answer_equals_a_plain_one(
+    tiny_model, load_plain, flat_ways, allow_rounding, branches
+):
     sequences = [list(range(3, 3 + size)) for size in (9, 40, cuda_graphs.PREDICTION_NODES)]
     ways = [logits[:, -1] for logits in flat_ways(load_plain(tiny_model), sequences)]
     tolerance = allow_rounding(ways, small_models.relative)
     assert small_models.relative(ways[0].roll(1, 0), ways[0]) > 2 * tolerance  # of another sequence
     model = loading.load_base(tiny_model)
-    cuda_graphs.record_predictions(model)
+    cuda_graphs.record_predictions(model, branches, 1 + len(branches))
     for sequence in sequences:
-        tree = prefix_tree.merge_prefixes([sequence], 0, cuda_graphs.PREDICTION_NODES)
+        tree = prefix_tree.merge_prefixes([sequence], 0, cuda_graphs.PREDICTION_NODES, [branches])
         inputs = {name: tensor.cuda() for name, tensor in prefix_tree.tree_inputs(tree).items()}
-        logits_to_keep = torch.tensor([tree.nodes[0][-1]], device="cuda")
+        ends = [tree.nodes[0][-1], *(nodes[-1] for nodes in tree.branches[0])]
+        logits_to_keep = torch.tensor(ends, device="cuda")
         with torch.no_grad(), prefix_tree.compute_precision(model):
             expected = prefix_tree.forward_tree(model, model.config, inputs, logits_to_keep)
             assert (

@@ -13,7 +13,7 @@ import transformers
 import evaluate
 import prompts
 from stance.common import distributed, run_files
-from stance.model import chat, loading, merging, scoring
+from stance.model import chat, cuda_graphs, loading, merging, scoring
 from stance.training import tree_trainer
 from stance.tree import attention, prefix_tree
 
@@ -429,37 +429,123 @@ def test_labels_are_scored_by_all_their_tokens(answers, monkeypatch):
         assert (scores.label_mass - (-expected).exp().sum(1)).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("answers", [[[9, 8], [9, 7], [6, 5]], [[9, 8], [7], [9, 6, 5]]])
-def test_validation_counts_whole_labels(answers, monkeypatch):
-    """The first token alone would not tell the first two labels from each other."""
+@pytest.mark.parametrize("answers", [[[9], [8], [7]], [[9], [8], [7, 6]], [[9, 8], [7], [9, 6, 5]]])
+def test_single_prompts_have_the_shapes_that_are_recorded(answers, monkeypatch):
+    """The recording itself needs a GPU; here the plain function stands in for it."""
+    monkeypatch.setattr(prefix_tree, "FEW_SHAPES", True)
+    monkeypatch.setattr(chat, "encode_labels", lambda tokenizer: answers)
     tokenizer = train_tokenizer("llama", True)
     tokenizer.pad_token = tokenizer.eos_token
     model = build_model("llama", len(tokenizer))
+    asked = chat.encode_examples(tokenizer, PAIRS[:3])
+    expected = flat_losses(model, asked, answers)
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    recorded = []
+
+    def record(model, branches, count):
+        inputs = cuda_graphs.prediction_inputs(branches, count)
+        recorded.append(sorted(cuda_graphs.list_shapes(inputs)))
+        model.prediction_graph = answer
+
+    def answer(inputs, logits_to_keep):
+        found = {**inputs, "logits_to_keep": logits_to_keep}
+        recorded.append(sorted(cuda_graphs.list_shapes(found)))
+        return prefix_tree.forward_tree(model, model.config, inputs, logits_to_keep)
+
+    monkeypatch.setattr(cuda_graphs, "record_predictions", record)
+    scoring.record_single_answers(model, tokenizer)
+    found = torch.cat([scoring.score_prompts(model, tokenizer, [ids]).nll for ids in asked])
+    assert len(recorded) == 4 and all(shapes == recorded[0] for shapes in recorded)
+    assert (found - expected).abs().max() <= 1e-4
+
+
+SEVERAL_TOKENS = [
+    [[9, 8], [9, 7], [6, 5]],
+    [[9, 8], [7], [9, 6, 5]],
+    [[9], [8], [7, 6]],
+    [[9], [9, 8], [7]],
+]
+
+
+def make_validation(model, tokenizer, answers, monkeypatch):
+    """Return (stand-in for a trainer, its rows' labels [n], flat losses [n, 4]): the end of the turn comes last.
+
+    Of nine rows, five have the label that is picked.
+    """
     asked = chat.encode_examples(tokenizer, PAIRS)
     picked = flat_losses(model, asked, answers).argmin(1).tolist()
     model.set_attn_implementation(prefix_tree.ATTENTION)
     monkeypatch.setattr(chat, "encode_labels", lambda tokenizer: answers)
-    given = [
-        answers[place if row < 5 else place - 1] for row, place in enumerate(picked)
-    ]  # the last four are wrong
+    given = [place if row < 5 else place - 1 for row, place in enumerate(picked)]
+    turns = [[*answers[place], 1] for place in given]
     columns = {
-        "input_ids": [[*ids, *answer, 1] for ids, answer in zip(asked, given, strict=True)],
+        "input_ids": [ids + turn for ids, turn in zip(asked, turns, strict=True)],
         "labels": [
-            [tree_trainer.IGNORED] * len(ids) + [*answer, 1]
-            for ids, answer in zip(asked, given, strict=True)
+            [tree_trainer.IGNORED] * len(ids) + turn for ids, turn in zip(asked, turns, strict=True)
         ],
     }
     trainer = types.SimpleNamespace(
         eval_dataset=datasets.Dataset.from_dict(columns), model=model, processing_class=tokenizer,
-        args=types.SimpleNamespace(per_device_eval_batch_size=4), sharded=False,
+        args=types.SimpleNamespace(per_device_eval_batch_size=4, device=torch.device("cpu")),
+        sharded=False, data_collator=tree_trainer.TreeCollator(tokenizer.pad_token_id),
+        _prepare_inputs=lambda inputs: inputs,
     )  # fmt: skip
-    trainer.share_rows = types.MethodType(tree_trainer.StanceTrainer.share_rows, trainer)
-    assert tree_trainer.StanceTrainer.count_right(trainer, answers) == 5
+    for name in ("share_rows", "add_up_short", "add_up_longer"):
+        method = getattr(tree_trainer.StanceTrainer, name)
+        setattr(trainer, name, types.MethodType(method, trainer))
+    losses = [
+        flat_losses(model, [ids], [turn])[0, 0] for ids, turn in zip(asked, turns, strict=True)
+    ]
+    return trainer, sum(losses).item(), sum(map(len, turns))
+
+
+@pytest.mark.parametrize("answers", SEVERAL_TOKENS, ids=str)
+def test_validation_counts_whole_labels_and_the_loss_of_answers(answers, monkeypatch):
+    """The first token alone would not tell labels from each other; each process adds up its batches."""
+    tokenizer = train_tokenizer("llama", True)
+    tokenizer.pad_token = tokenizer.eos_token
+    model = build_model("llama", len(tokenizer))
+    trainer, loss, tokens = make_validation(model, tokenizer, answers, monkeypatch)
     parts = []
-    for rank in range(4):  # of four processes the third has one row and the last none
-        monkeypatch.setattr(distributed, "get_rank", lambda: (rank, 4))
-        parts.append(tree_trainer.StanceTrainer.count_right(trainer, answers))
-    assert sum(parts) == 5 and parts[3] == 0 and max(parts) < 5
+    for rank, count in ((0, 1), *((rank, 4) for rank in range(4))):
+        monkeypatch.setattr(distributed, "get_rank", lambda rank=rank, count=count: (rank, count))
+        with torch.no_grad():
+            sums = tree_trainer.StanceTrainer.add_up_validation(trainer, answers)
+        parts.append([float(number) for number in sums])
+    whole, parts = parts[0], torch.tensor(parts[1:])
+    assert whole == pytest.approx([loss, tokens, 5, 9], abs=1e-3)
+    assert parts.sum(0).tolist() == pytest.approx(whole, abs=1e-3)
+    # of four processes the third has one row and the last none
+    assert parts[:, 3].tolist() == [4, 4, 1, 0] and parts[:, 2].max() < 5
+
+
+@pytest.mark.parametrize("few_shapes", [True, False])
+def test_validation_makes_one_pass_for_labels_of_several_tokens(few_shapes, monkeypatch):
+    """A second one for the labels, as wide as the first, would double its cost."""
+    monkeypatch.setattr(prefix_tree, "FEW_SHAPES", few_shapes)
+    tokenizer = train_tokenizer("llama", True)
+    tokenizer.pad_token = tokenizer.eos_token
+    model = build_model("llama", len(tokenizer))
+    forward, nodes = prefix_tree.forward_tree, []
+
+    def count_nodes(model, config, inputs, logits_to_keep):
+        nodes.append(inputs["input_ids"].numel())
+        return forward(model, config, inputs, logits_to_keep)
+
+    monkeypatch.setattr(prefix_tree, "forward_tree", count_nodes)
+    found = []
+    for answers in ([[9], [8], [7]], [[9], [8], [7, 6]]):
+        trainer = make_validation(model, tokenizer, answers, monkeypatch)[0]
+        nodes.clear()
+        with torch.no_grad():
+            tree_trainer.StanceTrainer.add_up_validation(trainer, answers)
+        found.append(list(nodes))
+    one_token, longer = found
+    assert len(one_token) == len(longer) == 3  # batches
+    if few_shapes:
+        assert one_token == longer
+    else:  # a label's first token for each row, and a second for some
+        assert sum(one_token) + 9 <= sum(longer) <= sum(one_token) + 2 * 9 + 3
 
 
 # ---------------------------------------------------------------- from training to evaluation
@@ -477,17 +563,17 @@ def test_training_and_evaluation(
     But for ties, which rounding decides.
     """
     _, whole_labels, folder = base
-    count_right, counted = tree_trainer.StanceTrainer.count_right, []
+    add_up, added = tree_trainer.StanceTrainer.add_up_longer, []
 
-    def count(trainer, answers):
-        counted.append(count_right(trainer, answers))
-        return counted[-1]
+    def count(trainer, *columns):
+        added.append(add_up(trainer, *columns))
+        return added[-1]
 
-    monkeypatch.setattr(tree_trainer.StanceTrainer, "count_right", count)
+    monkeypatch.setattr(tree_trainer.StanceTrainer, "add_up_longer", count)
     run = train(tmp_path / "run", "--base-model", folder, "--epochs", "1")
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     assert record["base_model"] == folder and record["parameters"]["trainable"] > 0
-    assert bool(counted) is not whole_labels
+    assert bool(added) is not whole_labels
     evaluate.main(["--adapter", str(run), "--data-dir", data_dir, "--robustness-rows", "0"])
     rows = [
         json.loads(line)

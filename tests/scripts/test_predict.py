@@ -536,7 +536,7 @@ def test_columns_are_found_by_any_name_that_is_given(run, asked, tmp_path, monke
     "recording", [False, True]
 )  # CUDA ends a recording that fails with an error of its own
 def test_an_answer_whose_recording_does_not_fit_is_one_line(run, capsys, monkeypatch, recording):
-    def run_out(model):
+    def run_out(model, branches, count):
         try:
             raise torch.OutOfMemoryError("CUDA out of memory")
         finally:

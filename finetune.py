@@ -265,6 +265,9 @@ def build_trainer(
     if CLASS_WEIGHTS:
         train_columns["weight"] = augmentation.weigh_classes(train_rows)
     val_columns = tree_trainer.encode_rows(tokenizer, val_rows)
+    row_targets = None
+    if not WHOLE_SEQUENCE_LOSS:
+        row_targets = tree_trainer.count_targets(train_columns["labels"])
     transformers.set_seed(args.seed)  # some versions of trl put the adapter on before they seed
     if base is None:
         load_base = fsdp.load_sharded_base if sharded else loading.load_base
@@ -279,6 +282,7 @@ def build_trainer(
         processing_class=tokenizer,
         data_collator=tree_trainer.TreeCollator(
             tokenizer.pad_token_id,
+            row_targets,
             [ids[0] for ids in chat.encode_labels(tokenizer)],
             LABEL_SMOOTHING,
         ),

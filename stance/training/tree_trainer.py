@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     import transformers
 
 # ---------------------------------------------------------------- settings
-# Predictions of a batch, where a GPU records steps: labels of several tokens, and losses on whole
-# sequences, would give almost every batch a number, and so a recording, of its own.
+# Predictions of a batch, where a GPU records steps: losses on whole sequences would give almost
+# every batch a number, and so a recording, of its own. (For labels of several tokens there is one
+# number for all batches: see TreeCollator.)
 LOSS_MULTIPLE = 32
 # --------------------------------------------------------------------------
 
@@ -67,20 +68,40 @@ def find_label(answer: list[int], label_ids: list[list[int]]) -> int:
     return max(fitting, key=lambda index: len(label_ids[index]))
 
 
+def count_targets(labels: list[list[int]]) -> int | None:
+    """Return the most target tokens that a row has, or None if all rows have as many.
+
+    labels: of each row, as encode_rows returns them.
+    """
+    counts = {len(row) - row.count(IGNORED) for row in labels}
+    return max(counts) if len(counts) > 1 else None
+
+
 class TreeCollator:
     """Merge a batch of rows into one prefix tree with the targets of its loss.
 
     Adds to prefix_tree.tree_inputs: loss_positions [K] the nodes whose next token is predicted,
     target_ids [K] that token, target_weights [K] how many rows share the prediction. With few
-    shapes, K is filled up to a multiple of LOSS_MULTIPLE by predictions of weight 0. Rows with a
-    row_index (in their file) give the list row_indices; those with a weight count so much.
+    shapes, K is filled up by predictions of weight 0. Rows with a row_index (in their file) give
+    the list row_indices; those with a weight count so much.
 
-    label_ids: first token of each label. smoothing: the share of a label's weight that is dealt out
-    to all of them alike.
+    pad_id: the token of padding nodes. row_targets: the most targets of a row; K is filled up to so
+    many for each row, so that it does not change with the labels of a batch (None: to a multiple of
+    LOSS_MULTIPLE). label_ids: first token of each label. smoothing: the share of a label's weight
+    that is dealt out to all of them alike.
     """
 
-    def __init__(self, pad_id: int, label_ids: Sequence[int] = (), smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        pad_id: int,
+        row_targets: int | None = None,
+        label_ids: Sequence[int] = (),
+        smoothing: float = 0.0,
+    ) -> None:
         self.pad_id = pad_id
+        self.row_targets = row_targets
+        if row_targets is not None and smoothing:
+            self.row_targets += len(label_ids) - 1
         self.label_ids = label_ids
         self.smoothing = smoothing
 
@@ -101,7 +122,11 @@ class TreeCollator:
                     sharing[node, label] += weight
         targets = [(node, label, count) for (node, label), count in sharing.items()]
         if prefix_tree.has_few_shapes():
-            targets += [(0, self.pad_id, 0)] * (-len(targets) % LOSS_MULTIPLE)
+            if self.row_targets is None:
+                missing = -len(targets) % LOSS_MULTIPLE
+            else:
+                missing = self.row_targets * len(rows) - len(targets)
+            targets += [(0, self.pad_id, 0)] * missing
         positions, target_ids, weights = zip(*targets)
         inputs = prefix_tree.tree_inputs(tree)
         inputs["loss_positions"] = torch.tensor(positions)

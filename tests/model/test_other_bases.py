@@ -548,6 +548,48 @@ def test_validation_makes_one_pass_for_labels_of_several_tokens(few_shapes, monk
         assert sum(one_token) + 9 <= sum(longer) <= sum(one_token) + 2 * 9 + 3
 
 
+@pytest.mark.parametrize("labels", [("pro", "con", "neu", "pro"), ("pro",) * 4, ("neu",) * 4])
+def test_batches_of_a_gpu_have_as_many_targets_whatever_their_labels(labels, monkeypatch):
+    """Each number of targets would be a shape of batch to record; those that fill up weigh nothing."""
+    monkeypatch.setattr(prefix_tree, "FEW_SHAPES", True)
+    lengths = {"pro": [9], "con": [8], "neu": [7, 6]}
+    monkeypatch.setattr(chat, "encode_labels", lambda tokenizer: list(lengths.values()))
+    tokenizer = train_tokenizer("llama", True)
+    model = build_model("llama", len(tokenizer))
+    model.set_attn_implementation(prefix_tree.ATTENTION)
+    pairs = PAIRS[:4]
+    rows = [
+        {"topic": topic, "text": text, "label": label}
+        for (topic, text), label in zip(pairs, labels, strict=True)
+    ]
+    columns = tree_trainer.encode_rows(tokenizer, rows)
+    all_rows = tree_trainer.encode_rows(tokenizer, [{**rows[0], "label": name} for name in lengths])
+    assert tree_trainer.count_targets(all_rows["labels"]) == 3
+    encoded = [
+        {"input_ids": ids, "labels": targets}
+        for ids, targets in zip(columns["input_ids"], columns["labels"], strict=True)
+    ]
+    filled = tree_trainer.TreeCollator(0, 3)(encoded)
+    monkeypatch.setattr(prefix_tree, "FEW_SHAPES", False)
+    plain = tree_trainer.TreeCollator(0)(encoded)
+    assert len(plain["target_ids"]) == sum(1 + len(lengths[label]) for label in labels)
+    assert [len(filled[name]) for name in ("loss_positions", "target_ids", "target_weights")] == (
+        [12] * 3
+    )
+    assert filled["target_weights"].sum() == plain["target_weights"].sum()
+    losses = [
+        tree_trainer.target_losses(model, model.config, inputs).sum() for inputs in (filled, plain)
+    ]
+    assert torch.allclose(*losses, rtol=1e-6)
+    assert len(tree_trainer.TreeCollator(0, 3)(encoded)["target_ids"]) == len(plain["target_ids"])
+
+
+def test_labels_of_equal_length_give_no_number_to_fill_up_to():
+    tokenizer = train_tokenizer("llama", True)
+    rows = [{"topic": "a", "text": "b", "label": label} for label in prompts.LABELS]
+    assert tree_trainer.count_targets(tree_trainer.encode_rows(tokenizer, rows)["labels"]) is None
+
+
 # ---------------------------------------------------------------- from training to evaluation
 
 

@@ -250,7 +250,6 @@ def measure_scoring(
         measure_pairs(answer_one, 1, tokenizer)
         singles = measure_pairs(answer_one, min(SINGLE_ANSWERS, len(rows)), tokenizer)
         figures["one answer"] = compare_seconds(singles)
-        del model.prediction_graph
     measure_pairs(score, 1, tokenizer)
     figures["scoring"] = compare_seconds(measure_pairs(score, rounds, tokenizer))
     if torch.cuda.is_available():

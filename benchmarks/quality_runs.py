@@ -56,8 +56,6 @@ FLAGS = {
 }
 # Settings of a job that are neither: how many of the train rows are used.
 OWN_SETTINGS = ("TRAIN_ROWS",)
-# Ways to ask, over which the probabilities of validation and test rows could be averaged.
-AVERAGED_VARIANTS = ("paraphrased prompt", "con before pro")
 TINY_PROBABILITY = 1e-12  # for a label that a recipe has never seen
 
 
@@ -220,7 +218,7 @@ def run_zero_shot(job: Job, place: Workplace) -> Answers:
     tokenizer = place.load_tokenizer(job.base)
     splits = place.read_splits(job.corpus)
     answers = answer_splits(base, tokenizer, splits, {})
-    add_variants(answers, base, tokenizer, splits)
+    add_variants(answers, base, tokenizer, splits["test"])
     return answers
 
 
@@ -273,8 +271,6 @@ def run_adapter(job: Job, place: Workplace) -> Answers:
             base=place.take_base(job.base),
         )
         plan = trainer.accelerate(finetune.GRADIENT_CHECKPOINTING, finetune.LORA_DROPOUT > 0)
-        mean = MeanWeights(trainer.trained)
-        trainer.add_callback(mean)
         begun = time.time()
         finetune.train(trainer, None)
         ended = time.time()
@@ -290,10 +286,7 @@ def run_adapter(job: Job, place: Workplace) -> Answers:
             **list_history(history),
         }
         answers = answer_splits(trainer.model, tokenizer, splits, details)
-        add_variants(answers, trainer.model, tokenizer, splits)
-        mean.put()
-        averaged = answer_splits(trainer.model, tokenizer, splits, {})
-        details["mean_weights"] = describe_splits(averaged, splits)
+        add_variants(answers, trainer.model, tokenizer, splits["test"])
         model = trainer.model
         trainer.step_graphs = None
         trainer.model = trainer.model_wrapped = None
@@ -302,34 +295,6 @@ def run_adapter(job: Job, place: Workplace) -> Answers:
     del trainer
     place.put_back(model)
     return answers
-
-
-class MeanWeights(transformers.TrainerCallback):
-    """Add up the adapter's weights after each step of the second half; put() gives it their mean."""
-
-    def __init__(self, weights: list[torch.nn.Parameter]) -> None:
-        self.weights = weights
-        self.sums = [torch.zeros_like(weight) for weight in weights]
-        self.count = 0
-
-    @torch.no_grad()
-    def on_step_end(
-        self,
-        args: transformers.TrainingArguments,
-        state: transformers.TrainerState,
-        control: transformers.TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        """Called by the trainer after each step."""
-        if 2 * state.global_step > state.max_steps:
-            torch._foreach_add_(self.sums, [weight.data for weight in self.weights])
-            self.count += 1
-
-    @torch.no_grad()
-    def put(self) -> None:
-        """Give the adapter the mean of its weights."""
-        for weight, total in zip(self.weights, self.sums, strict=True):
-            weight.copy_(total / self.count)
 
 
 def draw_train_rows(splits: dict[str, list[Example]], job: Job) -> dict[str, list[Example]]:
@@ -344,34 +309,25 @@ def add_variants(
     answers: Answers,
     model: torch.nn.Module,
     tokenizer: transformers.PreTrainedTokenizerBase,
-    splits: dict[str, list[Example]],
+    rows: list[Example],
 ) -> None:
-    """Add to the details of answers how they change when the rows are asked in other ways.
+    """Add to the details of answers how those to test rows change when asked in other ways.
 
-    "variants": {variant: analysis.compare_variant} of test rows; "variant_probabilities": {split:
-    {variant: [n, 3]}}, of validation rows those of AVERAGED_VARIANTS alone.
+    "variants": {variant: analysis.compare_variant}; "variant_probabilities": {variant: [n, 3]}.
     """
-    numbers, probabilities = {}, {"validation": {}, "test": {}}
-    asked = {
-        "validation": (splits["val"], answers.validation),
-        "test": (splits["test"], answers.test),
-    }
-    for split, (rows, usual) in asked.items():
-        rows = rows[:VARIANT_ROWS]
-        before = [
-            {"label": row["label"], "models": {"model": answer}}
-            for row, answer in zip(rows, usual, strict=False)
-        ]
-        for name, variant in prompt_variants.build_variants(rows).items():
-            if split == "validation" and name not in AVERAGED_VARIANTS:
-                continue
-            encoded = evaluate.encode_questions(tokenizer, {name: (rows, variant)})[name]
-            with compilation.run_uncompiled(len(encoded)):
-                found = evaluate.predict_rows(model, tokenizer, encoded, "score")
-            probabilities[split][name] = stack_probabilities(found).round(5).tolist()
-            if split == "test":
-                after = [{"swaps": variant.swaps, "models": {"model": one}} for one in found]
-                numbers[name] = analysis.compare_variant("model", before, after)
+    rows = rows[:VARIANT_ROWS]
+    before = [
+        {"label": row["label"], "models": {"model": answer}}
+        for row, answer in zip(rows, answers.test, strict=False)
+    ]
+    numbers, probabilities = {}, {}
+    for name, variant in prompt_variants.build_variants(rows).items():
+        encoded = evaluate.encode_questions(tokenizer, {name: (rows, variant)})[name]
+        with compilation.run_uncompiled(len(encoded)):
+            found = evaluate.predict_rows(model, tokenizer, encoded, "score")
+        after = [{"swaps": variant.swaps, "models": {"model": one}} for one in found]
+        numbers[name] = analysis.compare_variant("model", before, after)
+        probabilities[name] = stack_probabilities(found).round(5).tolist()
     answers.details["variants"] = numbers
     answers.details["variant_probabilities"] = probabilities
 

@@ -59,14 +59,16 @@ LORA_TARGETS = "all-linear"  # every linear layer except the output head
 # optimisation
 RECIPE = None  # None: the settings below; "published": those of PUBLISHED in their place
 EPOCHS = 2.0  # passes over train.jsonl
-LEARNING_RATE = 1e-4  # peak; linear warm-up to it, then SCHEDULE
+# Peak; linear warm-up to it, then SCHEDULE. Published: 1e-4, which bases of 27B and more should have
+# too (QLoRA, https://arxiv.org/abs/2305.14314: 2e-4 for 7B and 13B, 1e-4 for 33B and 65B).
+LEARNING_RATE = 2e-4
 WARMUP = 0.03  # share of all steps
 SCHEDULE = "linear"  # after the warm-up: linear or cosine to 0, or constant_with_warmup
 WEIGHT_DECAY = 0.0  # of AdamW, on the adapter's weights
 CLASS_WEIGHTS = False  # True: labels count alike, however many rows each has
 LABEL_SMOOTHING = 0.0  # share of each answer's target that all three labels have alike
 NEGATED_SHARE = 0.0  # negated copies of so many rows are trained on too, with pro and con swapped
-EFFECTIVE_BATCH_SIZE = 32  # rows an optimiser step; published: 4
+EFFECTIVE_BATCH_SIZE = 16  # rows an optimiser step; published: 4
 MICRO_BATCH_SIZE = 32  # rows a forward pass at most; a smaller divisor of the above: less memory
 MAX_GRAD_NORM = 1.0  # gradient clipping
 WHOLE_SEQUENCE_LOSS = False  # True: train on prompt tokens too, as published; False: answer alone

@@ -172,7 +172,7 @@ def test_the_run_record(done):
     assert (settings["LORA_R"], settings["LORA_ALPHA"], settings["EFFECTIVE_BATCH_SIZE"]) == (
         16,
         32,
-        32,
+        16,
     )
     assert (settings["EPOCHS"], settings["LEARNING_RATE"]) == (
         1.0,

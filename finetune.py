@@ -29,7 +29,6 @@ import prompts
 from stance.common import distributed, environment, errors, files, flags
 from stance.common.types import Example, RunRecord
 from stance.corpus import splitting
-from stance.evaluation import figures
 from stance.model import adapters, chat, compilation, loading, memory, precision
 from stance.training import (
     augmentation,
@@ -445,6 +444,8 @@ def run(
         record["result"] = run_folder.describe_result(trainer, checkpoint, time.time() - started)
         checkpoints.save_final_adapter(trainer.model, run_dir, train_rows)
         record["adapter_files"] = adapters.hash_files(run_dir)
+        from stance.evaluation import figures  # loads matplotlib, for which no training waits
+
         figures.plot_training(trainer.state.log_history, run_dir / "training.png", note)
         files.write_json(run_dir / "run.json", record)  # last: with it, the run counts as finished
     kept = record["result"]["kept_validation"]

@@ -18,8 +18,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.optimize
-import scipy.stats
+import scipy  # its parts load when they are used: scipy.stats takes half a second
 
 # ---------------------------------------------------------------- settings
 # Of a bootstrap. With so many, the ends of an interval move by about 0.001 from seed to seed.

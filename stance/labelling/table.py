@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple, NoReturn
 import prompts
 from stance.common import distributed, errors, formatting
 from stance.corpus import annotations, cleaning, reading, tables, workbook_writer
-from stance.evaluation import figures
 from stance.labelling import gold, labeller, terminal
 from stance.model import chat, loading, scoring
 
@@ -316,6 +315,8 @@ def report_labelled(
     counts: of each topic; summary: terminal.shorten_counts of them. note: what a demo's picture
     says below itself. review_below: see label_table.
     """
+    from stance.evaluation import figures  # loads matplotlib, which single sentences do not need
+
     picture = Path(output).with_suffix(".stances.png")
     print(f"\n{terminal.format_topic_counts(summary)}\n")
     review = sum(count.review for count in counts.values())

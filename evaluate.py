@@ -16,12 +16,24 @@ from stance.common import startup  # noqa: F401 - first: what follows takes seco
 
 # isort: split
 import argparse
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import prompts
-from stance.common import distributed, environment, errors, files, flags, formatting, run_files
+from stance.common import (
+    distributed,
+    environment,
+    errors,
+    files,
+    flags,
+    formatting,
+    leftovers,
+    locks,
+    run_files,
+)
 from stance.common.types import Example, Prediction
 from stance.corpus import splitting
 from stance.evaluation import (
@@ -55,6 +67,7 @@ PUSH_TO_HUB = None
 PUSH_PRIVATE = True  # False: everybody can read what is pushed
 # --------------------------------------------------------------------------
 
+LOCK_FILE = "evaluate.lock"
 Splits = dict[str, list[Example]]  # by "test" and, where they are, "train" and "val"
 
 
@@ -98,14 +111,30 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
+@contextlib.contextmanager
+def hold_results(output_dir: Path) -> Iterator[None]:
+    """Hold the lock of a folder for results, which is made; fail if another evaluation holds it.
+
+    What killed ones left unfinished in it is deleted, see locks.hold_lock.
+    """
+    files.make_folder(output_dir)
+    hint = "choose another --output-dir"
+    with locks.hold_lock(output_dir / LOCK_FILE, output_dir, "evaluate.py", hint):
+        leftovers.remove_leftovers(output_dir / run_files.TEXTS)
+        yield
+
+
 # ---------------------------------------------------------------- without a model
 
 
-def report_runs(folders: list[str], output_dir: Path) -> None:
-    """Print and write the table of several evaluations, with mean and standard deviation."""
+def report_runs(folders: list[str], output_dir: Path, held: contextlib.ExitStack) -> None:
+    """Print and write the table of several evaluations, with mean and standard deviation.
+
+    held: takes the lock of output_dir.
+    """
     found, run = predictions.read_runs(folders)
     note = run.get("note")
-    files.make_folder(output_dir)
+    held.enter_context(hold_results(output_dir))
     result = analysis.compare_runs(found)
     table = formatting.format_table(*result_tables.tabulate_runs(result))
     print(f"\n{table}\n\n{result_tables.describe_runs(result)}")
@@ -467,14 +496,23 @@ def print_written(written: list[str], output_dir: Path, note: str | None) -> Non
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    if args.runs:
-        report_runs(args.runs, Path(args.output_dir or RUNS_RESULTS))
-        return
+    with contextlib.ExitStack() as held:
+        if args.runs:
+            report_runs(args.runs, Path(args.output_dir or RUNS_RESULTS), held)
+        else:
+            report_models(args, held)
+
+
+def report_models(args: argparse.Namespace, held: contextlib.ExitStack) -> None:
+    """Evaluate base and adapter, or read an earlier evaluation of them, and report the results.
+
+    held: takes the lock of the folder that they go to.
+    """
     if args.predictions:
         path = run_files.find_records(args.predictions)
         parts, run = read_earlier(path)
         output_dir = Path(args.output_dir or run_files.find_folder(path))
-        files.make_folder(output_dir)
+        held.enter_context(hold_results(output_dir))
         written = []
     else:
         distributed.join_ranks()
@@ -483,7 +521,8 @@ def main(argv: list[str] | None = None) -> None:
             base, adapter = resolve_base(args.base_model, args.adapter)
             output_dir = choose_output_dir(args.output_dir, adapter, args.mode)
             check_own_splits(args.data_dir, adapter, args.output_dir)
-            files.make_folder(output_dir)
+            if distributed.get_rank()[0] == 0:
+                held.enter_context(hold_results(output_dir))
         parts, run = evaluate_models(
             base, adapter, splits, args.data_dir, args.mode, args.robustness_rows
         )

@@ -25,7 +25,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from stance.common import environment, errors, files, flags, locks
+from stance.common import environment, errors, files, flags, leftovers, locks
 from stance.common.types import Example, RunRecord
 from stance.corpus import splitting
 from stance.evaluation import licences
@@ -65,6 +65,7 @@ def check_output_dir(output_dir: Path, base: str) -> None:
     if output_dir.exists():
         errors.fail(f"{output_dir} is there already: delete it or choose another --output-dir")
     files.make_folder(output_dir.parent)
+    leftovers.remove_leftovers(output_dir.parent)  # a model of a run that was killed is gigabytes
     needed_bytes = 2 * loading.count_weights(loading.load_config(base))  # of bfloat16
     free_bytes = shutil.disk_usage(output_dir.parent).free
     if free_bytes < needed_bytes:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import secrets
+import socket
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -128,9 +129,19 @@ def check_not_input(output: str | Path, inputs: dict[str, str | Path | None]) ->
 
 
 def name_temporary(path: str | Path) -> Path:
-    """Return a new name beside a file, for what takes its place: no other process has the same."""
+    """Return a new name beside a file, for what takes its place: no other process has the same.
+
+    It tells which process of which computer made it, so that what a kill leaves can be told from
+    what is being written: leftovers.list_leftovers.
+    """
     path = Path(path)
-    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    maker = f"{name_computer()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return path.with_name(f"{path.name}.{maker}.tmp")
+
+
+def name_computer() -> str:
+    """Return four hex digits that tell this computer from most others that share a folder."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:4]
 
 
 def write_json(path: str | Path, value: object) -> str:

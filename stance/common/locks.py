@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from stance.common import errors, files, formatting, records
+from stance.common import errors, files, formatting, leftovers, records
 from stance.common.types import RunLock
 
 CLOCK_STEP = 5  # seconds by which the start of a process may differ: it is told by the clock
@@ -23,12 +23,14 @@ def hold_lock(path: Path, what: str | Path, script: str, hint: str) -> Iterator[
 
     what: is held, for messages; script: that may hold it; hint: what else to do than to wait. A lock
     whose process is gone from this computer is taken over with a note. Whether a process of another
-    computer still runs cannot be seen from here.
+    computer still runs cannot be seen from here. What killed processes left unfinished beside the
+    lock is deleted: see leftovers.remove_leftovers.
     """
     own = describe_process(psutil.Process())
     while not create_lock(path, own):
         remove_stale(path, what, script, hint)
     try:
+        leftovers.remove_leftovers(path.parent)
         yield
     finally:
         if read_lock(path) == own:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import prompts
-from stance.common import errors, files, formatting, records
+from stance.common import errors, files, formatting, leftovers, records
 from stance.common.types import AnnotatedRow, Example, SplitReport
 from stance.corpus import cleaning, grouping
 
@@ -196,8 +196,12 @@ def write_splits(data_dir: str | Path, splits: dict[str, list[Example]], report:
 
 
 def write_split_files(data_dir: str | Path, splits: dict[str, list[Example]]) -> dict[str, str]:
-    """Write split files; return their hashes by name, which write_report needs."""
+    """Write split files; return their hashes by name, which write_report needs.
+
+    What killed processes left unfinished in the folder is deleted.
+    """
     data_dir = Path(data_dir)
+    leftovers.remove_leftovers(data_dir)
     (data_dir / REPORT).unlink(missing_ok=True)
     hashes = {}
     for name, lines in splits.items():

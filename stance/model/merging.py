@@ -2,7 +2,6 @@
 
 import copy
 import os
-import re
 import shutil
 from pathlib import Path
 from typing import TypedDict
@@ -162,8 +161,6 @@ def write_model(
     record: the content of export.json. answers: of answers.jsonl.
     texts: further files by their names.
     """
-    for leftover in list_unfinished(output_dir):  # of a run that was killed
-        shutil.rmtree(leftover)
     unfinished = files.name_temporary(output_dir)
     try:
         with errors.explain_full_disk(output_dir):
@@ -200,10 +197,3 @@ def _write_model_files(folder, merged, tokenizer, base, record, answers):
     files.write_jsonl(folder / ANSWERS_FILE, answers)
     if record["demo"]:
         shutil.copy(Path(base) / loading.DEMO_FILE, folder)
-
-
-def list_unfinished(output_dir: Path) -> list[Path]:
-    """Return the folders that runs which were killed began to write a model of that name into."""
-    ours = re.compile(re.escape(output_dir.name) + r"\.\d+-[0-9a-f]{8}\.tmp")
-    named = [path for path in output_dir.parent.iterdir() if ours.fullmatch(path.name)]
-    return [path for path in named if path.is_dir() and not path.is_symlink()]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 import evaluate
 import predict
 import prepare_data
-from stance.common import locks
+from stance.common import files, locks
 from stance.corpus import tables
-from tools import export
+from tools import export, study
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -137,3 +138,44 @@ def test_a_second_export_says_so(refuse, trained_run, data_dir, tmp_path, other)
     other(tmp_path / "merged.lock")
     words = ["--adapter", trained_run, "--data-dir", data_dir, "--output-dir", tmp_path / "merged"]
     assert "in use by another tools.export" in refuse(export.main, *words)
+
+
+@pytest.mark.slow
+def test_a_second_evaluate_in_one_folder_says_so_and_goes_on_after_a_kill(
+    refuse, trained_run, data_dir, tmp_path, other, capsys, monkeypatch
+):
+    folder = tmp_path / "results"
+    words = ["--adapter", trained_run, "--data-dir", data_dir, "--robustness-rows", 0]
+    words += ["--output-dir", folder]
+    evaluate.main(list(map(str, words)))
+    shutil.copytree(folder, tmp_path / "other")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    first = other(folder / evaluate.LOCK_FILE)
+    monkeypatch.setattr(evaluate.loading, "load_base", None)  # no weights load
+    again = ["--predictions", folder]
+    runs = ["--runs", folder, tmp_path / "other", "--output-dir", folder]
+    for given in (words, again, runs):
+        line = refuse(evaluate.main, *given)
+        assert f"{folder} is in use by another evaluate.py, process {first.pid}" in line
+        assert "choose another --output-dir" in line
+    lock = folder / evaluate.LOCK_FILE
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {path for path in after if path != lock} == set(before)
+    assert all(after[path] == before[path] for path in before)
+    left = []
+    for place in (folder, folder / "texts"):
+        left.append(place / f"report.md.{files.name_computer()}-{first.pid}-0a1b2c3d.tmp")
+        left[-1].write_text("half")
+    first.kill()
+    first.join()
+    evaluate.main(list(map(str, again)))
+    assert "is taken over" in capsys.readouterr().out
+    assert not lock.exists() and not any(path.exists() for path in left)
+
+
+@pytest.mark.slow
+def test_a_second_study_says_so(refuse, tmp_path, other, monkeypatch):
+    first = other(tmp_path / study.LOCK_FILE)
+    monkeypatch.setattr(study, "do_runs", None)
+    line = refuse(study.main, "--study-dir", tmp_path)
+    assert f"{tmp_path} is in use by another tools.study, process {first.pid}" in line

@@ -13,9 +13,9 @@ import safetensors
 import torch
 import transformers
 
-from stance.common import errors, formatting, records
+from stance.common import errors, formatting, limits, records
 from stance.common.types import AdapterConfig
-from stance.model import loading
+from stance.model import loading, untrusted
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
@@ -40,6 +40,10 @@ FREE_FIELDS = {
     "task_type",
     "use_rslora",
 }
+# What matching its regular expressions with the names of the base's layers may take; honest ones
+# take milliseconds.
+PATTERN_SECONDS = 5
+PATTERN_BYTES = 1 << 30
 FOLDER_HINT = "give the folder that finetune.py wrote (--adapter)"
 COPY_AGAIN = "copy the adapter again from where it was trained, or train again"
 
@@ -116,13 +120,45 @@ def list_expected(
             lora_config = peft.LoraConfig.from_pretrained(str(folder))
         with torch.device("meta"):
             base = loading.build_empty(base_config)
+            check_patterns(Path(folder) / CONFIG, lora_config, base)
             # A copy: peft writes into it.
             adapted = peft.get_peft_model(base, copy.deepcopy(lora_config))
-    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError, re.error) as problem:
+    except (
+        TypeError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+        re.error,
+    ) as problem:
         reason = str(problem).strip().partition("\n")[0]
         errors.fail(f"{Path(folder) / CONFIG} does not fit the base ({reason}): {COPY_AGAIN}")
     state = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def check_patterns(path: Path, lora_config: peft.LoraConfig, base: torch.nn.Module) -> None:
+    """Stop if the regular expressions of an adapter's config take too long on the base's names.
+
+    path: of the config, for messages.
+    """
+    patterns = [*(lora_config.rank_pattern or ()), *(lora_config.alpha_pattern or ())]
+    for names in (lora_config.target_modules, lora_config.exclude_modules):
+        patterns += [names] if isinstance(names, str) else []
+    layers = lora_config.layers_pattern or ()
+    patterns += [layers] if isinstance(layers, str) else layers
+    # As peft puts them together, see its get_pattern_key.
+    patterns += [rf"(.*\.)?({pattern})" for pattern in patterns]
+    names = [name for name, _ in base.named_modules()]
+    try:
+        limits.try_out(untrusted.match_names, [patterns, names], PATTERN_SECONDS, PATTERN_BYTES)
+    except (re.error, OverflowError, RecursionError, TimeoutError, MemoryError) as problem:
+        reason = formatting.quote(str(problem))
+        errors.fail(
+            f"{path}: its names of layers cannot be matched with those of the base ({reason}): "
+            f"{COPY_AGAIN}"
+        )
 
 
 def compare_tensors(

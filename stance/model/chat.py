@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import prompts
 from stance.common import errors, formatting, limits
+from stance.model import untrusted
 
 if TYPE_CHECKING:
     import transformers
@@ -253,8 +254,12 @@ def render_chat(
     TEMPLATE_BYTES of memory or TEMPLATE_CHARACTERS beyond the messages.
     """
     template = fix_template(tokenizer)
+    bounds = (TEMPLATE_SECONDS, TEMPLATE_BYTES)
     try:
-        with limits.limit_work(TEMPLATE_SECONDS, TEMPLATE_BYTES):
+        if not limits.can_limit():  # Windows
+            given = [template, messages, add_generation_prompt, tokenizer.special_tokens_map]
+            limits.try_out(untrusted.render_template, given, *bounds)
+        with limits.limit_work(*bounds):
             text = tokenizer.apply_chat_template(
                 messages,
                 chat_template=template,

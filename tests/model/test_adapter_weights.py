@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 
 import peft
 import pytest
@@ -12,6 +13,7 @@ from stopping import stop_message
 
 import evaluate
 import predict
+from stance.common import limits
 from stance.model import adapter_weights, adapters, loading
 from tools import export
 
@@ -150,6 +152,50 @@ def test_tensors_that_do_not_fit_stop(folder, capsys, change, expected):
 def test_a_config_that_does_not_fit_stops(folder, capsys, fields, expected):
     change_config(folder, **fields)
     assert expected in fail_line(capsys, folder)
+
+
+CATASTROPHIC = r"(([a-z0-9_.]+)+)+!"  # as slow as 2 to the length of a name
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"target_modules": CATASTROPHIC},
+        {"exclude_modules": CATASTROPHIC},
+        {"rank_pattern": {CATASTROPHIC: 4}},
+        {"alpha_pattern": {CATASTROPHIC: 4}},
+        {"layers_pattern": CATASTROPHIC, "layers_to_transform": [0], "target_modules": ["q_proj"]},
+        {"layers_pattern": [CATASTROPHIC], "layers_to_transform": 0, "target_modules": ["q_proj"]},
+        {"target_modules": "("},
+        {"target_modules": "a{99999999999}"},
+        {"target_modules": "(" * 10_000 + ")" * 10_000},
+    ],
+)
+def test_a_regular_expression_that_cannot_be_used_stops(folder, capsys, monkeypatch, fields):
+    monkeypatch.setattr(adapter_weights, "PATTERN_SECONDS", 0.2)
+    change_config(folder, **fields)
+    started = time.monotonic()
+    line = fail_line(capsys, folder)
+    assert adapter_weights.CONFIG in line and len(line) < 600
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.slow
+def test_a_regular_expression_is_limited_where_the_process_cannot_limit_itself(
+    folder, capsys, monkeypatch
+):
+    """As on Windows."""
+    monkeypatch.setattr(limits, "can_limit", lambda: False)
+    monkeypatch.setattr(limits, "START_SECONDS", 3)
+    adapter_weights.check_adapter_weights(folder, CONFIG)
+    monkeypatch.setattr(adapter_weights, "PATTERN_SECONDS", 0.2)
+    change_config(folder, target_modules=CATASTROPHIC)
+    assert "takes more than 0.2 seconds" in fail_line(capsys, folder)
+
+
+def test_a_regular_expression_of_all_layers_passes(folder):
+    change_config(folder, target_modules=r".*layers\.\d+\.(self_attn|mlp)\.\w+_proj")
+    adapter_weights.check_adapter_weights(folder, CONFIG)
 
 
 @pytest.mark.parametrize("content", ["[]", "", "[" * 100_000])

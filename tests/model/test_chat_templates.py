@@ -2,6 +2,8 @@
 
 import resource
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -26,7 +28,7 @@ BAD = {
     "no answer": "{% for m in messages %}{% if m['role'] == 'user' %}{{ m['content'] }}<end_of_turn>{% endif %}{% endfor %}",
     "exploding text": CHAT_TEMPLATE + "{{ 'x' * 100000 }}",
     "exploding memory": "{{ 'x' * 10 ** 11 }}",
-    "number": "{{ 9 ** 9 ** 9 }}",
+    "number": "{{ 9 ** (9 ** 9) }}",
     "loop": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "loop of text": "{% set n = namespace(t='x') %}{% for a in range(9999) %}{% set n.t = n.t + n.t %}{% endfor %}",
     "only for an answer": CHAT_TEMPLATE.replace("'model' if", "1 / 0 if"),
@@ -74,6 +76,44 @@ def test_a_bad_template_is_one_line(load, capsys, name):
         signal.getsignal(signal.SIGALRM),
     )
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        (None, None),
+        ("loop", "takes more than 0.2 seconds"),
+        ("number", "takes more than 0.2 seconds"),
+        ("loop of text", "MiB"),
+        ("raises", "no\\n"),
+    ],
+)
+def test_a_template_is_limited_where_the_process_cannot_limit_itself(
+    load, capsys, monkeypatch, name, reason
+):
+    """As on Windows: another process tries it."""
+    monkeypatch.setattr(limits, "can_limit", lambda: False)
+    monkeypatch.setattr(limits, "START_SECONDS", 3)
+    if name is None:
+        assert load(CHAT_TEMPLATE).chat_template == CHAT_TEMPLATE
+        return
+    started = time.monotonic()
+    message = stop_message(capsys, load, BAD[name])
+    assert time.monotonic() - started < 20
+    assert "its chat template fails: " in message and message[:-1].isprintable()
+    assert reason in message
+
+
+def test_a_trial_takes_what_it_is_given():
+    done = subprocess.run(
+        [sys.executable, "-m", "stance.common.trial"],
+        cwd=limits.SOURCES,
+        input='{"module": "builtins", "name": "print", "arguments": ["a", 1]}',
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "a 1\n" and done.stderr == ""
 
 
 def test_limits_end_with_what_they_enclose():

@@ -57,15 +57,21 @@ def _limit_memory(more_bytes):
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
+class _TimeIsUpError(BaseException):
+    """Raised wherever the work is: jinja goes on after what it takes for errors of a template."""
+
+
 @contextlib.contextmanager
 def _limit_time(seconds):
     def stop(number: int, frame: FrameType | None) -> NoReturn:
-        raise TimeoutError(explain_time(seconds))
+        raise _TimeIsUpError
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+    except _TimeIsUpError:
+        raise TimeoutError(explain_time(seconds)) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

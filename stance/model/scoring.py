@@ -347,14 +347,21 @@ def generate_replies(
 ) -> list[str]:
     """Return what the model writes after each prompt, a list of token ids, as text.
 
-    It decodes greedily, MAX_NEW_TOKENS at most: the published procedure. Tokens are chosen from the
-    float32 logits that score_prompts reads.
+    It decodes greedily, MAX_NEW_TOKENS at most: the published procedure, whatever the base's
+    generation_config.json says. Tokens are chosen from the float32 logits that score_prompts reads.
 
     Ends the script if the model gives no finite number for a token.
     """
     attention = model.config._attn_implementation
     model.set_attn_implementation("eager")  # decoding token by token has no tree
-    stop_ids = [tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)]
+    given = model.generation_config
+    model.generation_config = transformers.GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=[tokenizer.eos_token_id, chat.end_of_turn_id(tokenizer)],
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=MAX_NEW_TOKENS,
+        do_sample=False,
+    )
     replies = []
     watch = FiniteWatch()
     model.eval()
@@ -372,14 +379,11 @@ def generate_replies(
                 output = model.generate(
                     input_ids=torch.tensor(ids, device=model.device),
                     attention_mask=torch.tensor(mask, device=model.device),
-                    max_new_tokens=MAX_NEW_TOKENS,
-                    do_sample=False,
-                    eos_token_id=stop_ids,
-                    pad_token_id=tokenizer.pad_token_id,
                     logits_processor=transformers.LogitsProcessorList([watch]),
                 )
             check_finite(model, watch.finish(), below_bar=True)
             replies += tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
             bar.update(len(batch))
+    model.generation_config = given
     model.set_attn_implementation(attention)
     return replies

@@ -280,6 +280,29 @@ def test_replies_are_those_of_plain_generate(exact_model, exact_plain, tokenizer
     assert exact_model.config._attn_implementation == prefix_tree.ATTENTION
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"bos_token_id": "x"},
+        {"eos_token_id": [[], {}]},
+        {"repetition_penalty": 1000.0},
+        {"suppress_tokens": list(range(200))},
+        {"min_new_tokens": 5, "num_beams": 3},
+    ],
+)
+def test_replies_are_greedy_whatever_the_base_says(
+    exact_model, tokenizer, encoded, monkeypatch, settings
+):
+    """In its generation_config.json, which a stranger wrote; Qwen's punishes words of the prompt."""
+    expected = scoring.generate_replies(exact_model, tokenizer, encoded[:3])
+    given = transformers.GenerationConfig()
+    for name, value in settings.items():
+        setattr(given, name, value)
+    monkeypatch.setattr(exact_model, "generation_config", given)
+    assert scoring.generate_replies(exact_model, tokenizer, encoded[:3]) == expected
+    assert exact_model.generation_config is given
+
+
 @pytest.mark.slow
 def test_replies_of_the_adapter_are_the_labels_that_scoring_finds(
     tuned_model, tokenizer, tuned_prompts, tuned_flat, monkeypatch

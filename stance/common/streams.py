@@ -47,19 +47,23 @@ class PatientStream(io.RawIOBase):
 
 
 class PlainStream:
-    """A stream of text whose control characters are spelled out, but for colours and line ends.
+    """A stream of text whose control characters are spelled out, but for line ends.
 
-    So no text from a file moves the cursor or sets the title of a terminal.
+    So no text from a file moves the cursor, sets the title or changes the colours of a terminal.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, has_colors: bool) -> None:
+        """has_colors: whether changes of colour stay too; libraries print them to stderr."""
         self.stream = stream
+        self.escape = formatting.escape_controls
+        if has_colors:
+            self.escape = formatting.escape_beside_colors
 
     def write(self, text: str) -> int:
         """Write a text. A carriage return at its start or end is that of a progress bar."""
         middle = text.strip("\r")
         start, _, end = text.partition(middle) if middle else (text, "", "")
-        self.stream.write(f"{start}{formatting.escape_beside_colors(middle)}{end}")
+        self.stream.write(f"{start}{self.escape(middle)}{end}")
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -91,7 +95,7 @@ def make_plain() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, PlainStream):
-            setattr(sys, name, PlainStream(stream))
+            setattr(sys, name, PlainStream(stream, has_colors=name == "stderr"))
 
 
 def find_patient(stream: object) -> PatientStream | None:

@@ -77,10 +77,21 @@ def test_intervals_and_names_stay_as_they_are():
 
 
 def test_what_scripts_print_moves_no_cursor_but_keeps_colours_and_bars(capsys):
-    stream = streams.PlainStream(sys.stdout)
+    stream = streams.PlainStream(sys.stdout, has_colors=True)
     print("\033[32mpro\033[0m \x1b]0;title\x07\n", end="", file=stream)
     stream.write("\rbar 50%\r")
     assert capsys.readouterr().out == "\033[32mpro\033[0m \\x1b]0;title\\x07\n\rbar 50%\r"
+
+
+def test_texts_of_files_change_no_colours_on_stdout(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # both streams come back after the test
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    streams.make_plain()
+    print("\033[31mred")
+    print("\033[31mof a library", file=sys.stderr)
+    printed = capsys.readouterr()
+    assert printed.out == "\\x1b[31mred\n"
+    assert printed.err == "\033[31mof a library\n"
 
 
 def test_an_error_is_one_line_whatever_a_file_is_called(capsys):

@@ -9,7 +9,13 @@ from pathlib import Path
 # No room, no quota, a file beyond the limit of the shell (ulimit -f).
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # What libraries say that keep the number to themselves: torch, SQLite, tempfile.
-WORDS = ("PytorchStreamWriter failed", "database or disk is full", "No usable temporary directory")
+WORDS = (
+    "PytorchStreamWriter failed",
+    "unexpected pos",
+    "iostream error",
+    "database or disk is full",
+    "No usable temporary directory",
+)
 
 
 def find_full_disk(problem: BaseException | None) -> BaseException | None:

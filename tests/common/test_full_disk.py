@@ -18,6 +18,10 @@ PROBLEMS = {
     "no quota": OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
     "file too large": OSError(errno.EFBIG, os.strerror(errno.EFBIG)),
     "torch": RuntimeError("[enforce fail] . PytorchStreamWriter failed writing file data/0"),
+    "torch, at the end of a file": RuntimeError(
+        "[enforce fail at inline_container.cc:672] . unexpected pos 785664 vs 785552"
+    ),
+    "torch, while it closes a file": RuntimeError("basic_ios::clear: iostream error"),
     "safetensors": safetensors.SafetensorError(
         "Error while serializing: I/O error: No space left on device (os error 28)"
     ),

@@ -307,10 +307,17 @@ class CheckpointMarker(TypedDict):
     files: dict[str, MarkedFile]
 
 
-class StateLog(TypedDict):
-    """An entry of the trainer's log."""
-
+class _StateLog(TypedDict):
     step: int
+
+
+class StateLog(_StateLog, total=False):
+    """An entry of the trainer's log, as far as it is read again."""
+
+    epoch: float
+    loss: float
+    eval_loss: float
+    eval_accuracy: float
 
 
 class CallbackState(TypedDict):

@@ -79,7 +79,18 @@ def read_state(folder: Path) -> CheckpointState:
     if unknown:
         found = formatting.quote(unknown[0])
         errors.fail(f"{path} is of another version of transformers, it has {found}: {hint}")
+    best = state.get("best_global_step")
+    if best and not _holds_best(state, best):
+        errors.fail(f"{path} lacks the validation of its best checkpoint, step {best}: {hint}")
     return state
+
+
+def _holds_best(state, best):
+    """Return whether the trainer's state tells of the best checkpoint what the run record says."""
+    validated = {"step", "eval_loss", "eval_accuracy"}
+    entries = [entry for entry in state.get("log_history", []) if entry["step"] == best]
+    is_validated = any(validated <= entry.keys() for entry in entries)
+    return is_validated and str(state.get("best_model_checkpoint")).endswith(f"checkpoint-{best}")
 
 
 def find_best(folder: Path) -> Path | None:

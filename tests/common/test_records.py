@@ -31,7 +31,10 @@ STATE = {
     "epoch": 1.0,
     "global_step": 3,
     "max_steps": 6,
-    "log_history": [{"step": 1, "loss": 0.5}],
+    "log_history": [
+        {"step": 1, "loss": 0.5},
+        {"step": 3, "eval_loss": 0.5, "eval_accuracy": 0.5},
+    ],
     "best_global_step": 3,
     "best_model_checkpoint": "checkpoints/checkpoint-3",
     "stateful_callbacks": {"TrainerControl": {"args": {"should_log": False}, "attributes": {}}},

@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from stopping import line_below_bar
+from stopping import line_below_bar, stop_message
 
 import evaluate
 import finetune
@@ -262,10 +262,12 @@ def make_checkpoints(run_dir, *steps, best=None):
     for step in steps:
         folder = run_dir / "checkpoints" / f"checkpoint-{step}"
         folder.mkdir(parents=True)
-        files.write_json(
-            folder / "trainer_state.json",
-            {"best_global_step": best if best and best <= step else None},
-        )
+        state = {}
+        if best and best <= step:
+            state["best_global_step"] = best
+            state["best_model_checkpoint"] = f"elsewhere/checkpoint-{best}"
+            state["log_history"] = [{"step": best, "eval_loss": 0.5, "eval_accuracy": 0.5}]
+        files.write_json(folder / "trainer_state.json", state)
         checkpoints.mark_complete(folder)
     return run_dir / "checkpoints"
 
@@ -298,6 +300,26 @@ def test_old_checkpoints_stay_until_the_new_one_is_complete(train, tmp_path, mon
     assert [(folder.name, checkpoints.is_complete(folder)) for folder in folders] == [
         ("checkpoint-9", True), ("checkpoint-18", True), ("checkpoint-27", False)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"log_history": []},
+        {"log_history": [{"step": 9, "eval_loss": 0.5}]},
+        {"log_history": [{"step": 9, "eval_loss": 0.5, "eval_accuracy": "a"}]},
+        {"log_history": [{"step": 8, "eval_loss": 0.5, "eval_accuracy": 0.5}]},
+        {"best_model_checkpoint": "checkpoint-8"},
+        {"best_model_checkpoint": None},
+    ],
+)
+def test_a_state_that_lacks_the_validation_of_the_best_is_one_line(tmp_path, capsys, change):
+    """At once, and not where the run record is written, after the training."""
+    folder = make_checkpoints(tmp_path, 9, best=9) / "checkpoint-9"
+    state = checkpoints.read_state(folder)
+    files.write_json(folder / "trainer_state.json", state | change)
+    message = stop_message(capsys, checkpoints.read_state, folder)
+    assert f"{folder / 'trainer_state.json'}" in message and "start a new run" in message
 
 
 def test_a_run_does_not_go_on_from_a_checkpoint_whose_best_is_lost(tmp_path):

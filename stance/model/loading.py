@@ -292,6 +292,8 @@ def load_pretrained(loader: Callable[..., Any], base: str, **options: object) ->
     if os.sep in base and base.startswith((".", os.sep)) and not Path(base).is_dir():
         errors.fail(f"base model folder {base} not found")
     name, revision = fingerprints.split_revision(base)
+    if revision and Path(name).is_dir():
+        errors.fail(f"{base}: {name} is a folder, which has one version: leave out @{revision}")
     if revision:
         options["revision"] = revision
     if not sys.stderr.isatty():  # a bar in a log file is hundreds of lines
@@ -305,7 +307,8 @@ def load_pretrained(loader: Callable[..., Any], base: str, **options: object) ->
             base_files.check_base_files(name, revision)
             return loader(name, trust_remote_code=False, **options)
     except Exception as problem:  # damaged files: the readers raise what their libraries do
-        if loads_weights and isinstance(problem, RuntimeError):  # memory: the caller explains it
+        is_memory = isinstance(problem, RuntimeError) and not isinstance(problem, RecursionError)
+        if loads_weights and is_memory:  # the caller explains it
             raise
         explain_failure(base, problem, loads_weights)
 

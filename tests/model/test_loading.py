@@ -1,6 +1,7 @@
 """Parameter counts of the real architecture, and the checks that come before any weights load."""
 
 import json
+import shutil
 
 import huggingface_hub
 import peft
@@ -102,6 +103,20 @@ def test_only_a_demo_base_has_a_note(tmp_path):
     assert loading.read_demo_note(str(tmp_path)) is None
     (tmp_path / loading.DEMO_FILE).write_text("{}", encoding="utf-8")
     assert loading.read_demo_note(str(tmp_path)).startswith("DEMO")
+
+
+def test_a_folder_has_no_version(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    for load in (loading.load_tokenizer, loading.load_config):
+        message = stop_message(capsys, load, "base@main")
+        assert "base is a folder" in message and "leave out @main" in message
+
+
+def test_a_generation_config_of_brackets_is_one_line(tiny_model, tmp_path, capsys):
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    (base / "generation_config.json").write_text("[" * 200_000)
+    assert f"cannot load {base}" in stop_message(capsys, loading.load_base, str(base))
 
 
 def write_adapter(folder, **changes):

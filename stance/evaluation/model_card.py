@@ -181,7 +181,7 @@ def build_card(
     record: types.CardRecord, run: dict, table: list[types.EvaluationRecord], numbers: dict
 ) -> huggingface_hub.ModelCard:
     """Return the card of an adapter from the record of its training and its evaluation."""
-    base, _ = fingerprints.split_revision(record["base_model"])
+    base, _ = fingerprints.split_revision(formatting.join_lines(record["base_model"]))
     name = PureWindowsPath(base).name  # which takes both kinds of slashes
     # The Hub knows no folders of this machine, and nobody else should.
     local = fingerprints.names_folder(base, record.get("base_revision"))

@@ -150,6 +150,12 @@ def test_a_local_base_leaves_no_path(tmp_path):
     )
 
 
+@pytest.mark.parametrize("base", ["\u202ebase", "a/\x1b[31mb", "/x/\u2066y\x9b"])
+def test_no_control_character_of_a_name_is_in_the_card(base):
+    card = str(make_card({**RECORD, "base_model": base}))
+    assert all(sign.isprintable() or sign == "\n" for sign in card)
+
+
 def test_the_tiny_model_and_foreign_splits_are_marked():
     text = str(
         make_card({**RECORD, "demo": True}, note="DEMO: nothing real.", splits_of_adapter=False)

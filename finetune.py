@@ -240,6 +240,7 @@ def check_resumed(checkpoint: Path | None, base: str) -> None:
     if checkpoint is None:
         return
     tree_trainer.read_loss_window(checkpoint)
+    checkpoints.check_tensors(checkpoint)
     for folder in {checkpoint, checkpoints.find_best(checkpoint)} - {None}:
         adapters.check_checkpoint(folder, base, make_lora_config())
 

@@ -10,17 +10,14 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from transformers import TrainerState
+import torch
+from transformers import TrainerState, trainer_pt_utils
 
 from stance.common import errors, files, formatting, records
 from stance.common.types import CheckpointMarker, CheckpointState, Example
 from stance.model import adapters, fingerprints
 from stance.training import run_lock
-
-if TYPE_CHECKING:
-    import torch
 
 # ---------------------------------------------------------------- settings
 KEPT = 2  # complete checkpoints that stay: the newest and the best, or the newest two
@@ -91,6 +88,18 @@ def _holds_best(state, best):
     entries = [entry for entry in state.get("log_history", []) if entry["step"] == best]
     is_validated = any(validated <= entry.keys() for entry in entries)
     return is_validated and str(state.get("best_model_checkpoint")).endswith(f"checkpoint-{best}")
+
+
+def check_tensors(folder: Path) -> None:
+    """Fail if torch cannot read a file of tensors of a checkpoint, as the trainer will."""
+    for path in [*folder.glob("*.pt"), *folder.glob("*.pth")]:
+        try:
+            with trainer_pt_utils.safe_globals():
+                torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as problem:  # of the archive, of what it may hold, of its numbers
+            lines = str(problem).splitlines() or [type(problem).__name__]
+            reason = formatting.quote(lines[0])
+            errors.fail(f"{path} cannot be read ({reason}): start a new run")
 
 
 def find_best(folder: Path) -> Path | None:
@@ -171,7 +180,7 @@ def remove_old(run_dir: Path, best: Path | str | None) -> None:
         shutil.rmtree(folder.rename(folder.with_name(f"deleting-{folder.name}")))
 
 
-def save_final_adapter(model: "torch.nn.Module", run_dir: Path, train_rows: list[Example]) -> None:
+def save_final_adapter(model: torch.nn.Module, run_dir: Path, train_rows: list[Example]) -> None:
     """Write the final adapter and the hashes of its training sentences, each file whole or not at
     all.
 

@@ -322,6 +322,18 @@ def test_a_state_that_lacks_the_validation_of_the_best_is_one_line(tmp_path, cap
     assert f"{folder / 'trainer_state.json'}" in message and "start a new run" in message
 
 
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_tensors_that_cannot_be_read_are_one_line(whole, tmp_path, capsys, name):
+    """Where somebody has declared them whole; before any weights load."""
+    folder = shutil.copytree(whole / "checkpoints" / "checkpoint-18", tmp_path / "checkpoint-18")
+    checkpoints.check_tensors(folder)
+    content = (folder / name).read_bytes()
+    for damaged in (content[:-100], b"", b"pickle", content[: len(content) // 2]):
+        (folder / name).write_bytes(damaged)
+        message = stop_message(capsys, checkpoints.check_tensors, folder)
+        assert f"{folder / name} cannot be read" in message and "start a new run" in message
+
+
 def test_a_run_does_not_go_on_from_a_checkpoint_whose_best_is_lost(tmp_path):
     folder = make_checkpoints(tmp_path, 9, 18, 27, best=18)
     files.write_json(tmp_path / "plan.json", {})

@@ -5,6 +5,7 @@ It never stops the work, whatever becomes of who reads it, and moves no terminal
 
 import errno
 import io
+import logging
 import os
 import signal
 import sys
@@ -91,11 +92,20 @@ def make_patient() -> None:
 
 
 def make_plain() -> None:
-    """Let stdout and stderr spell control characters out, once; a closed one stays as it is."""
+    """Let stdout and stderr spell control characters out, once; a closed one stays as it is.
+
+    Also where libraries that were loaded before log to them: they print names from files too.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, PlainStream):
             setattr(sys, name, PlainStream(stream, has_colors=name == "stderr"))
+
+    for logger in [logging.root, *logging.root.manager.loggerDict.values()]:
+        for handler in getattr(logger, "handlers", ()):  # a placeholder has none
+            stream = getattr(handler, "stream", None)
+            if stream is not None and stream in (sys.__stdout__, sys.__stderr__):
+                handler.setStream(sys.stdout if stream is sys.__stdout__ else sys.stderr)
 
 
 def find_patient(stream: object) -> PatientStream | None:

@@ -87,6 +87,24 @@ def test_the_c_locale(tmp_path, locale):
     assert ended.stdout.splitlines()[0] == rb"line 0 \xc4\xd6 \U0001f44d"
 
 
+def test_what_libraries_log_is_plain_too(tmp_path):
+    """Such as names of tensors; the handler was made before the script ran."""
+    script = (
+        "import logging, sys\n"
+        "logging.getLogger('library.part')\n"
+        "logging.getLogger('library').addHandler(logging.StreamHandler())\n"
+        "logging.getLogger('other').addHandler(logging.StreamHandler(sys.stdout))\n"
+        "from stance.common import errors\n"
+        "def main():\n"
+        "    logging.getLogger('library.part').error('a\\x1b]0;title\\x07\\u202eb')\n"
+        "    logging.getLogger('other').error('c\\x1b[2J')\n"
+        "errors.run_script(main)"
+    )
+    ended = run(tmp_path, "PYTHON", script=script)
+    assert ended.stderr == b"a\\x1b]0;title\\x07\\u202eb\n"
+    assert ended.stdout == b"c\\x1b[2J\n"
+
+
 def test_a_terminal_stays_a_terminal(tmp_path):
     script = (
         "import sys\nfrom stance.common import errors\n"

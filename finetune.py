@@ -239,7 +239,7 @@ def check_resumed(checkpoint: Path | None, base: str) -> None:
     """Fail if a checkpoint, or the best one before it, holds no adapter of this run and base."""
     if checkpoint is None:
         return
-    tree_trainer.read_loss_window(checkpoint)
+    checkpoints.check_loss(checkpoint, tree_trainer.read_loss_window(checkpoint)["loss"])
     checkpoints.check_tensors(checkpoint)
     for folder in {checkpoint, checkpoints.find_best(checkpoint)} - {None}:
         adapters.check_checkpoint(folder, base, make_lora_config())

@@ -102,6 +102,12 @@ def check_tensors(folder: Path) -> None:
             errors.fail(f"{path} cannot be read ({reason}): start a new run")
 
 
+def check_loss(folder: Path, loss: float) -> None:
+    """Fail if the sum of losses beside a checkpoint is none: the trainer keeps it in float32."""
+    if not abs(loss) <= torch.finfo(torch.float32).max:
+        errors.fail(f"{folder} has a sum of losses of {loss:g}: start a new run")
+
+
 def find_best(folder: Path) -> Path | None:
     """Return the best checkpoint by validation up to a complete one; None before any validation."""
     step = read_state(folder).get("best_global_step")

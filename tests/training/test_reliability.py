@@ -322,6 +322,12 @@ def test_a_state_that_lacks_the_validation_of_the_best_is_one_line(tmp_path, cap
     assert f"{folder / 'trainer_state.json'}" in message and "start a new run" in message
 
 
+@pytest.mark.parametrize("loss", [-1e308, 1e39, float("nan")])
+def test_a_sum_of_losses_that_is_none_is_one_line(tmp_path, capsys, loss):
+    checkpoints.check_loss(tmp_path, 1e38)
+    assert "sum of losses" in stop_message(capsys, checkpoints.check_loss, tmp_path, loss)
+
+
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
 def test_tensors_that_cannot_be_read_are_one_line(whole, tmp_path, capsys, name):
     """Where somebody has declared them whole; before any weights load."""

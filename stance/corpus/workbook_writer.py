@@ -46,6 +46,8 @@ class Look(NamedTuple):
     sheet: str = "table"  # name of its one sheet
     shades: Mapping[str, Mapping[str, str]] = {}  # {header: {value: RRGGBB}}: colours of cells
     shares: Collection[str] = ()  # headers of columns of probabilities
+    choices: Mapping[str, Collection[str]] = {}  # {header: values}: a list to choose from
+    hidden: Collection[str] = ()  # headers of columns that are there, but not shown
 
 
 class CellFormats(NamedTuple):
@@ -88,6 +90,13 @@ def _write_book(path, lines, look, options):
         sheet.autofilter(0, 0, last_row, len(header) - 1)
         set_print(sheet, last_row, len(header) - 1)
         add_shades(book, sheet, look.shades, header, count)
+        for name, values in look.choices.items():
+            column = header.index(name)
+            rule = {"validate": "list", "source": list(values)}
+            sheet.data_validation(1, column, max(last_row, 1), column, rule)
+        for name in look.hidden:
+            column = header.index(name)
+            sheet.set_column(column, column, None, None, {"hidden": True})
     except BaseException:
         discard(book)
         raise

@@ -165,6 +165,47 @@ def plot_shares(
     _save(figure, path, note)
 
 
+def plot_estimates(
+    estimates: dict[str, dict], path: Path, note: str | None = None, title: str | None = None
+) -> None:
+    """Draw shares of the labels with intervals, a line for each method or group, a panel a label.
+
+    estimates: {line: {"estimate", "naive": {label: {"value", "interval"}} or None}}, the first on
+    top: an estimate is a dot with its interval, a naive share a hollow mark. title: of the lines.
+    """
+    names = []
+    for name in estimates:
+        names.append("\n".join(text_width.wrap_text(text_width.shorten_text(name, 60), 32)))
+    height = 1.1 + 0.14 * sum(name.count("\n") + 2 for name in names)
+    figure, axes = plt.subplots(
+        1, len(prompts.LABELS), figsize=(PAGE, height), sharey=True, layout="constrained"
+    )
+    looks = {"estimate": ("corrected", "o", COLORS[0]), "naive": ("naive", "D", "none")}
+    used = {}
+    for axis, label in zip(axes, prompts.LABELS, strict=True):
+        for y, line in enumerate(estimates.values()):
+            for kind, found in line.items():
+                if found is None:
+                    continue
+                _, marker, fill = looks[kind]
+                if kind == "estimate":
+                    axis.hlines(y, *found[label]["interval"], color=COLORS[0], lw=1.2)
+                used[kind] = axis.plot(
+                    found[label]["value"], y, marker, color=COLORS[0], markerfacecolor=fill
+                )[0]
+        axis.set(title=label, ylim=(len(names) - 0.5, -0.5), xlim=(-0.02, 1.02))
+        axis.xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1, decimals=0))
+        axis.set_xticks([0, 0.5, 1])
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks(range(len(names)), names, parse_math=False)
+    if title:
+        axes[0].set_ylabel(text_width.shorten_text(title, 40), parse_math=False)
+    if "naive" in used:
+        words = [looks[kind][0] for kind in used]
+        figure.legend(used.values(), words, loc="outside upper center", ncols=len(words))
+    _save(figure, path, note)
+
+
 def plot_topics(
     statistics_of_model: dict[str, dict[str, dict]], path: Path, note: str | None = None
 ) -> None:

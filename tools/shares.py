@@ -1,0 +1,166 @@
+"""Say what share of a labelled table is pro, con and neu, corrected by a gold sample, with intervals that hold.
+
+Reads --labelled, a table that predict.py wrote, and --gold, sentences of it that people annotated (tools.sample draws
+them). Without --gold, the shares are uncorrected, and it says what to draw.
+Prints the shares by four methods side by side, by the groups of --by, and the differences between these.
+Writes beside the table .shares.json (all numbers) and .shares.png, and a picture more for each column of --by.
+A date in a column of --by counts as its year.
+
+    python -m tools.shares --labelled labelled.xlsx
+    python -m tools.shares --labelled labelled.xlsx --gold gold_sample.xlsx --by topic year
+    python -m tools.shares --labelled labelled.xlsx --gold coded.csv --annotator-columns anna ben carl
+"""
+
+import sys
+
+try:
+    from stance.common import startup  # noqa: F401 - first: what follows takes seconds to load
+except ModuleNotFoundError:  # started by its path, a tool has Python look for modules in tools/
+    print(
+        "error: run it as: python -m tools.shares ... (in the folder that holds tools/)",
+        file=sys.stderr,
+    )
+    raise SystemExit(2) from None
+
+# isort: split
+import argparse
+from pathlib import Path
+
+from stance.common import environment, errors, files, flags, formatting
+from stance.corpus import cleaning, corpus_flags, gold_sample, labelled, labels
+from stance.evaluation import figures, share_report
+from stance.model import fingerprints
+
+# ---------------------------------------------------------------- settings
+BY = ()  # headers of columns, for whose groups shares are given too
+LABELS = ()  # words as of --labels: what the stances of --gold mean
+# --------------------------------------------------------------------------
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    """Return the flags; fail on those that do not go together."""
+    parser = flags.FlagParser(__doc__)
+    parser.add_argument("--labelled", required=True, help="table that predict.py wrote")
+    parser.add_argument("--gold", help="annotated sentences of it, as tools.sample draws them")
+    parser.add_argument(
+        "--by", nargs="+", default=BY, metavar="HEADER", help="columns of groups, as topic year"
+    )
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="LABEL=STANCE,...",
+        default=LABELS,
+        help="what stances of --gold mean: pro=1 con=-1 (default: built-in spellings)",
+    )
+    parser.add_argument(
+        "--annotator-columns",
+        nargs="+",
+        metavar="HEADER",
+        default=[],
+        help="stances of several annotators in --gold, side by side: the majority counts",
+    )
+    parser.add_argument(
+        "--annotator-column", help="who annotated a row of --gold, one below the other"
+    )
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave rows of --gold without a stance out"
+    )
+    parser.add_argument("--text-column", help="header of the sentences (default: text, ...)")
+    parser.add_argument("--topic-column", help="header of the topics (default: topic, ...)")
+    parser.add_argument(
+        "--adapter", help="folder of the adapter: fail if it was trained on a gold sentence"
+    )
+    args = parser.parse_args(argv)
+    gold_flags = (args.labels, args.annotator_columns, args.annotator_column, args.adapter)
+    if args.gold is None and (any(gold_flags) or args.skip_bad):
+        errors.fail("--labels, --annotator-..., --skip-bad and --adapter go with --gold")
+    corpus_flags.check_different("--by", args.by)
+    return args
+
+
+def check_untrained(
+    adapter: str, table: labelled.LabelledTable, gold: list[gold_sample.GoldRow], path: str
+) -> None:
+    """Fail if an adapter was trained on a gold sentence: there it errs less than elsewhere."""
+    trained = fingerprints.read_hashes(adapter)
+    if trained is None:
+        errors.fail(f"{adapter} does not say what it was trained on: leave out --adapter")
+    rows = [
+        row.row
+        for row in gold
+        if fingerprints.hash_text(cleaning.clean_text(table.pairs[row.position][1])) in trained
+    ]
+    if rows:
+        what = f"{adapter} was trained on sentences in {formatting.count_rows(rows)}"
+        errors.fail(f"{path}: {what}: draw a sample of others, they would make it look too good")
+
+
+def draw_pictures_of_shares(result: dict, stem: Path) -> list[str]:
+    """Draw the shares of the table, and of the groups of each column; return the files' names."""
+    domain = result["table"]
+    methods = {}
+    for method, shares in domain["shares"].items():
+        if shares is not None:
+            methods[share_report.METHOD_NAMES[method]] = {"estimate": shares, "naive": None}
+    note = None if result["power"] is not None else "uncorrected shares of a model's labels"
+    paths = [stem.with_name(f"{stem.name}.shares.png")]
+    figures.plot_estimates(methods, paths[0], note)
+    for number, (column, groups) in enumerate(result["groups"].items(), start=1):
+        shown = {}
+        for name, group in groups.items():
+            corrected = group["shares"].get("prediction_powered")
+            shown[f"{name} (n = {group['rows']:,})"] = {
+                "estimate": corrected,
+                "naive": group["shares"]["naive"],
+            }
+        paths.append(stem.with_name(f"{stem.name}.shares-{number}.png"))
+        figures.plot_estimates(shown, paths[-1], note, title=column)
+    return [path.name for path in paths]
+
+
+def read_sample(
+    args: argparse.Namespace, table: labelled.LabelledTable
+) -> list[gold_sample.GoldRow] | None:
+    """Return the gold rows that the flags name; None without --gold."""
+    if args.gold is None:
+        return None
+    options = corpus_flags.CorpusOptions(
+        stances=labels.read_stances(args.labels),
+        annotator_columns=tuple(map(cleaning.clean_text, args.annotator_columns)),
+        annotator_column=cleaning.clean_text(args.annotator_column) or None,
+    )
+    corpus_flags.check_corpus_options(options)
+    gold = gold_sample.read_gold_rows(args.gold, options, table, args.skip_bad)
+    if args.adapter:
+        check_untrained(args.adapter, table, gold, args.gold)
+    return gold
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    table = labelled.read_labelled(args.labelled, args.by, args.text_column, args.topic_column)
+    gold = read_sample(args, table)
+    result = share_report.ShareReport(table, gold).describe()
+    print(share_report.format_shares(result))
+    if gold is None:
+        by = f" --by {' '.join(map(formatting.quote, args.by))}" if args.by else ""
+        print(
+            "\nthese shares are not corrected for the model's errors: draw and annotate a sample,"
+        )
+        print(f"    python -m tools.sample --labelled {args.labelled}{by}")
+        print("then give it with --gold")
+    stem = Path(args.labelled).with_suffix("")
+    record = {
+        "labelled": {"file": Path(args.labelled).name, "sha256": files.hash_file(args.labelled)},
+        "gold": args.gold and {"file": Path(args.gold).name, "sha256": files.hash_file(args.gold)},
+        **result,
+        "environment": environment.describe_environment(),
+    }
+    output = stem.with_name(f"{stem.name}.shares.json")
+    files.write_json(output, record)
+    names = draw_pictures_of_shares(result, stem)
+    print(f"wrote {output} and {', '.join(names)}")
+
+
+if __name__ == "__main__":
+    errors.run_script(main)

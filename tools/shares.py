@@ -27,72 +27,25 @@ import argparse
 from pathlib import Path
 
 from stance.common import environment, errors, files, flags, formatting
-from stance.corpus import cleaning, corpus_flags, gold_sample, labelled, labels
-from stance.evaluation import figures, share_report
-from stance.model import fingerprints
+from stance.corpus import corpus_flags
+from stance.evaluation import figures, gold_flags, share_report
 
 # ---------------------------------------------------------------- settings
 BY = ()  # headers of columns, for whose groups shares are given too
-LABELS = ()  # words as of --labels: what the stances of --gold mean
 # --------------------------------------------------------------------------
 
 
 def parse_args(argv: list[str] | None) -> argparse.Namespace:
     """Return the flags; fail on those that do not go together."""
     parser = flags.FlagParser(__doc__)
-    parser.add_argument("--labelled", required=True, help="table that predict.py wrote")
-    parser.add_argument("--gold", help="annotated sentences of it, as tools.sample draws them")
+    gold_flags.add_gold_flags(parser)
     parser.add_argument(
         "--by", nargs="+", default=BY, metavar="HEADER", help="columns of groups, as topic year"
     )
-    parser.add_argument(
-        "--labels",
-        nargs="+",
-        metavar="LABEL=STANCE,...",
-        default=LABELS,
-        help="what stances of --gold mean: pro=1 con=-1 (default: built-in spellings)",
-    )
-    parser.add_argument(
-        "--annotator-columns",
-        nargs="+",
-        metavar="HEADER",
-        default=[],
-        help="stances of several annotators in --gold, side by side: the majority counts",
-    )
-    parser.add_argument(
-        "--annotator-column", help="who annotated a row of --gold, one below the other"
-    )
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="leave rows of --gold without a stance out"
-    )
-    parser.add_argument("--text-column", help="header of the sentences (default: text, ...)")
-    parser.add_argument("--topic-column", help="header of the topics (default: topic, ...)")
-    parser.add_argument(
-        "--adapter", help="folder of the adapter: fail if it was trained on a gold sentence"
-    )
     args = parser.parse_args(argv)
-    gold_flags = (args.labels, args.annotator_columns, args.annotator_column, args.adapter)
-    if args.gold is None and (any(gold_flags) or args.skip_bad):
-        errors.fail("--labels, --annotator-..., --skip-bad and --adapter go with --gold")
+    gold_flags.check_gold_words(args)
     corpus_flags.check_different("--by", args.by)
     return args
-
-
-def check_untrained(
-    adapter: str, table: labelled.LabelledTable, gold: list[gold_sample.GoldRow], path: str
-) -> None:
-    """Fail if an adapter was trained on a gold sentence: there it errs less than elsewhere."""
-    trained = fingerprints.read_hashes(adapter)
-    if trained is None:
-        errors.fail(f"{adapter} does not say what it was trained on: leave out --adapter")
-    rows = [
-        row.row
-        for row in gold
-        if fingerprints.hash_text(cleaning.clean_text(table.pairs[row.position][1])) in trained
-    ]
-    if rows:
-        what = f"{adapter} was trained on sentences in {formatting.count_rows(rows)}"
-        errors.fail(f"{path}: {what}: draw a sample of others, they would make it look too good")
 
 
 def draw_pictures_of_shares(result: dict, stem: Path) -> list[str]:
@@ -118,28 +71,9 @@ def draw_pictures_of_shares(result: dict, stem: Path) -> list[str]:
     return [path.name for path in paths]
 
 
-def read_sample(
-    args: argparse.Namespace, table: labelled.LabelledTable
-) -> list[gold_sample.GoldRow] | None:
-    """Return the gold rows that the flags name; None without --gold."""
-    if args.gold is None:
-        return None
-    options = corpus_flags.CorpusOptions(
-        stances=labels.read_stances(args.labels),
-        annotator_columns=tuple(map(cleaning.clean_text, args.annotator_columns)),
-        annotator_column=cleaning.clean_text(args.annotator_column) or None,
-    )
-    corpus_flags.check_corpus_options(options)
-    gold = gold_sample.read_gold_rows(args.gold, options, table, args.skip_bad)
-    if args.adapter:
-        check_untrained(args.adapter, table, gold, args.gold)
-    return gold
-
-
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    table = labelled.read_labelled(args.labelled, args.by, args.text_column, args.topic_column)
-    gold = read_sample(args, table)
+    table, gold = gold_flags.read_flagged(args, args.by)
     result = share_report.ShareReport(table, gold).describe()
     print(share_report.format_shares(result))
     if gold is None:

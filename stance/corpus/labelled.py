@@ -94,9 +94,7 @@ class LabelledReader:
         if wanted == "topic":  # the one that the stances are towards
             return self.columns["topic"]
         found = tables.quote_all([header for header in table.header if header])
-        errors.fail(
-            f"{table.location} has no column {formatting.quote(name)}: --by takes one of {found}"
-        )
+        errors.fail(f"{table.location} has no column {formatting.quote(name)}: name one of {found}")
 
     def add_row(self, number: int, cells: list) -> None:
         """Take in a row that is not blank; number: as Excel shows it."""

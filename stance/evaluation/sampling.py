@@ -4,6 +4,7 @@ Numbers and texts in, positions out; no torch. A draw for shares is a stratified
 that stance/evaluation/prediction_powered.py knows the probability of each sentence to be in it.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 import scipy.sparse
 import sklearn.cluster
 import sklearn.decomposition
+import sklearn.exceptions
 import sklearn.feature_extraction.text
 
 # ---------------------------------------------------------------- settings
@@ -127,7 +129,9 @@ def choose_informative(
     features = embed_texts([texts[position] for position in candidates], seed)
     weights = np.maximum(entropy[candidates], 1e-6)
     clusters = sklearn.cluster.KMeans(size, n_init=1, random_state=seed)
-    cluster_of = clusters.fit_predict(features, sample_weight=weights)
+    with warnings.catch_warnings():  # that equal texts leave clusters empty: seen to below
+        warnings.simplefilter("ignore", sklearn.exceptions.ConvergenceWarning)
+        cluster_of = clusters.fit_predict(features, sample_weight=weights)
     chosen = []
     taken = set()
     for place, cluster in enumerate(cluster_of):  # by entropy, the highest first

@@ -327,3 +327,5 @@ def report_labelled(
     if repeated:
         labelled += f" ({repeated:,} with the topic and sentence of an earlier row)"
     print(f"{labelled}: wrote {output} and {picture.name}")
+    command = f"python -m tools.shares --labelled {output}"
+    print(f"shares are not corrected for the model's errors: {command} says how")

@@ -55,9 +55,9 @@ def read_gold_rows(
     annotations.check_scans([scan], skip_bad)
     location = scan.table.location
     decided = voting.decide_rows(scan.rows, options)
+    check_decided(location, decided)
     if not decided.rows:
         errors.fail(f"{location}: no row has a stance: annotate the sample first")
-    check_decided(location, decided)
     designs = read_designs(path, options)
     gold = []
     strange = []

@@ -345,6 +345,56 @@ def test_shares_picture_of_few_and_many_topics(tmp_path, drawn, topics):
     check_layout(drawn[0])
 
 
+# ---------------------------------------------------------------- corrected shares
+
+
+def describe_labels(*values):
+    """An estimate of the three labels, each with an interval of 0.1 to both sides."""
+    return {
+        label: {"value": value, "interval": [max(value - 0.1, 0), min(value + 0.1, 1)]}
+        for label, value in zip(("pro", "con", "neu"), values, strict=True)
+    }
+
+
+def test_picture_of_corrected_shares(tmp_path, drawn):
+    naive = describe_labels(0.1, 0.3, 0.6)
+    estimates = {
+        "From $7 to $15 is too much. (n = 100)": {
+            "estimate": describe_labels(0.2, 0.3, 0.5),
+            "naive": naive,
+        },
+        "A group with no interval of its own (n = 3)": {"estimate": None, "naive": naive},
+    }
+    figures.plot_estimates(estimates, tmp_path / "shares.png", NOTE, title="topic")
+    height, width, _ = read_picture(tmp_path / "shares.png").shape
+    assert 1200 <= width <= 2400 and 300 <= height <= 1200
+    assert [axis.get_title() for axis in drawn[0].axes] == ["pro", "con", "neu"]
+    pro = drawn[0].axes[0]
+    dots = [line.get_xydata().tolist() for line in pro.lines]
+    assert dots == [[[0.2, 0]], [[0.1, 0]], [[0.1, 1]]]
+    [interval] = [segments.tolist() for part in pro.collections for segments in part.get_segments()]
+    assert interval == [pytest.approx([0.1, 0]), pytest.approx([0.3, 0])]
+    [legend] = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["corrected", "naive"]
+    low, high = pro.get_ylim()
+    assert low > high  # the first group is on top
+    check_layout(drawn[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [1, 4, 21])
+def test_picture_of_corrected_shares_of_any_number_of_groups(groups, tmp_path, drawn):
+    estimates = {
+        f"Topic {number} is a claim that some people make. (n = 1,000)": {
+            "estimate": describe_labels(0.2, 0.3, 0.5),
+            "naive": describe_labels(0.1, 0.3, 0.6),
+        }
+        for number in range(groups)
+    }
+    figures.plot_estimates(estimates, tmp_path / "shares.png", title="topic")
+    check_layout(drawn[0])
+
+
 # ---------------------------------------------------------------- topics
 
 TOPICS = (

@@ -200,6 +200,15 @@ def test_repeated_rows_are_counted_plainly(label_rows, capsys):
     assert line in capsys.readouterr().out
 
 
+def test_the_summary_says_that_its_shares_are_uncorrected(label_rows, capsys):
+    label_rows(["topic", "text"], [[TOPIC, "pro one"], [TOPIC, "con two"]])
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "tools.shares" in line]
+    assert line.startswith(
+        "shares are not corrected for the model's errors: python -m tools.shares "
+    )
+    assert "--labelled" in line and "out.csv" in line
+
+
 # ---------------------------------------------------------------- many topics
 
 

@@ -22,7 +22,7 @@ PROBABILITY_COLUMNS = tuple(f"p_{label}" for label in prompts.LABELS)
 PREDICTED = "predicted_"  # before the name of an added column that the table had already
 GIVEN_TOPIC = "given_topic"  # the column of topics that flags gave, where the table had one
 EMPTY_GROUP = "(empty)"  # the name of a group whose cells hold nothing
-HINT = "give the table that predict.py wrote, with the columns topic, text and stance"
+LABELLED_HINT = "give the table that predict.py wrote, with the columns topic, text and stance"
 
 
 class LabelledTable(NamedTuple):
@@ -102,11 +102,13 @@ class LabelledReader:
         topic = cleaning.clean_text(cells[self.columns["topic"]])
         text = cleaning.clean_text(cells[self.columns["text"]])
         if not topic or not text:
-            errors.fail(f"{where} has no {'text' if topic else 'topic'}: {HINT}")
+            errors.fail(f"{where} has no {'text' if topic else 'topic'}: {LABELLED_HINT}")
         stance = cleaning.clean_text(cells[self.columns[ADDED_STANCE]])
         label = labels.BUILT_IN.find_label(stance)
         if label is None:
-            errors.fail(f"{where}: {formatting.quote(stance)} is no label of predict.py: {HINT}")
+            errors.fail(
+                f"{where}: {formatting.quote(stance)} is no label of predict.py: {LABELLED_HINT}"
+            )
         index = prompts.LABELS.index(label)
         key = make_pair_key(topic, text)
         position = self.position_of_key.setdefault(key, len(self.pairs))
@@ -127,17 +129,17 @@ class LabelledReader:
             try:
                 values.append(float(cells[self.columns[name]]))
             except (TypeError, ValueError):
-                errors.fail(f"{where}: {name} is no number: {HINT}")
+                errors.fail(f"{where}: {name} is no number: {LABELLED_HINT}")
         total = sum(values)
         if min(values) < 0 or not abs(total - 1) < SUM_TOLERANCE:
             names = ", ".join(PROBABILITY_COLUMNS)
-            errors.fail(f"{where}: {names} are no probabilities that add up to 1: {HINT}")
+            errors.fail(f"{where}: {names} are no probabilities that add up to 1: {LABELLED_HINT}")
         return tuple(value / total for value in values)
 
     def finish(self) -> LabelledTable:
         """Return what the rows hold; note what is doubtful in them."""
         if not self.pairs:
-            errors.fail(f"{self.location}: no rows below the header: {HINT}")
+            errors.fail(f"{self.location}: no rows below the header: {LABELLED_HINT}")
         if not self.has_probabilities:
             names = ", ".join(PROBABILITY_COLUMNS)
             print(f"note: {self.location} has no columns {names}: its labels count as certain")
@@ -185,7 +187,11 @@ def find_added(table: tables.Table, topic_column: str | None) -> dict[str, int]:
     lacking = [name for name in ("topic", ADDED_STANCE) if name not in columns]
     if lacking:
         headers = tables.quote_all([name for name in table.header if name])
-        hint = f"{HINT}, or name it with --topic-column" if lacking == ["topic"] else HINT
+        hint = (
+            f"{LABELLED_HINT}, or name it with --topic-column"
+            if lacking == ["topic"]
+            else LABELLED_HINT
+        )
         errors.fail(
             f"{table.location} has no column {' and '.join(lacking)}, but {headers}: {hint}"
         )

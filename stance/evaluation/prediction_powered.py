@@ -156,14 +156,14 @@ def imagine_errors(sample: GoldSample, rows: np.ndarray, power: float) -> tuple[
 # ---------------------------------------------------------------- shares
 
 
-def encode_labels(labels: np.ndarray) -> np.ndarray:
+def encode_one_hot(labels: np.ndarray) -> np.ndarray:
     """Return labels [n] as indices one-hot, float [n, 3]."""
     return np.eye(CLASSES)[labels]
 
 
 def tune_power(labelled: Labelled, sample: GoldSample, rows: np.ndarray) -> float:
     """Return the power of the model's probabilities with the least variance over all labels."""
-    gold = spread_mean(encode_labels(sample.gold), sample, rows)
+    gold = spread_mean(encode_one_hot(sample.gold), sample, rows)
     scores = spread_mean(labelled.scores[sample.positions], sample, rows)
     spread = sum_products(scores, scores, sample).sum()
     if spread <= 0:
@@ -178,7 +178,7 @@ def estimate_powered(
 
     rows [N]: of the domain that each sentence has. One gold sentence of it at least.
     """
-    differences = encode_labels(sample.gold) - power * labelled.scores[sample.positions]
+    differences = encode_one_hot(sample.gold) - power * labelled.scores[sample.positions]
     mean_score = rows @ labelled.scores / rows.sum()
     shares = power * mean_score + share_weights(sample, rows) @ differences
     influence = spread_mean(differences, sample, rows)
@@ -214,7 +214,7 @@ def estimate_adjusted(labelled: Labelled, sample: GoldSample, rows: np.ndarray) 
     shares = inverse @ count_naive(labelled, rows)
     weights = share_weights(sample, rows)
     of_gold = np.bincount(sample.gold, weights, CLASSES)  # weight of each gold label
-    seen = encode_labels(labelled.predicted[sample.positions])
+    seen = encode_one_hot(labelled.predicted[sample.positions])
     surprise = seen - confusion.T[sample.gold]
     factors = -weights * shares[sample.gold] / of_gold[sample.gold]
     influence = factors[:, None] * (surprise @ inverse.T)

@@ -52,7 +52,7 @@ def draw_stratified(
     sizes = np.bincount(stratum_of)
     need = np.bincount(stratum_of, spreads)
     at_least = np.array([least.get(name, LEAST_OF_STRATUM) for name in names])
-    counts = allocate(sizes, need, at_least, size)
+    counts = allocate_draws(sizes, need, at_least, size)
     drawn = []
     for number, count in enumerate(counts):
         members = np.flatnonzero(stratum_of == number)
@@ -63,7 +63,9 @@ def draw_stratified(
     return Draw(positions, [names[number] for number in of_drawn], sizes[of_drawn], probabilities)
 
 
-def allocate(sizes: np.ndarray, need: np.ndarray, least: np.ndarray, total: int) -> np.ndarray:
+def allocate_draws(
+    sizes: np.ndarray, need: np.ndarray, least: np.ndarray, total: int
+) -> np.ndarray:
     """Return how many sentences each stratum gives, int; they add up to the total.
 
     In proportion to the need (size times standard deviation: Neyman 1934), but at least the least

@@ -35,7 +35,7 @@ def take_arrays(table: labelled.LabelledTable) -> prediction_powered.Labelled:
     """Return what a model says of the sentences of a table, as arrays."""
     predicted = np.array(table.predicted)
     if table.probabilities is None:
-        return prediction_powered.Labelled(predicted, prediction_powered.encode_labels(predicted))
+        return prediction_powered.Labelled(predicted, prediction_powered.encode_one_hot(predicted))
     return prediction_powered.Labelled(predicted, np.array(table.probabilities))
 
 

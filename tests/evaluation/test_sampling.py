@@ -17,13 +17,13 @@ def test_allocation_keeps_its_total_and_its_bounds():
         least = np.full(count, 2)
         low = np.minimum(least, sizes).sum()
         total = int(rng.integers(low, sizes.sum() + 1))
-        found = sampling.allocate(sizes, need, least, total)
+        found = sampling.allocate_draws(sizes, need, least, total)
         assert found.sum() == total
         assert (found >= np.minimum(least, sizes)).all() and (found <= sizes).all()
 
 
 def test_allocation_is_in_proportion_to_the_need():
-    found = sampling.allocate(
+    found = sampling.allocate_draws(
         np.array([1000, 1000, 2000]), np.array([100.0, 300.0, 200.0]), np.full(3, 2), 60
     )
     assert found.tolist() == [10, 30, 20]

@@ -25,11 +25,12 @@ except ModuleNotFoundError:  # started by its path, a tool has Python look for m
 
 # isort: split
 import argparse
+from pathlib import Path
 
 import numpy as np
 
 import prompts
-from stance.common import errors, files, flags, formatting
+from stance.common import errors, flags, formatting
 from stance.corpus import annotations, cleaning, gold_sample, labelled, tables, workbook_writer
 from stance.evaluation import prediction_powered, sampling
 
@@ -77,12 +78,17 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         errors.fail("--for training chooses by itself: leave out --by and --draw")
     if args.purpose == "shares" and args.without:
         errors.fail("--without goes with --for training: a sample for shares is of all sentences")
-    if not args.output.lower().endswith(".xlsx"):
-        errors.fail(f"{args.output}: its name must end in .xlsx, which holds the list of stances")
-    inputs = {"--labelled": args.labelled}
-    inputs |= {f"--without {path}": path for path in args.without}
-    files.check_not_input(args.output, inputs)
     return args
+
+
+def check_new(output: str) -> None:
+    """Fail if a sample cannot be written to a path, or would replace one."""
+    if not output.lower().endswith(".xlsx"):
+        errors.fail(f"{output}: its name must end in .xlsx, which holds the list of stances")
+    if Path(output).exists():
+        hint = "choose another --output, or delete it"
+        errors.fail(f"{output} is there already, perhaps with annotations: {hint}")
+    tables.check_output(output, [])
 
 
 def draw_for_shares(
@@ -161,6 +167,7 @@ def write_sample(
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    check_new(args.output)
     table = labelled.read_labelled(args.labelled, args.by, args.text_column, args.topic_column)
     sentences = len(table.pairs)
     if args.size > sentences:
@@ -168,7 +175,6 @@ def main(argv: list[str] | None = None) -> None:
     if table.probabilities is None and (args.purpose == "training" or args.draw == "confidence"):
         columns = ", ".join(labelled.PROBABILITY_COLUMNS)
         errors.fail(f"{table.location} has no columns {columns}: draw at random, for shares")
-    tables.check_output(args.output, [])
     designs = [[]] * args.size
     if args.purpose == "training":
         without = read_keys(args.without)
@@ -183,9 +189,9 @@ def main(argv: list[str] | None = None) -> None:
         where = f" in {strata:,} strata" if strata > 1 else ""
         print(f"drew {args.size:,} of {sentences:,} different sentences at random{where}")
     for position in positions:
-        tables.check_fit(
-            args.output, table.location, position, ("topic", "text"), table.pairs[position]
-        )
+        row = table.first_rows[position]
+        cells = table.pairs[position]
+        tables.check_fit(args.output, table.location, row, ("topic", "text"), cells)
     write_sample(args.output, table, positions, designs, args.show_answer)
     print(f"wrote {args.output}: choose a stance in each row")
     if args.purpose == "shares":

@@ -125,17 +125,19 @@ def read_designs(path: str | Path, options: corpus_flags.CorpusOptions) -> dict[
         found = {name: cells[index_of[name]] for name in DESIGN_COLUMNS if name in index_of}
         if not any(map(cleaning.clean_text, cells)):
             continue
-        probability = read_share(found[INCLUSION_COLUMN])
+        probability = read_design_number(found[INCLUSION_COLUMN])
         where = f"{table.location}, row {number}"
         if not 0 < probability <= 1:
             hint = "leave these columns as tools.sample wrote them"
             errors.fail(f"{where}: {INCLUSION_COLUMN} is no number above 0, up to 1: {hint}")
         stratum = annotations.name_id(found.get(STRATUM_COLUMN))
-        designs[number] = Design(probability, stratum, read_share(found.get(STRATUM_SIZE_COLUMN)))
+        designs[number] = Design(
+            probability, stratum, read_design_number(found.get(STRATUM_SIZE_COLUMN))
+        )
     return designs
 
 
-def read_share(cell: object) -> float:
+def read_design_number(cell: object) -> float:
     """Return the number of a cell; NaN if it holds none."""
     try:
         return float(cell)

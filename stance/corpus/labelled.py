@@ -38,6 +38,7 @@ class LabelledTable(NamedTuple):
     probabilities: list[tuple[float, ...]] | None  # of each pair; None without the columns
     pair_of_row: Sequence[int]  # position in pairs of each row
     groups: dict[str, list[str]]  # {column: value of each row}
+    first_rows: Sequence[int]  # number of the first row of each pair, as Excel shows it
 
 
 def make_pair_key(topic: str, text: str) -> tuple[str, str]:
@@ -83,6 +84,7 @@ class LabelledReader:
         self.predicted: list[int] = []
         self.probabilities: list[tuple[float, ...]] = []
         self.pair_of_row = array.array("q")
+        self.first_rows = array.array("q")
         self.differing = 0  # rows with another label than the first of their pair
 
     def find_group(self, table: tables.Table, name: str) -> int:
@@ -115,6 +117,7 @@ class LabelledReader:
         if position == len(self.pairs):
             self.pairs.append((topic, text))
             self.predicted.append(index)
+            self.first_rows.append(number)
             if self.has_probabilities:
                 self.probabilities.append(self.read_probabilities(where, cells))
         self.differing += self.predicted[position] != index
@@ -155,6 +158,7 @@ class LabelledReader:
             probabilities,
             self.pair_of_row,
             self.groups,
+            self.first_rows,
         )
 
 

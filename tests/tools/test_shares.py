@@ -58,6 +58,7 @@ def annotate(path, truth, leave=0):
 def draw(table, *words):
     """Path of a sample of the table."""
     output = table.with_name("gold.xlsx")
+    output.unlink(missing_ok=True)
     sample.main(["--labelled", str(table), "--output", str(output), *words])
     return output
 
@@ -136,6 +137,15 @@ def test_a_sample_shows_no_answer_and_keeps_how_it_was_drawn(table):
     assert sheet.column_dimensions["D"].hidden and not sheet.column_dimensions["C"].hidden
     shown = openpyxl.load_workbook(draw(table, "--size", "90", "--show-answer")).active
     assert shown["D1"].value == sample.ANSWER and shown["D2"].value in prompts.LABELS
+
+
+def test_annotations_are_not_replaced(table, truth, capsys):
+    gold = draw(table, "--size", "20")
+    annotate(gold, truth)
+    before = gold.read_bytes()
+    words = ["--labelled", str(table), "--output", str(gold)]
+    assert "perhaps with annotations" in stop_message(capsys, sample.main, words)
+    assert gold.read_bytes() == before
 
 
 def test_each_group_gets_enough_for_an_interval(table):

@@ -4,7 +4,8 @@
 not seen, and draws DRAWS gold samples of each of SIZES: how often the 95 % intervals hold the true share, how wide.
 --part sample trains on ROUNDS annotations that were drawn at random or as tools.sample --for training chooses them, with
 one --seed a process: macro-F1 of the test rows. A killed process goes on after its last finished round.
-Writes to --output, of each part what --work-dir holds of it; a part that was not run keeps its entry.
+Writes to --output: of shares an entry for each name of a --rows file, of sample what --work-dir holds. Other entries
+stay as they are.
 
     PYTHONPATH=. python benchmarks/using_labels.py --part shares --rows rows.jsonl
     PYTHONPATH=. python benchmarks/using_labels.py --part sample --models qwen=path/to/model --seed 1
@@ -366,17 +367,19 @@ def measure_rounds(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_part(path: str, part: str, entry: dict[str, Any]) -> None:
-    """Write the entry of a part; the others keep theirs."""
+    """Write the entry of a part, keys of another name in it kept; the other parts keep theirs."""
     results = files.read_json(path, "delete it") if Path(path).is_file() else {}
-    results[part] = entry
+    results[part] = {**results.get(part, {}), **entry}
     files.write_json(path, results)
     print(f"wrote {path}")
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    entry = measure_shares(args) if args.part == "shares" else measure_rounds(args)
-    write_part(args.output, args.part, entry)
+    if args.part == "shares":
+        write_part(args.output, args.part, {Path(args.rows).stem: measure_shares(args)})
+    else:
+        write_part(args.output, args.part, measure_rounds(args))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def draw_pictures_of_shares(result: dict, stem: Path) -> list[str]:
         shown = {}
         for name, group in groups.items():
             corrected = group["shares"].get("prediction_powered")
-            shown[f"{name} (n = {group['rows']:,})"] = {
+            shown[f"{name} (n\u00a0=\u00a0{group['rows']:,})"] = {
                 "estimate": corrected,
                 "naive": group["shares"]["naive"],
             }

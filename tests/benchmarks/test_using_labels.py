@@ -43,12 +43,13 @@ def test_coverage_is_the_share_of_draws_whose_interval_holds_the_truth():
 
 def test_shares_of_rows_are_written_and_other_parts_kept(rows, tmp_path):
     output = tmp_path / "results.json"
-    files.write_json(output, {"sample": {"kept": True}})
+    files.write_json(output, {"sample": {"kept": True}, "shares": {"other": {}}})
     words = ["--part", "shares", "--rows", str(rows), "--output", str(output)]
     using_labels.main([*words, "--draws", "60", "--sizes", "100"])
     results = json.loads(output.read_text())
     assert results["sample"] == {"kept": True}
-    tallies = results["shares"]["sizes"]["100"]
+    assert list(results["shares"]) == ["other", "rows"]
+    tallies = results["shares"]["rows"]["sizes"]["100"]
     assert tallies["naive"]["coverage"]["con"] == 0
     powered = tallies["prediction_powered"]
     assert powered["with_interval"] == 60 and min(powered["coverage"].values()) > 0.8

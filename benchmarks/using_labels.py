@@ -23,6 +23,7 @@ import prompts
 from stance.common import environment, errors, files, flags, formatting
 from stance.common.types import Example
 from stance.evaluation import baselines, prediction_powered, sampling, uncertainty
+from stance.model import loading
 
 # ---------------------------------------------------------------- settings
 PARTS = ("shares", "sample")
@@ -260,7 +261,8 @@ class Rounds:
         """
         taken = set(chosen)
         rest = [position for position in range(len(self.train)) if position not in taken]
-        needs_rest = arm == "training" or count == min(self.args.rounds)
+        is_last = count == max(self.args.rounds)
+        needs_rest = not is_last and (arm == "training" or count == min(self.args.rounds))
         pool = [self.train[position] for position in rest] if needs_rest else []
         key = f"{self.args.corpus}-{arm}-{count}"
         self.place.splits[key] = {
@@ -280,6 +282,7 @@ class Rounds:
             "annotations": count,
             "test": described,
             "seconds": round(time.time() - started, 1),
+            "device": loading.device_name(),
             "chosen": chosen,
         }
         if pool:

@@ -22,6 +22,7 @@ except ModuleNotFoundError:  # started by its path, a tool has Python look for m
 
 # isort: split
 import argparse
+import shlex
 from pathlib import Path
 
 import prompts
@@ -54,7 +55,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     gold_flags.check_gold_words(args)
     corpus_flags.check_different("--on", args.on)
     if args.gold is None:
-        command = f"python -m tools.sample --labelled {args.labelled}"
+        command = f"python -m tools.sample --labelled {shlex.quote(args.labelled)}"
         errors.fail(
             f"a regression on a model's labels alone is biased: give --gold, from {command}"
         )

@@ -25,12 +25,13 @@ except ModuleNotFoundError:  # started by its path, a tool has Python look for m
 
 # isort: split
 import argparse
+import shlex
 from pathlib import Path
 
 import numpy as np
 
 import prompts
-from stance.common import errors, flags, formatting
+from stance.common import errors, flags
 from stance.corpus import annotations, cleaning, gold_sample, labelled, tables, workbook_writer
 from stance.evaluation import prediction_powered, sampling
 
@@ -195,8 +196,9 @@ def main(argv: list[str] | None = None) -> None:
     write_sample(args.output, table, positions, designs, args.show_answer)
     print(f"wrote {args.output}: choose a stance in each row")
     if args.purpose == "shares":
-        by = f" --by {' '.join(map(formatting.quote, args.by))}" if args.by else ""
-        command = f"python -m tools.shares --labelled {args.labelled} --gold {args.output}{by}"
+        by = f" --by {shlex.join(args.by)}" if args.by else ""
+        paths = shlex.join(["--labelled", args.labelled, "--gold", args.output])
+        command = f"python -m tools.shares {paths}{by}"
         print(f"then: {command}")
 
 

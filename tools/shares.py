@@ -24,9 +24,10 @@ except ModuleNotFoundError:  # started by its path, a tool has Python look for m
 
 # isort: split
 import argparse
+import shlex
 from pathlib import Path
 
-from stance.common import environment, errors, files, flags, formatting
+from stance.common import environment, errors, files, flags
 from stance.corpus import corpus_flags
 from stance.evaluation import figures, gold_flags, share_report
 
@@ -77,11 +78,11 @@ def main(argv: list[str] | None = None) -> None:
     result = share_report.ShareReport(table, gold).describe()
     print(share_report.format_shares(result))
     if gold is None:
-        by = f" --by {' '.join(map(formatting.quote, args.by))}" if args.by else ""
+        by = f" --by {shlex.join(args.by)}" if args.by else ""
         print(
             "\nthese shares are not corrected for the model's errors: draw and annotate a sample,"
         )
-        print(f"    python -m tools.sample --labelled {args.labelled}{by}")
+        print(f"    python -m tools.sample --labelled {shlex.quote(args.labelled)}{by}")
         print("then give it with --gold")
     stem = Path(args.labelled).with_suffix("")
     record = {

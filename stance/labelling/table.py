@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -327,5 +328,5 @@ def report_labelled(
     if repeated:
         labelled += f" ({repeated:,} with the topic and sentence of an earlier row)"
     print(f"{labelled}: wrote {output} and {picture.name}")
-    command = f"python -m tools.shares --labelled {output}"
+    command = f"python -m tools.shares --labelled {shlex.quote(output)}"
     print(f"shares are not corrected for the model's errors: {command} says how")

@@ -106,7 +106,7 @@ def test_without_a_sample_shares_are_marked_as_uncorrected(table, capsys):
     shares.main(["--labelled", str(table), "--by", "topic"])
     text = capsys.readouterr().out
     assert "shares in %, uncorrected" in text
-    assert f'python -m tools.sample --labelled {table} --by "topic"' in text
+    assert f"python -m tools.sample --labelled {table} --by topic" in text
     result = read_result(table)
     assert list(result["table"]["shares"]) == ["naive"] and result["power"] is None
 

@@ -4,6 +4,7 @@ No torch. Annotations are read as those of a corpus are, with the same spellings
 user's mistake in a file ends in one line through errors.fail.
 """
 
+import contextlib
 import math
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -66,13 +67,12 @@ def read_gold_rows(
         if position is None:
             strange.append(row)
             continue
-        design = designs.get(row["row"]) if designs else None
-        design = design or Design(math.nan, "", math.nan)
+        design = Design(math.nan, "", math.nan) if designs is None else designs[row["row"]]
         label = prompts.LABELS.index(row["label"])
         gold.append(GoldRow(position, label, *design, row["row"]))
     check_strange(location, strange, table)
     sentences = len(table.pairs)
-    if not designs:
+    if designs is None:
         what = f"has no column {INCLUSION_COLUMN}: its {len(gold):,} sentences count as drawn"
         print(f"note: {location} {what} at random from all {sentences:,}, or no estimate holds")
         share = len(gold) / sentences
@@ -116,7 +116,8 @@ def check_strange(
 def read_designs(path: str | Path, options: corpus_flags.CorpusOptions) -> dict[int, Design] | None:
     """Return {row number: Design} of a file; None if it has no column of probabilities."""
     needed = annotations.list_needed(options)
-    table = tables.open_table(path, needed, options.how._replace(collects_long=True))
+    with contextlib.redirect_stdout(None):  # notes were printed when its annotations were read
+        table = tables.open_table(path, needed, options.how._replace(collects_long=True))
     index_of = {tables.fold_header(name): index for index, name in enumerate(table.header)}
     if INCLUSION_COLUMN not in index_of:
         return None

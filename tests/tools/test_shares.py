@@ -67,6 +67,7 @@ def read_result(table):
     return json.loads(table.with_name("labelled.shares.json").read_text())
 
 
+@pytest.mark.slow
 def test_shares_are_corrected_by_a_sample(table, truth, capsys):
     gold = draw(table, "--size", "300", "--by", "topic")
     annotate(gold, truth)

@@ -28,7 +28,7 @@ from stance.common import files
 from stance.corpus import splitting
 from stance.evaluation import figures, uncertainty
 from stance.labelling import labeller
-from tools import export, study
+from tools import child_runs, export, study
 
 # ---------------------------------------------------------------- settings
 MOMENTS = 20  # random ones at which each script is killed
@@ -121,7 +121,7 @@ def build_jobs(base: str, data: Path, adapter: Path, table: Path, corpus: Path) 
 
 
 def call_in_process(script: str, *words: object, log: Path) -> None:
-    """Do what study.call_script does, in the same process: its renames are then seen too."""
+    """Do what child_runs.call_script does, in the same process: its renames are then seen too."""
     mains = {"prepare_data": prepare_data, "finetune": finetune, "evaluate": evaluate}
     mains[Path(script).stem].main(list(map(str, words)))
 
@@ -301,7 +301,7 @@ def kill_scripts(
     jobs: dict[str, Job], home: Path, moments: int, seed: int
 ) -> dict[str, dict[str, object]]:
     """Return {script: counts of kill_script}; prints a line for each."""
-    study.call_script = call_in_process
+    child_runs.call_script = call_in_process
     for module, constants in SHORT.items():
         for name, value in constants.items():
             setattr(module, name, value)

@@ -24,8 +24,6 @@ except ModuleNotFoundError:  # started by its path, a tool has Python look for m
 import argparse
 import hashlib
 import re
-import shutil
-import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +33,7 @@ from stance.common import errors, files, flags, formatting, locks, records, run_
 from stance.corpus import annotations, cleaning, corpus_flags, splitting, voting
 from stance.evaluation import figures, predictions, study_tables
 from stance.model import loading
+from tools import child_runs
 
 # ---------------------------------------------------------------- settings
 CORPUS = "data/stance_corpus_sample.xlsx"  # annotated file: .xlsx, .csv, .tsv or .jsonl
@@ -49,7 +48,6 @@ MAX_TOPICS = 30  # held out one by one, each a training a seed; for more, --grou
 STUDY_DIR = "outputs/study"  # where everything goes
 # --------------------------------------------------------------------------
 
-ROOT = Path(__file__).resolve().parents[1]
 LOCK_FILE = "study.lock"
 
 
@@ -252,33 +250,6 @@ def check_plan(folder: Path, plan: dict) -> None:
     files.write_json(path, plan)
 
 
-def call_script(script: str, *words: object, log: Path) -> None:
-    """Run a script of the folder above; fail if it fails.
-
-    What it prints goes to the end of a log file, its error line to the screen.
-    """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, ROOT / script, *map(str, words)]
-    with files.open_to_append(log) as file:
-        try:
-            running = subprocess.Popen(command, stdout=file)
-        except OSError as problem:  # such as thousands of topics, too long for a command line
-            hint = "with many topics, give more --groups"
-            errors.fail(f"cannot start {script} ({problem.strerror}): {hint}")
-        with running:
-            try:
-                running.wait()
-            except SystemExit:  # SIGTERM
-                running.terminate()
-                raise
-            except KeyboardInterrupt:  # a terminal sends Ctrl-C to both
-                running.wait()  # finetune.py saves a checkpoint
-                raise
-    if running.returncode:
-        shown = formatting.cut(" ".join(map(str, words)))
-        errors.fail(f"{script} {shown} failed: see above and {log}, then start again")
-
-
 def prepare_splits(args: argparse.Namespace, folder: Path, run: Run) -> None:
     """Make the folder of splits of a run; a part of the train split is taken from that of all data.
 
@@ -298,7 +269,7 @@ def prepare_splits(args: argparse.Namespace, folder: Path, run: Run) -> None:
         words += ["--hold-out-topic", *map(flags.hide_dash, run.topics)]
     elif run.topic is not None:
         words.append(f"--hold-out-topic={run.topic}")  # it may begin with a dash
-    call_script("prepare_data.py", *words, log=folder / "logs" / f"{run.data}.txt")
+    child_runs.call_script("prepare_data.py", *words, log=folder / "logs" / f"{run.data}.txt")
 
 
 def take_fraction(rows: list[types.Example], fraction: float, seed: int) -> list[types.Example]:
@@ -328,30 +299,13 @@ def finish_run(args: argparse.Namespace, folder: Path, run: Run, plan: dict) -> 
     """
     data = folder / "data" / run.data
     home = folder / "runs" / run.name
+    words = ["--base-model", args.base_model, "--seed", run.seed]
+    if args.epochs is not None:
+        words += ["--epochs", args.epochs]
+    if args.learning_rate is not None:
+        words += ["--learning-rate", args.learning_rate]
     log = folder / "logs" / f"{run.name}.txt"
-    done = "finished before"
-    if not (home / "run.json").is_file():
-        words = ["--base-model", args.base_model, "--data-dir", data, "--run-dir", home]
-        words += ["--seed", run.seed]
-        if any(home.glob("checkpoints/checkpoint-*")):
-            words.append("--resume")
-        elif home.exists():
-            shutil.rmtree(home)  # broken off before the first checkpoint
-        if args.epochs is not None:
-            words += ["--epochs", args.epochs]
-        if args.learning_rate is not None:
-            words += ["--learning-rate", args.learning_rate]
-        call_script("finetune.py", *words, log=log)
-        done = "trained and evaluated"
-    check_run(home, data, run, plan)
-    shutil.rmtree(home / "checkpoints", ignore_errors=True)  # gigabytes that only --resume needs
-    if not is_evaluated(home, data):
-        words = ["--adapter", home, "--data-dir", data, "--robustness-rows", 0]
-        (home / "README.md").unlink(missing_ok=True)
-        call_script("evaluate.py", *words, log=log)
-        if done == "finished before":
-            done = "evaluated"
-    return done
+    return child_runs.finish_child(home, data, words, log, lambda: check_run(home, data, run, plan))
 
 
 def check_run(home: Path, data: Path, run: Run, plan: dict) -> None:
@@ -378,20 +332,6 @@ def check_run(home: Path, data: Path, run: Run, plan: dict) -> None:
                 f"{home} was trained with {key} {found.get(key)}, the study has {value}: "
                 "delete the folder"
             )
-
-
-def is_evaluated(home: Path, data: Path) -> bool:
-    """Return whether a run has been evaluated on the test split of its data.
-
-    home: folder of the run; data: of its splits.
-    """
-    # evaluate.py writes the card last; without it, it was killed before.
-    if not (home / "evaluation.json").is_file() or not (home / "README.md").is_file():
-        return False
-    path = home / "evaluation.json"
-    evaluation = records.read_typed(path, types.EvaluationRun, predictions.RUN_KIND, "delete it")
-    same_test = evaluation.get("test_sha256") == files.hash_file(data / "test.jsonl")
-    return same_test and evaluation.get("adapter") == str(home)
 
 
 def write_study(args: argparse.Namespace, folder: Path, runs: list[Run], plan: dict) -> None:

@@ -20,7 +20,7 @@ from stance.common import environment, files
 from stance.corpus import splitting
 from stance.evaluation import figures, study_tables
 from stance.model import loading
-from tools import study
+from tools import child_runs, study
 
 SCRIPTS = {"prepare_data.py": prepare_data, "finetune.py": finetune, "evaluate.py": evaluate}
 BASE = "google/gemma-2-9b-it"
@@ -58,7 +58,7 @@ def pretend(monkeypatch):
         else:
             pretend_evaluation(given)
 
-    monkeypatch.setattr(study, "call_script", call)
+    monkeypatch.setattr(child_runs, "call_script", call)
     return calls
 
 
@@ -428,7 +428,7 @@ def test_settings_of_a_study_are_those_in_effect_and_hold_no_places(monkeypatch)
 
 def test_a_script_that_fails_stops_the_study(tmp_path, capfd):
     with pytest.raises(SystemExit) as stopped:
-        study.call_script(
+        child_runs.call_script(
             "prepare_data.py", "--corpus", tmp_path / "none.xlsx", log=tmp_path / "logs" / "log.txt"
         )
     message = capfd.readouterr().err
@@ -442,7 +442,7 @@ def test_a_script_that_fails_stops_the_study(tmp_path, capfd):
 @pytest.mark.slow
 def test_what_scripts_print_is_kept(tmp_path, capfd):
     for _ in range(2):
-        study.call_script("prepare_data.py", "--help", log=tmp_path / "log.txt")
+        child_runs.call_script("prepare_data.py", "--help", log=tmp_path / "log.txt")
     assert (tmp_path / "log.txt").read_text().count(
         "usage: prepare_data.py"
     ) == 2 and capfd.readouterr().out == ""
@@ -577,7 +577,7 @@ def test_the_real_scripts_work_together(tiny_model, two_topics, tmp_path, monkey
     """One pass over the tiny model's data each; in one process, since torch takes seconds to import."""
     monkeypatch.setattr(study, "FRACTIONS", (0.5,))
     monkeypatch.setattr(
-        study,
+        child_runs,
         "call_script",
         lambda script, *flags, log: SCRIPTS[script].main(list(map(str, flags))),
     )

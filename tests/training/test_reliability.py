@@ -26,7 +26,7 @@ from stance.corpus import splitting, tables
 from stance.model import adapters, compilation, fingerprints, loading, lora_linear
 from stance.training import callbacks, checkpoints, memory_probe, run_folder, tree_trainer
 from stance.tree import prefix_tree
-from tools import study
+from tools import child_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 SECRET = "hf_ThisIsAMarkerAndNoToken0123456789"
@@ -1024,7 +1024,7 @@ def test_a_study_waits_for_the_script_that_it_interrupts(
     run_script, tmp_path, monkeypatch, number, ending
 ):
     """The script, which has half a second to do after the signal, is asked to stop by SIGTERM and by Ctrl-C."""
-    monkeypatch.setattr(study, "ROOT", tmp_path)
+    monkeypatch.setattr(child_runs, "ROOT", tmp_path)
     (tmp_path / "slow.py").write_text(
         "import os, signal, sys, time\n"
         "def end(*words): time.sleep(0.5); print('saved', flush=True); sys.exit(1)\n"
@@ -1034,7 +1034,7 @@ def test_a_study_waits_for_the_script_that_it_interrupts(
     )
     signal.signal(signal.SIGTERM, errors.interrupt)
     with pytest.raises(ending):
-        study.call_script("slow.py", int(number), log=tmp_path / "log.txt")
+        child_runs.call_script("slow.py", int(number), log=tmp_path / "log.txt")
     assert (tmp_path / "log.txt").read_text() == "saved\n"
 
 

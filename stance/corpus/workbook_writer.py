@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from stance.common import errors, text_width
 MIN_WIDTH = 10  # characters of a column
 MAX_WIDTH = 60  # characters of a column; longer texts go on in further lines of their cell
 WIDTH_ROWS = 100  # the first rows, whose longest cell sets the width of a column
+GUIDE_SHEET = "read me"  # name of the sheet that says how to use a table
+GUIDE_WIDTH = 100  # characters of its one column
 # --------------------------------------------------------------------------
 
 LINE_HEIGHT = 15  # points of a line in a cell
@@ -48,6 +50,7 @@ class Look(NamedTuple):
     shares: Collection[str] = ()  # headers of columns of probabilities
     choices: Mapping[str, Collection[str]] = {}  # {header: values}: a list to choose from
     hidden: Collection[str] = ()  # headers of columns that are there, but not shown
+    guide: Sequence[str] = ()  # paragraphs on a sheet of its own before the table: how to use it
 
 
 class CellFormats(NamedTuple):
@@ -83,6 +86,8 @@ def _write_book(path, lines, look, options):
     book = xlsxwriter.Workbook(str(path), options)
     try:
         book.set_properties({"created": CREATED})
+        if look.guide:
+            add_guide(book, look.guide)
         sheet = book.add_worksheet(look.sheet)
         count, header = fill_sheet(sheet, lines, make_formats(book), look.shares)
         last_row = max(count - 1, 0)
@@ -105,6 +110,16 @@ def _write_book(path, lines, look, options):
     except xlsxwriter.exceptions.FileCreateError as problem:
         discard(book)
         raise problem.args[0] from None  # the OSError behind it
+
+
+def add_guide(book: xlsxwriter.Workbook, paragraphs: Sequence[str]) -> None:
+    """Add the sheet "read me" with paragraphs, which a program shows when it opens the book."""
+    sheet = book.add_worksheet(GUIDE_SHEET)
+    wrapped = book.add_format({"text_wrap": True, "valign": "top"})
+    sheet.set_column(0, 0, GUIDE_WIDTH)
+    for row, paragraph in enumerate(paragraphs):
+        sheet.set_row(row, measure_height(paragraph, GUIDE_WIDTH))
+        sheet.write_string(row, 0, paragraph, wrapped)
 
 
 def make_formats(book: xlsxwriter.Workbook) -> CellFormats:

@@ -259,6 +259,19 @@ class SplitReport(_SplitReport, total=False):
     leaks: KeptLeaks | None
 
 
+class PacketReport(_SplitReport, total=False):
+    """prepare_data.report.json, as far as a reviewer's packet tells of it."""
+
+    corpus: list[dict] | dict
+    counts: dict[str, dict[str, dict[str, int]]]  # rows by split, topic and label
+    agreement: dict | None
+    seed: int
+    split_by: str
+    hold_out_topics: list[str] | None
+    skipped: int
+    dropped: dict[str, int]
+
+
 class EvaluationRun(TypedDict, total=False):
     """evaluation.json, as far as it is read again; keys may be missing in files of before."""
 

@@ -73,6 +73,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--folds", type=int, default=FOLDS, help="adapters (%(default)s)")
     parser.add_argument("--rows", type=int, default=ROWS, help="0: all (%(default)s)")
     parser.add_argument("--epochs", type=flags.positive_number, help="default: that of finetune.py")
+    parser.add_argument(
+        "--learning-rate", type=flags.positive_number, help="default: that of finetune.py"
+    )
     args = parser.parse_args(argv)
     if not 0 < args.share < 1:
         errors.fail(f"--share {args.share} is impossible: give a number between 0 and 1")
@@ -103,6 +106,7 @@ def make_plan(args: argparse.Namespace, base: str, rows: list[Example]) -> dict[
         "seed": args.seed,
         "folds": args.folds,
         "epochs": args.epochs,
+        "learning_rate": args.learning_rate,
         "ids": [row["id"] for row in rows],
         "clean": [row["label"] for row in rows],
         "labels": [flipped.get(row["id"], row["label"]) for row in rows],
@@ -125,7 +129,8 @@ def run_folds(args: argparse.Namespace, base: str) -> None:
     files.write_json(path, plan)
     noisy = [{**row, "label": label} for row, label in zip(rows, plan["labels"], strict=True)]
     place = FoldPlace(args.data_dir, args.models)
-    settings = () if args.epochs is None else (("EPOCHS", args.epochs),)
+    given = {"EPOCHS": args.epochs, "LEARNING_RATE": args.learning_rate}
+    settings = tuple((name, value) for name, value in given.items() if value is not None)
     job = quality_runs.Job(args.corpus, base, "adapter", settings, args.seed)
     for fold in range(args.folds):
         output = folder / f"fold{fold}.json"
@@ -171,7 +176,7 @@ def score_run(folder: Path) -> dict[str, Any] | None:
     wrong = labels != clean
     probabilities = np.array([held_out[row_id] for row_id in plan["ids"]])
     of_seen = np.array([seen[row_id] for row_id in plan["ids"]])
-    doubts = label_quality.find_doubts(probabilities, labels)
+    doubts = label_quality.find_label_doubts(probabilities, labels)
     losses = label_quality.measure_losses(probabilities, labels)
     orders = {
         "confident learning": label_quality.order_by_doubt(doubts),
@@ -182,7 +187,7 @@ def score_run(folder: Path) -> dict[str, Any] | None:
         ),
     }
     answers = probabilities.argmax(1)
-    kept = ("base", "corpus", "share", "seed", "folds", "epochs", "model")
+    kept = ("base", "corpus", "share", "seed", "folds", "epochs", "learning_rate", "model")
     return {
         **{key: plan[key] for key in kept},
         "rows": len(labels),

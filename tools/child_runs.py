@@ -9,7 +9,7 @@ from pathlib import Path
 from stance.common import errors, files, formatting, records, types
 from stance.evaluation import predictions
 
-ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS_HOME = Path(__file__).resolve().parents[1]
 
 
 def call_script(script: str, *words: object, log: Path) -> None:
@@ -18,7 +18,7 @@ def call_script(script: str, *words: object, log: Path) -> None:
     What it prints goes to the end of a log file, its error line to the screen.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, ROOT / script, *map(str, words)]
+    command = [sys.executable, SCRIPTS_HOME / script, *map(str, words)]
     with files.open_to_append(log) as file:
         try:
             running = subprocess.Popen(command, stdout=file)

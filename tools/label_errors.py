@@ -284,7 +284,7 @@ def write_doubts(table: list[dict], output: Path, seed: int) -> None:
         errors.fail("all rows have one label: nothing can be doubted")
     model = list(table[0]["models"])[-1]
     probabilities = analysis.read_probabilities(model, table)
-    doubts = label_quality.find_doubts(probabilities, gold)
+    doubts = label_quality.find_label_doubts(probabilities, gold)
     header, rows = tabulate_doubts(table, doubts)
     again = name_again(output)
     drawn = draw_again(table, doubts.suspect.tolist(), seed)

@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     page = packet.build_packet(sources)
     files.write_text(output, [page])
-    missing = page.count(packet.MISSING) - 1  # which the page itself explains once
+    missing = page.count(packet.NOT_RECORDED) - 1  # which the page itself explains once
     print(
         f"wrote {output}; {missing} items are not recorded; fill in the data statement at its end"
     )

@@ -1,10 +1,10 @@
 """Which annotations are doubtful: confident learning over probabilities of models that did not see them.
 
 Source: Northcutt, Jiang and Chuang, Confident Learning, JAIR 70 (2021), arXiv 1911.00068, as the
-package cleanlab computes it. A label counts as confidently another one where the probability of the
-other is at least the mean that the other has among the rows annotated with it; these counts,
-calibrated to the rows of each label, say how many rows to doubt ("prune by noise rate"), and the
-margin says which. No torch.
+package cleanlab (Apache 2.0 from version 2.8 on, AGPL before) computes it. A label counts as
+confidently another one where the probability of the other is at least the mean that the other has
+among the rows annotated with it; these counts, calibrated to the rows of each label, say how many
+rows to doubt ("prune by noise rate"), and the margin says which. No torch.
 """
 
 import warnings
@@ -24,7 +24,7 @@ class Doubts(NamedTuple):
     joint: np.ndarray  # [3, 3] rows: annotated (rows of it) as this label, probably (columns) that
 
 
-def find_doubts(probabilities: np.ndarray, gold: uncertainty.Labels) -> Doubts:
+def find_label_doubts(probabilities: np.ndarray, gold: uncertainty.Labels) -> Doubts:
     """Return what is doubtful about the labels of n rows.
 
     probabilities: [n, 3], of models that were not trained on these rows. gold: their annotated

@@ -14,7 +14,7 @@ from stance.common import formatting, types
 from stance.evaluation import analysis, licences, report, result_tables
 from stance.model import fingerprints
 
-MISSING = "not recorded"
+NOT_RECORDED = "not recorded"
 AGREEMENT_NAMES = {  # of what prepare_data.py records of several annotators; no names of theirs
     "annotators": "Annotators",
     "sentences": "Pairs of topic and sentence",
@@ -82,7 +82,7 @@ def pick(record: Any, *keys: str) -> Any:
 def word(value: Any) -> str:
     """Return a recorded value as the text of a cell."""
     if value is None or value == "":
-        return MISSING
+        return NOT_RECORDED
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict):
@@ -109,7 +109,7 @@ def build_packet(sources: Sources) -> str:
         blocks.append(f"> {formatting.escape_markup(sources.evaluation['note'])}")
     blocks.append(
         "What is known of one training and its evaluation, from their records. It holds no sentence of the corpus. "
-        f"“{MISSING}” is said of what the records do not tell; the last section is for the authors to fill in."
+        f"“{NOT_RECORDED}” is said of what the records do not tell; the last section is for the authors to fill in."
     )
     blocks += ["## Model", tabulate(describe_model(record)), *list_adapter_files(sources)]
     blocks += ["## Prompt", *list_prompt(record)]
@@ -149,7 +149,7 @@ def list_adapter_files(sources: Sources) -> list[str]:
     """Return the block on the files of the adapter and whether they are those of the training."""
     recorded = sources.record.get("adapter_files") or {}
     if not recorded:
-        return [f"Hashes of the adapter's files: {MISSING}."]
+        return [f"Hashes of the adapter's files: {NOT_RECORDED}."]
     rows = []
     for name, digest in recorded.items():
         now = sources.adapter_files.get(name)
@@ -164,7 +164,7 @@ def list_prompt(record: dict) -> list[str]:
     version = record.get("prompt_version")
     if version != prompts.PROMPT_VERSION:
         return [
-            f"Text: {MISSING}; the run was trained with version {formatting.format_code(version)}, this copy of the "
+            f"Text: {NOT_RECORDED}; the run was trained with version {formatting.format_code(version)}, this copy of the "
             f"project holds version {formatting.format_code(prompts.PROMPT_VERSION)}."
         ]
     template = prompts.PROMPT_TEMPLATE
@@ -196,7 +196,7 @@ def list_data(sources: Sources) -> list[str]:
     if rows:
         blocks.append(formatting.format_markdown(["Annotated file", "Rows", "SHA-256"], rows))
     else:
-        blocks.append(f"Annotated files and their hashes: {MISSING}.")
+        blocks.append(f"Annotated files and their hashes: {NOT_RECORDED}.")
     counts = pick(splits, "counts")
     rows = []
     for name in ("train", "val", "test"):
@@ -281,7 +281,7 @@ def list_annotators(splits: dict | None) -> list[str]:
     """Return the blocks on how far annotators agree."""
     found = pick(splits, "agreement")
     if not isinstance(found, dict):
-        return [f"Agreement: {MISSING} (the corpus has one stance a row, or its report is not at hand)."]  # fmt: skip
+        return [f"Agreement: {NOT_RECORDED} (the corpus has one stance a row, or its report is not at hand)."]  # fmt: skip
     blocks = [tabulate({name: found.get(key) for key, name in AGREEMENT_NAMES.items()})]
     by_topic = found.get("full_agreement_by_topic")
     if isinstance(by_topic, dict) and by_topic:
@@ -313,19 +313,19 @@ def list_evaluation(sources: Sources) -> list[str]:
     """Return the sections with numbers of the evaluation."""
     if sources.parts is None:
         sections = ("Results", "Errors by topic", "Calibration", "Robustness")
-        return [block for name in sections for block in (f"## {name}", f"{MISSING}.")]
+        return [block for name in sections for block in (f"## {name}", f"{NOT_RECORDED}.")]
     table = sources.parts["evaluation"]
     result = analysis.compute_model_metrics(table)
     numbers = analysis.analyse(table, sources.parts["validation"], sources.parts["robustness"])
     topics = len({row["topic"] for row in table})
-    mode = result_tables.MODE_TEXTS.get(sources.evaluation.get("mode"), f"Mode: {MISSING}.")
+    mode = result_tables.MODE_TEXTS.get(sources.evaluation.get("mode"), f"Mode: {NOT_RECORDED}.")
     blocks = [f"{len(table)} test rows on {result_tables.count_topics(table)}. {mode}"]
     blocks += report.list_results(numbers, topics)
     blocks += list_confusion(result)
     blocks += report.list_agreement(numbers["agreement"])
     blocks += ["## Errors by topic", formatting.format_markdown(*tabulate_errors(result, numbers))]
-    blocks += report.list_calibration(numbers) or ["## Calibration", f"{MISSING}."]
-    blocks += report.list_robustness(numbers["robustness"]) or ["## Robustness", f"{MISSING}."]
+    blocks += report.list_calibration(numbers) or ["## Calibration", f"{NOT_RECORDED}."]
+    blocks += report.list_robustness(numbers["robustness"]) or ["## Robustness", f"{NOT_RECORDED}."]
     # The heading comes first, and what was asked how below it.
     return [blocks[1], blocks[0], *blocks[2:]]
 

@@ -31,8 +31,8 @@ def compare_specifications(
     "summary": summarise_flips}.
     """
     names = sorted(set(groups))
-    counts = count_labels(labels, groups, names)
-    of_gold = None if gold is None else count_labels(gold[None], groups, names)[0]
+    counts = count_by_group(labels, groups, names)
+    of_gold = None if gold is None else count_by_group(gold[None], groups, names)[0]
     differences = describe_differences(counts, names, of_gold)
     shares = describe_shares(counts, names, of_gold)
     return {
@@ -44,7 +44,7 @@ def compare_specifications(
     }
 
 
-def count_labels(labels: np.ndarray, groups: Sequence[str], names: Sequence[str]) -> np.ndarray:
+def count_by_group(labels: np.ndarray, groups: Sequence[str], names: Sequence[str]) -> np.ndarray:
     """Return how often each specification gives each label in each group: int [m, groups, 3]."""
     group_of_row = np.array([names.index(group) for group in groups])
     counts = np.zeros((len(labels), len(names), len(prompts.LABELS)), int)
@@ -113,7 +113,7 @@ def conclude(interval: Sequence[float]) -> str:
 
 
 def describe_shares(counts: np.ndarray, names: Sequence[str], gold: np.ndarray | None) -> list:
-    """Return what the specifications say of each group; counts: count_labels.
+    """Return what the specifications say of each group; counts: count_by_group.
 
     [{"group", "rows", "largest": {label: specifications}, "largest_of_first", "largest_by_gold",
     "labels": {label: {"values": a share each, "first_interval", "union", "mean", "between_sd",
@@ -153,7 +153,7 @@ def describe_shares(counts: np.ndarray, names: Sequence[str], gold: np.ndarray |
 
 
 def describe_differences(counts: np.ndarray, names: Sequence[str], gold: np.ndarray | None) -> list:
-    """Return what the specifications say of each label in each two groups; counts: count_labels.
+    """Return what the specifications say of each label in each two groups; counts: count_by_group.
 
     [{"label", "groups": [first, second], "values": a difference each, "conclusions": one each,
     "counts": {conclusion: specifications}, "first": the first one's, "first_interval", "union",

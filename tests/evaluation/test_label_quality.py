@@ -58,7 +58,7 @@ def choose_by_hand(probabilities, labels, joint):
 @pytest.mark.parametrize("seed", range(5))
 def test_doubts_are_those_of_the_paper(seed):
     probabilities, labels, _ = draw_noisy(seed)
-    doubts = label_quality.find_doubts(probabilities, labels)
+    doubts = label_quality.find_label_doubts(probabilities, labels)
     counts = count_by_hand(probabilities.tolist(), labels.tolist())
     assert doubts.joint.sum() == len(labels)
     for given in range(3):
@@ -76,7 +76,7 @@ def test_doubts_are_those_of_the_paper(seed):
 
 def test_suspects_come_first_and_the_smallest_margin_before_all():
     probabilities, labels, wrong = draw_noisy(0)
-    doubts = label_quality.find_doubts(probabilities, labels)
+    doubts = label_quality.find_label_doubts(probabilities, labels)
     order = label_quality.order_by_doubt(doubts)
     assert sorted(order) == list(range(len(labels)))
     count = int(doubts.suspect.sum())
@@ -89,7 +89,7 @@ def test_suspects_come_first_and_the_smallest_margin_before_all():
 def test_a_label_that_nobody_gave_is_no_reason_to_stop():
     probabilities, labels, _ = draw_noisy(1)
     kept = labels != 2
-    doubts = label_quality.find_doubts(probabilities[kept], labels[kept])
+    doubts = label_quality.find_label_doubts(probabilities[kept], labels[kept])
     assert doubts.suspect.shape == doubts.margin.shape == (kept.sum(),)
     assert np.isfinite(doubts.margin).all()
 

@@ -17,7 +17,7 @@ def draw_labels(rng, rows, shares):
 
 def test_counts_are_those_of_each_specification_group_and_label():
     labels = np.array([[0, 0, 1, 2], [1, 0, 1, 1]])
-    counts = sensitivity.count_labels(labels, ["b", "a", "b", "a"], ["a", "b"])
+    counts = sensitivity.count_by_group(labels, ["b", "a", "b", "a"], ["a", "b"])
     assert counts.tolist() == [[[1, 0, 1], [1, 1, 0]], [[1, 1, 0], [0, 2, 0]]]
 
 

@@ -1024,7 +1024,7 @@ def test_a_study_waits_for_the_script_that_it_interrupts(
     run_script, tmp_path, monkeypatch, number, ending
 ):
     """The script, which has half a second to do after the signal, is asked to stop by SIGTERM and by Ctrl-C."""
-    monkeypatch.setattr(child_runs, "ROOT", tmp_path)
+    monkeypatch.setattr(child_runs, "SCRIPTS_HOME", tmp_path)
     (tmp_path / "slow.py").write_text(
         "import os, signal, sys, time\n"
         "def end(*words): time.sleep(0.5); print('saved', flush=True); sys.exit(1)\n"

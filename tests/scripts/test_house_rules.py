@@ -311,7 +311,7 @@ def test_the_scripts_are_found():
     assert set(SCRIPTS) == {
         "prepare_data", "finetune", "evaluate", "predict", "tools.study", "tools.export", "tools.check_export",
         "tools.demo_model", "tools.shares", "tools.sample", "tools.regression",
-        "tools.demo_model", "tools.label_errors", "tools.packet", "tools.sensitivity",
+        "tools.label_errors", "tools.packet", "tools.sensitivity",
     }  # fmt: skip
     assert {"prompts", "stance.common.files", "stance.model.loading"} <= set(MODULES)
     assert {find_room(name) for name in TREES} == {room for rooms in FLOORS for room in rooms}

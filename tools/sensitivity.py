@@ -49,7 +49,7 @@ SHEET = None  # name of the sheet to read; None: the only one with these headers
 OUTPUT = "outputs/sensitivity.json"  # all numbers
 # --------------------------------------------------------------------------
 
-ADDED_STANCE = re.compile(r"(predicted_)?stance(_\d+)?")  # headers of predict.py
+STANCE_HEADERS = re.compile(r"(predicted_)?stance(_\d+)?")  # headers of predict.py
 TRADE = (
     "A correction by a sample of people's labels trades one error for the other (arXiv 2509.08825, where good models led "
     "to wrong conclusions on about 31 % of the hypotheses): it finds fewer differences that are not there, and misses more "
@@ -111,7 +111,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 # ---------------------------------------------------------------- labelled tables
 
 
-def read_labelled(
+def read_specifications(
     paths: list[str],
     by: str,
     text_column: str | None,
@@ -177,7 +177,7 @@ def find_stance_column(table: tables.Table, given: str | None) -> int:
         wanted = tables.fold_header(given)
         fitting = [index for index, name in enumerate(folded) if name == wanted]
     else:
-        fitting = [index for index, name in enumerate(folded) if ADDED_STANCE.fullmatch(name)]
+        fitting = [index for index, name in enumerate(folded) if STANCE_HEADERS.fullmatch(name)]
     if not fitting:
         name = given or "stance"
         errors.fail(f"{table.location} has no column {name}: name it by --stance-column")
@@ -355,7 +355,9 @@ def main(argv: list[str] | None = None) -> None:
         if len(args.labelled) < 2:
             errors.fail("--labelled names one table: give two specifications or more")
         how = reading.take_reading(args)
-        labelled = read_labelled(args.labelled, args.by, args.text_column, args.stance_column, how)
+        labelled = read_specifications(
+            args.labelled, args.by, args.text_column, args.stance_column, how
+        )
     else:
         labelled = read_evaluations(args.runs, args.variants)
     labelled = choose_groups(labelled, args.min_rows, args.max_groups)

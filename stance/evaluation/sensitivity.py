@@ -27,14 +27,14 @@ def compare_specifications(
     """Return all numbers of specifications that labelled the same rows.
 
     labels: [m, n], m two or more; groups: one a row; gold: [n], the labels of people.
-    {"specifications", "rows", "shares": describe_shares, "differences": describe_differences,
+    {"specifications", "rows", "shares": describe_group_shares, "differences": describe_differences,
     "summary": summarise_flips}.
     """
     names = sorted(set(groups))
     counts = count_by_group(labels, groups, names)
     of_gold = None if gold is None else count_by_group(gold[None], groups, names)[0]
     differences = describe_differences(counts, names, of_gold)
-    shares = describe_shares(counts, names, of_gold)
+    shares = describe_group_shares(counts, names, of_gold)
     return {
         "specifications": len(labels),
         "rows": labels.shape[1],
@@ -112,7 +112,9 @@ def conclude(interval: Sequence[float]) -> str:
     return LOWER if high < 0 else UNCLEAR
 
 
-def describe_shares(counts: np.ndarray, names: Sequence[str], gold: np.ndarray | None) -> list:
+def describe_group_shares(
+    counts: np.ndarray, names: Sequence[str], gold: np.ndarray | None
+) -> list:
     """Return what the specifications say of each group; counts: count_by_group.
 
     [{"group", "rows", "largest": {label: specifications}, "largest_of_first", "largest_by_gold",

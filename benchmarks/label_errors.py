@@ -76,6 +76,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--learning-rate", type=flags.positive_number, help="default: that of finetune.py"
     )
+    parser.add_argument(
+        "--effective-batch-size", type=int, help="rows a step (default: that of finetune.py)"
+    )
     args = parser.parse_args(argv)
     if not 0 < args.share < 1:
         errors.fail(f"--share {args.share} is impossible: give a number between 0 and 1")
@@ -107,6 +110,7 @@ def make_plan(args: argparse.Namespace, base: str, rows: list[Example]) -> dict[
         "folds": args.folds,
         "epochs": args.epochs,
         "learning_rate": args.learning_rate,
+        "effective_batch_size": args.effective_batch_size,
         "ids": [row["id"] for row in rows],
         "clean": [row["label"] for row in rows],
         "labels": [flipped.get(row["id"], row["label"]) for row in rows],
@@ -129,7 +133,11 @@ def run_folds(args: argparse.Namespace, base: str) -> None:
     files.write_json(path, plan)
     noisy = [{**row, "label": label} for row, label in zip(rows, plan["labels"], strict=True)]
     place = FoldPlace(args.data_dir, args.models)
-    given = {"EPOCHS": args.epochs, "LEARNING_RATE": args.learning_rate}
+    given = {
+        "EPOCHS": args.epochs,
+        "LEARNING_RATE": args.learning_rate,
+        "EFFECTIVE_BATCH_SIZE": args.effective_batch_size,
+    }
     settings = tuple((name, value) for name, value in given.items() if value is not None)
     job = quality_runs.Job(args.corpus, base, "adapter", settings, args.seed)
     for fold in range(args.folds):
@@ -187,7 +195,8 @@ def score_run(folder: Path) -> dict[str, Any] | None:
         ),
     }
     answers = probabilities.argmax(1)
-    kept = ("base", "corpus", "share", "seed", "folds", "epochs", "learning_rate", "model")
+    kept = ("base", "corpus", "share", "seed", "folds", "epochs", "learning_rate")
+    kept += ("effective_batch_size", "model")
     return {
         **{key: plan[key] for key in kept},
         "rows": len(labels),

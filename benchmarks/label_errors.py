@@ -159,7 +159,7 @@ def run_folds(args: argparse.Namespace, base: str) -> None:
             "held_out": {row["id"]: of_id[row["id"]] for row in held_out},
             "seen": {row["id"]: of_id[row["id"]] for row in seen},
             "seconds": round(time.time() - started, 1),
-            "train_seconds": answers.details["train_seconds"],
+            "train_seconds": answers.details.get("train_seconds"),
             "device": loading.device_name(),
             "versions": environment.describe_environment()["versions"],
         }

@@ -31,10 +31,12 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 import prompts
 from stance.common import errors, files, flags, formatting, locks, records, run_files, types
 from stance.corpus import folds, splitting, tables, workbook_writer
-from stance.evaluation import analysis, label_quality, predictions
+from stance.evaluation import analysis, label_quality, predictions, uncertainty
 from tools import child_runs
 
 # ---------------------------------------------------------------- settings
@@ -277,6 +279,21 @@ def name_again(output: Path) -> Path:
     return again
 
 
+def describe_model_quality(probabilities: np.ndarray, gold: np.ndarray) -> str:
+    """Return in a sentence how often a model agrees with the annotated labels, and whether that is
+    enough to doubt any of them: clearly more often than by always giving the most frequent one."""
+    rows = len(gold)
+    right = int((probabilities.argmax(1) == gold).sum())
+    usual = int(np.bincount(gold).max())
+    agreement = f"the model agrees with {100 * right / rows:.1f} % of the {rows:,} labels"
+    if uncertainty.find_wilson(right, rows)[0] > usual / rows:
+        return agreement
+    return (
+        f"note: {agreement}, hardly more than the most frequent label has: it has not learnt the task, and its "
+        "doubts mean little"
+    )
+
+
 def write_doubts(table: list[dict], output: Path, seed: int) -> None:
     """Write the table of rows by doubt and that of rows to annotate again; print a summary."""
     gold = analysis.index_labels(record["label"] for record in table)
@@ -295,6 +312,7 @@ def write_doubts(table: list[dict], output: Path, seed: int) -> None:
     again_header = ["id", "topic", "text", "stance", "source_id"]
     tables.write_table(again, again_header, drawn, workbook_writer.Look("annotate again"))
     print(formatting.format_table(*tabulate_suspects(header, rows)))
+    print(describe_model_quality(probabilities, gold))
     count = int(doubts.suspect.sum())
     print(f"{count:,} of {len(table):,} rows are suspects, by the probabilities of {model}")
     print(

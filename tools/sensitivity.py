@@ -33,7 +33,7 @@ from typing import NamedTuple
 import numpy as np
 
 import prompts
-from stance.common import errors, files, flags, formatting, run_files
+from stance.common import errors, files, flags, formatting, run_files, text_width
 from stance.corpus import annotations, cleaning, reading, tables
 from stance.evaluation import analysis, predictions, prompt_variants, result_tables, sensitivity
 
@@ -50,6 +50,7 @@ OUTPUT = "outputs/sensitivity.json"  # all numbers
 # --------------------------------------------------------------------------
 
 STANCE_HEADERS = re.compile(r"(predicted_)?stance(_\d+)?")  # headers of predict.py
+GROUP_WIDTH = 30  # columns of the name of a group on the screen
 TRADE = (
     "A correction by a sample of people's labels trades one error for the other (arXiv 2509.08825, where good models led "
     "to wrong conclusions on about 31 % of the hypotheses): it finds fewer differences that are not there, and misses more "
@@ -259,7 +260,7 @@ def choose_groups(labelled: Labelled, min_rows: int, max_groups: int) -> Labelle
     left = len(set(labelled.groups)) - len(chosen)
     if left:
         print(
-            f"note: {left} groups are left out (--min-rows {min_rows}, --max-groups {max_groups})"
+            f"note: groups left out by --min-rows {min_rows} and --max-groups {max_groups}: {left}"
         )
     kept = [index for index, group in enumerate(labelled.groups) if group in chosen]
     return Labelled(
@@ -275,7 +276,7 @@ def format_result(result: dict) -> str:
     count = result["specifications"]
     parts = [f"{count} specifications, {result['rows']:,} rows", ""]
     parts.append(formatting.format_table(*tabulate_shares(result)))
-    if result["differences"]:
+    if any(set(one["counts"]) != {sensitivity.UNCLEAR} for one in result["differences"]):
         parts += ["", formatting.format_table(*tabulate_differences(result))]
     parts += ["", describe_flips(result)]
     return "\n".join(parts)
@@ -288,7 +289,7 @@ def tabulate_shares(result: dict) -> result_tables.TextTable:
     for group in result["shares"]:
         for label, part in group["labels"].items():
             largest = group["largest"].get(label, 0)
-            cells = [formatting.cut(group["group"]), label, str(group["rows"])]
+            cells = [text_width.cut_text(group["group"], GROUP_WIDTH), label, str(group["rows"])]
             cells.append(
                 f"{result_tables.format_value(part['values'][0])} "
                 f"{result_tables.format_interval(part['first_interval'])}"
@@ -303,13 +304,15 @@ def tabulate_shares(result: dict) -> result_tables.TextTable:
 
 
 def tabulate_differences(result: dict) -> result_tables.TextTable:
-    """Return the differences between each two groups as a table."""
+    """Return the differences that some specification finds between two groups as a table."""
     rows = []
     with_gold = any(difference["gold"] for difference in result["differences"])
     for difference in result["differences"]:
-        first, second = map(formatting.cut, difference["groups"])
+        if set(difference["counts"]) == {sensitivity.UNCLEAR}:
+            continue
+        names = [text_width.cut_text(name, GROUP_WIDTH) for name in difference["groups"]]
         counts = [f"{number} {name}" for name, number in difference["counts"].items()]
-        cells = [f"{first} - {second}", difference["label"]]
+        cells = [" - ".join(names), difference["label"]]
         for key in ("first_interval", "union", "interval"):
             cells.append(result_tables.format_interval(difference[key], signed=True))
         cells.append(", ".join(counts))
@@ -330,8 +333,8 @@ def describe_flips(result: dict) -> str:
         sentences.append(
             f"Of {summary['differences']} differences, {summary['flips']} change their conclusion with the "
             f"specification, {summary['opposite']} of them into the opposite; two specifications disagree on "
-            f"{100 * summary['disagreement']:.1f} % of them. {summary['lost']} that the first finds are "
-            "within what the wider interval leaves open."
+            f"{100 * summary['disagreement']:.1f} % of them. With the variance between, {summary['lost']} "
+            "differences that the first specification finds are no longer clear."
         )
     found = summary["errors"]
     if found:

@@ -11,6 +11,7 @@ independently of each other.
 import itertools
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -53,49 +54,62 @@ def count_by_group(labels: np.ndarray, groups: Sequence[str], names: Sequence[st
     return counts
 
 
-def find_share(hits: int, rows: int) -> tuple[float, float, list[float]]:
-    """Return (share, variance, interval) of hits among rows.
+class Estimate(NamedTuple):
+    """A share, or a difference of two, of one specification."""
 
-    The interval is Wilson's; the variance that of the share of two more hits among four more rows
-    (Agresti and Coull 1998), which is above 0 for no hits too.
+    value: float
+    centre: float  # of the same with a few more rows, half of them hits: never sure of 0 or 1
+    variance: float  # of that
+    interval: list[float]
+
+
+def find_share(hits: int, rows: int) -> Estimate:
+    """Return the share of hits among rows.
+
+    Centre and variance with two more hits and two more misses (Agresti and Coull 1998); the
+    interval is Wilson's.
     """
-    padded = (hits + 2) / (rows + 4)
-    variance = padded * (1 - padded) / (rows + 4)
-    return hits / rows, variance, uncertainty.find_wilson(hits, rows)
+    centre = (hits + 2) / (rows + 4)
+    variance = centre * (1 - centre) / (rows + 4)
+    return Estimate(hits / rows, centre, variance, uncertainty.find_wilson(hits, rows))
 
 
-def find_difference(
-    hits: tuple[int, int], rows: tuple[int, int]
-) -> tuple[float, float, list[float]]:
-    """Return (difference, variance, interval) of the shares of two groups, first minus second.
+def find_difference(hits: tuple[int, int], rows: tuple[int, int]) -> Estimate:
+    """Return the difference of the shares of two groups, first minus second.
 
-    Interval and variance of Agresti and Caffo 2000: one more hit and one more miss in each group.
+    Centre, variance and interval with one more hit and one more miss in each group (Agresti and
+    Caffo 2000).
     """
     padded = [(hit + 1) / (count + 2) for hit, count in zip(hits, rows, strict=True)]
     variance = sum(p * (1 - p) / (count + 2) for p, count in zip(padded, rows, strict=True))
-    half = scipy.stats.norm.ppf((1 + uncertainty.LEVEL) / 2) * variance**0.5
+    half = float(scipy.stats.norm.ppf((1 + uncertainty.LEVEL) / 2)) * variance**0.5
     centre = padded[0] - padded[1]
     interval = [max(centre - half, -1.0), min(centre + half, 1.0)]
-    return hits[0] / rows[0] - hits[1] / rows[1], float(variance), [float(end) for end in interval]
+    return Estimate(hits[0] / rows[0] - hits[1] / rows[1], centre, variance, interval)
 
 
-def pool_estimates(estimates: Sequence[float], variances: Sequence[float]) -> dict:
+def pool_estimates(estimates: Sequence[Estimate], lowest: float) -> dict:
     """Return {"mean", "between_sd", "interval"} of m estimates of one number, m two or more.
 
-    The variance is the mean of theirs plus (1 + 1/m) times the variance between them; the interval
-    is of Student's t with the degrees of freedom that go with it (Rubin 1987, rules for multiple
-    imputation). Specifications at hand are no random draw, so that it is a guide to how wide an
-    honest interval is at least.
+    mean, between_sd: of their values. The variance behind the interval is the mean of theirs plus (1
+    + 1/m) times that between their centres; it is of Student's t with the degrees of freedom that go
+    with it (Rubin 1987, rules for multiple imputation), and cut at lowest and 1. Specifications at
+    hand are no random draw, so that it is a guide to how wide an honest interval is at least.
     """
     count = len(estimates)
-    mean = float(np.mean(estimates))
-    within = float(np.mean(variances))
-    between = float(np.var(estimates, ddof=1))
-    extra = (1 + 1 / count) * between
+    values = [estimate.value for estimate in estimates]
+    centres = [estimate.centre for estimate in estimates]
+    within = float(np.mean([estimate.variance for estimate in estimates]))
+    extra = (1 + 1 / count) * float(np.var(centres, ddof=1))
     degrees = (count - 1) * (1 + within / extra) ** 2 if extra > 0 else np.inf
     quantile = float(scipy.stats.t.ppf((1 + uncertainty.LEVEL) / 2, degrees))
     half = quantile * (within + extra) ** 0.5
-    return {"mean": mean, "between_sd": between**0.5, "interval": [mean - half, mean + half]}
+    centre = float(np.mean(centres))
+    return {
+        "mean": float(np.mean(values)),
+        "between_sd": float(np.std(values, ddof=1)),
+        "interval": [max(centre - half, lowest), min(centre + half, 1.0)],
+    }
 
 
 def join_intervals(intervals: Sequence[Sequence[float]]) -> list[float]:
@@ -129,14 +143,11 @@ def describe_group_shares(
         labels = {}
         for index, label in enumerate(prompts.LABELS):
             found = [find_share(int(hits), rows) for hits in of_group[:, index]]
-            shares, variances, intervals = zip(*found, strict=True)
-            pooled = pool_estimates(shares, variances)
-            pooled["interval"] = [max(pooled["interval"][0], 0.0), min(pooled["interval"][1], 1.0)]
             labels[label] = {
-                "values": list(shares),
-                "first_interval": intervals[0],
-                "union": join_intervals(intervals),
-                **pooled,
+                "values": [estimate.value for estimate in found],
+                "first_interval": found[0].interval,
+                "union": join_intervals([estimate.interval for estimate in found]),
+                **pool_estimates(found, lowest=0.0),
                 "gold": None if gold is None else float(gold[position, index] / rows),
             }
         described.append(
@@ -170,23 +181,22 @@ def describe_differences(counts: np.ndarray, names: Sequence[str], gold: np.ndar
         for specification in counts:
             hits = (int(specification[one, index]), int(specification[other, index]))
             found.append(find_difference(hits, rows))
-        differences, variances, intervals = zip(*found, strict=True)
-        conclusions = [conclude(interval) for interval in intervals]
-        pooled = pool_estimates(differences, variances)
+        conclusions = [conclude(estimate.interval) for estimate in found]
+        pooled = pool_estimates(found, lowest=-1.0)
         by_gold = None
         if gold is not None:
             hits = (int(gold[one, index]), int(gold[other, index]))
-            by_gold = conclude(find_difference(hits, rows)[2])
+            by_gold = conclude(find_difference(hits, rows).interval)
         described.append(
             {
                 "label": prompts.LABELS[index],
                 "groups": [names[one], names[other]],
-                "values": list(differences),
+                "values": [estimate.value for estimate in found],
                 "conclusions": conclusions,
                 "counts": dict(Counter(conclusions)),
                 "first": conclusions[0],
-                "first_interval": intervals[0],
-                "union": join_intervals(intervals),
+                "first_interval": found[0].interval,
+                "union": join_intervals([estimate.interval for estimate in found]),
                 **pooled,
                 "pooled": conclude(pooled["interval"]),
                 "gold": by_gold,

@@ -22,13 +22,14 @@ def test_counts_are_those_of_each_specification_group_and_label():
 
 
 def test_a_difference_has_the_interval_of_agresti_and_caffo():
-    difference, variance, (low, high) = sensitivity.find_difference((12, 5), (40, 50))
+    difference, centre, variance, (low, high) = sensitivity.find_difference((12, 5), (40, 50))
+    assert centre == pytest.approx(13 / 42 - 6 / 52)
     one, other = 13 / 42, 6 / 52
     expected = math.sqrt(one * (1 - one) / 42 + other * (1 - other) / 52)
     assert difference == pytest.approx(12 / 40 - 5 / 50) and variance == pytest.approx(expected**2)
     assert low == pytest.approx(one - other - 1.959964 * expected, abs=1e-6)
     assert high == pytest.approx(one - other + 1.959964 * expected, abs=1e-6)
-    assert sensitivity.find_difference((0, 0), (20, 20))[1] > 0  # never sure of nothing
+    assert sensitivity.find_difference((0, 0), (20, 20)).variance > 0  # never sure of nothing
 
 
 def test_intervals_of_differences_hold_the_true_one_as_often_as_they_say():
@@ -36,23 +37,40 @@ def test_intervals_of_differences_hold_the_true_one_as_often_as_they_say():
     held = 0
     for _ in range(2000):
         hits = int(rng.binomial(60, 0.2)), int(rng.binomial(90, 0.35))
-        low, high = sensitivity.find_difference(hits, (60, 90))[2]
+        low, high = sensitivity.find_difference(hits, (60, 90)).interval
         held += low <= 0.2 - 0.35 <= high
     assert 0.93 <= held / 2000 <= 0.97
 
 
+def make_estimates(values, variances):
+    return [
+        sensitivity.Estimate(value, value, variance, [0, 0])
+        for value, variance in zip(values, variances, strict=True)
+    ]
+
+
 def test_pooled_estimates_follow_rubins_rules():
-    estimates, variances = [0.1, 0.2, 0.4], [0.01, 0.02, 0.03]
-    pooled = sensitivity.pool_estimates(estimates, variances)
-    between = statistics.variance(estimates)
+    values = [0.1, 0.2, 0.4]
+    pooled = sensitivity.pool_estimates(make_estimates(values, [0.01, 0.02, 0.03]), -1.0)
+    between = statistics.variance(values)
     total = 0.02 + (1 + 1 / 3) * between
     degrees = 2 * (1 + 0.02 / ((1 + 1 / 3) * between)) ** 2
     half = scipy.stats.t.ppf(0.975, degrees) * math.sqrt(total)
-    mean = sum(estimates) / 3
+    mean = sum(values) / 3
+    assert pooled["mean"] == pytest.approx(mean)
     assert pooled["between_sd"] == pytest.approx(math.sqrt(between))
     assert pooled["interval"] == pytest.approx([mean - half, mean + half])
-    alike = sensitivity.pool_estimates([0.1, 0.1], [0.01, 0.01])
+    alike = sensitivity.pool_estimates(make_estimates([0.1, 0.1], [0.01, 0.01]), -1.0)
     assert alike["interval"] == pytest.approx([0.1 - 0.1959964, 0.1 + 0.1959964])
+    cut = sensitivity.pool_estimates(make_estimates([0.1, 0.1], [0.01, 0.01]), 0.0)
+    assert cut["interval"][0] == 0
+
+
+@pytest.mark.parametrize("hits", [0, 1, 10, 19, 20])
+def test_a_pooled_interval_is_about_as_wide_as_that_of_specifications_that_agree(hits):
+    one = sensitivity.find_share(hits, 20)
+    low, high = sensitivity.pool_estimates([one, one], 0.0)["interval"]
+    assert high - low >= one.interval[1] - one.interval[0] - 0.01
 
 
 def test_the_pooled_interval_covers_where_that_of_one_specification_does_not():
@@ -60,10 +78,10 @@ def test_the_pooled_interval_covers_where_that_of_one_specification_does_not():
     rng = np.random.default_rng(1)
     held = {"one": 0, "pooled": 0}
     for _ in range(500):
-        variances = [0.03**2] * 5
-        estimates = rng.normal(0, 0.06, 5) + rng.normal(0, 0.03, 5)
-        held["one"] += abs(estimates[0]) <= 1.96 * 0.03
-        low, high = sensitivity.pool_estimates(estimates.tolist(), variances)["interval"]
+        values = (rng.normal(0, 0.06, 5) + rng.normal(0, 0.03, 5)).tolist()
+        held["one"] += abs(values[0]) <= 1.96 * 0.03
+        estimates = make_estimates(values, [0.03**2] * 5)
+        low, high = sensitivity.pool_estimates(estimates, -1.0)["interval"]
         held["pooled"] += low <= 0 <= high
     assert held["one"] / 500 < 0.75 and held["pooled"] / 500 > 0.93
 
@@ -100,9 +118,7 @@ def test_specifications_that_agree_flip_nothing_and_union_is_the_interval_of_one
     assert result["summary"]["flips"] == result["summary"]["largest_flips"] == 0
     for difference in result["differences"]:
         assert difference["union"] == difference["first_interval"]
-        assert difference["interval"][1] - difference["interval"][0] == pytest.approx(
-            difference["union"][1] - difference["union"][0]
-        )
+        assert difference["interval"] == pytest.approx(difference["union"])
 
 
 def test_errors_against_people_are_told_apart():

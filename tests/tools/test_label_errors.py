@@ -83,6 +83,7 @@ def test_rows_of_an_evaluation_are_sorted_by_doubt(results, tmp_path, capsys):
         assert sum(shares) == pytest.approx(1, abs=1e-3)
         assert (row["doubt"] > 0.5) == (row["annotated"] != row["probably"])
     text = capsys.readouterr().out
+    assert "the model agrees with 96.7 % of the 90 labels" in text
     assert "3 of 90 rows are suspects" in text and "don't drop them" in text
 
 
@@ -150,6 +151,15 @@ def test_one_label_is_nothing_to_doubt(tmp_path, capsys):
     words = ["--run", str(tmp_path / "run"), "--output", str(tmp_path / "o.xlsx")]
     assert "one label" in stop_message(capsys, label_errors.main, words)
     assert not (tmp_path / "o.xlsx").exists()
+
+
+def test_a_model_that_has_learnt_nothing_is_called_so(tmp_path, capsys):
+    table = [make_record(number, prompts.LABELS[number % 3], "pro") for number in range(60)]
+    write_evaluation(tmp_path / "run", table)
+    label_errors.main(["--run", str(tmp_path / "run"), "--output", str(tmp_path / "o.xlsx")])
+    text = capsys.readouterr().out
+    assert "note: the model agrees with 33.3 % of the 60 labels" in text
+    assert "it has not learnt the task" in text
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_small_groups_are_left_out_with_a_note(tmp_path, capsys):
     topics = ["Cars.", "Meat."] * 40 + ["Tea.", "Tea."]
     paths = [write_labelled(tmp_path / f"{n}.csv", labels, topics=topics) for n in (1, 2)]
     result, text = run(capsys, tmp_path, "--labelled", *paths)
-    assert len(result["shares"]) == 2 and "1 groups are left out" in text
+    assert len(result["shares"]) == 2 and "--max-groups 10: 1\n" in text
     words = ["--labelled", *paths, "--min-rows", "90", "--output", str(tmp_path / "o")]
     assert "no group has 90 rows" in stop_message(capsys, sensitivity.main, words)
 

@@ -213,7 +213,7 @@ def test_every_recipe_answers_all_rows(place, recipe):
     assert record["test"]["n"] == record["rows"]["test"]
     assert record["test"]["invalid"] == 0
     assert ("nll" in record["test"]) == (recipe != "tf-idf")
-    assert finetune.MICRO_BATCH_SIZE == usual  # constants are as they were
+    assert usual == finetune.MICRO_BATCH_SIZE  # constants are as they were
 
 
 @pytest.mark.slow

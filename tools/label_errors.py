@@ -226,7 +226,7 @@ def tabulate_doubts(
     for index in label_quality.order_by_doubt(doubts).tolist():
         record = table[index]
         prediction = list(record["models"].values())[-1]
-        cells = [round(1 - float(doubts.margin[index]), 4)]
+        cells = [round(1 - float(doubts.confidence[index]), 4)]
         cells += ["yes" if doubts.suspect[index] else "no", record["topic"], record["text"]]
         cells += [record["label"], prediction["prediction"]]
         cells += [round(prediction["probabilities"][label], 4) for label in prompts.LABELS]

@@ -74,7 +74,7 @@ def test_doubts_are_those_of_the_paper(seed):
         assert margin == pytest.approx((row[given] - max(others) + 1) / 2)
 
 
-def test_suspects_come_first_and_the_smallest_margin_before_all():
+def test_suspects_come_first_and_the_least_probable_label_before_all():
     probabilities, labels, wrong = draw_noisy(0)
     doubts = label_quality.find_label_doubts(probabilities, labels)
     order = label_quality.order_by_doubt(doubts)
@@ -82,7 +82,7 @@ def test_suspects_come_first_and_the_smallest_margin_before_all():
     count = int(doubts.suspect.sum())
     assert doubts.suspect[order[:count]].all() and not doubts.suspect[order[count:]].any()
     for part in (order[:count], order[count:]):
-        assert (np.diff(doubts.margin[part]) >= 0).all()
+        assert (np.diff(doubts.confidence[part]) >= 0).all()
     assert wrong[order[: wrong.sum()]].mean() > 5 * wrong.mean()
 
 

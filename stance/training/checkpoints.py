@@ -24,6 +24,7 @@ KEPT = 2  # complete checkpoints that stay: the newest and the best, or the newe
 # --------------------------------------------------------------------------
 
 MARKER = "complete.json"
+TRAINER_CONTROL = "TrainerControl"  # a callback of every trainer whose state it saves
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -76,6 +77,8 @@ def read_state(folder: Path) -> CheckpointState:
     if unknown:
         found = formatting.quote(unknown[0])
         errors.fail(f"{path} is of another version of transformers, it has {found}: {hint}")
+    if TRAINER_CONTROL not in state.get("stateful_callbacks", {TRAINER_CONTROL: {}}):
+        errors.fail(f"{path} lacks the state of {TRAINER_CONTROL}: {hint}")
     best = state.get("best_global_step")
     if best and not _holds_best(state, best):
         errors.fail(f"{path} lacks the validation of its best checkpoint, step {best}: {hint}")

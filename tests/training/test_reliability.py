@@ -311,10 +311,11 @@ def test_old_checkpoints_stay_until_the_new_one_is_complete(train, tmp_path, mon
         {"log_history": [{"step": 8, "eval_loss": 0.5, "eval_accuracy": 0.5}]},
         {"best_model_checkpoint": "checkpoint-8"},
         {"best_model_checkpoint": None},
+        {"stateful_callbacks": {}},
     ],
 )
-def test_a_state_that_lacks_the_validation_of_the_best_is_one_line(tmp_path, capsys, change):
-    """At once, and not where the run record is written, after the training."""
+def test_a_state_that_lacks_what_the_end_needs_is_one_line(tmp_path, capsys, change):
+    """At once, and not where a checkpoint or the run record is written, after the training."""
     folder = make_checkpoints(tmp_path, 9, best=9) / "checkpoint-9"
     state = checkpoints.read_state(folder)
     files.write_json(folder / "trainer_state.json", state | change)

@@ -3,7 +3,8 @@
 --part shares reads --rows, JSON lines {topic, label, probabilities: {pro, con, neu}} of a real model on rows that it has
 not seen, and draws DRAWS gold samples of each of SIZES: how often the 95 % intervals hold the true share, how wide.
 --part sample trains on ROUNDS annotations that were drawn at random or as tools.sample --for training chooses them, with
-one --seed a process: macro-F1 of the test rows. A killed process goes on after its last finished round.
+one --seed a process: macro-F1 of the test rows. Language models are fine-tuned; of encoders the embeddings go into a
+logistic regression. A killed process goes on after its last finished round.
 Writes to --output: of shares an entry for each name of a --rows file, of sample what --work-dir holds. Other entries
 stay as they are.
 
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import quality
 import quality_runs
 
 import prompts
@@ -271,9 +273,10 @@ class Rounds:
             "test": [*self.splits["test"], *pool],
         }
         settings = () if self.args.epochs is None else (("EPOCHS", self.args.epochs),)
-        job = quality_runs.Job(key, self.base, "adapter", settings, self.args.seed)
+        recipe = "embeddings" if self.base in quality.ENCODERS else "adapter"
+        job = quality_runs.Job(key, self.base, recipe, settings, self.args.seed)
         started = time.time()
-        answers = quality_runs.run_adapter(job, self.place)
+        answers = quality_runs.RECIPES[recipe](job, self.place)
         quality_runs.check_numbers(job, answers.test)
         tests = len(self.splits["test"])
         described = quality_runs.describe_answers(answers.test[:tests], self.splits["test"])

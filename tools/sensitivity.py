@@ -35,7 +35,7 @@ import numpy as np
 import prompts
 from stance.common import errors, files, flags, formatting, run_files, text_width
 from stance.corpus import annotations, cleaning, reading, tables
-from stance.evaluation import analysis, predictions, prompt_variants, result_tables, sensitivity
+from stance.evaluation import analysis, predictions, result_tables, sensitivity
 
 # ---------------------------------------------------------------- settings
 BY = "topic"  # header of the groups to compare
@@ -239,7 +239,7 @@ def list_answers_of_run(
         found = answers.setdefault(f"{folder}, {variant}", {})
         for row in rows:
             label = row["models"][model]["prediction"]
-            found[row["id"]] = prompt_variants.FLIPPED_LABELS[label] if row.get("swaps") else label
+            found[row["id"]] = prompts.FLIPPED_LABELS[label] if row.get("swaps") else label
     for found in answers.values():
         if None in found.values():
             errors.fail(f"{folder} has replies that are no label: evaluate with --mode score")

@@ -67,6 +67,10 @@ class PlainStream:
         self.stream.write(f"{start}{self.escape(middle)}{end}")
         return len(text)
 
+    def write_painted(self, text: str) -> None:
+        """Write a text whose colours are the script's own: what it shows of files is spelled out."""
+        self.stream.write(formatting.escape_beside_colors(text))
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
@@ -106,6 +110,17 @@ def make_plain() -> None:
             stream = getattr(handler, "stream", None)
             if stream is not None and stream in (sys.__stdout__, sys.__stderr__):
                 handler.setStream(sys.stdout if stream is sys.__stdout__ else sys.stderr)
+
+
+def print_painted(text: str) -> None:
+    """Print a text with colours of the script's own to stdout.
+
+    Control characters in what it shows of files must be spelled out: one may be a colour.
+    """
+    if isinstance(sys.stdout, PlainStream):
+        sys.stdout.write_painted(f"{text}\n")
+    else:
+        print(text)
 
 
 def find_patient(stream: object) -> PatientStream | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 import prompts
-from stance.common import errors, formatting
+from stance.common import errors, formatting, streams
 from stance.corpus import cleaning
 from stance.labelling import labeller
 from stance.model import scoring
@@ -104,11 +104,11 @@ def format_words(
     for index in sorted(top):
         start, end = words[index]
         color = FOR_COLOR if weights[index] > 0 else AGAINST_COLOR
-        parts.append(text[done:start])
-        parts.append(paint(text[start:end], color, colors))
+        parts.append(formatting.escape_controls(text[done:start]))
+        parts.append(paint(formatting.escape_controls(text[start:end]), color, colors))
         done = end
-    parts.append(text[done:])
-    return f"{''.join(parts)}\n{table}"
+    parts.append(formatting.escape_controls(text[done:]))
+    return f"{''.join(parts)}\n{formatting.escape_controls(table)}"
 
 
 def print_prediction(
@@ -128,11 +128,15 @@ def print_prediction(
     line = format_prediction(probabilities)
     if bar:
         line = f"{line}  {format_bar(probabilities, colors)}"
-    print(line)
+    streams.print_painted(line)
     if explain:
         weights = measure_words(probabilities, without)
         label = scoring.pick_label(probabilities)
-        print(format_words(text, words, weights, explain, label, colors))
+        shown = format_words(text, words, weights, explain, label, colors)
+        if colors:
+            streams.print_painted(shown)
+        else:
+            print(shown)
 
 
 def predict_lines(load_scorer: Callable[[], labeller.Scorer], topic: str, explain: int) -> None:

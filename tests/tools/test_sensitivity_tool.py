@@ -7,7 +7,6 @@ from stopping import stop_message
 
 import prompts
 from stance.common import files
-from stance.evaluation import prompt_variants
 from tools import sensitivity
 
 
@@ -139,7 +138,7 @@ def write_run(folder, answers, variants=()):
 
 def test_prompts_of_a_run_are_specifications_and_share_their_rows(tmp_path, capsys):
     right = [prompts.LABELS[number % 3] for number in range(60)]
-    flipped = [prompt_variants.FLIPPED_LABELS[label] for label in right[:30]]
+    flipped = [prompts.FLIPPED_LABELS[label] for label in right[:30]]
     variants = [
         ("paraphrased prompt", ["pro"] * 30, {}),
         ("lower case", right[:30], {"text": "sentence"}),

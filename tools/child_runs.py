@@ -6,10 +6,24 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from stance.common import errors, files, formatting, records, types
+from stance.common import errors, files, flags, formatting, records, types
 from stance.evaluation import predictions
 
 SCRIPTS_HOME = Path(__file__).resolve().parents[1]
+
+
+def add_training_flags(parser: flags.FlagParser) -> None:
+    """Add the flags of finetune.py that hold for each training."""
+    parser.add_argument(
+        "--epochs",
+        type=flags.positive_number,
+        help="passes over the data (default: that of finetune.py)",
+    )
+    parser.add_argument(
+        "--learning-rate",
+        type=flags.positive_number,
+        help="peak rate (default: that of finetune.py)",
+    )
 
 
 def call_script(script: str, *words: object, log: Path) -> None:

@@ -76,16 +76,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--base-model", default=BASE_MODEL, help="hub name or folder (%(default)s)")
     parser.add_argument("--folds", type=int, default=FOLDS, help="adapters (%(default)s)")
     parser.add_argument("--seed", type=flags.seed, default=SEED, help="random seed (%(default)s)")
-    parser.add_argument(
-        "--epochs",
-        type=flags.positive_number,
-        help="passes over the data (default: that of finetune.py)",
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=flags.positive_number,
-        help="peak rate (default: that of finetune.py)",
-    )
+    child_runs.add_training_flags(parser)
     parser.add_argument(
         "--run", help="folder of an evaluation: its validation and test rows, and no training"
     )

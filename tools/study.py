@@ -82,16 +82,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         default=SEEDS,
         help="seeds of the training (%(default)s)",
     )
-    parser.add_argument(
-        "--epochs",
-        type=flags.positive_number,
-        help="passes over the data (default: that of finetune.py)",
-    )
-    parser.add_argument(
-        "--learning-rate",
-        type=flags.positive_number,
-        help="peak rate (default: that of finetune.py)",
-    )
+    child_runs.add_training_flags(parser)
     parser.add_argument(
         "--groups",
         type=int,

@@ -94,6 +94,7 @@ class Workplace:
         self.models = models
         self.splits = {}  # by corpus
         self.loaded = None  # (name, base, tokenizer)
+        self.embeddings = {}  # of an encoder, by name: {text: array}
         compilation.COMPILE = COMPILE
         torch.backends.cuda.enable_cudnn_sdp(False)
 
@@ -598,7 +599,7 @@ def train_classifier(
 def run_embeddings(job: Job, place: Workplace) -> Answers:
     """Logistic regression on the embeddings of topic and sentence, which stay as they are."""
     splits = place.read_splits(job.corpus)
-    features = embed_splits(place.models[job.base], splits)
+    features = embed_splits(place, job.base, splits)
     labels = {
         name: [prompts.LABELS.index(row["label"]) for row in rows] for name, rows in splits.items()
     }
@@ -618,37 +619,45 @@ def run_embeddings(job: Job, place: Workplace) -> Answers:
     return Answers(*answers, {"settings": {"penalty": penalty}})
 
 
-@torch.no_grad()
-def embed_splits(folder: str, splits: dict[str, list[Example]]) -> dict[str, np.ndarray]:
-    """Return {split: features of its rows} by the encoder of a folder.
+def embed_splits(
+    place: Workplace, name: str, splits: dict[str, list[Example]]
+) -> dict[str, np.ndarray]:
+    """Return {split: features of its rows} by an encoder of the workplace, which embeds a text once.
 
     They are the mean embeddings of topic and sentence, their product and their distance.
     """
+    known = place.embeddings.setdefault(name, {})
+    texts = {row[key] for rows in splits.values() for row in rows for key in ("topic", "text")}
+    missing = sorted(texts - set(known), key=len)
+    known.update(zip(missing, embed_texts(place.models[name], missing), strict=True))
+    features = {}
+    for split, rows in splits.items():
+        topics = np.stack([known[row["topic"]] for row in rows])
+        sentences = np.stack([known[row["text"]] for row in rows])
+        parts = [topics, sentences, topics * sentences, abs(topics - sentences)]
+        features[split] = np.hstack(parts)
+    return features
+
+
+@torch.no_grad()
+def embed_texts(folder: str, texts: list[str]) -> list[np.ndarray]:
+    """Return the mean embedding of each text by the encoder of a folder, of length 1."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder).eval()
-
-    def embed(texts: list[str]) -> np.ndarray:
-        parts = []
-        for start in range(0, len(texts), FLAT_BATCH_SIZE):
-            inputs = tokenizer(
-                texts[start : start + FLAT_BATCH_SIZE],
-                padding=True,
-                truncation=True,
-                max_length=ENCODER_TOKENS,
-                return_tensors="pt",
-            )
-            mask = inputs["attention_mask"][:, :, None]
-            hidden = model(**inputs).last_hidden_state
-            mean = (hidden * mask).sum(1) / mask.sum(1)
-            parts.append(torch.nn.functional.normalize(mean))
-        return torch.cat(parts).numpy()
-
-    features = {}
-    for name, rows in splits.items():
-        topics = embed([row["topic"] for row in rows])
-        texts = embed([row["text"] for row in rows])
-        features[name] = np.hstack([topics, texts, topics * texts, abs(topics - texts)])
-    return features
+    embedded = []
+    for start in range(0, len(texts), FLAT_BATCH_SIZE):
+        inputs = tokenizer(
+            texts[start : start + FLAT_BATCH_SIZE],
+            padding=True,
+            truncation=True,
+            max_length=ENCODER_TOKENS,
+            return_tensors="pt",
+        )
+        mask = inputs["attention_mask"][:, :, None]
+        hidden = model(**inputs).last_hidden_state
+        mean = (hidden * mask).sum(1) / mask.sum(1)
+        embedded += list(torch.nn.functional.normalize(mean).numpy())
+    return embedded
 
 
 def run_tfidf(job: Job, place: Workplace) -> Answers:

@@ -42,7 +42,7 @@ def test_flipped_labels_are_found_and_finished_folds_skipped(words, tmp_path, da
     rows = splitting.load_split(f"{data_dir}/train.jsonl")
     assert run["rows"] == len(rows) and run["accuracy_clean_labels"] > 0.8
     found = run["at_number_flipped"]["confident learning"]
-    assert found["wrong"] == round(0.1 * len(rows)) and found["precision"] >= 0.7
+    assert found["wrong"] == round(0.1 * len(rows)) and found["precision"] >= 0.5  # chance: 0.1
     assert capsys.readouterr().out.count("fold 1:") == 1
 
     label_errors.main(words)

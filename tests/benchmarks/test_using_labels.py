@@ -72,7 +72,7 @@ def trained(monkeypatch, data_dir, tmp_path):
             answers.append({"prediction": "pro", "probabilities": found})
         return quality_runs.Answers(answers[:1], answers, {})
 
-    monkeypatch.setattr(quality_runs, "run_adapter", run_adapter)
+    monkeypatch.setitem(quality_runs.RECIPES, "adapter", run_adapter)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "small").symlink_to(data_dir)
     return jobs

@@ -3,7 +3,7 @@
 Reads --labelled, a table that predict.py wrote.
 Writes --output, an .xlsx with topic, text and an empty stance to choose from a list, in random order. The model's answer
 is not in it, unless --show-answer, as annotators would follow it. For shares, hidden columns keep how each sentence was
-drawn: leave them, tools.shares and tools.regression need them.
+drawn: leave them, tools.shares and tools.regression need them. Of a draw for training these take no gold sample.
 --for shares: at random; with --by, in each group; with --draw confidence, doubtful sentences more often.
 --for training: the most uncertain sentences that are unlike each other.
 
@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 
 import prompts
-from stance.common import errors, flags
+from stance.common import errors, flags, formatting
 from stance.corpus import annotations, cleaning, gold_sample, labelled, tables, workbook_writer
 from stance.evaluation import prediction_powered, sampling
 
@@ -125,6 +125,26 @@ def draw_for_shares(
     return sampling.draw_stratified(strata, spreads, size, dict.fromkeys(different, least), rng)
 
 
+def describe_thin(table: labelled.LabelledTable, positions: np.ndarray, by: list[str]) -> str:
+    """Return which groups get too few sentences for an interval; "" if none does."""
+    least = prediction_powered.MIN_GOLD
+    if len(positions) < least:
+        return f"tools.shares gives no interval with fewer than {least} sentences"
+    drawn = set(positions.tolist())
+    thin = []
+    for column in by:
+        sentences = {}
+        for position, value in zip(table.pair_of_row, table.groups[column], strict=True):
+            sentences.setdefault(value, set()).add(position)
+        for value, members in sentences.items():
+            if len(members & drawn) < least:
+                thin.append(f"{formatting.quote(value)} ({len(members & drawn)})")
+    if not thin:
+        return ""
+    what = f"tools.shares gives no interval for groups with fewer than {least} sentences"
+    return f"{what}: {formatting.list_first(sorted(thin))}: a larger --size draws more of each"
+
+
 def read_keys(paths: list[str]) -> set[tuple[str, str]]:
     """Return the keys of the pairs of topic and sentence that files hold."""
     keys = set()
@@ -145,7 +165,8 @@ def draw_for_training(
         position for key, position in table.position_of_key.items() if key not in without
     ]  # in the order of the table
     if size > len(free):
-        errors.fail(f"--size {size} is more than the {len(free):,} sentences that are left")
+        what = f"--size {size} is more than the {len(free):,} sentences that are left"
+        errors.fail(f"{what}: give {len(free)} or less")
     texts = ["\n".join(table.pairs[position]) for position in free]
     probabilities = np.array(table.probabilities)[free]
     chosen = sampling.choose_informative(texts, probabilities, size, seed)
@@ -155,8 +176,10 @@ def draw_for_training(
 def write_sample(
     output: str, table: labelled.LabelledTable, positions: np.ndarray, designs: list, answers: bool
 ) -> None:
-    """Write the workbook to annotate; designs: cells of gold_sample.DESIGN_COLUMNS, or [] of each."""
-    hidden = gold_sample.DESIGN_COLUMNS if designs[0] else ()
+    """Write the workbook to annotate; designs: of each row, the cells of gold_sample.DESIGN_COLUMNS,
+    or one, of TRAINING_COLUMN."""
+    is_for_training = len(designs[0]) == 1
+    hidden = (gold_sample.TRAINING_COLUMN,) if is_for_training else gold_sample.DESIGN_COLUMNS
     header = ["topic", "text", "stance", *([ANSWER] if answers else []), *hidden]
     rows = []
     for position, design in zip(positions, designs, strict=True):
@@ -172,11 +195,12 @@ def main(argv: list[str] | None = None) -> None:
     table = labelled.read_labelled(args.labelled, args.by, args.text_column, args.topic_column)
     sentences = len(table.pairs)
     if args.size > sentences:
-        errors.fail(f"--size {args.size} is more than the {sentences:,} sentences of the table")
+        what = f"--size {args.size} is more than the {sentences:,} sentences of the table"
+        errors.fail(f"{what}: give {sentences} or less")
     if table.probabilities is None and (args.purpose == "training" or args.draw == "confidence"):
         columns = ", ".join(labelled.PROBABILITY_COLUMNS)
         errors.fail(f"{table.location} has no columns {columns}: draw at random, for shares")
-    designs = [[]] * args.size
+    designs = [[args.purpose]] * args.size
     if args.purpose == "training":
         without = read_keys(args.without)
         positions = draw_for_training(table, without, args.size, args.seed)
@@ -189,6 +213,8 @@ def main(argv: list[str] | None = None) -> None:
         strata = len(set(drawn.strata))
         where = f" in {strata:,} strata" if strata > 1 else ""
         print(f"drew {args.size:,} of {sentences:,} different sentences at random{where}")
+        if note := describe_thin(table, positions, args.by):
+            print(f"note: {note}")
     for position in positions:
         row = table.first_rows[position]
         cells = table.pairs[position]

@@ -6,6 +6,7 @@ user's mistake in a file ends in one line through errors.fail.
 
 import contextlib
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -19,6 +20,9 @@ INCLUSION_COLUMN = "inclusion_probability"
 STRATUM_COLUMN = "stratum"
 STRATUM_SIZE_COLUMN = "stratum_sentences"  # different sentences that the stratum has in the table
 DESIGN_COLUMNS = (INCLUSION_COLUMN, STRATUM_COLUMN, STRATUM_SIZE_COLUMN)
+TRAINING_COLUMN = "drawn_for"  # instead of these in a draw of sentences that teach most
+RENAME_GOLD = "name the stances of annotators with --annotator-columns"
+SKIP_EMPTY = "fill it, or leave such rows out with --skip-bad"
 
 
 class GoldRow(NamedTuple):
@@ -52,8 +56,13 @@ def read_gold_rows(
     in the table, sentences with several stances, and draws from another table. Without
     INCLUSION_COLUMN all sentences count as drawn with one probability, which a note says.
     """
+    check_origin(open_gold(path, options))
     scan = annotations.scan_corpus(path, options)
-    annotations.check_scans([scan], skip_bad)
+    findings = [
+        finding._replace(hint=SKIP_EMPTY) if finding.hint == annotations.FILL else finding
+        for finding in scan.findings
+    ]
+    annotations.check_scans([scan._replace(findings=findings)], skip_bad)
     location = scan.table.location
     decided = voting.decide_rows(scan.rows, options)
     check_decided(location, decided)
@@ -80,6 +89,37 @@ def read_gold_rows(
     return finish_designs(location, gold, sentences)
 
 
+def open_gold(path: str | Path, options: corpus_flags.CorpusOptions) -> tables.Table:
+    """Return the table of a gold file; fail without its headers. Notes come when it is scanned."""
+    needed = annotations.list_needed(options)
+    how = options.how._replace(collects_long=True)
+    with contextlib.redirect_stdout(None):
+        return tables.open_table(path, needed, how, rename=RENAME_GOLD, flags={})
+
+
+def check_origin(table: tables.Table) -> None:
+    """Fail if the stances of a file are a model's, or its sentences no random sample."""
+    folded = [tables.fold_header(name) for name in table.header]
+    if TRAINING_COLUMN in folded:
+        what = "was drawn --for training: its sentences are the hard ones, and no random sample"
+        errors.fail(f"{table.location} {what}: draw another with tools.sample")
+    stance = table.columns.get("stance")
+    is_added = stance is not None and folded[stance] == labelled.ADDED_STANCE
+    probability = labelled.PROBABILITY_COLUMNS[0]
+    labellings = count_added(folded, probability)
+    # predict.py adds both columns each time; a stance more is that of people.
+    if is_added and labellings and count_added(folded, labelled.ADDED_STANCE) <= labellings:
+        names = ", ".join(labelled.PROBABILITY_COLUMNS)
+        what = f"has the columns {names} of predict.py: its stances are the model's"
+        errors.fail(f"{table.location} {what}: give sentences that people annotated")
+
+
+def count_added(folded: list[str], column: str) -> int:
+    """Return how many headers are a column of predict.py, or what it is called if that is taken."""
+    pattern = re.compile(rf"({labelled.PREDICTED})?{column}(_\d+)?")
+    return sum(pattern.fullmatch(name) is not None for name in folded)
+
+
 def check_decided(location: str, decided: voting.duplicates.Decided) -> None:
     """Fail if a sentence has several stances, or annotators no majority: both are the doubtful
     sentences, without which the others are no sample."""
@@ -93,7 +133,8 @@ def check_decided(location: str, decided: voting.duplicates.Decided) -> None:
             dict.fromkeys(vote["row"] for pair in decided.votes.ties for vote in pair["votes"])
         )
         what = f"sentences without a majority of the annotators in {formatting.count_rows(rows)}"
-        errors.fail(f"{location}: {what}: decide them, they are not like the others")
+        hint = "decide them in the file: without these hard sentences the shares are off"
+        errors.fail(f"{location}: {what}: {hint}")
 
 
 def check_strange(
@@ -115,9 +156,7 @@ def check_strange(
 
 def read_designs(path: str | Path, options: corpus_flags.CorpusOptions) -> dict[int, Design] | None:
     """Return {row number: Design} of a file; None if it has no column of probabilities."""
-    needed = annotations.list_needed(options)
-    with contextlib.redirect_stdout(None):  # notes were printed when its annotations were read
-        table = tables.open_table(path, needed, options.how._replace(collects_long=True))
+    table = open_gold(path, options)
     index_of = {tables.fold_header(name): index for index, name in enumerate(table.header)}
     if INCLUSION_COLUMN not in index_of:
         return None

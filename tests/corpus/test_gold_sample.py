@@ -71,7 +71,7 @@ def test_drawn_sentences_without_a_stance_are_counted(tmp_path, table, capsys):
     rows = make_rows(["Pro", "Contra", None, "Neutral"], 0.4, "a", 10)
     header = ["topic", "text", "stance", *DESIGN]
     message = stop_message(capsys, read, tmp_path, table, rows, header)
-    assert "stance is empty in row 4: fill it or delete the row" in message
+    assert "stance is empty in row 4: fill it, or leave such rows out" in message
     gold = read(tmp_path, table, rows, header, skip_bad=True)
     assert len(gold) == 3
     assert "1 of 4 drawn sentences have no stance" in capsys.readouterr().out
@@ -100,12 +100,44 @@ def test_several_annotators_vote(tmp_path, table):
             "annotated several times with different stances in 2 rows (2, 3)",
         ),
         ([[TOPIC, TEXTS[0], "maybe"]], 'unknown stance "maybe" in row 2'),
-        ([[TOPIC, TEXTS[0], None]], "stance is empty in row 2"),
+        (
+            [[TOPIC, TEXTS[0], None]],
+            "stance is empty in row 2: fill it, or leave such rows out with --skip-bad",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(tmp_path, table, capsys, rows, words):
     message = stop_message(capsys, read, tmp_path, table, rows)
     assert words in message and "gold.xlsx" in message
+
+
+MODEL_COLUMNS = ["p_pro", "p_con", "p_neu"]
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (["topic", "text", "stance", *MODEL_COLUMNS], "its stances are the model's"),
+        (
+            ["topic", "text", "stance", *MODEL_COLUMNS, "predicted_stance", "predicted_p_pro"],
+            "its stances are the model's",
+        ),
+        (["topic", "text", "stance", gold_sample.TRAINING_COLUMN], "was drawn --for training"),
+        (["topic", "text", "my code"], "name the stances of annotators with --annotator-columns"),
+    ],
+)
+def test_a_file_that_holds_no_gold_sample_is_refused(tmp_path, table, capsys, header, words):
+    rows = [row + [0.5, 0.3, 0.2, "con", 0.2][: len(header) - 3] for row in make_rows(["Pro"] * 10)]
+    message = stop_message(capsys, read, tmp_path, table, rows, header)
+    assert words in message and "--columns of" not in message
+
+
+def test_stances_of_people_in_a_labelled_table_are_a_gold_sample(tmp_path, table):
+    rows = make_rows(["Pro", "Contra"], "con", 0.2, 0.5, 0.3)
+    gold = read(
+        tmp_path, table, rows, ["topic", "text", "stance", "predicted_stance", *MODEL_COLUMNS]
+    )
+    assert [row.label for row in gold] == [0, 1]
 
 
 def test_a_sentence_without_a_majority_is_named(tmp_path, table, capsys):

@@ -179,7 +179,25 @@ def test_a_sample_for_training_leaves_out_what_is_annotated(table, tmp_path):
     gold = draw(table, "--size", "150", "--for", "training", "--without", str(done))
     rows = list(openpyxl.load_workbook(gold).active.iter_rows(min_row=2, values_only=True))
     numbers = {int(row[1].split()[1]) for row in rows}
-    assert len(numbers) == 150 and min(numbers) >= 1000 and len(rows[0]) == 3
+    assert len(numbers) == 150 and min(numbers) >= 1000
+
+
+def test_a_sample_for_training_is_refused_as_a_gold_sample(table, truth, capsys):
+    gold = draw(table, "--size", "60", "--for", "training")
+    annotate(gold, truth)
+    message = stop_message(capsys, shares.main, ["--labelled", str(table), "--gold", str(gold)])
+    assert "was drawn --for training" in message
+    assert not table.with_name("labelled.shares.json").exists()
+
+
+def test_groups_of_which_too_few_are_drawn_are_named_before_anyone_annotates(table, capsys):
+    draw(table, "--size", "50", "--by", "topic")
+    text = capsys.readouterr().out
+    assert '"Cars must go." (25), "Meat is murder." (25): a larger --size' in text
+    draw(table, "--size", "20")
+    assert "gives no interval with fewer than 30 sentences" in capsys.readouterr().out
+    draw(table, "--size", "60", "--by", "topic")
+    assert "gives no interval" not in capsys.readouterr().out
 
 
 def test_rows_left_empty_can_be_left_out(table, truth, capsys):

@@ -8,7 +8,7 @@ adapter; reading finds both.
 from collections.abc import Iterable
 from pathlib import Path
 
-from stance.common import files
+from stance.common import errors, files
 
 # ---------------------------------------------------------------- settings
 TEXTS = "texts"  # folder of a run folder for what holds texts of the corpus
@@ -60,10 +60,16 @@ def find_folder(path: str | Path) -> Path:
 
 
 def find_records(given: str | Path) -> Path:
-    """Return the evaluation.jsonl that a user means: its path, the old one too, or its folder."""
+    """Return the evaluation.jsonl that a user means: its path, the old one too, or its folder.
+
+    Fails if there is neither a file nor a folder of that name, or the file is of another kind.
+    """
     given = Path(given)
     if given.is_dir():
         return find_text(given, RECORDS)
+    if given.suffix != Path(RECORDS).suffix:
+        what = "is no .jsonl file" if given.exists() else "not found"
+        errors.fail(f"{given} {what}: give the folder that evaluate.py wrote its results to")
     return given if given.exists() else find_text(given.parent, given.name)
 
 

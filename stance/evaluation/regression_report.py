@@ -1,5 +1,6 @@
 """A regression of the stances of a labelled table: its columns as covariates, its numbers as a dict and a table."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -25,13 +26,15 @@ REGRESSION_TARGET = "rows like those of the table, as annotators would label the
 
 def build_design(
     table: labelled.LabelledTable, gold: Sequence[gold_sample.GoldRow]
-) -> tuple[list[str], np.ndarray]:
-    """Return (names of the terms, design float [rows, terms]) of the columns that were read.
+) -> tuple[list[str], np.ndarray, dict[str, float | str]]:
+    """Return (names of the terms, design float [rows, terms], references) of the columns read.
 
-    Fails on columns that a regression with this gold sample cannot take.
+    references: {column: the mean at which its numbers are centred, or the value with which the
+    others are compared}. Fails on columns that a regression with this gold sample cannot take.
     """
     names = ["(intercept)"]
     terms = [np.ones(len(table.pair_of_row))]
+    references = {}
     drawn = {row.position for row in gold}
     is_gold = np.array([position in drawn for position in table.pair_of_row])
     for column, values in table.groups.items():
@@ -43,11 +46,13 @@ def build_design(
         if numbers is not None and len(set(values)) > 1:
             names.append(column)
             terms.append(numbers - numbers.mean())
+            references[column] = float(numbers.mean())
             continue
-        for name in list_categories(where, values, is_gold):
+        references[column], others = list_categories(where, values, is_gold)
+        for name in others:
             names.append(f"{column}: {name}")
             terms.append(np.array([value == name for value in values], float))
-    return names, np.stack(terms, axis=1)
+    return names, np.stack(terms, axis=1), references
 
 
 def read_numbers(values: Sequence[str]) -> np.ndarray | None:
@@ -59,8 +64,10 @@ def read_numbers(values: Sequence[str]) -> np.ndarray | None:
     return numbers if np.isfinite(numbers).all() else None
 
 
-def list_categories(where: str, values: Sequence[str], is_gold: np.ndarray) -> list[str]:
-    """Return the values of a column but the most frequent one, with which they are compared.
+def list_categories(
+    where: str, values: Sequence[str], is_gold: np.ndarray
+) -> tuple[str, list[str]]:
+    """Return the most frequent value of a column, and the others, which are compared with it.
 
     Fails if there is one value, too many, or one that has too few gold sentences.
     """
@@ -73,12 +80,12 @@ def list_categories(where: str, values: Sequence[str], is_gold: np.ndarray) -> l
     with_gold = Counter(value for value, has in zip(values, is_gold, strict=True) if has)
     small = [name for name in counts if with_gold[name] < MIN_GOLD_OF_CATEGORY]
     if small:
-        found = [f"{formatting.quote(name)} {with_gold[name]}" for name in sorted(small)]
+        found = [f"{with_gold[name]} of {formatting.quote(name)}" for name in sorted(small)]
         hint = "draw with tools.sample --by that column, or join values"
-        least = f"fewer than {MIN_GOLD_OF_CATEGORY} rows with gold labels"
-        errors.fail(f"{where}: {least} of {formatting.list_first(found)}: {hint}")
+        least = f"each value needs {MIN_GOLD_OF_CATEGORY} gold sentences at least"
+        errors.fail(f"{where}: {least}, there are {formatting.list_first(found)}: {hint}")
     reference = min(counts, key=lambda name: (-counts[name], name))
-    return sorted(name for name in counts if name != reference)
+    return reference, sorted(name for name in counts if name != reference)
 
 
 def describe_regression(
@@ -91,7 +98,7 @@ def describe_regression(
 
     Fails if there are too few gold sentences for it, or it has no solution.
     """
-    names, design = build_design(table, gold)
+    names, design, references = build_design(table, gold)
     arrays = share_report.take_arrays(table)
     sample = share_report.take_sample(gold)
     truths, weights = design_regression.spread_sample(sample, len(table.pairs), outcome)
@@ -110,7 +117,10 @@ def describe_regression(
     fewest = min(of_label, len(gold) - of_label)
     if len(gold) < needed or (family == "logistic" and fewest < needed / 2):
         what = f"{len(gold)} gold sentences, {of_label} of them {label}, are too few"
-        hint = f"give {needed} or more, half as many of each kind, or fewer columns"
+        kinds = (
+            f", of which {math.ceil(needed / 2)} are {label} and {math.ceil(needed / 2)} are not"
+        )
+        hint = f"give {needed} or more{kinds if family == 'logistic' else ''}, or fewer columns"
         errors.fail(f"{what} for {len(names)} coefficients: {hint}")
     fits = design_regression.fit_regressions(rows, family)
     if fits["design_based"] is None:
@@ -122,6 +132,7 @@ def describe_regression(
         "sentences": len(table.pairs),
         "gold": len(gold),
         "power": fits["design_based"].power,
+        "references": references,
         "terms": {
             name: {
                 method: None if fit is None else describe_term(fit, index)
@@ -157,4 +168,22 @@ def format_regression(result: dict, outcome: str, family: str) -> str:
     title = f"{unit} of {outcome}, with {result_tables.LEVEL_TEXT} intervals"
     counts = f"{result['rows']:,} rows, {result['gold']:,} gold sentences"
     table = formatting.format_table(["Term", *FIT_NAMES.values()], lines)
-    return f"{title}; {counts}\n{table}\nnote: intervals are about {result['target']}"
+    notes = [f"note: {describe_references(result['references'])}"]
+    for method, name in FIT_NAMES.items():
+        if result["terms"]["(intercept)"][method] is None:
+            what = "the model's labels" if method == "naive" else "the labels of the gold sample"
+            notes.append(f"note: {name}: no solution, as {what} are all alike for some values")
+    notes.append(f"note: intervals are about {result['target']}")
+    return "\n".join([f"{title}; {counts}", table, *notes])
+
+
+def describe_references(references: dict[str, float | str]) -> str:
+    """Return what the coefficients of each column compare."""
+    parts = []
+    for column, reference in references.items():
+        if isinstance(reference, str):
+            what = f"compared with {formatting.cut(reference)}"
+        else:
+            what = f"centred at its mean, {reference:.6g}"
+        parts.append(f"{formatting.cut(column)}: {what}")
+    return "; ".join(parts)

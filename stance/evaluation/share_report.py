@@ -269,6 +269,10 @@ def format_shares(result: dict) -> str:
             parts.append(f"note: {note}")
     if has_gold:
         parts += ["", f"note: intervals are about {result['target']}"]
+        if result["table"]["gold"] < prediction_powered.MIN_GOLD:
+            least = prediction_powered.MIN_GOLD
+            what = f"no interval holds with fewer than {least} gold sentences, here are"
+            parts.append(f"note: {what} {result['table']['gold']:,}: annotate more of them")
         if result["table"]["shares"]["adjusted"] is None:
             least = prediction_powered.MIN_GOLD_OF_LABEL
             what = f"counts are not adjusted: a label has fewer than {least} gold sentences"

@@ -1,6 +1,7 @@
 """Files with texts lie apart in a run folder; those of earlier versions are found beside the rest."""
 
 import pytest
+from stopping import stop_message
 
 from stance.common import run_files
 
@@ -39,3 +40,12 @@ def test_results_are_those_of_the_folder_with_the_numbers(tmp_path, place, numbe
     (tmp_path / numbers / run_files.NUMBERS).write_text("{}")
     path = tmp_path / place / run_files.RECORDS
     assert run_files.find_folder(path) == tmp_path / home
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("nope", "nope not found"), ("labelled.xlsx", "labelled.xlsx is no .jsonl")]
+)
+def test_what_is_no_evaluation_is_named_as_it_was_given(tmp_path, capsys, name, words):
+    (tmp_path / "labelled.xlsx").write_bytes(b"PK")
+    message = stop_message(capsys, run_files.find_records, tmp_path / name)
+    assert words in message and "give the folder that evaluate.py wrote" in message

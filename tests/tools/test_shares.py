@@ -126,6 +126,14 @@ def test_a_group_with_too_little_gold_has_no_interval_and_a_line_says_so(table, 
     assert 'draw a larger sample with tools.sample --by "party"' in text
 
 
+def test_a_table_with_too_little_gold_has_no_interval_and_a_line_says_so(table, truth, capsys):
+    gold = draw(table, "--size", "20")
+    annotate(gold, truth)
+    shares.main(["--labelled", str(table), "--gold", str(gold)])
+    assert read_result(table)["table"]["shares"]["prediction_powered"] is None
+    assert "fewer than 30 gold sentences, here are 20: annotate more" in capsys.readouterr().out
+
+
 def test_a_sample_shows_no_answer_and_keeps_how_it_was_drawn(table):
     gold = draw(table, "--size", "90", "--by", "topic", "--draw", "confidence")
     sheet = openpyxl.load_workbook(gold).active
@@ -250,7 +258,36 @@ def test_a_regression_is_corrected(table, truth, capsys, family):
     low, high = intercept["design_based"]["interval"]
     assert low < expected < high
     assert not intercept["naive"]["interval"][0] < expected < intercept["naive"]["interval"][1]
-    assert "design-based" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "design-based" in text
+    assert "note: party: compared with left; year: centred at its mean, 2021" in text
+    assert record["references"] == {"party": "left", "year": 2021.0}
+
+
+@pytest.mark.slow
+def test_a_regression_without_a_naive_solution_says_why(tmp_path, truth, capsys):
+    path = tmp_path / "labelled.xlsx"
+    rows = []
+    for number in range(SENTENCES):
+        party = "left" if number % 2 else "right"
+        label = "con" if party == "left" and number % 3 else "neu"
+        rows.append([TOPICS[0], f"Sentence {number} of all.", party, label])
+    tables.write_table(path, ["topic", "text", "party", "stance"], rows)
+    gold = draw(path, "--size", "200")
+    annotate(gold, truth)
+    words = ["--labelled", str(path), "--gold", str(gold), "--outcome", "con", "--on", "party"]
+    regression.main(words)
+    text = capsys.readouterr().out
+    assert "note: naive, uncorrected: no solution, as the model's labels" in text
+
+
+def test_a_value_with_little_gold_is_named_with_its_count(table, truth, capsys):
+    gold = draw(table, "--size", "36")
+    annotate(gold, truth, leave=30)
+    words = ["--labelled", str(table), "--gold", str(gold), "--skip-bad", "--outcome", "con"]
+    message = stop_message(capsys, regression.main, [*words, "--on", "party"])
+    assert "each value needs 5 gold sentences at least, there are" in message
+    assert ' of "right": draw' in message
 
 
 @pytest.mark.parametrize(
@@ -279,7 +316,10 @@ def test_what_cannot_be_is_said_in_a_line(table, capsys, monkeypatch, tool, word
     ("columns", "message"),
     [
         (["text"], "different values that are no numbers: join them to 20 at most"),
-        (["party", "year", "topic"], "are too few for 4 coefficients"),
+        (
+            ["party", "year", "topic"],
+            "are too few for 4 coefficients: give 40 or more, of which 20 are con and 20 are not",
+        ),
         (["author"], 'has no column "author"'),
     ],
 )

@@ -275,21 +275,23 @@ def format_result(result: dict) -> str:
     """Return the tables and sentences of sensitivity.compare_specifications for the screen."""
     count = result["specifications"]
     parts = [f"{count} specifications, {result['rows']:,} rows", ""]
-    parts.append(formatting.format_table(*tabulate_shares(result)))
+    parts.append(formatting.format_blocks(*tabulate_shares(result)))
     if any(set(one["counts"]) != {sensitivity.UNCLEAR} for one in result["differences"]):
-        parts += ["", formatting.format_table(*tabulate_differences(result))]
+        parts += ["", "differences of two groups"]
+        parts.append(formatting.format_blocks(*tabulate_differences(result)))
     parts += ["", describe_flips(result)]
     return "\n".join(parts)
 
 
-def tabulate_shares(result: dict) -> result_tables.TextTable:
-    """Return the shares of each group and label as a table."""
-    rows = []
+def tabulate_shares(result: dict) -> tuple[list[str], list[tuple[str, list[list[str]]]]]:
+    """Return (header, blocks) of the shares of each label, a block a group."""
+    blocks = []
     with_gold = any(group["largest_by_gold"] for group in result["shares"])
     for group in result["shares"]:
+        rows = []
         for label, part in group["labels"].items():
             largest = group["largest"].get(label, 0)
-            cells = [text_width.cut_text(group["group"], GROUP_WIDTH), label, str(group["rows"])]
+            cells = [label]
             cells.append(
                 f"{result_tables.format_value(part['values'][0])} "
                 f"{result_tables.format_interval(part['first_interval'])}"
@@ -299,27 +301,30 @@ def tabulate_shares(result: dict) -> result_tables.TextTable:
             cells.append(f"{largest} of {result['specifications']}")
             cells += [result_tables.format_value(part["gold"])] if with_gold else []
             rows.append(cells)
-    header = ["Group", "Label", "n", "First", "Lowest, highest", "Union", "With variance between"]
-    return [*header, "Largest", *(["People"] if with_gold else [])], rows
+        name = text_width.cut_text(group["group"], GROUP_WIDTH)
+        blocks.append((f"{name} ({group['rows']:,} rows)", rows))
+    header = ["Label", "First", "Lowest, highest", "Union", "With variance between", "Largest"]
+    return [*header, *(["People"] if with_gold else [])], blocks
 
 
-def tabulate_differences(result: dict) -> result_tables.TextTable:
-    """Return the differences that some specification finds between two groups as a table."""
-    rows = []
+def tabulate_differences(result: dict) -> tuple[list[str], list[tuple[str, list[list[str]]]]]:
+    """Return (header, blocks) of the differences that some specification finds, a block for two
+    groups."""
+    rows_of = {}
     with_gold = any(difference["gold"] for difference in result["differences"])
     for difference in result["differences"]:
         if set(difference["counts"]) == {sensitivity.UNCLEAR}:
             continue
-        names = [text_width.cut_text(name, GROUP_WIDTH) for name in difference["groups"]]
+        names = [text_width.cut_text(name, GROUP_WIDTH - 2) for name in difference["groups"]]
         counts = [f"{number} {name}" for name, number in difference["counts"].items()]
-        cells = [" - ".join(names), difference["label"]]
+        cells = [difference["label"]]
         for key in ("first_interval", "union", "interval"):
             cells.append(result_tables.format_interval(difference[key], signed=True))
         cells.append(", ".join(counts))
         cells += [difference["gold"]] if with_gold else []
-        rows.append(cells)
-    header = ["Difference", "Label", "First", "Union", "With variance between", "Conclusions"]
-    return [*header, *(["People"] if with_gold else [])], rows
+        rows_of.setdefault(tuple(difference["groups"]), (" - ".join(names), []))[1].append(cells)
+    header = ["Label", "First", "Union", "With variance between", "Conclusions"]
+    return [*header, *(["People"] if with_gold else [])], list(rows_of.values())
 
 
 def describe_flips(result: dict) -> str:

@@ -131,6 +131,22 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def format_blocks(
+    header: Sequence[str], blocks: Sequence[tuple[str, Sequence[Sequence[str]]]]
+) -> str:
+    """Return a fixed-width table whose rows stand in blocks, each under a line with its title.
+
+    blocks: (title, rows), at least one row in all. For titles that would make a column too wide.
+    """
+    rows = [cells for _, own in blocks for cells in own]
+    head, rule, *lines = format_table(header, rows).split("\n")
+    parts = [head, rule]
+    for title, own in blocks:
+        parts += [cut(join_lines(title)), *lines[: len(own)]]
+        lines = lines[len(own) :]
+    return "\n".join(parts)
+
+
 def _pad_cells(row: Sequence[str], widths: list[int], sides: list[str]) -> str:
     padded = []
     for cell, width, side in zip(row, widths, sides, strict=True):

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 
 import prompts
-from stance.common import formatting
+from stance.common import formatting, text_width
 from stance.corpus import gold_sample, labelled
 from stance.evaluation import prediction_powered, result_tables, uncertainty
 
 # ---------------------------------------------------------------- settings
 SHOWN_GROUPS = 20  # of a column, those with most rows; the others are one group
 PAIRED_GROUPS = 4  # up to so many are compared two by two; of more, each with all others
+GROUP_WIDTH = 30  # columns of the name of a group on the screen
+SCREEN_WIDTH = 100  # columns; wider tables of differences name the groups in lines of their own
 # --------------------------------------------------------------------------
 
 METHOD_NAMES = {
@@ -224,31 +226,38 @@ def format_methods(domain: dict) -> str:
 
 
 def format_groups(groups: dict[str, dict], column: str) -> str:
-    """Return the table of the shares of groups: naive, and prediction-powered where there are."""
-    has_gold = any("gold" in domain["shares"] for domain in groups.values())
-    header = [column, "rows", *(["gold"] if has_gold else [])]
-    for label in prompts.LABELS:
-        header += [f"{label} % naive", *([f"{label} %"] if has_gold else [])]
+    """Return the tables of the shares of groups: prediction-powered where there are, and naive."""
     lines = []
+    naive_lines = []
     for name, domain in groups.items():
-        line = [formatting.cut(name), f"{domain['rows']:,}"]
-        line += [f"{domain['gold']:,}"] if has_gold else []
-        for label in prompts.LABELS:
-            line.append(f"{100 * domain['shares']['naive'][label]['value']:.1f}")
-            if has_gold:
-                line.append(format_share_cell(domain["shares"]["prediction_powered"], label))
-        lines.append(line)
-    return formatting.format_table(header, lines)
+        start = [text_width.cut_text(name, GROUP_WIDTH), f"{domain['rows']:,}"]
+        corrected = domain["shares"].get("prediction_powered")
+        cells = [format_share_cell(corrected, label) for label in prompts.LABELS]
+        lines.append([*start, f"{domain['gold']:,}", *cells])
+        naive = domain["shares"]["naive"]
+        naive_lines.append([*start, *(f"{100 * naive[x]['value']:.1f}" for x in prompts.LABELS)])
+    naive_header = [column, "rows", *(f"{label} % naive" for label in prompts.LABELS)]
+    naive_table = formatting.format_table(naive_header, naive_lines)
+    if not any("gold" in domain["shares"] for domain in groups.values()):
+        return naive_table
+    header = [column, "rows", "gold", *(f"{label} %" for label in prompts.LABELS)]
+    return f"{formatting.format_table(header, lines)}\n\n{naive_table}"
 
 
 def format_differences(differences: list[dict]) -> str:
     """Return the table of differences between groups, prediction-powered, in percentage points."""
     lines = []
+    blocks = []
     for found in differences:
         shares = found["shares"]["prediction_powered"]
         cells = [format_share_cell(shares, label, signed=True) for label in prompts.LABELS]
-        lines.append([formatting.cut(found["first"]), formatting.cut(found["second"]), *cells])
-    return formatting.format_table(["Difference of", "and", *prompts.LABELS], lines)
+        names = [text_width.cut_text(found[key], GROUP_WIDTH - 2) for key in ("first", "second")]
+        lines.append([*names, *cells])
+        blocks.append((" - ".join(names), [cells]))
+    table = formatting.format_table(["Group", "minus", *prompts.LABELS], lines)
+    if text_width.measure_width(table.split("\n")[1]) <= SCREEN_WIDTH:
+        return table
+    return formatting.format_blocks(prompts.LABELS, blocks)
 
 
 def format_shares(result: dict) -> str:

@@ -40,6 +40,18 @@ def test_tables_that_disagree_flip_conclusions(tmp_path, capsys):
     assert "0.000 [0.000, 0.088]" in text  # Wilson's interval of 0 of 40
 
 
+def test_the_screen_fits_100_columns_whatever_the_groups_are_called(tmp_path, capsys):
+    topics = [f"We need to act against climate change now, number {n}." for n in (1, 2)]
+    tables_of = ((["pro"] * 30 + ["con"] * 50), OTHER)
+    paths = [
+        write_labelled(tmp_path / f"{n}.csv", x, topics=topics) for n, x in enumerate(tables_of)
+    ]
+    _, text = run(capsys, tmp_path, "--labelled", *paths)
+    tables_shown = text.split("The largest label")[0]
+    assert max(map(len, tables_shown.splitlines())) <= 100
+    assert "We need to act against clim... (40 rows)\npro" in tables_shown
+
+
 def test_the_last_stance_column_is_that_of_the_model(tmp_path, capsys):
     header = ("topic", "text", "stance", "predicted_stance")
     paths = [write_labelled(tmp_path / f"{n}.csv", ONE, header) for n in (1, 2)]

@@ -103,6 +103,21 @@ def test_the_screen_and_the_file_have_the_same_numbers(table, truth, capsys):
     assert f"{100 * cell['value']:.1f} [{low:.1f}, {high:.1f}]" in capsys.readouterr().out
 
 
+def test_tables_of_groups_fit_100_columns_whatever_these_are_called(table, truth, capsys):
+    pages = list(openpyxl.load_workbook(table).active.iter_rows(values_only=True))
+    long = {"left": "The party of the left and of all others", "right": "The right and the centre"}
+    rows = [[*row[:3], long[row[3]], *row[4:]] for row in pages[1:]]
+    tables.write_table(table, list(pages[0]), rows)
+    gold = draw(table, "--size", "200", "--by", "party")
+    annotate(gold, truth)
+    capsys.readouterr()
+    shares.main(["--labelled", str(table), "--gold", str(gold), "--by", "party", "year"])
+    text = capsys.readouterr().out.split("note: intervals are about")[0]
+    assert max(map(len, text.splitlines())) <= 100
+    assert "The party of the left and... - The right and the centre\n" in text
+    assert "\n2021    2020  " in text
+
+
 def test_without_a_sample_shares_are_marked_as_uncorrected(table, capsys):
     shares.main(["--labelled", str(table), "--by", "topic"])
     text = capsys.readouterr().out

@@ -85,6 +85,9 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.folds < 2:
         errors.fail(f"--folds {args.folds} is impossible: give 2 or more")
+    trains = args.folds != FOLDS or args.epochs is not None or args.learning_rate is not None
+    if args.run is not None and trains:
+        errors.fail("--folds, --epochs and --learning-rate go without --run, which trains nothing")
     if Path(args.output).suffix.lower() != ".xlsx":
         errors.fail(f"--output {args.output}: its name must end in .xlsx")
     return args

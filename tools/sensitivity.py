@@ -341,6 +341,10 @@ def describe_flips(result: dict) -> str:
             f"{100 * summary['disagreement']:.1f} % of them. With the variance between, {summary['lost']} "
             "differences that the first specification finds are no longer clear."
         )
+        if all(set(one["counts"]) == {sensitivity.UNCLEAR} for one in result["differences"]):
+            sentences.append(
+                "No specification finds a difference: with few rows in a group that does not mean that there is none."
+            )
     found = summary["errors"]
     if found:
         wrong = found["false_positive"] + found["missed"] + found["opposite"]

@@ -56,7 +56,8 @@ def draw_pictures_of_shares(result: dict, stem: Path) -> list[str]:
     for method, shares in domain["shares"].items():
         if shares is not None:
             methods[share_report.METHOD_NAMES[method]] = {"estimate": shares, "naive": None}
-    note = None if result["power"] is not None else "uncorrected shares of a model's labels"
+    uncorrected = "uncorrected shares of a model's labels"
+    note = None if result["power"] is not None else uncorrected
     paths = [stem.with_name(f"{stem.name}.shares.png")]
     figures.plot_estimates(methods, paths[0], note)
     for number, (column, groups) in enumerate(result["groups"].items(), start=1):
@@ -67,7 +68,9 @@ def draw_pictures_of_shares(result: dict, stem: Path) -> list[str]:
                 "estimate": corrected,
                 "naive": group["shares"]["naive"],
             }
+        is_corrected = any(one["estimate"] is not None for one in shown.values())
         paths.append(stem.with_name(f"{stem.name}.shares-{number}.png"))
+        note = None if is_corrected else uncorrected
         figures.plot_estimates(shown, paths[-1], note, title=column)
     return [path.name for path in paths]
 

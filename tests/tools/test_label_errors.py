@@ -121,6 +121,7 @@ def test_what_was_annotated_again_is_not_overwritten(results, tmp_path, capsys):
         (["--output", "doubtful.csv"], "must end in .xlsx"),
         (["--data-dir", "nowhere"], "nowhere/train.jsonl not found"),
         (["--run", "nowhere"], "nowhere not found"),
+        (["--run", "nowhere", "--folds", "2"], "go without --run, which trains nothing"),
     ],
 )
 def test_bad_input_is_said_in_one_line(flags, expected, tmp_path, capsys, monkeypatch):

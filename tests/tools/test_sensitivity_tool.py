@@ -52,6 +52,15 @@ def test_the_screen_fits_100_columns_whatever_the_groups_are_called(tmp_path, ca
     assert "We need to act against clim... (40 rows)\npro" in tables_shown
 
 
+def test_no_difference_found_is_not_told_as_none_there(tmp_path, capsys):
+    paths = [write_labelled(tmp_path / f"{n}.csv", ["pro"] * 80) for n in (1, 2)]
+    _, text = run(capsys, tmp_path, "--labelled", *paths)
+    assert "No specification finds a difference: with few rows" in text
+    paths = [write_labelled(tmp_path / f"{n}.csv", ONE) for n in (1, 2)]
+    _, text = run(capsys, tmp_path, "--labelled", *paths)
+    assert "No specification finds" not in text
+
+
 def test_the_last_stance_column_is_that_of_the_model(tmp_path, capsys):
     header = ("topic", "text", "stance", "predicted_stance")
     paths = [write_labelled(tmp_path / f"{n}.csv", ONE, header) for n in (1, 2)]

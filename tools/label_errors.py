@@ -304,7 +304,8 @@ def write_doubts(table: list[dict], output: Path, seed: int) -> None:
     look = workbook_writer.Look("rows by doubt", shares=shares, guide=guide)
     tables.write_table(output, header, rows, look)
     again_header = ["id", "topic", "text", "stance", "source_id"]
-    tables.write_table(again, again_header, drawn, workbook_writer.Look("annotate again"))
+    choices = workbook_writer.Look("annotate again", choices={"stance": prompts.LABELS})
+    tables.write_table(again, again_header, drawn, choices)
     print(formatting.format_table(*tabulate_suspects(header, rows)))
     print(describe_model_quality(probabilities, gold))
     count = int(doubts.suspect.sum())

@@ -28,6 +28,14 @@ SAME_KEYS = (
     "data",
 )
 NOTED_KEYS = ("environment", "device")
+# Settings that came later, and what runs did before: such a run may go on as it began.
+LATER_SETTINGS = {
+    "SCHEDULE": "linear",
+    "WEIGHT_DECAY": 0.0,
+    "CLASS_WEIGHTS": False,
+    "LABEL_SMOOTHING": 0.0,
+    "NEGATED_SHARE": 0.0,
+}
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Any]:
@@ -72,7 +80,7 @@ def check_same_run(run_dir: Path, record: RunRecord) -> None:
     plan = records.read_typed(run_dir / "plan.json", RunRecord, "plan of a run", "start a new run")
     changes = [
         list_differences(_pick_keys(plan, SAME_KEYS), _pick_keys(record, SAME_KEYS)),
-        list_differences(plan.get("settings", {}), record.get("settings", {})),
+        list_differences(fill_settings(plan), fill_settings(record)),
     ]
     differences = "; ".join(change for change in changes if change)
     if differences:
@@ -82,6 +90,11 @@ def check_same_run(run_dir: Path, record: RunRecord) -> None:
     noted = list_differences(_pick_keys(plan, NOTED_KEYS), _pick_keys(record, NOTED_KEYS))
     if noted:
         print(f"note: {noted}; results may differ from those of one run in a last digit")
+
+
+def fill_settings(record: RunRecord) -> dict[str, Any]:
+    """Return the settings of a run; those that came after it as they were before."""
+    return {**LATER_SETTINGS, **record.get("settings", {})}
 
 
 def _pick_keys(record, keys):

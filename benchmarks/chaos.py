@@ -229,13 +229,15 @@ def kill_run(
             drawn.append(None)
         else:
             drawn.append({position: int(number) for position, number in signals.items()})
+        if (run_dir / "run.json").is_file():  # with it a run is finished, whenever it was killed
+            break
     entry = {
         "kills": sum(code < 0 for code in codes),
         "stops": codes.count(STOPPED),
         "codes": codes,
         "signals": drawn,
     }
-    if codes[-1]:
+    if codes[-1] and codes[-1] not in SURVIVED:
         entry["failed"] = Path(f"{run_dir}.txt").read_text()[-2000:]
     return entry
 

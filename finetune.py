@@ -347,12 +347,18 @@ def count_parameters(model: peft.PeftModel) -> dict[str, int]:
     return {"trainable": trainable, "total": trainable + loading.count_weights(model.config)}
 
 
-def print_start(record: RunRecord) -> None:
-    """Print what is trained, on how many rows, and how it is made fast."""
+def print_start(record: RunRecord, trained_rows: int) -> None:
+    """Print what is trained, on how many rows, and how it is made fast.
+
+    trained_rows: those of an epoch, with negated copies.
+    """
     rows = {name: split["rows"] for name, split in record["data"].items()}
     trainable = record["parameters"]["trainable"]
     total = record["parameters"]["total"]
     counts = f"{rows['train']} training rows, {rows['val']} validation rows"
+    copies = trained_rows - rows["train"]
+    if copies:
+        counts += f", {copies} negated copies of training rows"
     print(f"{record['base_model']}: {counts}")
     print(f"trainable parameters: {trainable:,} of {total:,} ({trainable / total:.2%})")
     print(f"acceleration: {record['acceleration'] or 'none without a GPU'}")
@@ -432,7 +438,7 @@ def run(
         run_folder.check_disk_space(run_dir, record["parameters"]["trainable"])
         # imports, loading, compiling
         record["start_seconds"] = round(time.time() - startup.BEGAN, 1)
-        print_start(record)
+        print_start(record, len(trainer.train_dataset))
 
     interruption = callbacks.Interruption(word_hint(argv, sharded))
     trainer.add_callback(interruption)

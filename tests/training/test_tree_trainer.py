@@ -747,3 +747,35 @@ def test_weights_and_smoothing_are_in_the_loss_as_cross_entropy_has_them(
                     loss = 0.7 * loss - 0.3 * logs[label_ids].mean()
                 expected += weight * loss
     assert float(found) == pytest.approx(float(expected), rel=2e-2)
+
+
+def test_negated_copies_are_trained_on_and_said(train, rows, tmp_path, capsys):
+    train(tmp_path / "run", NEGATED_SHARE=0.5)
+    copies = round(0.5 * len(rows))
+    assert f"{copies} negated copies of training rows" in capsys.readouterr().out
+    record = read_run(tmp_path / "run")
+    assert record["data"]["train"]["rows"] == len(rows)  # those of the file
+    assert record["settings"]["NEGATED_SHARE"] == 0.5
+    epochs = record["flags"]["epochs"]
+    assert record["result"]["steps"] == epochs * math.ceil((len(rows) + copies) / 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("SCHEDULE", "sine", "SCHEDULE sine is unknown"),
+        ("LABEL_SMOOTHING", 2, "LABEL_SMOOTHING 2 is no share"),
+        ("NEGATED_SHARE", -0.5, "NEGATED_SHARE -0.5 is no share"),
+    ],
+)
+def test_impossible_settings_are_refused_before_anything_is_read(
+    monkeypatch, capsys, name, value, part
+):
+    monkeypatch.setattr(finetune, name, value)
+    assert part in stop_message(capsys, finetune.check_settings, 16)
+
+
+def test_smoothing_does_not_go_with_a_loss_on_whole_sequences(monkeypatch, capsys):
+    monkeypatch.setattr(finetune, "LABEL_SMOOTHING", 0.1)
+    monkeypatch.setattr(finetune, "WHOLE_SEQUENCE_LOSS", True)
+    assert "the labels that the prompt names" in stop_message(capsys, finetune.check_settings, 16)

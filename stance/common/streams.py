@@ -3,12 +3,15 @@
 It never stops the work, whatever becomes of who reads it, and moves no terminal's cursor.
 """
 
+import contextlib
 import errno
 import io
 import logging
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 from stance.common import formatting
@@ -121,6 +124,28 @@ def print_painted(text: str) -> None:
         sys.stdout.write_painted(f"{text}\n")
     else:
         print(text)
+
+
+@contextlib.contextmanager
+def spell_native_output() -> Iterator[None]:
+    """Hold back what is printed to stdout, and print it with its control characters spelled out.
+
+    For libraries that are not written in Python: the tokenizers library prints unknown keys of its
+    files straight to the descriptor.
+    """
+    sys.stdout.flush()
+    own = os.dup(1)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 1)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(own, 1)
+            os.close(own)
+            caught.seek(0)
+            text = caught.read().decode("utf-8", "backslashreplace")
+            sys.stdout.write(formatting.escape_controls(text))
 
 
 def find_patient(stream: object) -> PatientStream | None:

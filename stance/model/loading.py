@@ -13,7 +13,7 @@ import psutil
 import torch
 import transformers
 
-from stance.common import errors, formatting, records
+from stance.common import errors, formatting, records, streams
 from stance.common.types import DemoNote
 from stance.model import base_files, chat, fingerprints, lora_linear, memory, precision
 from stance.tree import prefix_tree
@@ -64,7 +64,8 @@ def load_tokenizer(base: str) -> transformers.PreTrainedTokenizerBase:
     Ends the script with what to do if it cannot be had, or if its chat template cannot ask the
     question.
     """
-    tokenizer = load_pretrained(transformers.AutoTokenizer.from_pretrained, base)
+    with streams.spell_native_output():
+        tokenizer = load_pretrained(transformers.AutoTokenizer.from_pretrained, base)
     try:
         chat.check_chat(tokenizer)
     except ValueError as problem:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from stance.common import streams
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = """
 import sys
@@ -127,3 +129,22 @@ def test_splits_are_written_whoever_reads(tmp_path, end, code):
     )
     assert ended.returncode == code and ended.stderr.count("\n") == (code == 2)
     assert len(list(tmp_path.glob("*.json*"))) == 4
+
+
+def test_what_libraries_print_past_python_is_spelled_out_in_its_place(capfd):
+    print("before")
+    with streams.spell_native_output():
+        os.write(1, b"key \x1b[31m\x07\n")
+    os.write(1, b"after\n")
+    assert capfd.readouterr().out.splitlines() == [
+        "before",
+        "key \\x1b[31m\\x07",
+        "after",
+    ]
+
+
+def test_it_is_printed_also_if_loading_fails(capfd):
+    with pytest.raises(ValueError), streams.spell_native_output():
+        os.write(1, b"\x1b]0;title\n")
+        raise ValueError
+    assert capfd.readouterr().out == "\\x1b]0;title\n"

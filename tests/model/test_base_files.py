@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import sys
 
 import pytest
@@ -220,3 +221,15 @@ def test_a_config_that_describes_no_model_is_one_line(base, capsys, change):
         loading.count_weights(loading.load_config(str(base)))
 
     stop_message(capsys, load)
+
+
+def test_an_unknown_key_of_a_tokenizer_does_not_reach_the_terminal_raw(tiny_model, tmp_path, capfd):
+    """The tokenizers library prints it straight to the descriptor."""
+    base = tmp_path / "base"
+    shutil.copytree(tiny_model, base)
+    described = json.loads((base / "tokenizer.json").read_text(encoding="utf-8"))
+    described["added_tokens"][0]["\x1b[31mkey"] = 1
+    (base / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    loading.load_tokenizer(str(base))
+    shown = capfd.readouterr().out
+    assert "\\x1b[31mkey" in shown and "\x1b" not in shown

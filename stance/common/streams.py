@@ -133,19 +133,19 @@ def spell_native_output() -> Iterator[None]:
     For libraries that are not written in Python: the tokenizers library prints unknown keys of its
     files straight to the descriptor.
     """
-    sys.stdout.flush()
+    print(end="", flush=True)  # not sys.stdout.flush(): of several processes only one has a stdout
     own = os.dup(1)
     with tempfile.TemporaryFile() as caught:
         os.dup2(caught.fileno(), 1)
         try:
             yield
         finally:
-            sys.stdout.flush()
+            print(end="", flush=True)
             os.dup2(own, 1)
             os.close(own)
             caught.seek(0)
             text = caught.read().decode("utf-8", "backslashreplace")
-            sys.stdout.write(formatting.escape_controls(text))
+            print(formatting.escape_controls(text), end="")
 
 
 def find_patient(stream: object) -> PatientStream | None:

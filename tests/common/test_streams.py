@@ -148,3 +148,11 @@ def test_it_is_printed_also_if_loading_fails(capfd):
         os.write(1, b"\x1b]0;title\n")
         raise ValueError
     assert capfd.readouterr().out == "\\x1b]0;title\n"
+
+
+def test_a_process_without_stdout_holds_native_output_back_alike(monkeypatch, capfd):
+    """Of the processes of torchrun only the first prints."""
+    monkeypatch.setattr(sys, "stdout", None)
+    with streams.spell_native_output():
+        os.write(1, b"\x1b[31m\n")
+    assert capfd.readouterr().out == ""

@@ -81,7 +81,8 @@ LOG_STEPS = 5  # optimiser steps between log lines
 REPORT_TO = "none"  # a tracker too: tensorboard, wandb or mlflow, each a package to install
 # --------------------------------------------------------------------------
 
-# The recipe of the published result, where it differs.
+# The recipe of the published result, where it differs; settings that it did not know are switched
+# off with it.
 PUBLISHED = {
     "LEARNING_RATE": 1e-4,
     "EFFECTIVE_BATCH_SIZE": 4,
@@ -90,7 +91,7 @@ PUBLISHED = {
     "SELECT_BY": "last",
 }
 if RECIPE == "published":
-    globals().update(PUBLISHED)
+    globals().update({**run_folder.LATER_SETTINGS, **PUBLISHED})
 
 # No settings of the experiment: where something lies (a run record holds base and data with their
 # hashes) or is told of, and what other settings are made of.
@@ -160,6 +161,8 @@ def check_settings(effective: int) -> None:
     if SCHEDULE not in ("linear", "cosine", "constant_with_warmup"):
         known = "write linear, cosine or constant_with_warmup"
         errors.fail(f"SCHEDULE {SCHEDULE} is unknown: {known}")
+    if not WEIGHT_DECAY >= 0:
+        errors.fail(f"WEIGHT_DECAY {WEIGHT_DECAY} is impossible: write 0 or more in finetune.py")
     for name, share in (("LABEL_SMOOTHING", LABEL_SMOOTHING), ("NEGATED_SHARE", NEGATED_SHARE)):
         if not 0 <= share <= 1:
             errors.fail(f"{name} {share} is no share: write a number from 0 to 1 in finetune.py")

@@ -46,6 +46,7 @@ LIMIT_SECONDS = 86400.0  # after which no further run is begun
 RATES = (1e-4, 2e-4, 3e-4, 5e-4)  # with each of BATCHES
 BATCHES = (8, 16, 32)
 EDGES = ((5e-5, 16), (1e-3, 32), (2e-4, 64), (5e-4, 64))  # (rate, batch), with the first seed alone
+BEFORE = {"LEARNING_RATE": 1e-4, "EFFECTIVE_BATCH_SIZE": 32}  # of finetune.py, till it had START's
 START = {"LEARNING_RATE": 2e-4, "EFFECTIVE_BATCH_SIZE": 16}  # what single settings are changed of
 CHANGES = (  # of START, one at a time
     *({"NEGATED_SHARE": 0.25}, {"NEGATED_SHARE": 0.5}),
@@ -61,7 +62,7 @@ CHANGES = (  # of START, one at a time
     {"LORA_TARGETS": ["gate_proj", "up_proj", "down_proj"]},
 )
 CANDIDATES = (  # what is confirmed on other corpora and bases
-    START,
+    *(BEFORE, START),
     {"LEARNING_RATE": 3e-4, "EFFECTIVE_BATCH_SIZE": 16},
     {"LEARNING_RATE": 3e-4, "EFFECTIVE_BATCH_SIZE": 32},
     *({**START, "NEGATED_SHARE": 0.25}, {**START, "NEGATED_SHARE": 0.5}),
@@ -70,7 +71,7 @@ TRAIN_ROWS = (250, 500, 1000, 2000)  # of the learning curve
 ENCODER_RATES = (5e-5, 2e-4)
 # Of plain trl: its logits are of all tokens, and fill the memory sooner.
 PLAIN_MICRO_BATCH_SIZE = 16
-HEAD_RATES = (1e-4, 3e-4)  # of LoRA with a classification head
+HEAD_RATES = (1e-4, 3e-4)  # of LoRA with a classification head, with BEFORE's batch
 # --------------------------------------------------------------------------
 
 CLAIMS = "claims.json"  # in the work folder: which process runs which job
@@ -100,7 +101,8 @@ SHORT = {
     "TRAIN_ROWS": "train rows",
     "MICRO_BATCH_SIZE": "micro-batch",
 }
-# What finetune.py has at present, spelt out: a name of a run means the same when defaults change.
+# What finetune.py has at present. Jobs spell their settings out instead: a name of a run means the
+# same when defaults change.
 SHIPPED = {
     "LEARNING_RATE": finetune.LEARNING_RATE,
     "EFFECTIVE_BATCH_SIZE": finetune.EFFECTIVE_BATCH_SIZE,
@@ -184,14 +186,14 @@ def list_recipes(corpus: str, base: str, seeds: list[int]) -> list[dict]:
     """Return the jobs of the recipes that learn with a language model."""
     jobs = [make_job(corpus, base, "zero-shot")]
     for seed in seeds:
-        jobs.append(make_job(corpus, base, "adapter", SHIPPED, seed))
-        for settings in (SHIPPED, START):
+        for settings in (BEFORE, START):
+            jobs.append(make_job(corpus, base, "adapter", settings, seed))
             plain = {**settings, "MICRO_BATCH_SIZE": PLAIN_MICRO_BATCH_SIZE}
             jobs.append(make_job(corpus, base, "plain trl", plain, seed))
         jobs.append(make_job(corpus, base, "adapter", finetune.PUBLISHED, seed))
         jobs.append(make_job(corpus, base, "few-shot", {}, seed))
         for rate in HEAD_RATES:
-            jobs.append(make_job(corpus, base, "seq_cls", {"LEARNING_RATE": rate}, seed))
+            jobs.append(make_job(corpus, base, "seq_cls", {**BEFORE, "LEARNING_RATE": rate}, seed))
     return jobs
 
 
@@ -208,7 +210,7 @@ def list_candidates(corpus: str, base: str, seeds: list[int]) -> list[dict]:
     """Return the jobs that confirm settings on another corpus or base."""
     jobs = [make_job(corpus, base, "zero-shot")]
     for seed in seeds:
-        for settings in (SHIPPED, *CANDIDATES):
+        for settings in CANDIDATES:
             jobs.append(make_job(corpus, base, "adapter", settings, seed))
     return jobs
 
@@ -250,7 +252,7 @@ def list_topics(args: argparse.Namespace, corpus: str, base: str) -> list[dict]:
     jobs = []
     for folder in sorted(Path(args.data_dir).glob(f"{corpus}-without-*")):
         jobs.append(make_job(folder.name, base, "zero-shot"))
-        for settings in (SHIPPED, START, {**START, "NEGATED_SHARE": 0.25}):
+        for settings in (BEFORE, START, {**START, "NEGATED_SHARE": 0.25}):
             jobs.append(make_job(folder.name, base, "adapter", settings, args.seeds[0]))
     return jobs
 

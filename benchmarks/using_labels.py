@@ -68,16 +68,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
         errors.fail("--part shares takes --rows")
     if args.part == "sample" and not args.models:
         errors.fail("--part sample takes --models")
-    args.models = dict(split_name(word) for word in args.models)
+    args.models = dict(quality.read_model(word) for word in args.models)
     return args
-
-
-def split_name(word: str) -> tuple[str, str]:
-    """Return (name, folder) of a value of --models."""
-    name, sign, folder = word.partition("=")
-    if not sign or not name or not folder:
-        errors.fail(f"--models {word} names no model: write NAME=FOLDER")
-    return name, folder
 
 
 # ---------------------------------------------------------------- shares

@@ -595,7 +595,9 @@ def test_one_edit_brings_the_published_recipe_back(tmp_path):
     """RECIPE takes the place of the settings that PUBLISHED names, and of their flags' defaults."""
     source = Path(finetune.__file__).read_text(encoding="utf-8")
     edited = tmp_path / "edited_finetune.py"
-    edited.write_text(source.replace("RECIPE = None", 'RECIPE = "published"', 1), encoding="utf-8")
+    source = source.replace("RECIPE = None", 'RECIPE = "published"', 1)
+    source = source.replace("NEGATED_SHARE = 0.0", "NEGATED_SHARE = 0.25", 1)  # not published
+    edited.write_text(source, encoding="utf-8")
     spec = importlib.util.spec_from_file_location("edited_finetune", edited)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -766,6 +768,7 @@ def test_negated_copies_are_trained_on_and_said(train, rows, tmp_path, capsys):
         ("SCHEDULE", "sine", "SCHEDULE sine is unknown"),
         ("LABEL_SMOOTHING", 2, "LABEL_SMOOTHING 2 is no share"),
         ("NEGATED_SHARE", -0.5, "NEGATED_SHARE -0.5 is no share"),
+        ("WEIGHT_DECAY", -0.1, "WEIGHT_DECAY -0.1 is impossible"),
     ],
 )
 def test_impossible_settings_are_refused_before_anything_is_read(

@@ -35,6 +35,7 @@ import numpy as np
 import prompts
 from stance.common import errors, files, flags, formatting, run_files, text_width
 from stance.corpus import annotations, cleaning, reading, tables
+from stance.corpus import labelled as labelled_reader
 from stance.evaluation import analysis, predictions, result_tables, sensitivity
 
 # ---------------------------------------------------------------- settings
@@ -139,13 +140,14 @@ def read_specifications(
 
 def read_labelled_table(
     path: str, by: str, text_column: str | None, stance_column: str | None, how: reading.Reading
-) -> tuple[list[tuple[str, str]], list[str], list[str]]:
+) -> tuple[list[tuple[str, ...]], list[str], list[str]]:
     """Return (what names each row, its labels, its groups) of a table of predict.py."""
     texts = (cleaning.clean_text(text_column),) if text_column else annotations.COLUMN_NAMES["text"]
     needed = {"text": texts, "group": (cleaning.clean_text(by),)}
     rename = "name the groups by --by and the sentences by --text-column"
     table = tables.open_table(path, needed, how, "name one with --sheet", rename, {})
     column = find_stance_column(table, stance_column)
+    topic_columns = find_topic_columns(table)
     keys = []
     labels = []
     groups = []
@@ -162,7 +164,10 @@ def read_labelled_table(
             errors.fail(f"{where}: {shown} is none of {known}: give a table that predict.py wrote")
         if not group:
             errors.fail(f"{where}: no {by}: fill it in")
-        keys.append((cleaning.normalise_key(text), group))
+        topics = [
+            cleaning.normalise_key(cleaning.clean_text(cells[index])) for index in topic_columns
+        ]
+        keys.append((cleaning.normalise_key(text), group, *topics))
         labels.append(label)
         groups.append(group)
     if not keys:
@@ -183,6 +188,17 @@ def find_stance_column(table: tables.Table, given: str | None) -> int:
         name = given or "stance"
         errors.fail(f"{table.location} has no column {name}: name it by --stance-column")
     return fitting[-1]
+
+
+def find_topic_columns(table: tables.Table) -> list[int]:
+    """Return the indices of the columns of topics: one sentence may have a stance on several."""
+    names = annotations.COLUMN_NAMES["topic"]
+    folded = [tables.fold_header(name) for name in table.header]
+    return [
+        index
+        for index, name in enumerate(folded)
+        if name in names or name.startswith(labelled_reader.GIVEN_TOPIC)
+    ]
 
 
 # ---------------------------------------------------------------- evaluations

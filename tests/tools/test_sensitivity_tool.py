@@ -112,6 +112,17 @@ def test_other_rows_are_named(tmp_path, capsys):
     assert "the 1. row is another one than in" in stop_message(capsys, sensitivity.main, words)
 
 
+@pytest.mark.parametrize("topic_header", ["claim", "given_topic_2"])
+def test_stances_towards_other_topics_are_other_rows_whatever_the_groups(
+    tmp_path, capsys, topic_header
+):
+    header = (topic_header, "text", "year", "stance")
+    one = write_labelled(tmp_path / "1.csv", ONE, header)
+    other = write_labelled(tmp_path / "2.csv", ONE, header, topics=("Meat.", "Cars."))
+    words = ["--labelled", one, other, "--by", "year", "--output", str(tmp_path / "out.json")]
+    assert "the 1. row is another one than in" in stop_message(capsys, sensitivity.main, words)
+
+
 @pytest.mark.parametrize(
     "words, expected",
     [
